@@ -1,0 +1,62 @@
+use super::*;
+
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(bytes.len()).unwrap();
+    assert!(length < 0x80, "one-byte varint");
+    [&[number << 3 | 2, length], bytes].concat()
+}
+
+fn string_attribute(name: &str, value: &str) -> Vec<u8> {
+    field(5, &[field(1, name.as_bytes()), field(2, &field(3, value.as_bytes()))].concat())
+}
+
+fn order(extra: &[u8]) -> Vec<u8> {
+    [field(1, b"e-1"), field(2, b"/shop"), field(3, b"1.0"), field(4, b"order.paid"), extra.to_vec()].concat()
+}
+
+#[test]
+fn reads_attributes_and_data_in_place() {
+    let bytes = order(&[string_attribute("subject", "customer-7"), field(7, br#"{"a":1}"#)].concat());
+    let event = Event::parse(&bytes).unwrap();
+    assert_eq!((event.id, event.source, event.event_type), ("e-1", "/shop", "order.paid"));
+    assert_eq!(event.data, Data::Text(r#"{"a":1}"#));
+    assert_eq!(event.text_attribute("subject"), Some("customer-7"));
+    assert_eq!(event.partition_key(), "customer-7");
+    assert_eq!(event.bytes(), bytes);
+}
+
+#[test]
+fn the_partition_key_is_the_extension_then_the_subject_then_the_id() {
+    let bytes = order(&[]);
+    assert_eq!(Event::parse(&bytes).unwrap().partition_key(), "e-1");
+    let bytes = order(&[string_attribute("subject", "s"), string_attribute("partitionkey", "k")].concat());
+    assert_eq!(Event::parse(&bytes).unwrap().partition_key(), "k");
+}
+
+#[test]
+fn every_required_attribute_is_demanded_by_name() {
+    for (missing, name) in [(1, "id"), (2, "source"), (3, "spec_version"), (4, "type")] {
+        let bytes: Vec<u8> =
+            (1..=4).filter(|number| *number != missing).flat_map(|number| field(number, b"x")).collect();
+        assert_eq!(Event::parse(&bytes).unwrap_err(), EventError::Missing { field: name });
+    }
+}
+
+#[test]
+fn no_cut_or_flipped_byte_makes_it_panic() {
+    let bytes = order(&[string_attribute("subject", "customer-7"), field(7, b"{}")].concat());
+    for cut in 0..bytes.len() {
+        if let Ok(event) = Event::parse(&bytes[..cut]) {
+            assert!(event.attributes().count() <= 1);
+        }
+    }
+    for position in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut flipped = bytes.clone();
+            flipped[position] ^= 1 << bit;
+            if let Ok(event) = Event::parse(&flipped) {
+                assert!(!event.partition_key().is_empty());
+            }
+        }
+    }
+}

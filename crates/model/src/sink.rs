@@ -1,0 +1,100 @@
+//! What a sink is: where to deliver and how. Desired state; the crate `sinks` acts on it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AccountId, SinkId, Timestamp};
+
+/// A destination of one account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sink {
+    pub id: SinkId,
+    pub account: AccountId,
+    pub description: String,
+    pub config: SinkConfig,
+    pub created: Timestamp,
+    pub updated: Timestamp,
+    /// Rises with every change; the etag.
+    pub revision: u64,
+}
+
+/// The kind of a sink and its configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkConfig {
+    Webhook(WebhookConfig),
+    Kinesis(KinesisConfig),
+}
+
+impl SinkConfig {
+    /// The kind's name in metrics, logs and the API.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Webhook(_) => "webhook",
+            Self::Kinesis(_) => "kinesis",
+        }
+    }
+}
+
+/// HTTP method of a webhook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WebhookMethod {
+    #[default]
+    Post,
+    Put,
+}
+
+/// CloudEvents as JSON over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebhookConfig {
+    /// As its owner wrote it, byte for byte.
+    pub destination: String,
+    pub method: WebhookMethod,
+    /// An array of events per request instead of one object.
+    pub batch_events: bool,
+    /// Most events per request when `batch_events`.
+    pub batch_events_max: u32,
+    /// Time for a whole request.
+    pub timeout_ms: u32,
+    /// Standard Webhooks secret: `whsec_` and base64.
+    pub signing_secret: Secret,
+    /// Key of Twilio's signature; none leaves that header out.
+    pub twilio_auth_token: Option<Secret>,
+}
+
+/// CloudEvents as JSON records of an Amazon Kinesis data stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KinesisConfig {
+    /// `arn:aws:kinesis:REGION:ACCOUNT:stream/NAME`
+    pub arn: String,
+    pub role_arn: Option<String>,
+    pub external_id: Option<String>,
+    pub endpoint_override: Option<String>,
+}
+
+/// Text that must not be printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text itself, for signing or for showing once to its owner.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
