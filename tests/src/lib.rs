@@ -1,1 +1,1 @@
-//! x
+//! Harness for the suites that start real nodes.

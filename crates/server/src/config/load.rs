@@ -1,0 +1,133 @@
+//! From text to a checked configuration. The only place that reads the environment for it.
+
+use std::{fs, path::Path};
+
+use toml::{Table, Value};
+
+use super::Config;
+
+/// Why there is no configuration. The text names the key and the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read the configuration file {path}")]
+    Read { path: String, #[source] source: std::io::Error },
+    #[error("{origin}: {problem}")]
+    Parse { origin: String, problem: String },
+    #[error("{key} = {value}: {problem}")]
+    Value { key: &'static str, value: String, problem: &'static str },
+}
+
+/// Reads defaults, then `file`, then the `FANFARE_SECTION__KEY` pairs of `environment`.
+///
+/// # Errors
+/// On an unreadable file, an unknown key, a value of the wrong form, or values that contradict each other.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Config, ConfigError> {
+    let mut table = match file {
+        None => Table::new(),
+        Some(path) => read(path)?,
+    };
+    for (name, value) in environment {
+        if let Some((section, key)) = name.strip_prefix("FANFARE_").and_then(|rest| rest.split_once("__")) {
+            overlay(&mut table, &name, (&section.to_lowercase(), &key.to_lowercase()), &value)?;
+        }
+    }
+    let config: Config = Value::Table(table).try_into().map_err(|error: toml::de::Error| {
+        ConfigError::Parse { origin: "configuration".into(), problem: with_suggestion(error.message()) }
+    })?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn read(path: &Path) -> Result<Table, ConfigError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
+    let at = |error: &toml::de::Error| {
+        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+        format!("{}:{line}", path.display())
+    };
+    // Parsed into the types first only for the line number of what is wrong.
+    toml::from_str::<Config>(&text).map_err(|error| ConfigError::Parse {
+        origin: at(&error),
+        problem: with_suggestion(error.message()),
+    })?;
+    toml::from_str(&text)
+        .map_err(|error| ConfigError::Parse { origin: at(&error), problem: error.message().to_owned() })
+}
+
+fn overlay(
+    table: &mut Table,
+    name: &str,
+    (section, key): (&str, &str),
+    value: &str,
+) -> Result<(), ConfigError> {
+    let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    let Value::Table(entry) = entry else {
+        let problem = format!("{section} is not a section");
+        return Err(ConfigError::Parse { origin: name.to_owned(), problem });
+    };
+    // `12` and `true` are TOML as they stand; `4h` is not and means the text.
+    let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok();
+    let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| value.into());
+    entry.insert(key.to_owned(), value);
+    Ok(())
+}
+
+/// Adds the nearest known key to serde's message about an unknown one.
+fn with_suggestion(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    match quoted.next() {
+        Some(unknown) if message.starts_with("unknown field") => {
+            let nearest = quoted
+                .map(|known| (strsim::damerau_levenshtein(unknown, known), known))
+                .min()
+                .filter(|(distance, _)| *distance <= 3);
+            match nearest {
+                Some((_, known)) => format!("unknown key `{unknown}`: did you mean `{known}`?"),
+                None => message.replacen("unknown field", "unknown key", 1),
+            }
+        }
+        _ => message.to_owned(),
+    }
+}
+
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let refuse = |key, value: String, problem| Err(ConfigError::Value { key, value, problem });
+    let listen = &config.listen;
+    if !listen.grpc.ip().is_loopback() && !listen.allow_plaintext {
+        return refuse(
+            "listen.grpc",
+            listen.grpc.to_string(),
+            "keys would cross the network in clear; listen on 127.0.0.1 behind a TLS proxy, or set listen.allow_plaintext = true",
+        );
+    }
+    if !(1..=1024).contains(&config.publish.partitions) {
+        return refuse("publish.partitions", config.publish.partitions.to_string(), "must be 1 to 1024");
+    }
+    if !(1 << 20..=1 << 30).contains(&config.storage.segment_bytes.0) {
+        return refuse("storage.segment_bytes", config.storage.segment_bytes.to_string(), "must be 1MiB to 1GiB");
+    }
+    if config.limits.event_bytes_max > config.limits.request_bytes_max {
+        return refuse(
+            "limits.event_bytes_max",
+            config.limits.event_bytes_max.to_string(),
+            "must not exceed limits.request_bytes_max",
+        );
+    }
+    if config.limits.request_bytes_max > config.publish.queue_bytes_max {
+        return refuse(
+            "publish.queue_bytes_max",
+            config.publish.queue_bytes_max.to_string(),
+            "must hold a request: at least limits.request_bytes_max",
+        );
+    }
+    if config.delivery.window_events == 0 || config.delivery.sink_concurrency == 0 {
+        return refuse("delivery.window_events", "0".into(), "window_events and sink_concurrency must be at least 1");
+    }
+    if !(1.0..=10.0).contains(&config.delivery.retry_factor) {
+        return refuse("delivery.retry_factor", config.delivery.retry_factor.to_string(), "must be 1.0 to 10.0");
+    }
+    Ok(())
+}

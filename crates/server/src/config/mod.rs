@@ -1,0 +1,309 @@
+//! Configuration: one tree, filled from defaults, then a TOML file, then `FANFARE_` variables, then flags.
+//!
+//! Owns names, defaults and checks. Every key stands with its default, unit and effect in
+//! `deploy/config.example.toml`; a test holds the two equal.
+
+mod load;
+mod units;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use fanfare_delivery::{DeliveryOptions, RetryPolicy};
+use fanfare_log::StoreOptions;
+use fanfare_partition::PartitionOptions;
+use fanfare_sinks::EgressPolicy;
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, load};
+pub use units::{ByteSize, Span};
+
+/// Everything an operator can set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub node: Node,
+    pub listen: Listen,
+    pub storage: Storage,
+    pub publish: Publish,
+    pub delivery: Delivery,
+    pub limits: Limits,
+    pub telemetry: Telemetry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Log, votes, checkpoints, catalog. One process at a time.
+    pub data_dir: PathBuf,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { data_dir: "/var/lib/fanfare".into() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    /// gRPC: publishing, reading, control.
+    pub grpc: SocketAddr,
+    /// Allow `grpc` on an address other than loopback. Keys then cross the network in clear.
+    pub allow_plaintext: bool,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { grpc: SocketAddr::from(([127, 0, 0, 1], 7070)), allow_plaintext: false }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Age at which events may leave the log.
+    pub retention: Span,
+    /// Size at which the oldest events of a partition leave the log before their time.
+    pub retention_bytes: ByteSize,
+    /// Age at which dead letters leave the log.
+    pub dead_letter_retention: Span,
+    /// Size at which the oldest dead letters leave before their time.
+    pub dead_letter_retention_bytes: ByteSize,
+    /// Size of a segment file.
+    pub segment_bytes: ByteSize,
+    /// Written spare segment files kept ready.
+    pub pool_segments_max: usize,
+    /// Memory for the newest entries of all partitions.
+    pub cache_bytes: ByteSize,
+    /// Bytes handed to the disk and not yet written.
+    pub queue_bytes_max: ByteSize,
+    /// How often a partition's state is checkpointed.
+    pub checkpoint_interval: Span,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            retention: Span::seconds(4 * 3600),
+            retention_bytes: ByteSize(16 << 30),
+            dead_letter_retention: Span::seconds(7 * 86_400),
+            dead_letter_retention_bytes: ByteSize(4 << 30),
+            segment_bytes: ByteSize::mib(64),
+            pool_segments_max: 8,
+            cache_bytes: ByteSize::mib(96),
+            queue_bytes_max: ByteSize::mib(64),
+            checkpoint_interval: Span::seconds(5),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Publish {
+    /// Partitions of the stream `events`. May grow, never shrink.
+    pub partitions: u16,
+    /// How long a repeated (source, id) is recognized.
+    pub dedup_window: Span,
+    /// Memory for that, per partition; under load it shortens the window.
+    pub dedup_bytes: ByteSize,
+    /// Largest log entry, unless one event alone is larger.
+    pub entry_bytes_max: ByteSize,
+    /// Bytes waiting for one partition's log.
+    pub queue_bytes_max: ByteSize,
+    /// Bytes of events being published on the whole node.
+    pub inflight_bytes_max: ByteSize,
+    /// Unanswered events a publishing stream may have.
+    pub stream_window_events: u32,
+    /// Unanswered bytes a publishing stream may have.
+    pub stream_window_bytes: ByteSize,
+}
+
+impl Default for Publish {
+    fn default() -> Self {
+        Self {
+            partitions: 12,
+            dedup_window: Span::seconds(600),
+            dedup_bytes: ByteSize::mib(16),
+            entry_bytes_max: ByteSize::mib(1),
+            queue_bytes_max: ByteSize::mib(16),
+            inflight_bytes_max: ByteSize::mib(64),
+            stream_window_events: 4096,
+            stream_window_bytes: ByteSize::mib(4),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Delivery {
+    /// Unsettled events per subscription and partition; also the bound of duplicates after a crash.
+    pub window_events: usize,
+    /// Their bytes.
+    pub window_bytes: ByteSize,
+    /// Progress is replicated at half a window or after this.
+    pub advance_interval: Span,
+    /// Requests at once per sink.
+    pub sink_concurrency: usize,
+    /// Keys a subscription may hold back in a partition before it is held as if its sink were down.
+    pub parked_keys_max: usize,
+    /// First wait before a failed event is tried again.
+    pub retry_initial: Span,
+    /// Longest wait between two tries.
+    pub retry_max: Span,
+    /// How much longer each wait is than the one before.
+    pub retry_factor: f64,
+    /// Tries of an event that fails while others pass, before it becomes a dead letter.
+    pub attempts_max: u32,
+    /// First wait before a sink that is down is probed.
+    pub probe_initial: Span,
+    /// Longest wait between two probes.
+    pub probe_max: Span,
+    /// Time that running requests get when the node stops.
+    pub drain_timeout: Span,
+    /// Private networks that sinks may be in.
+    pub allow_cidrs: Vec<ipnet::IpNet>,
+    /// Allow webhooks without TLS.
+    pub allow_http: bool,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            window_events: 256,
+            window_bytes: ByteSize::mib(4),
+            advance_interval: Span::millis(50),
+            sink_concurrency: 64,
+            parked_keys_max: 64,
+            retry_initial: Span::seconds(1),
+            retry_max: Span::seconds(600),
+            retry_factor: 2.0,
+            attempts_max: 12,
+            probe_initial: Span::millis(500),
+            probe_max: Span::seconds(30),
+            drain_timeout: Span::seconds(10),
+            allow_cidrs: Vec::new(),
+            allow_http: false,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest event.
+    pub event_bytes_max: ByteSize,
+    /// Largest request.
+    pub request_bytes_max: ByteSize,
+    /// Sinks per account.
+    pub sinks_max: u64,
+    /// Subscriptions per account.
+    pub subscriptions_max: u64,
+    /// Event types per account.
+    pub event_types_max: u64,
+    /// Schemas per account.
+    pub schemas_max: u64,
+    /// Largest JSON Schema document.
+    pub schema_bytes_max: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            event_bytes_max: ByteSize::kib(512),
+            request_bytes_max: ByteSize::mib(4),
+            sinks_max: 100,
+            subscriptions_max: 100,
+            event_types_max: 1000,
+            schemas_max: 1000,
+            schema_bytes_max: ByteSize::kib(256),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Filter of log lines, such as `info` or `info,fanfare_delivery=debug`.
+    pub log: String,
+    /// `text`, `json`, or `auto`: text on a terminal, JSON otherwise.
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log: "info".into(), log_format: LogFormat::Auto }
+    }
+}
+
+impl Storage {
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            segment_bytes: self.segment_bytes.0,
+            pool_segments_max: self.pool_segments_max,
+            cache_bytes: self.cache_bytes.0,
+            queue_bytes_max: self.queue_bytes_max.0,
+        }
+    }
+}
+
+impl Config {
+    pub fn events_options(&self) -> PartitionOptions {
+        PartitionOptions {
+            retention_ms: self.storage.retention.as_millis(),
+            retention_bytes: self.storage.retention_bytes.0,
+            segment_bytes: self.storage.segment_bytes.0,
+            entry_bytes_max: u32::try_from(self.publish.entry_bytes_max.0).unwrap_or(u32::MAX),
+            queue_bytes_max: self.publish.queue_bytes_max.0,
+            dedup_window_ms: self.publish.dedup_window.as_millis(),
+            dedup_bytes_max: self.publish.dedup_bytes.0,
+            checkpoint_interval_ms: self.storage.checkpoint_interval.as_millis(),
+        }
+    }
+
+    pub fn dead_letters_options(&self) -> PartitionOptions {
+        PartitionOptions {
+            retention_ms: self.storage.dead_letter_retention.as_millis(),
+            retention_bytes: self.storage.dead_letter_retention_bytes.0,
+            ..self.events_options()
+        }
+    }
+
+    pub fn delivery_options(&self) -> DeliveryOptions {
+        let delivery = &self.delivery;
+        DeliveryOptions {
+            window_events: delivery.window_events,
+            window_bytes: usize::try_from(delivery.window_bytes.0).unwrap_or(usize::MAX),
+            advance_interval_ms: delivery.advance_interval.as_millis(),
+            sink_concurrency: delivery.sink_concurrency,
+            retry: RetryPolicy {
+                initial_ms: delivery.retry_initial.as_millis(),
+                max_ms: delivery.retry_max.as_millis(),
+                factor: delivery.retry_factor,
+                attempts_max: delivery.attempts_max,
+                probe_initial_ms: delivery.probe_initial.as_millis(),
+                probe_max_ms: delivery.probe_max.as_millis(),
+            },
+            parked_keys_max: delivery.parked_keys_max,
+            fanout_chunk_bytes: 1 << 20,
+        }
+    }
+
+    pub fn egress_policy(&self) -> EgressPolicy {
+        EgressPolicy {
+            allow_cidrs: self.delivery.allow_cidrs.clone(),
+            allow_http: self.delivery.allow_http,
+            allow_loopback: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

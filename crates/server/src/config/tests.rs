@@ -1,0 +1,72 @@
+use std::{collections::BTreeSet, io::Write};
+
+use toml::{Table, Value};
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../../deploy/config.example.toml");
+
+fn keys(table: &Table, prefix: &str, into: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => keys(inner, &format!("{prefix}{key}."), into),
+            _ => {
+                into.insert(format!("{prefix}{key}"));
+            }
+        }
+    }
+}
+
+fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    load(Some(file.path()), environment)
+}
+
+#[test]
+fn the_shipped_example_holds_every_key_with_its_default() {
+    assert_eq!(toml::from_str::<Config>(EXAMPLE).unwrap(), Config::default());
+    let (mut shipped, mut known) = (BTreeSet::new(), BTreeSet::new());
+    keys(&toml::from_str(EXAMPLE).unwrap(), "", &mut shipped);
+    keys(&Table::try_from(Config::default()).unwrap(), "", &mut known);
+    assert_eq!(shipped, known);
+}
+
+#[test]
+fn every_key_of_the_example_is_explained_above_it() {
+    let lines: Vec<&str> = EXAMPLE.lines().collect();
+    for pair in lines.windows(2).filter(|pair| pair[1].contains(" = ") && !pair[1].starts_with('#')) {
+        assert!(pair[0].starts_with('#'), "{} has no comment", pair[1]);
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let config = load_text(
+        "[storage]\nretention = \"1h\"\n",
+        &[("FANFARE_STORAGE__RETENTION", "8h"), ("FANFARE_PUBLISH__PARTITIONS", "3"), ("FANFARE_ADDR", "ignored")],
+    )
+    .unwrap();
+    assert_eq!(config.storage.retention, Span::seconds(8 * 3600));
+    assert_eq!(config.publish.partitions, 3);
+}
+
+#[test]
+fn a_wrong_configuration_names_the_key_and_the_way_out() {
+    for (text, environment, expected) in [
+        ("[storage]\nretentoin = \"1h\"\n", None, ":2: unknown key `retentoin`: did you mean `retention`?"),
+        ("[storge]\n", None, "did you mean `storage`?"),
+        ("[storage]\nretention = \"1 fortnight\"\n", None, "such as 4h"),
+        ("", Some(("FANFARE_STORAGE__RETENTOIN", "1h")), "did you mean `retention`?"),
+        ("", Some(("FANFARE_LISTEN__GRPC", "0.0.0.0:7070")), "listen.allow_plaintext = true"),
+        ("[publish]\npartitions = 0\n", None, "publish.partitions = 0"),
+        ("[limits]\nevent_bytes_max = \"8MiB\"\n", None, "limits.request_bytes_max"),
+        ("[delivery]\nretry_factor = 0.5\n", None, "delivery.retry_factor"),
+    ] {
+        let error = load_text(text, environment.as_slice()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}{environment:?} answered: {error}");
+    }
+    let error = load(Some(std::path::Path::new("/nonexistent.toml")), std::iter::empty()).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent.toml"));
+}
