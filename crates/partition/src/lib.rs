@@ -100,15 +100,20 @@ pub use fanfare_raft::Role;
 /// A subscription as this partition knows it: set by Attach in the partition's own log, effective at `from`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment { pub subscription: SubscriptionId, pub account: AccountId, pub epoch: u64, pub spec_revision: u64, /// events at or above it are matched
-    pub from: Offset }
+    pub from: Offset, /// Where the current spec revision took effect. Pending events below it were matched and counted under an
+    /// older revision: what no longer matches when it is read again is settled as Cancelled, never skipped.
+    pub spec_from: Offset, /// None: the fan-out matches it, and everything of from..frontier is matched and counted.
+    /// Some(m): it started in the past (Earliest, Time) and catches up by its own reading: only from..m is matched and
+    /// counted. The fan-out leaves it out until a `CursorAdvance` takes it to the new frontier exactly; then it is None.
+    pub matched_to: Option<Offset> }
 #[derive(Clone, Debug)]
 pub struct Attach { pub subscription: SubscriptionId, pub account: AccountId, pub epoch: u64, pub spec_revision: u64, pub start: StartAt }
 
 /// What is unsettled of one subscription below the frontier. No record = nothing pending.
-/// Pending = `window` + every matching event in read_to..frontier + of each parked key every matching event from its
+/// Pending = `window` + every matching event in read_to..frontier (read_to..attachment.matched_to while catching up) + of each parked key every matching event from its
 /// `from` to read_to. Lists are sorted and bounded by the delivery window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CursorRecord { /// exclusive end of what was read into the window or parked; <= frontier
+pub struct CursorRecord { /// exclusive end of what was read into the window or parked; <= frontier (<= matched_to while catching up); never moves back
     pub read_to: Offset, /// unsettled offsets below read_to that belong to no parked key, strictly ascending
     pub window: Vec<Offset>, /// ascending by key hash
     pub parked: Vec<ParkedKey> }
@@ -136,8 +141,10 @@ impl Reason {
 pub struct Advance { /// >= the current frontier, <= the high watermark
     pub frontier: Offset, pub cursors: Vec<CursorAdvance> }
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CursorAdvance { pub subscription: SubscriptionId, pub epoch: u64, /// events matched between the old and the new frontier
-    pub matched: u64, pub settled: BTreeMap<Outcome, u64>, /// the whole new record; None = nothing pending
+pub struct CursorAdvance { pub subscription: SubscriptionId, pub epoch: u64, /// events newly matched: of old frontier..new frontier, or, catching up, of attachment.matched_to..matched_to
+    pub matched: u64, /// None for a subscription that the fan-out matches (and for one catching up that counted nothing
+    /// new). Some(m), m <= the new frontier, only for one catching up; m == the new frontier joins it to the fan-out.
+    pub matched_to: Option<Offset>, pub settled: BTreeMap<Outcome, u64>, /// the whole new record; None = nothing pending
     pub record: Option<CursorRecord> }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
