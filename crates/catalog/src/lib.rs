@@ -4,6 +4,7 @@ use fanfare_model::{AccountId, KeyHash, KeyId, Sink, SinkConfig, SinkId, StartAt
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub mod json_schema;
 mod contract {
 use super::*;
 
