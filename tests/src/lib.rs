@@ -1,1 +1,6 @@
-//! Harness for the suites that start real nodes.
+//! Harness for the suites that start real nodes: processes, receivers, clients, and conditions with deadlines.
+
+pub mod client;
+pub mod condition;
+pub mod node;
+pub mod receiver;

@@ -31,7 +31,8 @@ fn crates_use_only_what_the_architecture_allows() {
     let mut listed = BTreeSet::new();
     for (name, allowed) in MAY_USE {
         listed.insert((*name).to_owned());
-        let manifest = fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).expect("a manifest");
+        let manifest =
+            fs::read_to_string(root().join(format!("crates/{name}/Cargo.toml"))).expect("a manifest");
         let manifest: Table = toml::from_str(&manifest).expect("a manifest is TOML");
         let Some(dependencies) = manifest["dependencies"].as_table() else { continue };
         for used in dependencies.keys().filter_map(|key| key.strip_prefix("fanfare-")) {
@@ -41,7 +42,9 @@ fn crates_use_only_what_the_architecture_allows() {
             }
         }
     }
-    for entry in fs::read_dir(root().join("crates")).expect("crates/").flatten().filter(|entry| entry.path().is_dir()) {
+    for entry in
+        fs::read_dir(root().join("crates")).expect("crates/").flatten().filter(|entry| entry.path().is_dir())
+    {
         let name = entry.file_name().into_string().expect("UTF-8");
         if !listed.contains(&name) {
             wrong.push(format!("crates/{name} is not in the list of allowed edges"));

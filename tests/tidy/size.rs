@@ -16,7 +16,8 @@ fn files_stay_short() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !source.is_test()) {
         let lines = source.product().count();
-        let allowed = LONG_FILES.iter().find(|(path, _)| *path == source.path).map_or(FILE_LINES_MAX, |(_, max)| *max);
+        let allowed =
+            LONG_FILES.iter().find(|(path, _)| *path == source.path).map_or(FILE_LINES_MAX, |(_, max)| *max);
         if lines > allowed {
             wrong.push(format!("{} has {lines} lines, {allowed} are allowed", source.path));
         }
@@ -32,7 +33,8 @@ fn functions_stay_short() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !source.is_test()) {
         for (name, lines) in functions(source) {
-            let listed = LONG_FUNCTIONS.iter().find(|(path, listed, _)| *path == source.path && *listed == name);
+            let listed =
+                LONG_FUNCTIONS.iter().find(|(path, listed, _)| *path == source.path && *listed == name);
             let allowed = listed.map_or(FUNCTION_LINES_MAX, |(_, _, max)| *max);
             if lines > allowed {
                 wrong.push(format!("{}: fn {name} has {lines} lines, {allowed} are allowed", source.path));

@@ -19,7 +19,8 @@ impl Source {
         let text = fs::read_to_string(path).expect("a file that was just listed");
         let product_lines =
             text.lines().position(|line| line.starts_with("#[cfg(test)]")).unwrap_or(text.lines().count());
-        let path = path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").replace('\\', "/");
+        let path =
+            path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").replace('\\', "/");
         Self { path, text, product_lines }
     }
 

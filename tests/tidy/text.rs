@@ -28,16 +28,39 @@ const BANNED: &[Rule] = &[
     Rule {
         why: "blocking files belong to the log, and to the composition root and the client",
         words: &["std::fs::", "use std::fs", "tokio::fs"],
-        except: &["crates/log/", "crates/server/", "crates/cli/", "crates/proto/build.rs", "crates/catalog/src/view_store"],
+        except: &[
+            "crates/log/",
+            "crates/server/",
+            "crates/cli/",
+            "crates/proto/build.rs",
+            "crates/catalog/src/view_store",
+        ],
     },
     Rule {
         why: "unfinished work is not shipped",
-        words: &["todo!(", "unimplemented!(", "TODO", "FIXME", "XXX", "for now", "in a real ", "placeholder", "simplified"],
+        words: &[
+            "todo!(",
+            "unimplemented!(",
+            "TODO",
+            "FIXME",
+            "XXX",
+            "for now",
+            "in a real ",
+            "placeholder",
+            "simplified",
+        ],
         except: &[],
     },
     Rule {
         why: "a caller must be able to tell retry, fix and stop",
-        words: &["Other(String)", "Internal(String)", "Unknown(String)", "Generic(String)", "Result<(), String>", "&'static str>;"],
+        words: &[
+            "Other(String)",
+            "Internal(String)",
+            "Unknown(String)",
+            "Generic(String)",
+            "Result<(), String>",
+            "&'static str>;",
+        ],
         except: &[],
     },
     Rule { why: "no banners", words: &["// ---", "// ===", "// ***"], except: &[] },
@@ -54,7 +77,8 @@ const VAGUE_NAMES: &[&str] =
 fn banned_words_stay_out() {
     let mut wrong = Vec::new();
     for source in sources().iter().filter(|source| !source.is_test()) {
-        for rule in BANNED.iter().filter(|rule| !rule.except.iter().any(|part| source.path.starts_with(part))) {
+        for rule in BANNED.iter().filter(|rule| !rule.except.iter().any(|part| source.path.starts_with(part)))
+        {
             for (number, line) in source.product() {
                 if let Some(word) = rule.words.iter().find(|word| line.contains(**word)) {
                     wrong.push(format!("{}:{number}: `{word}`: {}", source.path, rule.why));
@@ -69,7 +93,9 @@ fn banned_words_stay_out() {
 fn state_machines_are_deterministic() {
     let is_state = |source: &&Source| {
         let machine = ["partition", "catalog"].contains(&source.crate_name().unwrap_or_default());
-        machine && (source.path.ends_with("/state.rs") || source.path.contains("/state/")) && !source.is_test()
+        machine
+            && (source.path.ends_with("/state.rs") || source.path.contains("/state/"))
+            && !source.is_test()
     };
     let sources = sources();
     let machines: Vec<&Source> = sources.iter().filter(is_state).collect();
@@ -102,9 +128,7 @@ fn tests_wait_for_conditions_and_never_sleep() {
 fn names_say_what_they_hold() {
     let vague: Vec<String> = sources()
         .iter()
-        .filter(|source| {
-            source.path.split(['/', '.']).any(|part| VAGUE_NAMES.contains(&part))
-        })
+        .filter(|source| source.path.split(['/', '.']).any(|part| VAGUE_NAMES.contains(&part)))
         .map(|source| source.path.clone())
         .collect();
     assert!(vague.is_empty(), "{}", vague.join("\n"));
@@ -122,7 +146,12 @@ fn every_module_says_what_it_owns() {
 
 #[test]
 fn the_project_speaks_of_itself_only() {
-    let foreign = [concat!("/wo", "rk/"), concat!("claude", ".ai"), concat!("this ", "session"), concat!("the ", "issue says")];
+    let foreign = [
+        concat!("/wo", "rk/"),
+        concat!("claude", ".ai"),
+        concat!("this ", "session"),
+        concat!("the ", "issue says"),
+    ];
     let mut wrong = Vec::new();
     let folders = ["crates", "tests", "benches", "deploy", "proto", "docs"];
     for extension in ["rs", "md", "toml", "proto", "yaml", "py", "sh"] {

@@ -1,0 +1,6 @@
+//! Real processes of the release program, driven over the network as their users would.
+//!
+//! `cargo build --release && FANFARE_BINARY=target/release/fanfare cargo test -p fanfare-tests --features e2e`
+
+mod crash;
+mod start;

@@ -1,0 +1,145 @@
+//! One real node: the release program in a process of its own, on a directory that outlives it.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+use tokio::{sync::oneshot, time::timeout};
+
+const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A data directory and, most of the time, a process that serves it.
+pub struct Node {
+    directory: TempDir,
+    settings: Vec<(String, String)>,
+    running: Option<Running>,
+}
+
+struct Running {
+    process: Child,
+    address: String,
+}
+
+/// The program under test.
+///
+/// # Errors
+/// If `FANFARE_BINARY` does not name it.
+pub fn program() -> anyhow::Result<PathBuf> {
+    let path = env::var("FANFARE_BINARY")
+        .context("set FANFARE_BINARY to the program under test, such as target/release/fanfare")?;
+    anyhow::ensure!(Path::new(&path).exists(), "FANFARE_BINARY={path} does not exist: build it first");
+    Ok(path.into())
+}
+
+impl Node {
+    /// Starts a node on a fresh directory; `settings` are configuration variables such as
+    /// `("FANFARE_STORAGE__RETENTION", "10s")`.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let settings =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut node = Self { directory, settings, running: None };
+        node.restart().await?;
+        Ok(node)
+    }
+
+    /// Starts the process again on the same directory.
+    ///
+    /// # Errors
+    /// If it does not become ready; its log is in the error.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        let mut process = Command::new(program()?)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(self.directory.path())
+            .env("FANFARE_TELEMETRY__LOG_FORMAT", "json")
+            .envs(self.settings.iter().cloned())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let log = process.stderr.take().context("stderr is piped")?;
+        let (found, ready) = oneshot::channel();
+        tokio::task::spawn_blocking(move || follow(log, found));
+        let running = self.running.insert(Running { process, address: String::new() });
+        running.address =
+            timeout(START_DEADLINE, ready).await.context("the node was not ready in time")???;
+        Ok(())
+    }
+
+    /// SIGKILL: nothing is flushed, nothing is said.
+    ///
+    /// # Errors
+    /// If it was not running.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        let mut running = self.running.take().context("the node is not running")?;
+        running.process.kill()?;
+        running.process.wait()?;
+        Ok(())
+    }
+
+    /// Where the running process serves gRPC, such as `http://127.0.0.1:4000`.
+    #[must_use]
+    pub fn address(&self) -> Option<&str> {
+        self.running.as_ref().map(|running| running.address.as_str())
+    }
+
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The first account's key.
+    ///
+    /// # Errors
+    /// If the node did not write one.
+    pub fn key(&self) -> anyhow::Result<String> {
+        let path = self.directory.path().join("first-key");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+/// Reads the process's log to its end: an unread pipe would stop it. Tells the address of the ready line.
+fn follow(log: ChildStderr, found: oneshot::Sender<anyhow::Result<String>>) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(log).lines();
+    if found.send(ready_address(&mut lines)).is_err() {
+        return Ok(());
+    }
+    for line in lines {
+        eprintln!("node: {}", line?);
+    }
+    Ok(())
+}
+
+fn ready_address(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> anyhow::Result<String> {
+    let mut log = Vec::new();
+    for line in lines {
+        let line = line?;
+        let parsed: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        let fields = &parsed["fields"];
+        if fields["message"] == "ready" {
+            return Ok(format!(
+                "http://{}",
+                fields["grpc"].as_str().context("the address in the ready line")?
+            ));
+        }
+        log.push(line);
+    }
+    bail!("the node stopped before it was ready:\n{}", log.join("\n"))
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The process may have ended by itself; either way it must not outlive the test.
+        if self.process.kill().is_ok() {
+            self.process.wait().ok();
+        }
+    }
+}
