@@ -1,1 +1,25 @@
-//! See the crate's description.
+//! Operator and developer client, client library and load generator.
+//!
+//! Talks to a node through its public API alone. Data goes to stdout, everything else to stderr; an
+//! error ends with what to do next. The binary `fanfare` runs [`Command`] beside its own commands.
+
+pub mod client;
+pub mod context;
+
+mod command;
+mod failure;
+mod output;
+
+mod publish;
+
+mod event;
+mod event_type;
+mod schema;
+mod sink;
+mod subscription;
+
+mod page;
+mod time;
+
+pub use command::{Command, GlobalOptions, run};
+pub use output::Format;

@@ -1,0 +1,340 @@
+//! Publishing along a stream: a bounded window, answers in order, and resending what a retry can cure.
+//!
+//! An event that was refused retryably, and every later one the server held back for it, is sent again
+//! under the same identity and in the order of the first sending. Nothing new is sent meanwhile, so the
+//! events of one partition are committed in the order they were given.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    time::Duration,
+};
+
+use fanfare_proto::{cloudevents::v1::CloudEvent, v1};
+use prost::Message;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::Client;
+
+/// Most requests without an answer, whatever the server's window.
+const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
+/// What one request may hold before the first answer announces the window.
+const FIRST_WINDOW: v1::PublishWindow = v1::PublishWindow { events: 100, bytes: 1 << 20 };
+/// Most events sent again at once, so that a request stays below the server's limit.
+const RESEND_BYTES_MAX: u64 = 2 << 20;
+/// How long an event is sent again before its last refusal is final.
+const RETRY_FOR: Duration = Duration::from_secs(30);
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
+
+/// A stream for publishing. Dropping it leaves the outcome of what was not settled unknown.
+#[derive(Debug)]
+pub struct PublishStream {
+    client: Client,
+    /// None after the connection broke, until the next sending.
+    link: Option<Link>,
+    /// None until the first answer on this link.
+    window: Option<v1::PublishWindow>,
+    in_flight: VecDeque<Request>,
+    events_in_flight: u64,
+    bytes_in_flight: u64,
+    /// Refused, but a retry can help; by ordinal, which is the order of the first sending.
+    held: BTreeMap<u64, Pending>,
+    resend_at: Instant,
+    /// Resendings in a row that were refused again.
+    refusals: u32,
+    settled: VecDeque<Settled>,
+    next_ordinal: u64,
+    next_sequence: u64,
+}
+
+/// What became of one event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    /// The event's number on this stream: from 0, in the order given.
+    pub ordinal: u64,
+    pub outcome: Result<Stored, v1::PublishError>,
+    /// From the first sending to the answer.
+    pub elapsed: Duration,
+}
+
+/// Where an event is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub partition: u32,
+    pub offset: u64,
+    /// It was committed before, here.
+    pub duplicate: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    requests: mpsc::Sender<v1::PublishStreamRequest>,
+    responses: Streaming<v1::PublishStreamResponse>,
+}
+
+#[derive(Debug)]
+struct Request {
+    sequence: u64,
+    bytes: u64,
+    events: Vec<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    ordinal: u64,
+    event: CloudEvent,
+    sent: Instant,
+    first_refused: Option<Instant>,
+}
+
+impl PublishStream {
+    pub(super) async fn open(client: Client) -> Result<Self, Status> {
+        let link = Link::open(&client).await?;
+        Ok(Self {
+            client,
+            link: Some(link),
+            window: None,
+            in_flight: VecDeque::new(),
+            events_in_flight: 0,
+            bytes_in_flight: 0,
+            held: BTreeMap::new(),
+            resend_at: Instant::now(),
+            refusals: 0,
+            settled: VecDeque::new(),
+            next_ordinal: 0,
+            next_sequence: 0,
+        })
+    }
+
+    /// Sends events in one request as soon as the window has room, and gives their ordinals. They may
+    /// hold at most 4 MiB together. Not cancel safe. An error is final for the stream: no retry cures it,
+    /// or none did for 30 s.
+    pub async fn send(&mut self, events: Vec<CloudEvent>) -> Result<Range<u64>, Status> {
+        let bytes = events.iter().map(size_bytes).sum();
+        while !(self.held.is_empty() && self.link.is_some() && self.has_room(events.len() as u64, bytes)) {
+            self.step().await?;
+        }
+        let first = self.next_ordinal;
+        let now = Instant::now();
+        let pending = (first..).zip(events);
+        let pending: Vec<_> = pending
+            .map(|(ordinal, event)| Pending { ordinal, event, sent: now, first_refused: None })
+            .collect();
+        self.next_ordinal += pending.len() as u64;
+        self.transmit(pending, bytes, false);
+        Ok(first..self.next_ordinal)
+    }
+
+    /// The next settled event, not always in order of ordinals; none when nothing is outstanding.
+    /// Cancel safe. Errors as [`Self::send`].
+    pub async fn next(&mut self) -> Result<Option<Settled>, Status> {
+        loop {
+            if let Some(settled) = self.settled.pop_front() {
+                return Ok(Some(settled));
+            }
+            if self.outstanding() == 0 {
+                return Ok(None);
+            }
+            self.step().await?;
+        }
+    }
+
+    /// Events that were sent and are not settled.
+    #[must_use]
+    pub fn outstanding(&self) -> u64 {
+        self.events_in_flight + self.held.len() as u64
+    }
+
+    fn has_room(&self, events: u64, bytes: u64) -> bool {
+        if self.in_flight.is_empty() {
+            return true;
+        }
+        let Some(window) = self.window else { return false };
+        self.in_flight.len() < REQUESTS_IN_FLIGHT_MAX
+            && self.events_in_flight + events <= u64::from(window.events)
+            && self.bytes_in_flight + bytes <= window.bytes
+    }
+
+    /// Takes one answer, or sends again what is held once everything in flight is answered.
+    async fn step(&mut self) -> Result<(), Status> {
+        if self.in_flight.is_empty() {
+            sleep_until(self.resend_at).await;
+            return self.resend().await;
+        }
+        let Some(link) = &mut self.link else { return self.break_off(Status::unavailable("not connected")) };
+        match timeout(self.client.timeout(), link.responses.message()).await {
+            Ok(Ok(Some(response))) => self.accept(response),
+            Ok(Ok(None)) => self.break_off(Status::unavailable("the node ended the stream")),
+            Ok(Err(status)) => self.break_off(status),
+            Err(_) => self.break_off(Status::deadline_exceeded("no answer on the stream")),
+        }
+    }
+
+    async fn resend(&mut self) -> Result<(), Status> {
+        if self.link.is_none() {
+            match Link::open(&self.client).await {
+                Ok(link) => self.link = Some(link),
+                Err(status) => return self.break_off(status),
+            }
+        }
+        let window = self.window.unwrap_or(FIRST_WINDOW);
+        let bytes_max = window.bytes.min(RESEND_BYTES_MAX);
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        while let Some(entry) = self.held.first_entry() {
+            let size = size_bytes(&entry.get().event);
+            if !events.is_empty() && (bytes + size > bytes_max || events.len() as u64 >= window.events.into())
+            {
+                break;
+            }
+            bytes += size;
+            events.push(entry.remove());
+        }
+        if !events.is_empty() {
+            self.transmit(events, bytes, true);
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self, events: Vec<Pending>, bytes: u64, resume: bool) {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let request = v1::PublishStreamRequest {
+            sequence,
+            resume,
+            events: events.iter().map(|pending| pending.event.clone()).collect(),
+        };
+        if let Some(link) = &self.link {
+            // The channel holds as many requests as may be in flight, so it is never full; a closed one
+            // shows as the end of the responses.
+            drop(link.requests.try_send(request));
+        }
+        self.events_in_flight += events.len() as u64;
+        self.bytes_in_flight += bytes;
+        self.in_flight.push_back(Request { sequence, bytes, events });
+    }
+
+    fn accept(&mut self, response: v1::PublishStreamResponse) -> Result<(), Status> {
+        if let Some(window) = response.window {
+            self.window = Some(window);
+        }
+        self.window.get_or_insert(FIRST_WINDOW);
+        let request = self.in_flight.pop_front().ok_or_else(|| protocol_error("an answer too many"))?;
+        self.events_in_flight -= request.events.len() as u64;
+        self.bytes_in_flight -= request.bytes;
+        if request.sequence != response.sequence {
+            return Err(protocol_error("an answer out of order"));
+        }
+        let count = if response.results.is_empty() {
+            usize::try_from(response.count).unwrap_or(usize::MAX)
+        } else {
+            response.results.len()
+        };
+        if count != request.events.len() {
+            return Err(protocol_error("an answer for another number of events"));
+        }
+        let run = (response.first_offset..).map(|offset| v1::PublishResult {
+            partition: response.partition,
+            offset,
+            duplicate: false,
+            error: None,
+        });
+        let results: Vec<_> =
+            if response.results.is_empty() { run.take(count).collect() } else { response.results };
+        let held_before = self.held.len();
+        for (pending, result) in request.events.into_iter().zip(results) {
+            self.settle(pending, result);
+        }
+        if self.held.len() == held_before && count > 0 {
+            self.refusals = 0;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, mut pending: Pending, result: v1::PublishResult) {
+        let now = Instant::now();
+        let outcome = match result.error {
+            None => {
+                Ok(Stored { partition: result.partition, offset: result.offset, duplicate: result.duplicate })
+            }
+            Some(error) if is_retryable(&error) => {
+                let since = *pending.first_refused.get_or_insert(now);
+                if now - since < RETRY_FOR {
+                    self.hold(pending, error.retry_after_ms.map(Duration::from_millis));
+                    return;
+                }
+                Err(error)
+            }
+            Some(error) => Err(error),
+        };
+        self.settled.push_back(Settled { ordinal: pending.ordinal, outcome, elapsed: now - pending.sent });
+    }
+
+    fn hold(&mut self, pending: Pending, retry_after: Option<Duration>) {
+        if self.held.is_empty() {
+            self.refusals += 1;
+        }
+        let delay = retry_after.unwrap_or_default().max(delay_after(self.refusals)).min(RETRY_FOR);
+        self.resend_at = self.resend_at.max(Instant::now() + delay);
+        self.held.insert(pending.ordinal, pending);
+    }
+
+    /// The link is of no more use. What was in flight has an unknown outcome and is sent again on the next
+    /// link, where the node recognises what it has.
+    fn break_off(&mut self, status: Status) -> Result<(), Status> {
+        self.link = None;
+        self.window = None;
+        let now = Instant::now();
+        for request in std::mem::take(&mut self.in_flight) {
+            for mut pending in request.events {
+                pending.first_refused.get_or_insert(now);
+                self.held.insert(pending.ordinal, pending);
+            }
+        }
+        (self.events_in_flight, self.bytes_in_flight) = (0, 0);
+        self.refusals += 1;
+        self.resend_at = now + delay_after(self.refusals);
+        let oldest = self.held.values().filter_map(|pending| pending.first_refused).min();
+        let waited = oldest.map(|oldest| now - oldest).unwrap_or_default();
+        if waited < RETRY_FOR && reconnect_helps(status.code()) { Ok(()) } else { Err(status) }
+    }
+}
+
+impl Link {
+    async fn open(client: &Client) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(REQUESTS_IN_FLIGHT_MAX);
+        let mut publisher = client.publisher();
+        let opening = publisher.publish_stream(ReceiverStream::new(outgoing));
+        let responses = timeout(client.timeout(), opening)
+            .await
+            .map_err(|_| Status::deadline_exceeded("no answer when opening the stream"))??
+            .into_inner();
+        Ok(Self { requests, responses })
+    }
+}
+
+fn size_bytes(event: &CloudEvent) -> u64 {
+    event.encoded_len() as u64
+}
+
+fn delay_after(refusals: u32) -> Duration {
+    RETRY_DELAY_MIN.saturating_mul(1 << refusals.saturating_sub(1).min(16)).min(RETRY_DELAY_MAX)
+}
+
+fn is_retryable(error: &v1::PublishError) -> bool {
+    error.retry_after_ms.is_some() || error.reason == "ABORTED_BEHIND"
+}
+
+fn reconnect_helps(code: Code) -> bool {
+    // A cut connection shows as UNKNOWN or CANCELLED, depending on what noticed it first.
+    matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+}
+
+fn protocol_error(what: &str) -> Status {
+    Status::internal(format!("the node broke the stream's protocol: {what}"))
+}

@@ -1,0 +1,147 @@
+//! `fanfare event`: follow the log, or find one event in it.
+
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use fanfare_proto::v1::{self, read_events_request::From};
+use serde::Serialize;
+
+use crate::{client::CloudEventJson, command::Session, failure::Failure, time};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print events as JSON lines, and follow new ones until ctrl-c
+    Tail(TailArguments),
+    /// Print one event
+    Get(GetArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct TailArguments {
+    /// Only this event type; may be repeated
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
+    /// Where to begin: latest, earliest, a time (RFC 3339), or an offset with --partition
+    #[arg(long, default_value = "latest")]
+    from: Start,
+    /// Only this partition
+    #[arg(long)]
+    partition: Option<u32>,
+    /// End after so many events
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<u64>,
+    /// End at the end of the log
+    #[arg(long)]
+    no_follow: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct GetArguments {
+    /// The event's id
+    id: String,
+    /// The event's source; without it, the newest event of any source with this id
+    #[arg(long, value_name = "URI", default_value = "")]
+    source: String,
+}
+
+/// Where reading begins.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Start {
+    Latest,
+    Earliest,
+    Offset(u64),
+    Time(prost_types::Timestamp),
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "latest" => Ok(Self::Latest),
+            "earliest" => Ok(Self::Earliest),
+            _ => text.parse().map(Self::Offset).or_else(|_| {
+                let wanted = "latest, earliest, an offset, or a time such as 2026-01-31T12:00:00Z";
+                time::parse(text).map(Self::Time).map_err(|_| format!("expected {wanted}"))
+            }),
+        }
+    }
+}
+
+impl Start {
+    fn into_request(self) -> From {
+        match self {
+            Self::Latest => From::Latest(true),
+            Self::Earliest => From::Earliest(true),
+            Self::Offset(offset) => From::Offset(offset),
+            Self::Time(time) => From::Time(time),
+        }
+    }
+}
+
+/// A stored event as it is printed: its position, and the event in CloudEvents' JSON format.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    partition: u32,
+    offset: u64,
+    append_time: String,
+    event: Option<CloudEventJson<'a>>,
+}
+
+/// A stored event on one line.
+pub(crate) fn json_line(stored: &v1::StoredEvent) -> String {
+    let line = Line {
+        partition: stored.partition,
+        offset: stored.offset,
+        append_time: time::text(stored.append_time.as_ref()),
+        event: stored.event.as_ref().map(CloudEventJson),
+    };
+    serde_json::to_string(&line).expect("names are text and nothing else can fail")
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Tail(arguments) => tail(arguments, session).await,
+        Command::Get(arguments) => get(arguments, session).await,
+    }
+}
+
+async fn tail(arguments: TailArguments, session: &Session) -> Result<(), Failure> {
+    if matches!(arguments.from, Start::Offset(_)) && arguments.partition.is_none() {
+        return Err(Failure::usage("an offset counts within one partition", "add --partition NUMBER"));
+    }
+    let request = v1::ReadEventsRequest {
+        partition: arguments.partition,
+        follow: !arguments.no_follow,
+        types: arguments.types,
+        limit: arguments.limit.unwrap_or(0),
+        from: Some(arguments.from.into_request()),
+    };
+    let failed = |status| Failure::from_status("read events", &status);
+    let client = session.connect().await?;
+    let mut stream = client.read_events(request).await.map_err(failed)?;
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    loop {
+        let response = tokio::select! {
+            biased;
+            _ = &mut interrupted => return Ok(()),
+            response = stream.message() => response.map_err(failed)?,
+        };
+        let Some(response) = response else { return Ok(()) };
+        response.events.iter().try_for_each(|stored| session.output.line(&json_line(stored)))?;
+    }
+}
+
+async fn get(arguments: GetArguments, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("get event {}", arguments.id);
+    let request = client.request(v1::GetEventRequest { id: arguments.id, source: arguments.source });
+    let response = client.reader().get_event(request).await;
+    let response = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    match response.event {
+        Some(stored) => session.output.line(&json_line(&stored)),
+        None => Err(Failure::incomplete(&attempted)),
+    }
+}

@@ -1,0 +1,174 @@
+//! `fanfare type`: event types.
+
+use clap::{Args, Subcommand, ValueEnum};
+use fanfare_proto::v1::{self, EventTypeStatus};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    command::Session,
+    failure::Failure,
+    output::{Record, object, say},
+    page::Limit,
+    time,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create an event type
+    Create(CreateArguments),
+    /// Show one event type
+    Get { name: String },
+    /// List the event types by name
+    List(Limit),
+    /// Change what is given; the rest stays
+    Update(UpdateArguments),
+    /// Delete an event type that no subscription names
+    Delete { name: String },
+}
+
+#[derive(Args, Debug)]
+pub struct CreateArguments {
+    /// Such as com.acme.order.paid
+    name: String,
+    /// Validate events against this schema
+    #[arg(long, value_name = "ID", default_value = "")]
+    schema: String,
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    description: String,
+}
+
+#[derive(Args, Debug)]
+pub struct UpdateArguments {
+    name: String,
+    /// Validate events against this schema; "" stops validating
+    #[arg(long, value_name = "ID")]
+    schema: Option<String>,
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Where the type is in its life
+    #[arg(long, value_enum)]
+    status: Option<Status>,
+}
+
+/// Where an event type is in its life.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Status {
+    /// May be published and subscribed
+    Available,
+    /// Still works; users should move on
+    Deprecated,
+    /// May be published; new subscriptions are refused
+    Restricted,
+    /// Publishing is refused
+    Discontinued,
+}
+
+impl From<Status> for EventTypeStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Available => Self::Available,
+            Status::Deprecated => Self::Deprecated,
+            Status::Restricted => Self::Restricted,
+            Status::Discontinued => Self::Discontinued,
+        }
+    }
+}
+
+impl Record for v1::EventType {
+    const COLUMNS: &'static [&'static str] = &["NAME", "STATUS", "SCHEMA", "DESCRIPTION"];
+
+    fn row(&self) -> Vec<String> {
+        let status = self.status().as_str_name().trim_start_matches("EVENT_TYPE_STATUS_").to_lowercase();
+        vec![self.name.clone(), status, self.schema_id.clone(), self.description.clone()]
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        object(json!({
+            "name": self.name,
+            "description": self.description,
+            "schemaId": self.schema_id,
+            "status": self.status().as_str_name(),
+            "createTime": time::text(self.create_time.as_ref()),
+            "updateTime": time::text(self.update_time.as_ref()),
+            "etag": self.etag,
+        }))
+    }
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Create(arguments) => create(arguments, session).await,
+        Command::Get { name } => session.output.record(&fetch(&name, session).await?),
+        Command::List(limit) => list(&limit, session).await,
+        Command::Update(arguments) => update(arguments, session).await,
+        Command::Delete { name } => delete(name, session).await,
+    }
+}
+
+async fn create(arguments: CreateArguments, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("create event type {}", arguments.name);
+    let event_type = v1::EventType {
+        name: arguments.name,
+        description: arguments.description,
+        schema_id: arguments.schema,
+        ..v1::EventType::default()
+    };
+    let request = client.request(v1::CreateEventTypeRequest { event_type: Some(event_type) });
+    let response = client.event_types().create_event_type(request).await;
+    let created = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&created.event_type.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn fetch(name: &str, session: &Session) -> Result<v1::EventType, Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("get event type {name}");
+    let request = client.request(v1::GetEventTypeRequest { name: name.to_owned() });
+    let response = client.event_types().get_event_type(request).await;
+    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    found.event_type.ok_or_else(|| Failure::incomplete(&attempted))
+}
+
+async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let listed = limit.collect(|page_size, page_token| {
+        let request = client.request(v1::ListEventTypesRequest { page_size, page_token });
+        let mut service = client.event_types();
+        async move {
+            let page = service.list_event_types(request).await?.into_inner();
+            Ok((page.event_types, page.next_page_token))
+        }
+    });
+    let event_types = listed.await.map_err(|status| Failure::from_status("list event types", &status))?;
+    session.output.list(&event_types)
+}
+
+async fn update(arguments: UpdateArguments, session: &Session) -> Result<(), Failure> {
+    // The etag read here makes the update fail rather than undo what somebody else changed meanwhile.
+    let mut event_type = fetch(&arguments.name, session).await?;
+    if let Some(schema) = arguments.schema {
+        event_type.schema_id = schema;
+    }
+    if let Some(description) = arguments.description {
+        event_type.description = description;
+    }
+    if let Some(status) = arguments.status {
+        event_type.set_status(status.into());
+    }
+    let client = session.connect().await?;
+    let attempted = format!("update event type {}", arguments.name);
+    let request = client.request(v1::UpdateEventTypeRequest { event_type: Some(event_type) });
+    let response = client.event_types().update_event_type(request).await;
+    let updated = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&updated.event_type.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn delete(name: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("delete event type {name}");
+    let request = client.request(v1::DeleteEventTypeRequest { name: name.clone() });
+    let response = client.event_types().delete_event_type(request).await;
+    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    say(&format!("deleted event type {name}"));
+    Ok(())
+}

@@ -1,0 +1,203 @@
+//! `fanfare schema`: JSON Schemas and their versions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use fanfare_proto::v1;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    command::Session,
+    failure::Failure,
+    output::{Record, object, say},
+    page::Limit,
+    publish::read_file,
+    time,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a schema with its version 1
+    Create(CreateArguments),
+    /// Show a schema, or the document of one version
+    Get(GetArguments),
+    /// List the schemas by id
+    List(Limit),
+    /// Delete a schema that no event type names, with all versions
+    Delete { id: String },
+    /// Versions of a schema
+    #[command(subcommand)]
+    Version(VersionCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VersionCommand {
+    /// Add the next version
+    Add(AddArguments),
+    /// List a schema's versions, oldest first
+    List {
+        id: String,
+        #[command(flatten)]
+        limit: Limit,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct CreateArguments {
+    /// Such as Acme.OrderPaid
+    id: String,
+    /// The JSON Schema document
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    description: String,
+}
+
+#[derive(Args, Debug)]
+pub struct AddArguments {
+    /// The schema
+    id: String,
+    /// The JSON Schema document
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct GetArguments {
+    id: String,
+    /// Print this version's document; 0 is the newest
+    #[arg(long, value_name = "NUMBER")]
+    version: Option<u32>,
+}
+
+impl Record for v1::Schema {
+    const COLUMNS: &'static [&'static str] = &["ID", "LATEST", "CREATED", "DESCRIPTION"];
+
+    fn row(&self) -> Vec<String> {
+        let created = time::text(self.create_time.as_ref());
+        vec![self.id.clone(), self.latest_version.to_string(), created, self.description.clone()]
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        object(json!({
+            "id": self.id,
+            "description": self.description,
+            "latestVersion": self.latest_version,
+            "createTime": time::text(self.create_time.as_ref()),
+            "etag": self.etag,
+        }))
+    }
+}
+
+impl Record for v1::SchemaVersion {
+    const COLUMNS: &'static [&'static str] = &["SCHEMA", "VERSION", "CREATED", "DATASCHEMA"];
+
+    fn row(&self) -> Vec<String> {
+        let created = time::text(self.create_time.as_ref());
+        vec![self.schema_id.clone(), self.version.to_string(), created, self.dataschema.clone()]
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        object(json!({
+            "schemaId": self.schema_id,
+            "version": self.version,
+            "document": self.document,
+            "createTime": time::text(self.create_time.as_ref()),
+            "dataschema": self.dataschema,
+        }))
+    }
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Create(arguments) => create(arguments, session).await,
+        Command::Get(GetArguments { id, version: Some(version) }) => get_version(id, version, session).await,
+        Command::Get(GetArguments { id, version: None }) => get(id, session).await,
+        Command::List(limit) => list(&limit, session).await,
+        Command::Delete { id } => delete(id, session).await,
+        Command::Version(VersionCommand::Add(arguments)) => add_version(arguments, session).await,
+        Command::Version(VersionCommand::List { id, limit }) => list_versions(&id, &limit, session).await,
+    }
+}
+
+async fn create(arguments: CreateArguments, session: &Session) -> Result<(), Failure> {
+    let document = read_file(&arguments.file).await?;
+    let client = session.connect().await?;
+    let attempted = format!("create schema {}", arguments.id);
+    let schema = v1::Schema { id: arguments.id, description: arguments.description, ..v1::Schema::default() };
+    let request = client.request(v1::CreateSchemaRequest { schema: Some(schema), document });
+    let response = client.schemas().create_schema(request).await;
+    let created = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&created.schema.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn add_version(arguments: AddArguments, session: &Session) -> Result<(), Failure> {
+    let document = read_file(&arguments.file).await?;
+    let client = session.connect().await?;
+    let attempted = format!("add a version to schema {}", arguments.id);
+    let request = client.request(v1::CreateSchemaVersionRequest { schema_id: arguments.id, document });
+    let response = client.schemas().create_schema_version(request).await;
+    let created = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&created.version.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn get(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("get schema {id}");
+    let response = client.schemas().get_schema(client.request(v1::GetSchemaRequest { id })).await;
+    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&found.schema.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn get_version(id: String, version: u32, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("get version {version} of schema {id}");
+    let request = client.request(v1::GetSchemaVersionRequest { schema_id: id, version });
+    let response = client.schemas().get_schema_version(request).await;
+    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let version = found.version.ok_or_else(|| Failure::incomplete(&attempted))?;
+    if session.output.is_json() {
+        return session.output.record(&version);
+    }
+    say(&format!("version {} · dataschema {}", version.version, version.dataschema));
+    session.output.text(&version.document)
+}
+
+async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let listed = limit.collect(|page_size, page_token| {
+        let request = client.request(v1::ListSchemasRequest { page_size, page_token });
+        let mut service = client.schemas();
+        async move {
+            let page = service.list_schemas(request).await?.into_inner();
+            Ok((page.schemas, page.next_page_token))
+        }
+    });
+    let schemas = listed.await.map_err(|status| Failure::from_status("list schemas", &status))?;
+    session.output.list(&schemas)
+}
+
+async fn list_versions(id: &str, limit: &Limit, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let listed = limit.collect(|page_size, page_token| {
+        let schema_id = id.to_owned();
+        let request = client.request(v1::ListSchemaVersionsRequest { schema_id, page_size, page_token });
+        let mut service = client.schemas();
+        async move {
+            let page = service.list_schema_versions(request).await?.into_inner();
+            Ok((page.versions, page.next_page_token))
+        }
+    });
+    let attempted = format!("list the versions of schema {id}");
+    session.output.list(&listed.await.map_err(|status| Failure::from_status(&attempted, &status))?)
+}
+
+async fn delete(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("delete schema {id}");
+    let request = client.request(v1::DeleteSchemaRequest { id: id.clone() });
+    let response = client.schemas().delete_schema(request).await;
+    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    say(&format!("deleted schema {id}"));
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! `fanfare sink`: where events are delivered to.
+
+use clap::{Args, Subcommand, ValueEnum};
+use fanfare_proto::v1::{self, sink::Kind};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    command::Session,
+    failure::Failure,
+    output::{Record, object, say},
+    page::Limit,
+    time,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a sink
+    #[command(subcommand)]
+    Create(CreateCommand),
+    /// Show one sink
+    Get { id: String },
+    /// List the sinks by id
+    List(Limit),
+    /// Delete a sink that no subscription names
+    Delete { id: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CreateCommand {
+    /// HTTP requests with CloudEvents as JSON
+    Webhook(WebhookArguments),
+    /// Records of an Amazon Kinesis data stream
+    Kinesis(KinesisArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct WebhookArguments {
+    /// https URL; http where the operator allows it
+    #[arg(long)]
+    url: String,
+    /// Send an array of events per request
+    #[arg(long)]
+    batch: bool,
+    /// Most events in one request, with --batch [default: the node's, 100]
+    #[arg(long, value_name = "COUNT", requires = "batch")]
+    batch_events_max: Option<u32>,
+    #[arg(long, value_enum, default_value_t = Method::Post)]
+    method: Method,
+    /// Time for a whole request [default: the node's, 15000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    timeout_ms: Option<u32>,
+    /// Standard Webhooks secret, whsec_ and base64 [default: made by the node and shown once]
+    #[arg(long, value_name = "SECRET", default_value = "", hide_default_value = true)]
+    signing_secret: String,
+    /// Also sign as Twilio does, with this token
+    #[arg(long, value_name = "TOKEN", default_value = "", hide_default_value = true)]
+    twilio_auth_token: String,
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    description: String,
+}
+
+#[derive(Args, Debug)]
+pub struct KinesisArguments {
+    /// arn:aws:kinesis:REGION:ACCOUNT:stream/NAME
+    #[arg(long)]
+    arn: String,
+    /// Role to assume [default: the node's own credentials]
+    #[arg(long, value_name = "ARN", default_value = "", hide_default_value = true)]
+    role_arn: String,
+    /// Given when the role is assumed
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    external_id: String,
+    /// Endpoint instead of AWS's
+    #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
+    endpoint: String,
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    description: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Method {
+    Post,
+    Put,
+}
+
+impl Record for v1::Sink {
+    const COLUMNS: &'static [&'static str] = &["ID", "KIND", "DESTINATION", "DESCRIPTION"];
+
+    fn row(&self) -> Vec<String> {
+        let (kind, destination) = match &self.kind {
+            Some(Kind::Webhook(webhook)) => ("webhook", webhook.destination.clone()),
+            Some(Kind::Kinesis(kinesis)) => ("kinesis", kinesis.arn.clone()),
+            None => ("unknown", String::new()),
+        };
+        vec![self.id.clone(), kind.to_owned(), destination, self.description.clone()]
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        let mut fields = object(json!({"id": self.id, "description": self.description}));
+        match &self.kind {
+            Some(Kind::Webhook(webhook)) => fields.insert("webhook".to_owned(), webhook_fields(webhook)),
+            Some(Kind::Kinesis(kinesis)) => fields.insert("kinesis".to_owned(), kinesis_fields(kinesis)),
+            None => None,
+        };
+        fields.append(&mut object(json!({
+            "createTime": time::text(self.create_time.as_ref()),
+            "updateTime": time::text(self.update_time.as_ref()),
+            "etag": self.etag,
+        })));
+        fields
+    }
+}
+
+fn webhook_fields(webhook: &v1::WebhookSink) -> Value {
+    let mut fields = object(json!({
+        "destination": webhook.destination,
+        "method": webhook.method,
+        "batchEvents": webhook.batch_events,
+        "batchEventsMax": webhook.batch_events_max,
+        "timeoutMs": webhook.timeout_ms,
+    }));
+    if !webhook.signing_secret.is_empty() {
+        fields.insert("signingSecret".to_owned(), json!(webhook.signing_secret));
+    }
+    Value::Object(fields)
+}
+
+fn kinesis_fields(kinesis: &v1::KinesisSink) -> Value {
+    json!({
+        "arn": kinesis.arn,
+        "roleArn": kinesis.role_arn,
+        "externalId": kinesis.external_id,
+        "endpointOverride": kinesis.endpoint_override,
+    })
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Create(command) => create(command, session).await,
+        Command::Get { id } => get(id, session).await,
+        Command::List(limit) => list(&limit, session).await,
+        Command::Delete { id } => delete(id, session).await,
+    }
+}
+
+async fn create(command: CreateCommand, session: &Session) -> Result<(), Failure> {
+    let (description, kind) = match command {
+        CreateCommand::Webhook(arguments) => webhook(arguments),
+        CreateCommand::Kinesis(arguments) => kinesis(arguments),
+    };
+    let client = session.connect().await?;
+    let sink = v1::Sink { description, kind: Some(kind), ..v1::Sink::default() };
+    let response =
+        client.sinks().create_sink(client.request(v1::CreateSinkRequest { sink: Some(sink) })).await;
+    let created = response.map_err(|status| Failure::from_status("create sink", &status))?.into_inner();
+    let sink = created.sink.ok_or_else(|| Failure::incomplete("create sink"))?;
+    session.output.record(&sink)?;
+    if matches!(&sink.kind, Some(Kind::Webhook(webhook)) if !webhook.signing_secret.is_empty()) {
+        say("keep the signing secret: it is not shown again");
+    }
+    say(&format!("next: fanfare subscription create --sink {} --type TYPE", sink.id));
+    Ok(())
+}
+
+fn webhook(arguments: WebhookArguments) -> (String, Kind) {
+    let method = match arguments.method {
+        Method::Post => "POST",
+        Method::Put => "PUT",
+    };
+    let webhook = v1::WebhookSink {
+        destination: arguments.url,
+        method: method.to_owned(),
+        batch_events: arguments.batch,
+        signing_secret: arguments.signing_secret,
+        twilio_auth_token: arguments.twilio_auth_token,
+        timeout_ms: arguments.timeout_ms.unwrap_or(0),
+        batch_events_max: arguments.batch_events_max.unwrap_or(0),
+    };
+    (arguments.description, Kind::Webhook(webhook))
+}
+
+fn kinesis(arguments: KinesisArguments) -> (String, Kind) {
+    let kinesis = v1::KinesisSink {
+        arn: arguments.arn,
+        role_arn: arguments.role_arn,
+        external_id: arguments.external_id,
+        endpoint_override: arguments.endpoint,
+    };
+    (arguments.description, Kind::Kinesis(kinesis))
+}
+
+async fn get(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("get sink {id}");
+    let response = client.sinks().get_sink(client.request(v1::GetSinkRequest { id })).await;
+    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&found.sink.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let listed = limit.collect(|page_size, page_token| {
+        let request = client.request(v1::ListSinksRequest { page_size, page_token });
+        let mut service = client.sinks();
+        async move {
+            let page = service.list_sinks(request).await?.into_inner();
+            Ok((page.sinks, page.next_page_token))
+        }
+    });
+    let sinks = listed.await.map_err(|status| Failure::from_status("list sinks", &status))?;
+    session.output.list(&sinks)
+}
+
+async fn delete(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("delete sink {id}");
+    let request = client.request(v1::DeleteSinkRequest { id: id.clone() });
+    let response = client.sinks().delete_sink(request).await;
+    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    say(&format!("deleted sink {id}"));
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! `fanfare subscription`: which event types go to which sink, and what became of each event.
+
+mod stats;
+
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use fanfare_proto::v1::{self, create_subscription_request::From};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    command::Session,
+    failure::Failure,
+    output::{Record, object, say},
+    page::Limit,
+    time,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a subscription; events acknowledged after the answer are delivered
+    Create(CreateArguments),
+    /// Show one subscription
+    Get { id: String },
+    /// List the subscriptions by id
+    List(Limit),
+    /// Delete a subscription; what was pending counts as cancelled
+    Delete { id: String },
+    /// Stop deliveries; events go on to be matched and held
+    Pause { id: String },
+    /// Start deliveries again where they stopped
+    Resume { id: String },
+    /// What became of every matched event, and what is pending
+    Stats { id: String },
+}
+
+#[derive(Args, Debug)]
+pub struct CreateArguments {
+    /// The sink's id
+    #[arg(long, value_name = "ID")]
+    sink: String,
+    /// Event type, with @VERSION to deliver only data valid against that schema version; may be repeated
+    #[arg(long = "type", value_name = "TYPE[@VERSION]", required = true)]
+    types: Vec<SubscribedType>,
+    /// Where to begin: earliest, or a time (RFC 3339) [default: from now on]
+    #[arg(long, value_name = "earliest|TIME")]
+    from: Option<Start>,
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    description: String,
+}
+
+/// An event type and the version it is pinned to, 0 being none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SubscribedType {
+    name: String,
+    schema_version: u32,
+}
+
+impl FromStr for SubscribedType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, schema_version) = match text.split_once('@') {
+            None => (text, 0),
+            Some((name, version)) => {
+                let version = version.parse().ok().filter(|&version| version > 0);
+                (name, version.ok_or("the version after @ is a number from 1")?)
+            }
+        };
+        if name.is_empty() {
+            return Err("the event type is missing".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), schema_version })
+    }
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Start {
+    Earliest,
+    Time(prost_types::Timestamp),
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "earliest" => Ok(Self::Earliest),
+            _ => time::parse(text)
+                .map(Self::Time)
+                .map_err(|_| "expected earliest, or a time such as 2026-01-31T12:00:00Z".to_owned()),
+        }
+    }
+}
+
+impl Record for v1::Subscription {
+    const COLUMNS: &'static [&'static str] = &["ID", "SINK", "TYPES", "PAUSED", "DESCRIPTION"];
+
+    fn row(&self) -> Vec<String> {
+        let types = self.types.iter().map(|chosen| match chosen.schema_version {
+            0 => chosen.r#type.clone(),
+            version => format!("{}@{version}", chosen.r#type),
+        });
+        let paused = if self.paused { "yes" } else { "no" };
+        vec![
+            self.id.clone(),
+            self.sink_id.clone(),
+            types.collect::<Vec<_>>().join(","),
+            paused.to_owned(),
+            self.description.clone(),
+        ]
+    }
+
+    fn fields(&self) -> Map<String, Value> {
+        let types = self.types.iter();
+        let types: Vec<_> = types
+            .map(|chosen| json!({"type": chosen.r#type, "schemaVersion": chosen.schema_version}))
+            .collect();
+        object(json!({
+            "id": self.id,
+            "description": self.description,
+            "sinkId": self.sink_id,
+            "types": types,
+            "paused": self.paused,
+            "createTime": time::text(self.create_time.as_ref()),
+            "updateTime": time::text(self.update_time.as_ref()),
+            "etag": self.etag,
+        }))
+    }
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::Create(arguments) => create(arguments, session).await,
+        Command::Get { id } => get(id, session).await,
+        Command::List(limit) => list(&limit, session).await,
+        Command::Delete { id } => delete(id, session).await,
+        Command::Pause { id } => pause(id, session).await,
+        Command::Resume { id } => resume(id, session).await,
+        Command::Stats { id } => stats::run(id, session).await,
+    }
+}
+
+async fn create(arguments: CreateArguments, session: &Session) -> Result<(), Failure> {
+    let types = arguments.types.into_iter();
+    let subscription = v1::Subscription {
+        description: arguments.description,
+        sink_id: arguments.sink,
+        types: types
+            .map(|chosen| v1::SubscribedType { r#type: chosen.name, schema_version: chosen.schema_version })
+            .collect(),
+        ..v1::Subscription::default()
+    };
+    let from = arguments.from.map(|from| match from {
+        Start::Earliest => From::Earliest(true),
+        Start::Time(time) => From::Time(time),
+    });
+    let client = session.connect().await?;
+    let request = client.request(v1::CreateSubscriptionRequest { subscription: Some(subscription), from });
+    let response = client.subscriptions().create_subscription(request).await;
+    let created =
+        response.map_err(|status| Failure::from_status("create subscription", &status))?.into_inner();
+    let subscription = created.subscription.ok_or_else(|| Failure::incomplete("create subscription"))?;
+    session.output.record(&subscription)?;
+    say(&format!("next: fanfare subscription stats {}", subscription.id));
+    Ok(())
+}
+
+async fn get(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("get subscription {id}");
+    let request = client.request(v1::GetSubscriptionRequest { id });
+    let response = client.subscriptions().get_subscription(request).await;
+    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&found.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let listed = limit.collect(|page_size, page_token| {
+        let request = client.request(v1::ListSubscriptionsRequest { page_size, page_token });
+        let mut service = client.subscriptions();
+        async move {
+            let page = service.list_subscriptions(request).await?.into_inner();
+            Ok((page.subscriptions, page.next_page_token))
+        }
+    });
+    let subscriptions = listed.await.map_err(|status| Failure::from_status("list subscriptions", &status))?;
+    session.output.list(&subscriptions)
+}
+
+async fn delete(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("delete subscription {id}");
+    let request = client.request(v1::DeleteSubscriptionRequest { id: id.clone() });
+    let response = client.subscriptions().delete_subscription(request).await;
+    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    say(&format!("deleted subscription {id}"));
+    Ok(())
+}
+
+async fn pause(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("pause subscription {id}");
+    let request = client.request(v1::PauseSubscriptionRequest { id });
+    let response = client.subscriptions().pause_subscription(request).await;
+    let paused = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&paused.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+async fn resume(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("resume subscription {id}");
+    let request = client.request(v1::ResumeSubscriptionRequest { id });
+    let response = client.subscriptions().resume_subscription(request).await;
+    let resumed = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&resumed.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_may_be_pinned_to_a_version() {
+        let chosen =
+            |name: &str, schema_version| Ok(SubscribedType { name: name.to_owned(), schema_version });
+        assert_eq!("a.b".parse(), chosen("a.b", 0));
+        assert_eq!("a.b@3".parse(), chosen("a.b", 3));
+        for bad in ["", "@1", "a@", "a@0", "a@x", "a@1@2"] {
+            assert!(bad.parse::<SubscribedType>().is_err(), "{bad} was taken");
+        }
+    }
+}
