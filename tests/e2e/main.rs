@@ -3,4 +3,5 @@
 //! `cargo build --release && FANFARE_BINARY=target/release/fanfare cargo test -p fanfare-tests --features e2e`
 
 mod crash;
+mod real_input;
 mod start;
