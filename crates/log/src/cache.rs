@@ -1,0 +1,79 @@
+//! The newest frames of one log, in order and without a gap up to its last one.
+use std::collections::VecDeque;
+
+use crate::frame::Frame;
+
+#[derive(Default)]
+pub(crate) struct TailCache {
+    frames: VecDeque<Frame>,
+    bytes: u64,
+}
+
+/// What a frame costs beside its payload.
+const FRAME_OVERHEAD_BYTES: u64 = 128;
+
+fn cost(frame: &Frame) -> u64 {
+    u64::from(frame.header.payload_bytes) + FRAME_OVERHEAD_BYTES
+}
+
+impl TailCache {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn first_index(&self) -> Option<u64> {
+        self.frames.front().map(|frame| frame.header.position.index)
+    }
+
+    pub(crate) fn push(&mut self, frame: Frame) {
+        self.bytes += cost(&frame);
+        self.frames.push_back(frame);
+    }
+
+    pub(crate) fn get(&self, index: u64) -> Option<&Frame> {
+        let place = usize::try_from(index.checked_sub(self.first_index()?)?).ok()?;
+        self.frames.get(place)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter()
+    }
+
+    /// Frames from `from` on, before `end`; at least one, then up to `bytes_max` of payload.
+    pub(crate) fn read(&self, from: u64, end: u64, bytes_max: u64) -> Option<Vec<Frame>> {
+        self.get(from)?;
+        let skipped = usize::try_from(from - self.first_index()?).ok()?;
+        let mut frames = Vec::new();
+        let mut bytes = 0;
+        for frame in self.frames.range(skipped..).take_while(|frame| frame.header.position.index < end) {
+            bytes += u64::from(frame.header.payload_bytes);
+            if bytes > bytes_max && !frames.is_empty() {
+                break;
+            }
+            frames.push(frame.clone());
+        }
+        Some(frames)
+    }
+
+    /// The frame that holds `offset`.
+    pub(crate) fn find_offset(&self, offset: u64) -> Option<&Frame> {
+        let above = self.frames.partition_point(|frame| frame.header.end_offset() <= offset);
+        self.frames.get(above).filter(|frame| frame.header.base_offset <= offset)
+    }
+
+    pub(crate) fn keep_up_to(&mut self, index: u64) {
+        while self.frames.back().is_some_and(|frame| frame.header.position.index > index) {
+            self.bytes -= self.frames.pop_back().as_ref().map_or(0, cost);
+        }
+    }
+
+    pub(crate) fn drop_up_to(&mut self, index: u64) {
+        while self.frames.front().is_some_and(|frame| frame.header.position.index <= index) {
+            self.bytes -= self.frames.pop_front().as_ref().map_or(0, cost);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}

@@ -1,0 +1,44 @@
+//! The seam under the log: files, directories and their durability. The machine's own disk, or one in memory
+//! that knows what a crash would leave.
+mod disk;
+pub mod memory;
+
+use std::{io, path::Path, sync::Arc};
+
+pub use disk::DiskFileSystem;
+pub use memory::MemoryFileSystem;
+
+/// Held as long as the directory is in use; released when dropped.
+pub type DirectoryLock = Box<dyn Send + Sync>;
+
+/// An open file. Stays readable after its name is gone.
+pub trait File: Send + Sync {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+    /// Writes all of `bytes`, growing the file where needed. Not durable before `sync`.
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// Makes content and length durable.
+    fn sync(&self) -> io::Result<()>;
+    fn length(&self) -> io::Result<u64>;
+}
+
+/// Names become durable by `sync_dir` of the directory that holds them, contents by `File::sync`.
+pub trait FileSystem: Send + Sync {
+    /// A new file, open for reading and writing. An existing one of that name loses its content.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// An existing file, open for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Replaces `to` if it exists.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Creates the directory and its parents; fine if it exists.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Names of the files and directories in `dir`, sorted.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// None if another holder has it.
+    fn lock(&self, path: &Path) -> io::Result<Option<DirectoryLock>>;
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+    /// Unpredictable, for identities and nonces.
+    fn random(&self) -> io::Result<u64>;
+}

@@ -1,0 +1,174 @@
+//! Where in a segment its frames are: one entry per 64 KiB or 256 frames. In memory while the segment lives,
+//! written beside it when it is sealed, rebuilt from the segment whenever that file is missing or damaged.
+use crate::{
+    codec::{Fields, to_u32},
+    frame::{FrameHeader, Link, Position},
+    segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
+};
+
+const ENTRY_SPACING_BYTES: u64 = 64 * 1024;
+const ENTRY_SPACING_FRAMES: u64 = 256;
+pub(crate) const INDEX_VERSION: u32 = 1;
+const ENTRY_BYTES: usize = 44;
+
+/// A frame from which a scan can start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) index: u64,
+    pub(crate) base_offset: u64,
+    /// Greatest time of the segment's frames before this one.
+    pub(crate) time_ms_before: u64,
+    pub(crate) byte: u64,
+    pub(crate) link: Link,
+}
+
+/// A frame with the place that it has on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub(crate) header: FrameHeader,
+    pub(crate) byte: u64,
+    pub(crate) before: Link,
+    pub(crate) after: Link,
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) end_byte: u64,
+    pub(crate) link: Link,
+    /// None while there is no frame.
+    pub(crate) last: Option<Position>,
+    pub(crate) end_offset: u64,
+    pub(crate) time_ms_max: u64,
+    /// Time of the oldest frame that holds events.
+    pub(crate) first_event_ms: Option<u64>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Extent {
+    pub(crate) fn empty(header: &SegmentHeader) -> Self {
+        let start = Entry {
+            index: header.first_index,
+            base_offset: header.base_offset,
+            time_ms_before: 0,
+            byte: SEGMENT_HEADER_BYTES as u64,
+            link: header.link(),
+        };
+        Self {
+            end_byte: start.byte,
+            link: start.link,
+            last: None,
+            end_offset: start.base_offset,
+            time_ms_max: 0,
+            first_event_ms: None,
+            entries: vec![start],
+        }
+    }
+
+    pub(crate) fn push(&mut self, placed: &Placed) {
+        let header = &placed.header;
+        let newest = self.entries.last().expect("an extent starts with an entry");
+        let far = placed.byte - newest.byte >= ENTRY_SPACING_BYTES
+            || header.position.index - newest.index >= ENTRY_SPACING_FRAMES;
+        if far {
+            self.entries.push(Entry {
+                index: header.position.index,
+                base_offset: header.base_offset,
+                time_ms_before: self.time_ms_max,
+                byte: placed.byte,
+                link: placed.before,
+            });
+        }
+        self.end_byte = placed.byte + header.disk_bytes();
+        self.link = placed.after;
+        self.last = Some(header.position);
+        self.end_offset = header.end_offset();
+        self.time_ms_max = self.time_ms_max.max(header.time_ms);
+        if header.count > 0 {
+            self.first_event_ms = self.first_event_ms.or(Some(header.time_ms));
+        }
+    }
+
+    /// Index after the last frame.
+    pub(crate) fn next_index(&self) -> u64 {
+        self.last.map_or(self.entries[0].index, |last| last.index + 1)
+    }
+
+    pub(crate) fn entry_of_index(&self, index: u64) -> Entry {
+        self.last_entry(|entry| entry.index <= index)
+    }
+
+    pub(crate) fn entry_of_offset(&self, offset: u64) -> Entry {
+        self.last_entry(|entry| entry.base_offset <= offset)
+    }
+
+    pub(crate) fn entry_of_time(&self, time_ms: u64) -> Entry {
+        self.last_entry(|entry| entry.time_ms_before < time_ms)
+    }
+
+    fn last_entry(&self, before: impl Fn(&Entry) -> bool) -> Entry {
+        let above = self.entries.partition_point(before);
+        self.entries[above.saturating_sub(1)]
+    }
+
+    pub(crate) fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(96 + self.entries.len() * ENTRY_BYTES);
+        let last = self.last.unwrap_or_default();
+        let fields = [
+            header.nonce,
+            self.end_byte,
+            self.link.nonce,
+            last.term,
+            last.leader,
+            last.index,
+            self.end_offset,
+            self.time_ms_max,
+            self.first_event_ms.unwrap_or_default(),
+        ];
+        for field in fields {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        let flags = u32::from(self.last.is_some()) | u32::from(self.first_event_ms.is_some()) << 1;
+        for field in [self.link.chain, flags, to_u32(self.entries.len())] {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        for entry in &self.entries {
+            for field in [entry.index, entry.base_offset, entry.time_ms_before, entry.byte, entry.link.nonce]
+            {
+                bytes.extend_from_slice(&field.to_le_bytes());
+            }
+            bytes.extend_from_slice(&entry.link.chain.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// None unless `bytes` are the whole index of the segment with this header.
+    pub(crate) fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {
+        let mut fields = Fields::new(bytes);
+        let nonce = fields.u64()?;
+        let (end_byte, link_nonce) = (fields.u64()?, fields.u64()?);
+        let last = Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? };
+        let (end_offset, time_ms_max, first_event_ms) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (chain, flags, count) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            entries.push(Entry {
+                index: fields.u64()?,
+                base_offset: fields.u64()?,
+                time_ms_before: fields.u64()?,
+                byte: fields.u64()?,
+                link: Link { nonce: fields.u64()?, chain: fields.u32()? },
+            });
+        }
+        let fits = nonce == header.nonce && entries.first() == Self::empty(header).entries.first();
+        fits.then_some(Self {
+            end_byte,
+            link: Link { nonce: link_nonce, chain },
+            last: (flags & 1 == 1).then_some(last),
+            end_offset,
+            time_ms_max,
+            first_event_ms: (flags & 2 == 2).then_some(first_event_ms),
+            entries,
+        })
+    }
+}

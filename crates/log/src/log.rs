@@ -1,0 +1,196 @@
+//! One replica's log as its owner uses it: append, cut, purge, vote, read. Changes are effective for readers at
+//! return and durable when `done` is called.
+mod read;
+mod state;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use crate::{
+    error::{Fatal, ReadError},
+    frame::{Frame, NewFrame, Position},
+    queue::{Done, Request, Work},
+    segment::SegmentSpan,
+    store::Handle,
+};
+pub(crate) use state::LogShared;
+use state::State;
+
+const VOTE_BYTES_MAX: usize = 64;
+
+/// What a log spans. Indexes first..=last are readable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    pub purged: Option<Position>,
+    /// Of the last frame; the purge point if there is none above it.
+    pub last: Option<Position>,
+    /// The last index known durable; 0 if none is.
+    pub synced_index: u64,
+    pub start_offset: u64,
+    pub next_offset: u64,
+    pub bytes: u64,
+}
+
+/// A segment ends when the next frame finds no room in it, or when that frame is `age_ms` younger than the oldest
+/// one in it that holds events.
+#[derive(Clone, Copy, Debug)]
+pub struct RollPolicy {
+    pub segment_bytes: u64,
+    pub age_ms: u64,
+}
+
+/// Cheap to clone; every method may be called from any thread. append, truncate, purge and save_vote only enqueue.
+#[derive(Clone)]
+pub struct Log {
+    log: Arc<LogShared>,
+    handle: Arc<Handle>,
+}
+
+impl Log {
+    pub(crate) fn new(log: Arc<LogShared>, handle: Arc<Handle>) -> Self {
+        Self { log, handle }
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        self.log.state.lock().bounds()
+    }
+
+    /// The last one that is durable.
+    pub fn vote(&self) -> Option<Vec<u8>> {
+        self.log.state.lock().vote.clone()
+    }
+
+    /// At most 64 bytes.
+    pub fn save_vote(&self, vote: Vec<u8>, done: Done) {
+        assert!(vote.len() <= VOTE_BYTES_MAX, "a vote has at most {VOTE_BYTES_MAX} bytes");
+        self.submit(done, |_| Work::Vote(vote));
+    }
+
+    /// Frames must continue the log without a gap; the first one ever may have any index. Readable at return;
+    /// `done` when durable. Waits while more than the queue's limit is on its way to disk.
+    pub fn append(&self, frames: Vec<NewFrame>, done: Done) {
+        self.handle.disk.queue.wait_for_room();
+        self.submit(done, |state| {
+            let before = state.cache.bytes();
+            let frames = frames.into_iter().map(|frame| state.append(frame)).collect();
+            self.handle.disk.cached_bytes.fetch_add(state.cache.bytes() - before, Ordering::Relaxed);
+            Work::Append(frames)
+        });
+    }
+
+    /// Keeps ..=index (None or an index at the purge point: nothing above it). Effective for readers at return.
+    /// Reads the frame at `index` from disk if it is not in memory any more.
+    pub fn truncate_after(&self, index: Option<u64>, done: Done) {
+        let last = match index.map(|index| self.log.read(index, index + 1, 0)) {
+            None | Some(Err(ReadError::Purged { .. })) => Ok(None),
+            Some(Ok(frames)) => Ok(frames.into_iter().next().map(|frame| frame.header)),
+            Some(Err(error)) => Err(self.unreadable(&error)),
+        };
+        self.submit(done, |state| {
+            let kept = match last {
+                Ok(kept) => kept,
+                Err(fatal) => return Work::Fail(fatal),
+            };
+            if index.is_some() && index >= state.last.map(|last| last.index) {
+                return Work::Append(Vec::new());
+            }
+            state.last = kept.as_ref().map(|header| header.position).or(state.purged);
+            state.next_offset = kept.as_ref().map_or(state.start_offset, |header| header.end_offset());
+            let index = state.last.map(|last| last.index);
+            state.flushed = state.flushed.min(index);
+            state.resets_pending += 1;
+            state.with_cache(&self.handle.disk.cached_bytes, |cache| match index {
+                Some(index) => cache.keep_up_to(index),
+                None => cache.clear(),
+            });
+            Work::Cut(index)
+        });
+    }
+
+    /// Drops ..=position.index logically and frees segments wholly at or below it, but never the newest.
+    /// `next_offset` is the offset after `position`. An index above the last frame empties the log and makes it
+    /// continue after `position` (a follower that installs a snapshot); `next_offset` then seeds the offsets.
+    pub fn purge(&self, position: Position, next_offset: u64, done: Done) {
+        self.submit(done, |state| {
+            if state.purged_index() >= Some(position.index) {
+                return Work::Append(Vec::new());
+            }
+            let restarts = state.last.is_none_or(|last| last.index < position.index);
+            state.start_offset =
+                if restarts { next_offset } else { state.offset_after(position, next_offset) };
+            state.purged = Some(position);
+            let start_offset = state.start_offset;
+            if !restarts {
+                state.with_cache(&self.handle.disk.cached_bytes, |cache| cache.drop_up_to(position.index));
+                return Work::Purge { position, start_offset };
+            }
+            state.last = Some(position);
+            state.next_offset = next_offset;
+            state.resets_pending += 1;
+            state.with_cache(&self.handle.disk.cached_bytes, |cache| cache.clear());
+            Work::Restart { position, start_offset }
+        });
+    }
+
+    /// From memory only; None if any of it is not cached. At least one frame, then up to `bytes_max` of payload.
+    pub fn read_cached(&self, from: u64, end: u64, bytes_max: u64) -> Option<Vec<Frame>> {
+        let state = self.log.state.lock();
+        if from >= end || state.purged_index() >= Some(from) {
+            return None;
+        }
+        state.cache.read(from, end, bytes_max)
+    }
+
+    /// Frames from..end (as far as there are any) from memory or disk; verified. Blocking. At least one frame,
+    /// then up to `bytes_max` of payload.
+    pub fn read(&self, from: u64, end: u64, bytes_max: u64) -> Result<Vec<Frame>, ReadError> {
+        self.log.read(from, end, bytes_max)
+    }
+
+    /// Index of the frame that holds `offset`. Blocking (may read a segment). None if below start or not yet
+    /// appended.
+    pub fn index_of_offset(&self, offset: u64) -> Result<Option<u64>, ReadError> {
+        self.log.index_of_offset(offset)
+    }
+
+    /// First index whose frame was appended at or after `time_ms`. Blocking.
+    pub fn index_of_time(&self, time_ms: u64) -> Result<Option<u64>, ReadError> {
+        self.log.index_of_time(time_ms)
+    }
+
+    /// Oldest first; only what is on disk.
+    pub fn segments(&self) -> Vec<SegmentSpan> {
+        self.log.spans()
+    }
+
+    /// Decides under the log's lock, so that requests are queued in the order in which they take effect.
+    fn submit(&self, done: Done, decide: impl FnOnce(&mut State) -> Work) {
+        let disk = &self.handle.disk;
+        let mut state = self.log.state.lock();
+        let work = match disk.refusal() {
+            Some(fatal) => Work::Fail(fatal),
+            None => decide(&mut state),
+        };
+        let pushed = disk.queue.push(Request { log: Arc::clone(&self.log), work, done });
+        drop(state);
+        if let Err(refused) = pushed {
+            (refused.done)(Err(Fatal::closed(&disk.dir)));
+        }
+    }
+
+    fn unreadable(&self, error: &ReadError) -> Fatal {
+        let path = self.log.dir.display().to_string();
+        Fatal { operation: "truncate", path, message: error.to_string(), disk_full: false }
+    }
+}
+
+impl State {
+    /// Exact where memory tells; else what the caller says, within what the log holds.
+    fn offset_after(&self, position: Position, told: u64) -> u64 {
+        if self.last.is_some_and(|last| last.index == position.index) {
+            return self.next_offset;
+        }
+        let known = self.cache.get(position.index + 1).map(|frame| frame.header.base_offset);
+        let told = || told.clamp(self.start_offset, self.next_offset);
+        known.unwrap_or_else(told)
+    }
+}

@@ -1,0 +1,185 @@
+//! Reading a log: from memory where it can be, else from the segments, which cover all that is not cached.
+use std::{path::PathBuf, sync::Arc};
+
+use super::{LogShared, state::State};
+use crate::{
+    error::ReadError,
+    frame::Frame,
+    fs::File,
+    index::{Entry, Placed},
+    scan::Scanner,
+    segment::Segment,
+};
+
+/// Frames that are on disk and not in memory. Holds the file, so the range stays readable whatever is purged.
+struct DiskRange {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    start: Entry,
+    end_byte: u64,
+    end_index: u64,
+}
+
+enum Source {
+    Nothing,
+    Memory(Vec<Frame>),
+    Disk(DiskRange),
+}
+
+struct Gathered {
+    frames: Vec<Frame>,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+impl Gathered {
+    /// False if the frame finds no room.
+    fn take(&mut self, frame: Frame) -> bool {
+        self.bytes += u64::from(frame.header.payload_bytes);
+        if self.bytes > self.bytes_max && !self.frames.is_empty() {
+            return false;
+        }
+        self.frames.push(frame);
+        true
+    }
+}
+
+impl DiskRange {
+    fn of(state: &State, segment: &Segment, start: Entry) -> Self {
+        let uncached = state.cache.first_index().unwrap_or(u64::MAX);
+        Self {
+            file: Arc::clone(&segment.file),
+            path: segment.path.clone(),
+            start,
+            end_byte: segment.extent.end_byte,
+            end_index: segment.extent.next_index().min(uncached),
+        }
+    }
+
+    /// Calls `visit` with each frame in order until it returns false.
+    fn scan(&self, mut visit: impl FnMut(Frame, &Placed) -> bool) -> Result<(), ReadError> {
+        let mut scanner = Scanner::new(Arc::clone(&self.file), self.start, self.end_byte);
+        while scanner.next_index() < self.end_index {
+            let next = scanner.next().map_err(|error| error.read_error(&self.path))?;
+            let Some((frame, placed)) = next else { break };
+            if !visit(frame, &placed) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn first_where(&self, wanted: impl Fn(&Frame) -> bool) -> Result<Option<u64>, ReadError> {
+        let mut found = None;
+        self.scan(|frame, placed| {
+            found = wanted(&frame).then_some(placed.header.position.index);
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+}
+
+impl State {
+    fn locate(&self, from: u64, end: u64, bytes_max: u64) -> Result<Source, ReadError> {
+        if let Some(purged) = self.purged_index().filter(|purged| from <= *purged) {
+            return Err(ReadError::Purged { index: from, purged });
+        }
+        if from >= end || self.last.is_none_or(|last| from > last.index) {
+            return Ok(Source::Nothing);
+        }
+        if let Some(frames) = self.cache.read(from, end, bytes_max) {
+            return Ok(Source::Memory(frames));
+        }
+        let above = self.segments.partition_point(|segment| segment.header.first_index <= from);
+        let segment = above.checked_sub(1).map(|place| &self.segments[place]);
+        // The log's first frame may stand at any index, so what lies before it reads as nothing.
+        let Some(segment) = segment.filter(|segment| from < segment.extent.next_index()) else {
+            return Ok(Source::Nothing);
+        };
+        Ok(Source::Disk(DiskRange::of(self, segment, segment.extent.entry_of_index(from))))
+    }
+}
+
+impl LogShared {
+    pub(super) fn read(&self, from: u64, end: u64, bytes_max: u64) -> Result<Vec<Frame>, ReadError> {
+        let mut gathered = Gathered { frames: Vec::new(), bytes: 0, bytes_max };
+        let mut next = from;
+        loop {
+            let located = self.state.lock().locate(next, end, bytes_max);
+            let range = match located {
+                // Purged while the frames before were read: those are still true.
+                Err(ReadError::Purged { .. }) if !gathered.frames.is_empty() => break,
+                Ok(Source::Nothing) => break,
+                Ok(Source::Memory(frames)) => {
+                    let _all_fit = frames.into_iter().all(|frame| gathered.take(frame));
+                    break;
+                }
+                Ok(Source::Disk(range)) => range,
+                Err(error) => return Err(error),
+            };
+            let mut full = false;
+            range.scan(|frame, placed| {
+                let index = placed.header.position.index;
+                if index >= end {
+                    return false;
+                }
+                if index >= next {
+                    full = !gathered.take(frame);
+                }
+                !full
+            })?;
+            if full || range.end_index >= end || range.end_index <= next {
+                break;
+            }
+            next = range.end_index;
+        }
+        Ok(gathered.frames)
+    }
+
+    pub(super) fn index_of_offset(&self, offset: u64) -> Result<Option<u64>, ReadError> {
+        let range = {
+            let state = self.state.lock();
+            if offset < state.start_offset || offset >= state.next_offset {
+                return Ok(None);
+            }
+            if let Some(frame) = state.cache.find_offset(offset) {
+                return Ok(Some(frame.header.position.index));
+            }
+            let above = state.segments.partition_point(|segment| segment.header.base_offset <= offset);
+            let Some(place) = above.checked_sub(1) else { return Ok(None) };
+            let segment = &state.segments[place];
+            DiskRange::of(&state, segment, segment.extent.entry_of_offset(offset))
+        };
+        range.first_where(|frame| offset < frame.header.end_offset())
+    }
+
+    pub(super) fn index_of_time(&self, time_ms: u64) -> Result<Option<u64>, ReadError> {
+        let mut after_segment = 0;
+        loop {
+            let (sequence, purged, range) = {
+                let state = self.state.lock();
+                let purged = state.purged_index();
+                let candidate = state.segments.iter().find(|segment| {
+                    segment.header.sequence > after_segment
+                        && segment.extent.time_ms_max >= time_ms
+                        && Some(segment.extent.next_index()) > purged.map(|purged| purged + 1)
+                        && state.cache.first_index().is_none_or(|cached| segment.header.first_index < cached)
+                        && state.last.is_some_and(|last| segment.header.first_index <= last.index)
+                });
+                let Some(segment) = candidate else {
+                    let mut cached = state.cache.iter().filter(|frame| frame.header.time_ms >= time_ms);
+                    return Ok(cached.next().map(|frame| frame.header.position.index));
+                };
+                let start = segment.extent.entry_of_time(time_ms);
+                (segment.header.sequence, purged, DiskRange::of(&state, segment, start))
+            };
+            let found = range.first_where(|frame| {
+                frame.header.time_ms >= time_ms && Some(frame.header.position.index) > purged
+            })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            after_segment = sequence;
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What readers and the flusher share about one log. The caller's side moves first (frames are readable and cuts
+//! effective at once), the segments follow when the flusher has done the work.
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::{Bounds, RollPolicy};
+use crate::{
+    cache::TailCache,
+    cut,
+    frame::{self, Frame, NewFrame, Position},
+    fs::File,
+    hard_state::{LogFacts, Mark},
+    index::{Extent, Placed},
+    recovery::Recovered,
+    segment::{Segment, SegmentHeader, SegmentSpan},
+    store::Disk,
+    writer::{Active, Continuation, Writer},
+};
+
+pub(crate) struct LogShared {
+    pub(crate) id: u32,
+    pub(crate) name_checksum: u32,
+    pub(crate) replica: u64,
+    pub(crate) dir: PathBuf,
+    /// The flusher's alone.
+    pub(crate) writer: Mutex<Writer>,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) purged: Option<Position>,
+    pub(super) last: Option<Position>,
+    /// Last index known durable and not cut since.
+    pub(super) flushed: Option<u64>,
+    pub(super) start_offset: u64,
+    pub(super) next_offset: u64,
+    pub(super) vote: Option<Vec<u8>>,
+    pub(super) roll: RollPolicy,
+    pub(super) cache: TailCache,
+    /// Oldest first. Hold only what is durable; may hold frames that a cut under way is about to remove.
+    pub(super) segments: VecDeque<Segment>,
+    /// Truncations and restarts that the flusher has not done yet.
+    pub(super) resets_pending: u32,
+}
+
+/// A segment as truncation needs it.
+pub(crate) struct CutPlace {
+    pub(crate) header: SegmentHeader,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) end_byte: u64,
+    pub(crate) next_index: u64,
+    pub(crate) is_newest: bool,
+}
+
+impl State {
+    pub(super) fn append(&mut self, frame: NewFrame) -> Frame {
+        if let Some(last) = self.last {
+            assert_eq!(frame.position.index, last.index + 1, "a log has no gaps");
+        }
+        let frame = frame::place(frame, self.next_offset);
+        self.next_offset = frame.header.end_offset();
+        self.last = Some(frame.header.position);
+        self.cache.push(frame.clone());
+        frame
+    }
+
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            purged: self.purged,
+            last: self.last,
+            synced_index: self.flushed.unwrap_or_default(),
+            start_offset: self.start_offset,
+            next_offset: self.next_offset,
+            bytes: self.segments.iter().map(|segment| segment.extent.end_byte).sum(),
+        }
+    }
+
+    pub(super) fn purged_index(&self) -> Option<u64> {
+        self.purged.map(|purged| purged.index)
+    }
+
+    /// Changes the cache and keeps the store's sum of all caches true.
+    pub(super) fn with_cache(&mut self, total: &AtomicU64, change: impl FnOnce(&mut TailCache)) {
+        let before = self.cache.bytes();
+        change(&mut self.cache);
+        total.fetch_sub(before - self.cache.bytes(), Ordering::Relaxed);
+    }
+}
+
+impl LogShared {
+    pub(crate) fn new(facts: &LogFacts, dir: PathBuf, roll: RollPolicy, recovered: Recovered) -> Self {
+        let Recovered { segments, next_segment, continuation } = recovered;
+        let newest = segments.last();
+        let written = newest.and_then(newest_position);
+        let last = written.max_by_index(facts.purged);
+        let first_offset = segments.first().map_or(facts.start_offset, |segment| segment.header.base_offset);
+        let state = State {
+            purged: facts.purged,
+            last,
+            flushed: last.map(|last| last.index),
+            start_offset: if facts.purged.is_some() { facts.start_offset } else { first_offset },
+            next_offset: newest.map_or(facts.start_offset, |segment| segment.extent.end_offset),
+            vote: facts.vote.clone(),
+            roll,
+            cache: TailCache::default(),
+            resets_pending: 0,
+            segments: VecDeque::new(),
+        };
+        let active = newest.map(|segment| Active::of(segment, continuation));
+        Self {
+            id: facts.id,
+            name_checksum: crc32fast::hash(facts.name.as_bytes()),
+            replica: facts.replica,
+            dir,
+            writer: Mutex::new(Writer::new(active, next_segment, last)),
+            state: Mutex::new(State { segments: segments.into(), ..state }),
+        }
+    }
+
+    pub(crate) fn roll(&self) -> RollPolicy {
+        self.state.lock().roll
+    }
+
+    pub(crate) fn set_roll(&self, roll: RollPolicy) {
+        self.state.lock().roll = roll;
+    }
+
+    pub(crate) fn set_vote(&self, vote: &[u8]) {
+        self.state.lock().vote = Some(vote.to_vec());
+    }
+
+    /// The frames are durable in the newest segment.
+    pub(crate) fn publish(&self, placed: impl Iterator<Item = Placed>) {
+        let mut state = self.state.lock();
+        let may_raise = state.resets_pending == 0;
+        for placed in placed {
+            if may_raise {
+                state.flushed = Some(placed.header.position.index);
+            }
+            let newest = state.segments.back_mut().expect("frames are placed in a segment");
+            newest.extent.push(&placed);
+        }
+    }
+
+    /// Index of the newest frame on disk.
+    pub(crate) fn last_written(&self) -> u64 {
+        let state = self.state.lock();
+        state.segments.back().and_then(newest_position).map_or(0, |position| position.index)
+    }
+
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        let state = self.state.lock();
+        let newest = state.segments.back()?;
+        cut::mark(newest.header.sequence, &newest.extent)
+    }
+
+    /// Header and index of the newest segment, which takes no more frames.
+    pub(crate) fn seal_newest(&self) -> Option<(SegmentHeader, Vec<u8>)> {
+        let mut state = self.state.lock();
+        let newest = state.segments.back_mut()?;
+        newest.sealed = true;
+        Some((newest.header.clone(), newest.extent.encode(&newest.header)))
+    }
+
+    pub(crate) fn start_segment(&self, segment: Segment) {
+        self.state.lock().segments.push_back(segment);
+    }
+
+    /// The segment that a truncation after `index` ends in; None if nothing is left.
+    pub(crate) fn newest_with(&self, index: Option<u64>) -> Option<CutPlace> {
+        let state = self.state.lock();
+        let above = state.segments.partition_point(|segment| Some(segment.header.first_index) <= index);
+        let place = above.checked_sub(1)?;
+        let segment = &state.segments[place];
+        Some(CutPlace {
+            header: segment.header.clone(),
+            path: segment.path.clone(),
+            file: Arc::clone(&segment.file),
+            end_byte: segment.extent.end_byte,
+            next_index: segment.extent.next_index(),
+            is_newest: above == state.segments.len(),
+        })
+    }
+
+    /// Makes the segment `sequence` the newest, ending as `extent` says; returns those that were newer.
+    pub(crate) fn cut_segments(&self, sequence: u64, extent: Extent) -> Vec<Segment> {
+        let mut state = self.state.lock();
+        let kept = state.segments.partition_point(|segment| segment.header.sequence <= sequence);
+        let dead = state.segments.drain(kept..).collect();
+        if let Some(newest) = state.segments.back_mut() {
+            newest.extent = extent;
+            newest.sealed = false;
+        }
+        dead
+    }
+
+    pub(crate) fn newest_active(&self, continuation: Continuation) -> Option<Active> {
+        self.state.lock().segments.back().map(|segment| Active::of(segment, continuation))
+    }
+
+    /// Takes all segments.
+    pub(crate) fn empty(&self) -> Vec<Segment> {
+        self.state.lock().segments.drain(..).collect()
+    }
+
+    /// Takes the segments wholly at or below `index`, but never the newest.
+    pub(crate) fn free_up_to(&self, index: u64) -> Vec<Segment> {
+        let mut state = self.state.lock();
+        let purged = |segment: &Segment| segment.extent.last.is_some_and(|last| last.index <= index);
+        let mut dead = Vec::new();
+        while state.segments.len() > 1 && state.segments.front().is_some_and(purged) {
+            dead.extend(state.segments.pop_front());
+        }
+        dead
+    }
+
+    /// A truncation or restart is done: what is left on disk ends at the position returned, or at `purged`.
+    pub(crate) fn reset_done(&self, purged: Option<Position>) -> Option<Position> {
+        let mut state = self.state.lock();
+        let last = state.segments.back().and_then(newest_position).max_by_index(purged);
+        state.resets_pending -= 1;
+        if state.resets_pending == 0 {
+            state.flushed = last.map(|last| last.index);
+        }
+        last
+    }
+
+    /// Drops flushed frames up to `index` from memory.
+    pub(crate) fn evict(&self, disk: &Disk, index: u64) {
+        let mut state = self.state.lock();
+        if let Some(flushed) = state.flushed {
+            state.with_cache(&disk.cached_bytes, |cache| cache.drop_up_to(flushed.min(index)));
+        }
+    }
+
+    /// Whether frames up to `index` may be in memory.
+    pub(crate) fn caches_up_to(&self, index: u64) -> bool {
+        self.state.lock().cache.first_index().is_some_and(|first| first <= index)
+    }
+
+    pub(super) fn spans(&self) -> Vec<SegmentSpan> {
+        self.state.lock().segments.iter().filter_map(Segment::span).collect()
+    }
+}
+
+fn newest_position(segment: &Segment) -> Option<Position> {
+    segment.extent.last.or(segment.header.previous)
+}
+
+trait Latest {
+    fn max_by_index(self, other: Self) -> Self;
+}
+
+impl Latest for Option<Position> {
+    /// The one that stands further on; `self` if they stand at the same index.
+    fn max_by_index(self, other: Self) -> Self {
+        match (self, other) {
+            (Some(own), Some(other)) if other.index > own.index => Some(other),
+            (own, other) => own.or(other),
+        }
+    }
+}

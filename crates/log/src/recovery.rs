@@ -1,0 +1,278 @@
+//! Opening a log after any kind of stop. Starting from the newest segment the headers lead back to the purge
+//! point; segments with a successor must be whole, the newest must be whole up to the recorded synced end, and
+//! what follows there is taken as far as it proves itself.
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    error::{Fatal, OpenError, ReadError},
+    fs::{File, FileSystem},
+    hard_state::LogFacts,
+    index::{Extent, INDEX_VERSION},
+    scan::{ScanError, Scanner},
+    sealed_file,
+    segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
+    writer::Continuation,
+};
+
+pub(crate) struct Recovered {
+    /// Oldest first; the last one is not sealed.
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) next_segment: u64,
+    pub(crate) continuation: Continuation,
+}
+
+pub(crate) struct Recovery<'a> {
+    pub(crate) fs: &'a dyn FileSystem,
+    pub(crate) dir: &'a Path,
+    pub(crate) facts: &'a LogFacts,
+    pub(crate) clean_stop: bool,
+    pub(crate) log: u32,
+}
+
+/// A segment file whose header has been read.
+struct Found {
+    header: SegmentHeader,
+    path: PathBuf,
+    file: Arc<dyn File>,
+}
+
+impl Recovery<'_> {
+    pub(crate) fn run(&self) -> Result<Recovered, OpenError> {
+        let sequences = self.list()?;
+        let next_segment = sequences.last().copied().unwrap_or(0) + 1;
+        let next_segment = next_segment.max(self.facts.cut.map_or(1, |cut| cut.next_segment));
+        let live: Vec<u64> = sequences.iter().copied().filter(|sequence| !self.is_cut(*sequence)).collect();
+        let chain = self.chain(&live)?;
+        self.remove_dead(&sequences, &chain)?;
+        let mut segments = Vec::new();
+        let mut newer = chain.into_iter().peekable();
+        while let Some(found) = newer.next() {
+            let successor = newer.peek().and_then(|next| next.header.predecessor);
+            segments.push(match successor {
+                Some(end) => self.sealed(found, end)?,
+                None => self.newest(found)?,
+            });
+        }
+        let continuation = match (segments.last(), self.facts.cut) {
+            (Some(newest), Some(cut)) if cut.segment == newest.header.sequence => Continuation::Cut,
+            _ => Continuation::NewEpoch,
+        };
+        Ok(Recovered { segments, next_segment, continuation })
+    }
+
+    fn list(&self) -> Result<Vec<u64>, OpenError> {
+        sealed_file::remove_temporary(self.fs, self.dir)?;
+        let names = self.fs.list(self.dir).map_err(|error| Fatal::new("list", self.dir, &error))?;
+        let mut sequences: Vec<u64> =
+            names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
+        sequences.sort_unstable();
+        Ok(sequences)
+    }
+
+    fn is_cut(&self, sequence: u64) -> bool {
+        self.facts.cut.is_some_and(|cut| cut.segment < sequence && sequence < cut.next_segment)
+    }
+
+    /// Oldest first: the newest live segment and those that it continues, down to the purge point.
+    fn chain(&self, live: &[u64]) -> Result<Vec<Found>, OpenError> {
+        let marked =
+            self.facts.mark.filter(|mark| Some(mark.index) > self.facts.purged.map(|purged| purged.index));
+        if let Some(mark) = marked.filter(|mark| live.last().is_none_or(|newest| *newest < mark.segment)) {
+            return Err(self.missing(mark.segment));
+        }
+        let mut chain = Vec::new();
+        let mut wanted = live.last().copied();
+        while let Some(sequence) = wanted {
+            if live.binary_search(&sequence).is_err() {
+                return Err(self.missing(sequence));
+            }
+            let found = self.read_header(sequence)?;
+            let purged_before =
+                self.facts.purged.is_some_and(|purged| found.header.first_index <= purged.index + 1);
+            wanted = found.header.predecessor.map(|before| before.sequence).filter(|_| !purged_before);
+            chain.push(found);
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    fn missing(&self, sequence: u64) -> OpenError {
+        let path = self.dir.join(SegmentHeader::file_name(sequence));
+        self.corrupt(&path, 0, "segment file is missing", self.facts.start_offset)
+    }
+
+    fn corrupt(&self, path: &Path, at: u64, what: &str, first_offset: u64) -> OpenError {
+        let end_offset = self.facts.mark.map_or(first_offset, |mark| mark.end_offset.max(first_offset));
+        let path = path.display().to_string();
+        OpenError::Corrupt { path, at, what: what.to_owned(), first_offset, end_offset }
+    }
+
+    fn read_header(&self, sequence: u64) -> Result<Found, OpenError> {
+        let path = self.dir.join(SegmentHeader::file_name(sequence));
+        let file = self.fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        file.read_at(&mut bytes, 0).map_err(|error| Fatal::new("read", &path, &error))?;
+        let header = SegmentHeader::decode(&bytes).map_err(|error| match error {
+            HeaderError::Newer(version) => OpenError::Newer { path: path.display().to_string(), version },
+            HeaderError::Bad(what) => self.corrupt(&path, 0, what, self.facts.start_offset),
+        })?;
+        let own =
+            header.sequence == sequence && header.replica == self.facts.replica && header.log == self.log;
+        if !own {
+            return Err(self.corrupt(&path, 0, "segment of another log", self.facts.start_offset));
+        }
+        Ok(Found { header, path, file })
+    }
+
+    /// Segments that nothing leads to: purged or cut, but not yet renamed or removed when the process ended.
+    fn remove_dead(&self, sequences: &[u64], chain: &[Found]) -> Result<(), OpenError> {
+        let dead =
+            sequences.iter().filter(|sequence| chain.iter().all(|found| found.header.sequence != **sequence));
+        for sequence in dead {
+            for name in [SegmentHeader::file_name(*sequence), SegmentHeader::index_name(*sequence)] {
+                let path = self.dir.join(name);
+                match self.fs.remove(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(Fatal::new("remove", &path, &error).into());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.fs.sync_dir(self.dir).map_err(|error| Fatal::new("sync directory", self.dir, &error))?;
+        Ok(())
+    }
+
+    fn sealed(&self, found: Found, end: Predecessor) -> Result<Segment, OpenError> {
+        let Found { header, path, file } = found;
+        let whole = |extent: &Extent| extent.end_byte == end.end_byte && extent.link.chain == end.chain;
+        let extent = match self.read_index(&header).filter(whole) {
+            Some(extent) => extent,
+            None => {
+                let extent = extent_up_to(&file, &header, end.end_byte, None)
+                    .map_err(|error| self.scan_failed(error, &path, &header))?;
+                if !whole(&extent) {
+                    let what = "segment is not the one that its successor continues";
+                    return Err(self.corrupt(&path, end.end_byte, what, header.base_offset));
+                }
+                self.write_index(&header, &extent)?;
+                extent
+            }
+        };
+        Ok(Segment { header, path, file, extent, sealed: true })
+    }
+
+    fn scan_failed(&self, error: ScanError, path: &Path, header: &SegmentHeader) -> OpenError {
+        match error {
+            ScanError::Io(error) => Fatal::new("read", path, &error).into(),
+            ScanError::Bad { at, what } => self.corrupt(path, at, what, header.base_offset),
+        }
+    }
+
+    /// None if it is missing or damaged: it can be rebuilt.
+    fn read_index(&self, header: &SegmentHeader) -> Option<Extent> {
+        let path = self.dir.join(SegmentHeader::index_name(header.sequence));
+        match sealed_file::load(self.fs, &path) {
+            Ok(Some((INDEX_VERSION, content))) => Extent::decode(&content, header),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "rebuild segment index");
+                None
+            }
+        }
+    }
+
+    fn write_index(&self, header: &SegmentHeader, extent: &Extent) -> Result<(), OpenError> {
+        let path = self.dir.join(SegmentHeader::index_name(header.sequence));
+        let file = self.fs.create(&path).map_err(|error| Fatal::new("create", &path, &error))?;
+        file.write_all_at(&sealed_file::encode(INDEX_VERSION, &extent.encode(header)), 0)
+            .map_err(|error| Fatal::new("write", &path, &error))?;
+        Ok(())
+    }
+
+    fn newest(&self, found: Found) -> Result<Segment, OpenError> {
+        let Found { header, path, file } = found;
+        let length = file.length().map_err(|error| Fatal::new("measure", &path, &error))?;
+        let own_mark = self.facts.mark.filter(|mark| mark.segment == header.sequence);
+        let own_cut = self.facts.cut.filter(|cut| cut.segment == header.sequence);
+        let marked_byte = own_mark.map_or(0, |mark| mark.byte).max(own_cut.map_or(0, |cut| cut.byte));
+        let limit = match own_cut {
+            Some(cut) => cut.byte,
+            // A clean stop recorded the very end.
+            None if self.clean_stop => marked_byte.max(SEGMENT_HEADER_BYTES as u64),
+            None => length,
+        };
+        let mut extent = Extent::empty(&header);
+        let mut scanner = Scanner::new(Arc::clone(&file), extent.entries[0], limit);
+        loop {
+            match scanner.next() {
+                Ok(Some((_, placed))) => extent.push(&placed),
+                Ok(None) => break,
+                Err(ScanError::Bad { at, what }) if at < marked_byte => {
+                    return Err(self.corrupt(&path, at, what, extent.end_offset));
+                }
+                Err(ScanError::Bad { .. }) => break,
+                Err(ScanError::Io(error)) => return Err(Fatal::new("read", &path, &error).into()),
+            }
+        }
+        if extent.end_byte < marked_byte {
+            return Err(self.corrupt(
+                &path,
+                extent.end_byte,
+                "file ends before its synced end",
+                extent.end_offset,
+            ));
+        }
+        // An epoch mark may stand behind the last frame; the next run draws another nonce after it.
+        extent.end_byte = scanner.byte();
+        extent.link = scanner.link();
+        // What was found may so far be in the page cache only, but is from now on counted as durable.
+        file.sync().map_err(|error| Fatal::new("sync", &path, &error))?;
+        Ok(Segment { header, path, file, extent, sealed: false })
+    }
+}
+
+/// What the segment holds up to `index` (or up to `end_byte`), from its frames alone.
+pub(crate) fn extent_up_to(
+    file: &Arc<dyn File>,
+    header: &SegmentHeader,
+    end_byte: u64,
+    index: Option<u64>,
+) -> Result<Extent, ScanError> {
+    let mut extent = Extent::empty(header);
+    let mut scanner = Scanner::new(Arc::clone(file), extent.entries[0], end_byte);
+    while index.is_none_or(|index| extent.next_index() <= index) {
+        let Some((_, placed)) = scanner.next()? else { break };
+        extent.push(&placed);
+    }
+    // Behind the last frame there may be an epoch mark, which counts where the whole segment is wanted.
+    extent.end_byte = scanner.byte();
+    extent.link = scanner.link();
+    Ok(extent)
+}
+
+impl ScanError {
+    pub(crate) fn fatal(&self, path: &Path) -> Fatal {
+        match self {
+            Self::Io(error) => Fatal::new("read", path, error),
+            Self::Bad { at, what } => Fatal {
+                operation: "read",
+                path: path.display().to_string(),
+                message: format!("corrupt at byte {at}: {what}"),
+                disk_full: false,
+            },
+        }
+    }
+
+    pub(crate) fn read_error(self, path: &Path) -> ReadError {
+        let path = path.display().to_string();
+        match self {
+            Self::Io(error) => ReadError::Io { path, message: error.to_string() },
+            Self::Bad { at, what } => ReadError::Corrupt { path, at, what: what.to_owned() },
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Small files that are replaced whole: magic, format, the content's own version, length, checksum, content.
+//! After a crash there is the old one or the new one, never a mixture and never neither.
+use std::path::{Path, PathBuf};
+
+use crate::{
+    codec::{Fields, to_usize},
+    error::{Fatal, OpenError},
+    fs::FileSystem,
+};
+
+const MAGIC: &[u8; 8] = b"FANFFILE";
+const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = 28;
+
+pub(crate) fn encode(version: u32, content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&version.to_le_bytes());
+    bytes.extend_from_slice(&(content.len() as u64).to_le_bytes());
+    let checksum = checksum(&bytes, content);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+fn checksum(header: &[u8], content: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(content);
+    hasher.finalize()
+}
+
+/// Version and content.
+pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<(u32, Vec<u8>), OpenError> {
+    let corrupt = |at: u64, what: &str| OpenError::corrupt(path, at, what);
+    let (header, content) =
+        bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| corrupt(0, "header cut short"))?;
+    let mut fields = Fields::new(header);
+    if fields.array() != Some(*MAGIC) {
+        return Err(corrupt(0, "not a file of this store"));
+    }
+    let parsed = (|| Some((fields.u32()?, fields.u32()?, fields.u64()?, fields.u32()?)))();
+    let (format, version, length, found) = parsed.ok_or_else(|| corrupt(0, "header cut short"))?;
+    if format > FORMAT {
+        return Err(OpenError::Newer { path: path.display().to_string(), version: format });
+    }
+    if length != content.len() as u64 {
+        return Err(corrupt(16, "length differs"));
+    }
+    if found != checksum(&header[..HEADER_BYTES - 4], content) {
+        return Err(corrupt(24, "checksum differs"));
+    }
+    Ok((version, content.to_vec()))
+}
+
+/// Replaces `path` atomically; the result is durable. `temporary` lies in the same directory.
+pub(crate) fn replace(fs: &dyn FileSystem, path: &Path, temporary: &Path, bytes: &[u8]) -> Result<(), Fatal> {
+    let dir = path.parent().unwrap_or_else(|| Path::new("/"));
+    let file = fs.create(temporary).map_err(|error| Fatal::new("create", temporary, &error))?;
+    file.write_all_at(bytes, 0).map_err(|error| Fatal::new("write", temporary, &error))?;
+    file.sync().map_err(|error| Fatal::new("sync", temporary, &error))?;
+    fs.rename(temporary, path).map_err(|error| Fatal::new("rename", path, &error))?;
+    fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))
+}
+
+/// None if there is no such file.
+pub(crate) fn read(fs: &dyn FileSystem, path: &Path) -> Result<Option<Vec<u8>>, Fatal> {
+    let file = match fs.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Fatal::new("open", path, &error)),
+    };
+    let length = file.length().map_err(|error| Fatal::new("measure", path, &error))?;
+    let mut bytes = vec![0; to_usize(length)];
+    let filled = file.read_at(&mut bytes, 0).map_err(|error| Fatal::new("read", path, &error))?;
+    bytes.truncate(filled);
+    Ok(Some(bytes))
+}
+
+pub(crate) fn load(fs: &dyn FileSystem, path: &Path) -> Result<Option<(u32, Vec<u8>)>, OpenError> {
+    read(fs, path)?.map(|bytes| decode(path, &bytes)).transpose()
+}
+
+/// Removes what interrupted replacements and creations left in `dir`.
+pub(crate) fn remove_temporary(fs: &dyn FileSystem, dir: &Path) -> Result<(), Fatal> {
+    let names = fs.list(dir).map_err(|error| Fatal::new("list", dir, &error))?;
+    for name in names.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
+        let path: PathBuf = dir.join(name);
+        fs.remove(&path).map_err(|error| Fatal::new("remove", &path, &error))?;
+    }
+    Ok(())
+}
+
+pub(crate) const TEMPORARY_SUFFIX: &str = ".new";

@@ -1,0 +1,171 @@
+//! One file of a log. Its header is durable before its name is, and its name before its first frame; it says
+//! exactly where in which older segment it continues, so a segment that has a successor was synced whole up to
+//! there, and whatever no successor leads back to is dead.
+use std::{path::PathBuf, sync::Arc};
+
+use crate::{
+    codec::Fields,
+    frame::{Link, Position},
+    fs::File,
+    index::Extent,
+};
+
+/// The header has whole sectors of its own, so no write of frames can tear it.
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 512;
+const MAGIC: &[u8; 8] = b"FANFSEG\0";
+const VERSION: u32 = 1;
+const CHECKSUM_AT: usize = 12;
+
+/// Where the segment before this one ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Predecessor {
+    pub(crate) sequence: u64,
+    pub(crate) end_byte: u64,
+    pub(crate) chain: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) sequence: u64,
+    pub(crate) nonce: u64,
+    pub(crate) replica: u64,
+    /// Checksum of the log's name.
+    pub(crate) log: u32,
+    pub(crate) first_index: u64,
+    pub(crate) base_offset: u64,
+    /// Of the frame before the first one; None at the very start of a log.
+    pub(crate) previous: Option<Position>,
+    /// None if the log starts or starts anew here.
+    pub(crate) predecessor: Option<Predecessor>,
+}
+
+pub(crate) enum HeaderError {
+    Newer(u32),
+    Bad(&'static str),
+}
+
+impl SegmentHeader {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&self.nonce.to_le_bytes());
+        bytes.extend_from_slice(&self.sequence.to_le_bytes());
+        bytes.extend_from_slice(&self.replica.to_le_bytes());
+        bytes.extend_from_slice(&self.log.to_le_bytes());
+        bytes.extend_from_slice(&u32::from(self.previous.is_some()).to_le_bytes());
+        bytes.extend_from_slice(&self.first_index.to_le_bytes());
+        bytes.extend_from_slice(&self.base_offset.to_le_bytes());
+        let previous = self.previous.unwrap_or_default();
+        for field in [previous.term, previous.leader, previous.index] {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        let before = self.predecessor.unwrap_or(Predecessor { sequence: 0, end_byte: 0, chain: 0 });
+        bytes.extend_from_slice(&before.sequence.to_le_bytes());
+        bytes.extend_from_slice(&before.end_byte.to_le_bytes());
+        bytes.extend_from_slice(&before.chain.to_le_bytes());
+        bytes.resize(SEGMENT_HEADER_BYTES, 0);
+        let checksum = checksum(&bytes);
+        bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Result<Self, HeaderError> {
+        let mut fields = Fields::new(bytes);
+        if fields.array() != Some(*MAGIC) {
+            return Err(HeaderError::Bad("not a segment"));
+        }
+        let version = fields.u32().unwrap_or_default();
+        let found = fields.u32();
+        // A newer version may keep its checksum elsewhere; ours proves that the version is not just a flipped bit.
+        if version == VERSION && found != Some(checksum(bytes)) {
+            return Err(HeaderError::Bad("segment header checksum differs"));
+        }
+        if version > VERSION {
+            return Err(HeaderError::Newer(version));
+        }
+        read_fields(&mut fields)
+            .filter(|_| version == VERSION)
+            .ok_or(HeaderError::Bad("segment header is malformed"))
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        // Not zero, so that the first header's checksum differs from that of a bare nonce.
+        Link { nonce: self.nonce, chain: self.log | 1 }
+    }
+
+    pub(crate) fn file_name(sequence: u64) -> String {
+        format!("{sequence:016x}.seg")
+    }
+
+    pub(crate) fn index_name(sequence: u64) -> String {
+        format!("{sequence:016x}.idx")
+    }
+
+    pub(crate) fn sequence_of(file_name: &str) -> Option<u64> {
+        u64::from_str_radix(file_name.strip_suffix(".seg")?, 16).ok()
+    }
+}
+
+fn read_fields(fields: &mut Fields<'_>) -> Option<SegmentHeader> {
+    let (nonce, sequence, replica) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    let (log, has_previous) = (fields.u32()?, fields.u32()?);
+    let (first_index, base_offset) = (fields.u64()?, fields.u64()?);
+    let previous = Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? };
+    let before = Predecessor { sequence: fields.u64()?, end_byte: fields.u64()?, chain: fields.u32()? };
+    Some(SegmentHeader {
+        sequence,
+        nonce,
+        replica,
+        log,
+        first_index,
+        base_offset,
+        previous: (has_previous == 1).then_some(previous),
+        predecessor: (before.sequence != 0).then_some(before),
+    })
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..CHECKSUM_AT]);
+    hasher.update(&bytes[CHECKSUM_AT + 4..]);
+    hasher.finalize()
+}
+
+/// A segment as readers know it: everything in `extent` is durable.
+pub(crate) struct Segment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) extent: Extent,
+    pub(crate) sealed: bool,
+}
+
+/// Which frames of a log a segment holds and what they are worth to retention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentSpan {
+    pub first_index: u64,
+    pub last: Position,
+    pub base_offset: u64,
+    pub end_offset: u64,
+    pub time_ms_max: u64,
+    pub bytes: u64,
+    pub sealed: bool,
+}
+
+impl Segment {
+    /// None as long as it holds no frame.
+    pub(crate) fn span(&self) -> Option<SegmentSpan> {
+        let last = self.extent.last?;
+        Some(SegmentSpan {
+            first_index: self.header.first_index,
+            last,
+            base_offset: self.header.base_offset,
+            end_offset: self.extent.end_offset,
+            time_ms_max: self.extent.time_ms_max,
+            bytes: self.extent.end_byte,
+            sealed: self.sealed,
+        })
+    }
+}

@@ -1,0 +1,3 @@
+//! The log's promises, on tiny segments in memory.
+mod log;
+mod support;

@@ -1,0 +1,76 @@
+//! A store on tiny segments in memory, driven without waiting for more than is asked.
+use std::{
+    path::Path,
+    sync::{Arc, mpsc},
+};
+
+use bytes::Bytes;
+use fanfare_log::{
+    Done, Fatal, Frame, Log, MemoryFileSystem, NewFrame, OpenError, Payload, Position, RollPolicy, Store,
+    StoreOptions,
+};
+
+pub(crate) const DIR: &str = "/data";
+pub(crate) const SEGMENT_BYTES: u64 = 2048;
+pub(crate) const LOG: &str = "events-0";
+pub(crate) const REPLICA: u64 = 7;
+
+pub(crate) fn options() -> StoreOptions {
+    StoreOptions {
+        segment_bytes: SEGMENT_BYTES,
+        pool_segments_max: 2,
+        cache_bytes: 0,
+        queue_bytes_max: 1 << 20,
+    }
+}
+
+pub(crate) fn roll() -> RollPolicy {
+    RollPolicy { segment_bytes: SEGMENT_BYTES, age_ms: u64::MAX }
+}
+
+pub(crate) fn open_store(fs: &MemoryFileSystem) -> Result<Store, OpenError> {
+    Store::open(Arc::new(fs.clone()), Path::new(DIR), options(), Box::new(|_| {}))
+}
+
+pub(crate) fn open(fs: &MemoryFileSystem) -> Result<(Store, Log), OpenError> {
+    let store = open_store(fs)?;
+    let log = store.open_log(LOG, REPLICA, roll())?;
+    Ok((store, log))
+}
+
+/// A frame whose content follows from its index and `term`.
+pub(crate) fn frame(index: u64, term: u64, payload_bytes: usize) -> NewFrame {
+    let byte = |at: u64| (index * 31 + term * 7 + at).to_le_bytes()[0];
+    let content: Vec<u8> = (0..payload_bytes as u64).map(byte).collect();
+    let (head, tail) = content.split_at(payload_bytes / 3);
+    NewFrame {
+        kind: 1,
+        position: Position { term, leader: 1, index },
+        count: 1 + (index % 3) as u32,
+        time_ms: 1000 + index * 10,
+        payload: Payload::new(vec![Bytes::copy_from_slice(head), Bytes::copy_from_slice(tail)]),
+    }
+}
+
+/// Does something with a `Done` and waits for it.
+pub(crate) fn wait(request: impl FnOnce(Done)) -> Result<(), Fatal> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    request(Box::new(move |result| sender.send(result).expect("the test waits")));
+    receiver.recv().expect("every request is answered")
+}
+
+pub(crate) fn append(log: &Log, frames: Vec<NewFrame>) -> Result<(), Fatal> {
+    wait(|done| log.append(frames, done))
+}
+
+pub(crate) fn append_range(log: &Log, indexes: std::ops::Range<u64>, term: u64, payload_bytes: usize) {
+    for index in indexes {
+        append(log, vec![frame(index, term, payload_bytes)]).expect("append");
+    }
+}
+
+pub(crate) fn read_all(log: &Log) -> Vec<Frame> {
+    let first = log.bounds().purged.map_or(0, |purged| purged.index + 1);
+    let first = log.segments().first().map_or(first, |span| first.max(span.first_index));
+    log.read(first, u64::MAX, u64::MAX).expect("read")
+}
