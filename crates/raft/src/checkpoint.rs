@@ -1,0 +1,175 @@
+//! Checkpoints: a machine's accumulated state with the place in the log that it belongs to; one file per replica.
+//!
+//! The file is the durable form of the machine, and the newest one is also what a snapshot is made of. Invariant:
+//! a checkpoint is written only when the log has flushed the entry it stands at, except for an installed snapshot,
+//! whose log begins above it.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+use fanfare_log::{Fatal, Log, OpenError, Position, Store};
+use parking_lot::Mutex;
+
+use crate::codec::{self, Malformed};
+use crate::entry::{LogId, Snapshot, SnapshotMeta, StoredMembership, log_id_of, position_of};
+use crate::machine::Anchor;
+
+pub(crate) const CHECKPOINT_VERSION: u8 = 1;
+
+/// A machine's state at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Checkpoint {
+    /// The last entry that was applied to what is derived from the log.
+    pub(crate) applied: LogId,
+    /// The offset that follows `applied`.
+    pub(crate) next_offset: u64,
+    /// The first index that the accumulated state does not contain; above `applied` only after an installed snapshot.
+    pub(crate) full_from: u64,
+    /// Memberships in log order: the one in effect at the base first, the one in effect at `applied` last.
+    pub(crate) memberships: Vec<StoredMembership>,
+    pub(crate) anchor: Option<Anchor>,
+    /// Came as a snapshot: the log below and up to `applied` is not this replica's.
+    pub(crate) installed: bool,
+    pub(crate) machine: Bytes,
+}
+
+impl Checkpoint {
+    /// Where a snapshot made of this checkpoint stands. None while an anchored machine has trimmed nothing.
+    pub(crate) fn base(&self) -> Option<Anchor> {
+        match self.anchor {
+            None => Some(Anchor { position: position_of(self.applied), next_offset: self.next_offset }),
+            Some(anchor) if anchor.position.index == 0 => None,
+            Some(anchor) => Some(anchor),
+        }
+    }
+
+    /// The membership in effect at `index`.
+    pub(crate) fn membership_at(&self, index: u64) -> StoredMembership {
+        let at = effective_at(&self.memberships, index);
+        at.and_then(|at| self.memberships.get(at)).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn to_snapshot(&self) -> Option<Snapshot> {
+        let base = self.base()?.position;
+        let last_membership = self.membership_at(base.index);
+        let meta = SnapshotMeta { last_log_id: Some(log_id_of(base)), last_membership };
+        Some(Snapshot { meta, snapshot: self.encode().into() })
+    }
+
+    /// What a replica that installs this checkpoint as a snapshot at `base` starts from.
+    pub(crate) fn rebased(self, base: LogId, membership: StoredMembership) -> Result<Self, Malformed> {
+        let own = self.base().ok_or(Malformed("snapshot: it has no base"))?;
+        if own.position != position_of(base) || base.index > self.applied.index {
+            return Err(Malformed("snapshot: its base is not that of its header"));
+        }
+        Ok(Self {
+            applied: base,
+            next_offset: own.next_offset,
+            full_from: self.full_from.max(self.applied.index + 1),
+            memberships: vec![membership],
+            installed: true,
+            ..self
+        })
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![CHECKPOINT_VERSION, u8::from(self.installed)];
+        codec::put_log_id(&mut out, &self.applied);
+        out.put_u64_le(self.next_offset);
+        out.put_u64_le(self.full_from);
+        let anchor = self.anchor.map(|anchor| log_id_of(anchor.position));
+        codec::put_log_id_option(&mut out, anchor.as_ref());
+        out.put_u64_le(self.anchor.map_or(0, |anchor| anchor.next_offset));
+        out.put_u32_le(u32::try_from(self.memberships.len()).expect("a trim drops old memberships"));
+        self.memberships.iter().for_each(|stored| codec::put_stored_membership(&mut out, stored));
+        out.extend_from_slice(&self.machine);
+        out
+    }
+
+    pub(crate) fn decode(mut from: Bytes) -> Result<Self, Malformed> {
+        codec::expect_version(&mut from, CHECKPOINT_VERSION, "checkpoint version")?;
+        let installed = codec::take_bool(&mut from)?;
+        let applied = codec::take_log_id(&mut from)?;
+        let next_offset = codec::take_u64(&mut from)?;
+        let full_from = codec::take_u64(&mut from)?;
+        let position = codec::take_log_id_option(&mut from)?.map(position_of);
+        let anchor_offset = codec::take_u64(&mut from)?;
+        let anchor = position.map(|position| Anchor { position, next_offset: anchor_offset });
+        let memberships = (0..codec::take_u32(&mut from)?).map(|_| codec::take_stored_membership(&mut from));
+        let memberships = memberships.collect::<Result<Vec<_>, _>>()?;
+        let machine = from.copy_to_bytes(from.remaining());
+        Ok(Self { applied, next_offset, full_from, memberships, anchor, installed, machine })
+    }
+}
+
+/// Where in `memberships` the one in effect at `index` is.
+pub(crate) fn effective_at(memberships: &[StoredMembership], index: u64) -> Option<usize> {
+    memberships.iter().rposition(|stored| stored.log_id().is_none_or(|log_id| log_id.index <= index))
+}
+
+/// Keeps the checkpoint file of one replica, and the newest durable checkpoint in memory.
+pub(crate) struct Checkpoints {
+    store: Store,
+    file: String,
+    latest: Mutex<Option<Arc<Checkpoint>>>,
+    /// Held from taking a machine's state to having saved it, so that an older state never replaces a newer one.
+    pub(crate) saving: tokio::sync::Mutex<()>,
+}
+
+/// What the checkpoint file holds.
+pub(crate) enum Found {
+    Nothing,
+    Damaged(String),
+    Checkpoint(Checkpoint),
+}
+
+impl Checkpoints {
+    pub(crate) fn new(store: Store, group: &str) -> Self {
+        let file = format!("checkpoint-{group}");
+        Self { store, file, latest: Mutex::default(), saving: tokio::sync::Mutex::default() }
+    }
+
+    /// Reads the file. Blocking.
+    pub(crate) fn load(&self) -> Result<Found, OpenError> {
+        match self.store.load_file(&self.file) {
+            Ok(None) => Ok(Found::Nothing),
+            Ok(Some((version, bytes))) if version == u32::from(CHECKPOINT_VERSION) => {
+                Ok(Checkpoint::decode(bytes.into())
+                    .map_or_else(|e| Found::Damaged(e.to_string()), Found::Checkpoint))
+            }
+            Ok(Some((version, _))) => Err(OpenError::Newer { path: self.file.clone(), version }),
+            Err(corrupt @ OpenError::Corrupt { .. }) => Ok(Found::Damaged(corrupt.to_string())),
+            Err(other) => Err(other),
+        }
+    }
+
+    pub(crate) fn latest(&self) -> Option<Arc<Checkpoint>> {
+        self.latest.lock().clone()
+    }
+
+    /// Takes a checkpoint that is durable already, or that stands for a state without a log.
+    pub(crate) fn adopt(&self, checkpoint: Checkpoint) {
+        *self.latest.lock() = Some(Arc::new(checkpoint));
+    }
+
+    /// Makes a checkpoint durable and the newest. The caller holds `saving`.
+    pub(crate) async fn save(&self, checkpoint: Checkpoint) -> Result<(), Fatal> {
+        let (store, file) = (self.store.clone(), self.file.clone());
+        let saved = tokio::task::spawn_blocking(move || {
+            store.save_file(&file, u32::from(CHECKPOINT_VERSION), &checkpoint.encode()).map(|()| checkpoint)
+        });
+        self.adopt(saved.await.expect("saving a file does not panic")?);
+        Ok(())
+    }
+}
+
+/// Whether everything up to `position` is on this replica's disk, or below its log.
+pub(crate) fn is_flushed(log: &Log, position: Position) -> bool {
+    let bounds = log.bounds();
+    let purged = bounds.purged.is_some_and(|purged| purged.index >= position.index);
+    let appended = bounds.last.is_some_and(|last| last.index >= position.index);
+    purged || (appended && bounds.synced_index >= position.index)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! The types that openraft is configured with: entries that share their payload with the log, replica ids, votes,
+//! and the channel that a proposer waits on.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use fanfare_log::{Frame, FrameHeader, NewFrame, Position};
+use openraft::entry::{RaftEntry, RaftPayload};
+use openraft::raft::responder::Responder;
+use openraft::{OptionalSend, RaftTypeConfig};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::codec::{self, Malformed};
+use crate::machine::{AnyReply, KIND_BLANK, KIND_MEMBERSHIP, Proposal};
+
+/// Leaders are (term, replica): two candidates of one term do not stall each other.
+pub(crate) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
+pub(crate) type LogId = openraft::LogId<LeaderId>;
+pub(crate) type Vote = openraft::Vote<LeaderId>;
+pub(crate) type Membership = openraft::Membership<u64, Broker>;
+pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, Broker>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, Broker>;
+pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Broker, bytes::Bytes>;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Types;
+
+impl RaftTypeConfig for Types {
+    type D = Application;
+    type R = Outcome;
+    type NodeId = u64;
+    type Node = Broker;
+    type Term = u64;
+    type LeaderId = LeaderId;
+    type Vote = Vote;
+    type Payload = EntryPayload;
+    type Entry = Entry;
+    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type Responder<T>
+        = Completion<T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+/// Where a replica lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Broker {
+    pub(crate) broker: u64,
+    pub(crate) address: String,
+}
+
+/// A proposal as openraft carries it.
+#[derive(Debug)]
+pub(crate) struct Application(pub(crate) Proposal);
+
+impl fmt::Display for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kind {}, {} bytes", self.0.kind, self.0.payload.len())
+    }
+}
+
+/// What applying an entry gave: the offset it starts at, and the machine's reply if somebody waits for it.
+pub(crate) struct Outcome {
+    pub(crate) base_offset: u64,
+    pub(crate) reply: Option<AnyReply>,
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome").field("base_offset", &self.base_offset).finish_non_exhaustive()
+    }
+}
+
+/// Answers one proposal and gives its place in the window of proposals under way back.
+pub(crate) struct Completion<T> {
+    pub(crate) answer: oneshot::Sender<T>,
+    pub(crate) _place: OwnedSemaphorePermit,
+}
+
+impl<T: OptionalSend + 'static> Responder<Types, T> for Completion<T> {
+    fn on_complete(self, result: T) {
+        // A proposer that went away has no use for the answer.
+        drop(self.answer.send(result));
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum EntryPayload {
+    Blank,
+    Membership(Membership),
+    Application(Proposal),
+}
+
+impl fmt::Display for EntryPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => f.write_str("blank"),
+            Self::Membership(membership) => membership.fmt(f),
+            Self::Application(proposal) => {
+                write!(f, "kind {}, {} bytes", proposal.kind, proposal.payload.len())
+            }
+        }
+    }
+}
+
+impl RaftPayload for EntryPayload {
+    type D = Application;
+    type NodeId = u64;
+    type Node = Broker;
+
+    fn blank() -> Self {
+        Self::Blank
+    }
+
+    fn with_normal(self, data: Application) -> Self {
+        Self::Application(data.0)
+    }
+
+    fn with_membership(self, membership: Membership) -> Self {
+        Self::Membership(membership)
+    }
+
+    fn get_membership(&self) -> Option<Membership> {
+        match self {
+            Self::Membership(membership) => Some(membership.clone()),
+            Self::Blank | Self::Application(_) => None,
+        }
+    }
+}
+
+/// One entry. `base_offset` is the log's to give: it is known only of entries that were read from the log.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    log_id: LogId,
+    pub(crate) base_offset: u64,
+    pub(crate) payload: EntryPayload,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.log_id, self.payload)
+    }
+}
+
+impl RaftEntry for Entry {
+    type CommittedLeaderId = LeaderId;
+    type Payload = EntryPayload;
+
+    fn new(log_id: LogId, payload: EntryPayload) -> Self {
+        Self { log_id, base_offset: 0, payload }
+    }
+
+    fn log_id_parts(&self) -> (&LeaderId, u64) {
+        (&self.log_id.leader_id, self.log_id.index)
+    }
+
+    fn set_log_id(&mut self, log_id: LogId) {
+        self.log_id = log_id;
+    }
+
+    fn get_membership(&self) -> Option<Membership> {
+        self.payload.get_membership()
+    }
+}
+
+impl Entry {
+    pub(crate) fn into_new_frame(self) -> NewFrame {
+        let position = position_of(self.log_id);
+        match self.payload {
+            EntryPayload::Blank => {
+                NewFrame { kind: KIND_BLANK, position, count: 0, time_ms: 0, payload: Default::default() }
+            }
+            EntryPayload::Membership(membership) => {
+                let payload = fanfare_log::Payload::new(vec![codec::encode_membership(&membership).into()]);
+                NewFrame { kind: KIND_MEMBERSHIP, position, count: 0, time_ms: 0, payload }
+            }
+            EntryPayload::Application(Proposal { kind, count, time_ms, payload }) => {
+                NewFrame { kind, position, count, time_ms, payload }
+            }
+        }
+    }
+
+    pub(crate) fn from_frame(frame: Frame) -> Result<Self, Malformed> {
+        let Frame { header, payload } = frame;
+        let FrameHeader { kind, position, base_offset, count, time_ms, .. } = header;
+        let payload = match kind {
+            KIND_BLANK => EntryPayload::Blank,
+            KIND_MEMBERSHIP => {
+                EntryPayload::Membership(codec::decode_membership(&payload.slice(0..payload.len()))?)
+            }
+            kind => EntryPayload::Application(Proposal { kind, count, time_ms, payload }),
+        };
+        Ok(Self { log_id: log_id_of(position), base_offset, payload })
+    }
+
+    /// The frame as a machine sees it. Blank and membership entries come without a payload.
+    pub(crate) fn into_frame(self) -> Frame {
+        let (kind, count, time_ms, payload) = match self.payload {
+            EntryPayload::Blank => (KIND_BLANK, 0, 0, Default::default()),
+            EntryPayload::Membership(_) => (KIND_MEMBERSHIP, 0, 0, Default::default()),
+            EntryPayload::Application(Proposal { kind, count, time_ms, payload }) => {
+                (kind, count, time_ms, payload)
+            }
+        };
+        let payload_bytes = u32::try_from(payload.len()).expect("the log refuses payloads of 4 GiB");
+        let position = position_of(self.log_id);
+        let header =
+            FrameHeader { kind, position, base_offset: self.base_offset, count, time_ms, payload_bytes };
+        Frame { header, payload }
+    }
+}
+
+pub(crate) fn position_of(log_id: LogId) -> Position {
+    Position { term: log_id.leader_id.term, leader: log_id.leader_id.node_id, index: log_id.index }
+}
+
+pub(crate) fn log_id_of(position: Position) -> LogId {
+    let leader_id = LeaderId { term: position.term, node_id: position.leader };
+    LogId { leader_id, index: position.index }
+}
+
+/// The replicas that vote, whatever stage of a change the membership is in.
+pub(crate) fn voters(membership: &Membership) -> BTreeSet<u64> {
+    membership.voter_ids().collect()
+}

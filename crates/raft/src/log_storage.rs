@@ -1,0 +1,183 @@
+//! openraft's log storage over a `fanfare_log::Log`: entries in, entries out, votes; no copy of a payload.
+//!
+//! `committed` is not saved: a leader's first act is a blank entry whose commit commits everything below it, and the
+//! checkpoint bounds what is applied again after a start.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use fanfare_log::{Done, Fatal, Frame, Log};
+use futures_util::{Stream, TryStreamExt, stream};
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::codec;
+use crate::entry::{Entry, LogId, Types, Vote, log_id_of, position_of};
+use crate::machine::Anchor;
+
+/// One message to a follower carries at most this much payload, or one entry.
+const REPLICATION_BYTES_MAX: u64 = 2 << 20;
+/// Entries are handed to the machine in pieces of at most this much payload, or one entry.
+const APPLY_BYTES_MAX: u64 = 4 << 20;
+
+/// The log of one replica as openraft uses it, for writing and for reading.
+#[derive(Clone)]
+pub(crate) struct LogStorage {
+    log: Log,
+    /// Where an installed snapshot made the log start; the purge that follows the install takes the offset from it.
+    installed: Arc<Mutex<Option<Anchor>>>,
+}
+
+impl LogStorage {
+    pub(crate) fn new(log: Log, installed: Arc<Mutex<Option<Anchor>>>) -> Self {
+        Self { log, installed }
+    }
+
+    async fn frames(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Frame>> {
+        if let Some(frames) = self.log.read_cached(from, end, bytes_max) {
+            return Ok(frames);
+        }
+        let log = self.log.clone();
+        tokio::task::spawn_blocking(move || log.read(from, end, bytes_max))
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)
+    }
+
+    async fn entries(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
+        let frames = self.frames(from, end, bytes_max).await?;
+        frames.into_iter().map(|frame| Entry::from_frame(frame).map_err(io::Error::other)).collect()
+    }
+
+    /// The offset that follows the entry `upto`, which a snapshot stands at.
+    async fn offset_after(&self, upto: LogId) -> io::Result<u64> {
+        let bounds = self.log.bounds();
+        if bounds.last.is_some_and(|last| last.index >= upto.index) {
+            let frames = self.frames(upto.index, upto.index + 1, 0).await?;
+            let own = frames
+                .first()
+                .map(|frame| &frame.header)
+                .filter(|header| header.position == position_of(upto));
+            return Ok(own.map_or(bounds.start_offset, |header| header.base_offset + u64::from(header.count)));
+        }
+        let installed = self.installed.lock().filter(|anchor| anchor.position == position_of(upto));
+        Ok(installed.map_or(bounds.next_offset, |anchor| anchor.next_offset))
+    }
+
+    /// The part of `range` that the log holds, as from..end.
+    fn held(&self, range: impl RangeBounds<u64>) -> (u64, u64) {
+        let wanted_from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let wanted_end = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let bounds = self.log.bounds();
+        let first = match bounds.purged {
+            Some(purged) => purged.index + 1,
+            // A log that was never purged begins where its first entry is.
+            None if wanted_from == 0 => self.log.segments().first().map_or(0, |segment| segment.first_index),
+            None => 0,
+        };
+        let end = bounds.last.map_or(first, |last| last.index + 1);
+        (wanted_from.max(first), wanted_end.min(end))
+    }
+}
+
+impl RaftLogReader<Types> for LogStorage {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (mut from, end) = self.held(range);
+        let mut entries = Vec::new();
+        while from < end {
+            entries.extend(self.entries(from, end, APPLY_BYTES_MAX).await?);
+            from = entries.last().map_or(end, |entry| openraft::entry::RaftEntry::index(entry) + 1);
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        self.entries(start, end, REPLICATION_BYTES_MAX).await
+    }
+
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (from, end) = self.held(range);
+        let pieces = stream::try_unfold((self.clone(), from), move |(storage, from)| async move {
+            if from >= end {
+                return Ok::<_, io::Error>(None);
+            }
+            let piece = storage.entries(from, end, APPLY_BYTES_MAX).await?;
+            let next = from + piece.len() as u64;
+            Ok(Some((stream::iter(piece.into_iter().map(Ok)), (storage, next))))
+        });
+        pieces.try_flatten()
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        self.log.vote().map(|vote| codec::decode_vote(&vote).map_err(io::Error::other)).transpose()
+    }
+}
+
+impl RaftLogStorage<Types> for LogStorage {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let bounds = self.log.bounds();
+        let last_purged_log_id = bounds.purged.map(log_id_of);
+        Ok(LogState { last_purged_log_id, last_log_id: bounds.last.map(log_id_of).or(last_purged_log_id) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        durable(|done| self.log.save_vote(codec::encode_vote(vote), done)).await
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let frames = entries.into_iter().map(Entry::into_new_frame).collect();
+        let done = move |result: Result<(), Fatal>| callback.io_completed(result.map_err(io::Error::other));
+        self.log.append(frames, Box::new(done));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        durable(|done| self.log.truncate_after(last.map(|last| last.index), done)).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let next_offset = self.offset_after(upto).await?;
+        let position = position_of(upto);
+        // Nobody waits for a purge: if it fails, so does the store, and the next append says so.
+        self.log.purge(position, next_offset, Box::new(|_| ()));
+        Ok(())
+    }
+}
+
+/// Hands a request to the flusher and waits until it is durable.
+pub(crate) async fn durable(request: impl FnOnce(Done)) -> io::Result<()> {
+    let (done, waiting) = oneshot::channel();
+    request(Box::new(move |result| drop(done.send(result))));
+    waiting.await.map_err(|_| io::Error::other("the store was closed"))?.map_err(io::Error::other)
+}

@@ -1,0 +1,253 @@
+//! The encoding of Raft messages between replicas: one version byte, one kind byte, then fields in order.
+//!
+//! An entry's payload travels as the parts it has in the log, and is a slice of the message on the other side.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use fanfare_log::Payload;
+use openraft::entry::RaftEntry;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use crate::codec::{self, Malformed};
+use crate::entry::{Entry, EntryPayload, Snapshot, SnapshotMeta, Types, Vote};
+use crate::machine::{KIND_BLANK, KIND_MEMBERSHIP, Proposal};
+
+const VERSION: u8 = 1;
+
+const APPEND: u8 = 1;
+const VOTE: u8 = 2;
+const PRE_VOTE: u8 = 3;
+const SNAPSHOT: u8 = 4;
+const TRANSFER_LEADER: u8 = 5;
+
+/// A message as the receiver sees it.
+pub(crate) enum Request {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<Types>),
+    PreVote(VoteRequest<Types>),
+    Snapshot { vote: Vote, snapshot: Snapshot },
+    TransferLeader(TransferLeaderRequest<Types>),
+}
+
+impl Request {
+    pub(crate) fn decode(mut from: Bytes) -> Result<Self, Malformed> {
+        codec::expect_version(&mut from, VERSION, "message version")?;
+        let request = match codec::take_u8(&mut from)? {
+            APPEND => Self::Append(take_append(&mut from)?),
+            VOTE => Self::Vote(take_vote_request(&mut from)?),
+            PRE_VOTE => Self::PreVote(take_vote_request(&mut from)?),
+            SNAPSHOT => take_snapshot(&mut from)?,
+            TRANSFER_LEADER => {
+                let (vote, to) = (codec::take_vote(&mut from)?, codec::take_u64(&mut from)?);
+                let last = codec::take_log_id_option(&mut from)?;
+                Self::TransferLeader(TransferLeaderRequest::new(vote, to, last))
+            }
+            _ => return Err(Malformed("message kind")),
+        };
+        codec::finish(from, "message")?;
+        Ok(request)
+    }
+}
+
+pub(crate) fn encode_append(request: AppendEntriesRequest<Types>) -> Payload {
+    let mut head = vec![VERSION, APPEND];
+    codec::put_vote(&mut head, &request.vote);
+    codec::put_log_id_option(&mut head, request.prev_log_id.as_ref());
+    codec::put_log_id_option(&mut head, request.leader_commit.as_ref());
+    head.put_u32_le(u32::try_from(request.entries.len()).expect("a message has few entries"));
+    let mut parts = vec![Bytes::from(head)];
+    for entry in request.entries {
+        put_entry(&mut parts, entry);
+    }
+    Payload::new(parts)
+}
+
+fn put_entry(parts: &mut Vec<Bytes>, entry: Entry) {
+    let mut head = Vec::with_capacity(48);
+    codec::put_log_id(&mut head, &entry.log_id());
+    let frame = entry.into_new_frame();
+    head.put_u8(frame.kind);
+    head.put_u32_le(frame.count);
+    head.put_u64_le(frame.time_ms);
+    head.put_u32_le(u32::try_from(frame.payload.len()).expect("the log refuses payloads of 4 GiB"));
+    parts.push(head.into());
+    parts.extend_from_slice(frame.payload.parts());
+}
+
+fn take_append(from: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malformed> {
+    let vote = codec::take_vote(from)?;
+    let prev_log_id = codec::take_log_id_option(from)?;
+    let leader_commit = codec::take_log_id_option(from)?;
+    let entries = (0..codec::take_u32(from)?).map(|_| take_entry(from)).collect::<Result<Vec<_>, _>>()?;
+    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+}
+
+fn take_entry(from: &mut Bytes) -> Result<Entry, Malformed> {
+    let log_id = codec::take_log_id(from)?;
+    let (kind, count, time_ms) = (codec::take_u8(from)?, codec::take_u32(from)?, codec::take_u64(from)?);
+    let length = usize::try_from(codec::take_u32(from)?).map_err(|_| Malformed("payload length"))?;
+    let body = codec::take_bytes(from, length)?;
+    let payload = match kind {
+        KIND_BLANK => EntryPayload::Blank,
+        KIND_MEMBERSHIP => EntryPayload::Membership(codec::decode_membership(&body)?),
+        kind => {
+            EntryPayload::Application(Proposal { kind, count, time_ms, payload: Payload::new(vec![body]) })
+        }
+    };
+    Ok(Entry::new(log_id, payload))
+}
+
+pub(crate) fn encode_vote(request: &VoteRequest<Types>) -> Payload {
+    encode_ballot(VOTE, request)
+}
+
+pub(crate) fn encode_pre_vote(request: &VoteRequest<Types>) -> Payload {
+    encode_ballot(PRE_VOTE, request)
+}
+
+fn encode_ballot(kind: u8, request: &VoteRequest<Types>) -> Payload {
+    let mut out = vec![VERSION, kind];
+    codec::put_vote(&mut out, &request.vote);
+    codec::put_log_id_option(&mut out, request.last_log_id.as_ref());
+    out.put_u8(u8::from(request.leadership_transfer));
+    Payload::new(vec![out.into()])
+}
+
+fn take_vote_request(from: &mut Bytes) -> Result<VoteRequest<Types>, Malformed> {
+    let mut request = VoteRequest::new(codec::take_vote(from)?, codec::take_log_id_option(from)?);
+    request.leadership_transfer = codec::take_bool(from)?;
+    Ok(request)
+}
+
+pub(crate) fn encode_snapshot(vote: &Vote, snapshot: Snapshot) -> Payload {
+    let mut out = vec![VERSION, SNAPSHOT];
+    codec::put_vote(&mut out, vote);
+    codec::put_log_id_option(&mut out, snapshot.meta.last_log_id.as_ref());
+    codec::put_stored_membership(&mut out, &snapshot.meta.last_membership);
+    Payload::new(vec![out.into(), snapshot.snapshot])
+}
+
+fn take_snapshot(from: &mut Bytes) -> Result<Request, Malformed> {
+    let vote = codec::take_vote(from)?;
+    let last_log_id = codec::take_log_id_option(from)?;
+    let last_membership = codec::take_stored_membership(from)?;
+    let meta = SnapshotMeta { last_log_id, last_membership };
+    let data = from.copy_to_bytes(from.remaining());
+    Ok(Request::Snapshot { vote, snapshot: Snapshot { meta, snapshot: data } })
+}
+
+pub(crate) fn encode_transfer(request: &TransferLeaderRequest<Types>) -> Payload {
+    let mut out = vec![VERSION, TRANSFER_LEADER];
+    codec::put_vote(&mut out, request.from_leader());
+    out.put_u64_le(*request.to_node_id());
+    codec::put_log_id_option(&mut out, request.last_log_id());
+    Payload::new(vec![out.into()])
+}
+
+pub(crate) fn encode_appended(response: &AppendEntriesResponse<Types>) -> Bytes {
+    let mut out = vec![VERSION];
+    match response {
+        AppendEntriesResponse::Success => out.put_u8(0),
+        AppendEntriesResponse::PartialSuccess(upto) => {
+            out.put_u8(1);
+            codec::put_log_id_option(&mut out, upto.as_ref());
+        }
+        AppendEntriesResponse::Conflict => out.put_u8(2),
+        AppendEntriesResponse::HigherVote(vote) => {
+            out.put_u8(3);
+            codec::put_vote(&mut out, vote);
+        }
+    }
+    out.into()
+}
+
+pub(crate) fn decode_appended(mut from: Bytes) -> Result<AppendEntriesResponse<Types>, Malformed> {
+    codec::expect_version(&mut from, VERSION, "answer version")?;
+    let response = match codec::take_u8(&mut from)? {
+        0 => AppendEntriesResponse::Success,
+        1 => AppendEntriesResponse::PartialSuccess(codec::take_log_id_option(&mut from)?),
+        2 => AppendEntriesResponse::Conflict,
+        3 => AppendEntriesResponse::HigherVote(codec::take_vote(&mut from)?),
+        _ => return Err(Malformed("answer kind")),
+    };
+    codec::finish(from, "answer")?;
+    Ok(response)
+}
+
+pub(crate) fn encode_voted(response: &VoteResponse<Types>) -> Bytes {
+    let mut out = vec![VERSION];
+    codec::put_vote(&mut out, &response.vote);
+    out.put_u8(u8::from(response.vote_granted));
+    codec::put_log_id_option(&mut out, response.last_log_id.as_ref());
+    out.into()
+}
+
+pub(crate) fn decode_voted(mut from: Bytes) -> Result<VoteResponse<Types>, Malformed> {
+    codec::expect_version(&mut from, VERSION, "answer version")?;
+    let vote = codec::take_vote(&mut from)?;
+    let granted = codec::take_bool(&mut from)?;
+    let last_log_id = codec::take_log_id_option(&mut from)?;
+    codec::finish(from, "answer")?;
+    Ok(VoteResponse::new(vote, last_log_id, granted))
+}
+
+pub(crate) fn encode_installed(response: &SnapshotResponse<Types>) -> Bytes {
+    let mut out = vec![VERSION];
+    codec::put_vote(&mut out, &response.vote);
+    out.into()
+}
+
+pub(crate) fn decode_installed(mut from: Bytes) -> Result<SnapshotResponse<Types>, Malformed> {
+    codec::expect_version(&mut from, VERSION, "answer version")?;
+    let response = SnapshotResponse::new(codec::take_vote(&mut from)?);
+    codec::finish(from, "answer")?;
+    Ok(response)
+}
+
+pub(crate) fn encode_transferred(response: &TransferLeaderResponse<Types>) -> Bytes {
+    let mut out = vec![VERSION];
+    match response {
+        Ok(()) => out.put_u8(0),
+        Err(TransferLeaderError::VoteChanged { expected, actual }) => {
+            out.put_u8(1);
+            codec::put_vote(&mut out, expected);
+            codec::put_vote(&mut out, actual);
+        }
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+            out.put_u8(2);
+            codec::put_log_id_option(&mut out, expected.as_ref());
+            codec::put_log_id_option(&mut out, actual.as_ref());
+        }
+    }
+    out.into()
+}
+
+pub(crate) fn decode_transferred(mut from: Bytes) -> Result<TransferLeaderResponse<Types>, Malformed> {
+    codec::expect_version(&mut from, VERSION, "answer version")?;
+    let response = match codec::take_u8(&mut from)? {
+        0 => Ok(()),
+        1 => Err(TransferLeaderError::VoteChanged {
+            expected: codec::take_vote(&mut from)?,
+            actual: codec::take_vote(&mut from)?,
+        }),
+        2 => Err(TransferLeaderError::LogNotFlushed {
+            expected: codec::take_log_id_option(&mut from)?,
+            actual: codec::take_log_id_option(&mut from)?,
+        }),
+        _ => return Err(Malformed("answer kind")),
+    };
+    codec::finish(from, "answer")?;
+    Ok(response)
+}
+
+/// The message in one piece, as it is on a wire.
+pub(crate) fn joined(body: &Payload) -> Bytes {
+    let mut whole = BytesMut::with_capacity(body.len());
+    body.parts().iter().for_each(|part| whole.extend_from_slice(part));
+    whole.freeze()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! Groups of real replicas in one process, over the log's in-memory file system or a temporary directory.
+
+mod anchored;
+mod group_of_one;
+mod ledger;
+mod node;
+mod recovery;
+mod store_suite;

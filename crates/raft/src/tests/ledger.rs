@@ -1,0 +1,157 @@
+//! The machine of the tests: a list of entries, derived from the log, and a sum with an anchor, accumulated.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use fanfare_log::{Frame, Log, Payload, Position, ReadError};
+use tokio::sync::watch;
+
+use crate::{Anchor, Proposal, RestoreError, Scope, StateMachine};
+
+pub(super) const ADD: u8 = 1;
+const TRIM: u8 = 2;
+
+/// Counts what was asked of a machine, across its restarts.
+#[derive(Default)]
+pub(super) struct Calls {
+    pub(super) full: AtomicU64,
+    pub(super) derived_only: AtomicU64,
+    pub(super) restored: AtomicU64,
+    pub(super) recovered: AtomicU64,
+}
+
+impl Calls {
+    pub(super) fn full(&self) -> u64 {
+        self.full.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn derived_only(&self) -> u64 {
+        self.derived_only.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn restored(&self) -> u64 {
+        self.restored.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn recovered(&self) -> u64 {
+        self.recovered.load(Ordering::SeqCst)
+    }
+}
+
+/// An entry that takes offsets, as the log of this replica has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) position: Position,
+    pub(super) base_offset: u64,
+    pub(super) count: u32,
+    pub(super) payload: Vec<u8>,
+}
+
+pub(super) struct Ledger {
+    pub(super) seen: Vec<Seen>,
+    /// Of every payload byte ever applied, trimmed or not.
+    pub(super) sum: u64,
+    pub(super) anchor: Option<Anchor>,
+    pub(super) applied: watch::Sender<Position>,
+    calls: Arc<Calls>,
+}
+
+impl Ledger {
+    pub(super) fn anchored(calls: Arc<Calls>) -> Self {
+        let anchor = Some(Anchor { position: Position::default(), next_offset: 0 });
+        Self { anchor, ..Self::unanchored(calls) }
+    }
+
+    pub(super) fn unanchored(calls: Arc<Calls>) -> Self {
+        Self { seen: Vec::new(), sum: 0, anchor: None, applied: watch::Sender::default(), calls }
+    }
+
+    fn note(&mut self, frame: &Frame) {
+        let header = &frame.header;
+        if header.kind == ADD {
+            let payload = frame.payload.slice(0..frame.payload.len()).to_vec();
+            let (position, base_offset, count) = (header.position, header.base_offset, header.count);
+            self.seen.push(Seen { position, base_offset, count, payload });
+        }
+    }
+}
+
+impl StateMachine for Ledger {
+    type Reply = u64;
+
+    fn apply(&mut self, frame: &Frame, scope: Scope) -> u64 {
+        self.note(frame);
+        if scope == Scope::DerivedOnly {
+            self.calls.derived_only.fetch_add(1, Ordering::SeqCst);
+            return self.sum;
+        }
+        self.calls.full.fetch_add(1, Ordering::SeqCst);
+        let payload = frame.payload.slice(0..frame.payload.len());
+        match frame.header.kind {
+            TRIM => self.anchor = Some(decode_anchor(&payload).expect("tests write whole anchors")),
+            _ => self.sum += payload.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
+        }
+        self.sum
+    }
+
+    fn applied(&self, upto: Position) {
+        self.applied.send_replace(upto);
+    }
+
+    fn checkpoint(&self) -> Vec<u8> {
+        let mut out = self.sum.to_le_bytes().to_vec();
+        out.extend(self.anchor.map(encode_anchor).unwrap_or_default());
+        out
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+        self.calls.restored.fetch_add(1, Ordering::SeqCst);
+        let (sum, anchor) = bytes.split_first_chunk().ok_or(RestoreError("cut short"))?;
+        self.sum = u64::from_le_bytes(*sum);
+        self.anchor = if anchor.is_empty() { None } else { Some(decode_anchor(anchor)?) };
+        self.seen.clear();
+        Ok(())
+    }
+
+    fn anchor(&self) -> Option<Anchor> {
+        self.anchor
+    }
+
+    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError> {
+        self.calls.recovered.fetch_add(1, Ordering::SeqCst);
+        let mut from = log.bounds().purged.map_or(0, |purged| purged.index + 1);
+        while from <= upto.index {
+            let frames = log.read(from, upto.index + 1, 1 << 20)?;
+            frames.iter().for_each(|frame| self.note(frame));
+            from += frames.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// `count` offsets whose payload is `bytes`.
+pub(super) fn add(count: u32, bytes: &[u8]) -> Proposal {
+    let payload = Payload::new(vec![Bytes::copy_from_slice(bytes)]);
+    Proposal { kind: ADD, count, time_ms: 1, payload }
+}
+
+/// Drops everything up to and including `entry`.
+pub(super) fn trim(entry: &Seen) -> Proposal {
+    let next_offset = entry.base_offset + u64::from(entry.count);
+    let bytes = encode_anchor(Anchor { position: entry.position, next_offset });
+    Proposal { kind: TRIM, count: 0, time_ms: 1, payload: Payload::new(vec![bytes.into()]) }
+}
+
+fn encode_anchor(anchor: Anchor) -> Vec<u8> {
+    let Position { term, leader, index } = anchor.position;
+    [term, leader, index, anchor.next_offset].iter().flat_map(|field| field.to_le_bytes()).collect()
+}
+
+fn decode_anchor(bytes: &[u8]) -> Result<Anchor, RestoreError> {
+    let mut fields =
+        bytes.chunks_exact(8).map(|field| u64::from_le_bytes(field.try_into().expect("8 bytes")));
+    let mut next = || fields.next().ok_or(RestoreError("anchor cut short"));
+    let position = Position { term: next()?, leader: next()?, index: next()? };
+    Ok(Anchor { position, next_offset: next()? })
+}

@@ -1,0 +1,149 @@
+//! One replica of a test group, which can be stopped and opened again on the same files.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare_log::{FileSystem, Log, MemoryFileSystem, RollPolicy, Store, StoreOptions};
+use tokio::time::timeout;
+
+use super::ledger::{Calls, Ledger};
+use crate::{Group, GroupOptions, Member, OpenError, PeerTransport, Pending, Proposal, Role};
+
+/// Longer than anything takes on a busy machine; a test that waits this long has failed.
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const GROUP: &str = "events-0";
+
+/// The files of one replica.
+#[derive(Clone)]
+pub(super) struct Files {
+    pub(super) fs: Arc<dyn FileSystem>,
+    pub(super) dir: PathBuf,
+    pub(super) segment_bytes: u64,
+}
+
+impl Files {
+    pub(super) fn in_memory() -> Self {
+        Self { fs: Arc::new(MemoryFileSystem::default()), dir: PathBuf::from("/data"), segment_bytes: 4096 }
+    }
+
+    pub(super) fn store(&self) -> Store {
+        let options = StoreOptions {
+            segment_bytes: self.segment_bytes,
+            pool_segments_max: 2,
+            cache_bytes: 64 << 20,
+            queue_bytes_max: 64 << 20,
+        };
+        Store::open(self.fs.clone(), &self.dir, options, Box::new(|_| ())).unwrap()
+    }
+
+    pub(super) fn log(&self, store: &Store, replica: u64) -> Log {
+        let roll = RollPolicy { segment_bytes: self.segment_bytes, age_ms: u64::MAX };
+        store.open_log(GROUP, replica, roll).unwrap()
+    }
+}
+
+pub(super) struct Node {
+    pub(super) files: Files,
+    pub(super) replica: u64,
+    pub(super) calls: Arc<Calls>,
+    pub(super) store: Store,
+    pub(super) group: Group<Ledger>,
+}
+
+pub(super) fn options(replica: u64) -> GroupOptions {
+    GroupOptions {
+        name: GROUP.to_owned(),
+        replica,
+        heartbeat_ms: 50,
+        election_min_ms: 300,
+        election_max_ms: 600,
+        checkpoint_interval_ms: 20,
+        snapshot_entries: 50,
+    }
+}
+
+pub(super) fn member(replica: u64) -> Member {
+    Member { replica, broker: replica, address: format!("broker-{replica}") }
+}
+
+impl Node {
+    pub(super) async fn open(files: Files, replica: u64, transport: Arc<dyn PeerTransport>) -> Self {
+        Self::try_open(files, options(replica), transport, Ledger::anchored).await.unwrap()
+    }
+
+    pub(super) async fn try_open(
+        files: Files,
+        options: GroupOptions,
+        transport: Arc<dyn PeerTransport>,
+        machine: impl FnOnce(Arc<Calls>) -> Ledger,
+    ) -> Result<Self, OpenError> {
+        let (replica, calls) = (options.replica, Arc::new(Calls::default()));
+        let store = files.store();
+        let log = files.log(&store, replica);
+        match Group::open(options, store.clone(), log, machine(calls.clone()), transport).await {
+            Ok(group) => Ok(Self { files, replica, calls, store, group }),
+            Err(error) => {
+                store.close();
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops in order, and gives the files back.
+    pub(super) async fn stop(self) -> Files {
+        self.group.shutdown().await;
+        self.store.close();
+        self.files
+    }
+
+    /// The term in which this replica leads, as soon as it does.
+    pub(super) async fn leading(&self) -> u64 {
+        let mut role = self.group.role();
+        let led = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+        let led = *timeout(DEADLINE, led).await.expect("a leader in time").unwrap();
+        let Role::Leader { term } = led else { unreachable!("waited for it") };
+        term
+    }
+
+    pub(super) async fn propose(&self, term: u64, proposal: Proposal) -> Pending<u64> {
+        timeout(DEADLINE, self.group.propose(term, proposal)).await.expect("proposed in time").unwrap()
+    }
+
+    /// Proposes and waits until it is applied here.
+    pub(super) async fn apply(&self, term: u64, proposal: Proposal) -> crate::Applied<u64> {
+        let pending = self.propose(term, proposal).await;
+        timeout(DEADLINE, pending.applied()).await.expect("applied in time").unwrap()
+    }
+
+    /// Waits until the machine looks as asked.
+    pub(super) async fn reaches(&self, what: &str, condition: impl Fn(&Ledger) -> bool) {
+        let mut applied = self.group.read(|ledger| ledger.applied.subscribe());
+        let reached = async {
+            while !self.group.read(&condition) {
+                applied.changed().await.unwrap();
+            }
+        };
+        timeout(DEADLINE, reached).await.unwrap_or_else(|_| panic!("replica {}: {what}", self.replica));
+    }
+
+    pub(super) async fn applies_upto(&self, index: u64) {
+        self.reaches(&format!("applies up to {index}"), |ledger| ledger.applied.borrow().index >= index)
+            .await;
+    }
+
+    /// Waits until the log begins after `index`.
+    pub(super) async fn purges_upto(&self, index: u64) {
+        let purged =
+            eventually(|| self.group.log().bounds().purged.is_some_and(|purged| purged.index >= index));
+        timeout(DEADLINE, purged).await.unwrap_or_else(|_| panic!("replica {}: purges", self.replica));
+    }
+}
+
+/// Looks again and again; the caller sets the deadline.
+pub(super) async fn eventually(condition: impl Fn() -> bool) {
+    let mut look = tokio::time::interval(Duration::from_millis(2));
+    while !condition() {
+        look.tick().await;
+    }
+}
