@@ -1,0 +1,249 @@
+//! Control commands: what moves a partition's accumulated state, each one frame of the log.
+//!
+//! ```text
+//! version u16 | command u8 | fields, little-endian
+//! 1 attach   subscription 16 | account 16 | epoch u64 | spec revision u64 | start (1 next, 2 earliest, 3 time u64 offset u64)
+//! 2 detach   subscription 16 | epoch u64 | reason u8
+//! 3 advance  term u64 | frontier u64 | count u32 | per cursor: subscription 16, epoch u64, matched u64,
+//!            matched_to?, settled count u32 and (outcome u8, reason u8, events u64) ascending, record?
+//!   record   read_to u64 | count u32, offsets u64 | count u32, (key u64, from u64, attempts u32, retry_in_ms u64, pending u64)
+//! 4 trim     term u64 | to u64 | position (term u64, leader u64, index u64)
+//! ```
+//! `x?` is a byte 0, or a byte 1 and x.
+
+use std::collections::BTreeMap;
+
+use fanfare_log::Position;
+use fanfare_model::{AccountId, KeyHash, Offset, SubscriptionId, Timestamp};
+
+use crate::{
+    Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason,
+    codec::{Decoder, Encoder},
+};
+
+/// Kind of the frames that hold a control command.
+pub(crate) const KIND: u8 = 2;
+const VERSION: u16 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Attach {
+        subscription: SubscriptionId,
+        account: AccountId,
+        epoch: u64,
+        spec_revision: u64,
+        start: Start,
+    },
+    Detach {
+        subscription: SubscriptionId,
+        epoch: u64,
+        reason: Reason,
+    },
+    /// Valid only in an entry of `term`.
+    Advance {
+        term: u64,
+        advance: Advance,
+    },
+    /// Valid only in an entry of `term`. `to` is the end of the entry at `position`.
+    Trim {
+        term: u64,
+        to: Offset,
+        position: Position,
+    },
+}
+
+/// Where an attachment starts; a time with the offset that the leader resolved it to, clamped when applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    Next,
+    Earliest,
+    Time { time: Timestamp, offset: Offset },
+}
+
+impl Command {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u16(VERSION);
+        match self {
+            Self::Attach { subscription, account, epoch, spec_revision, start } => {
+                out.u8(1);
+                out.bytes(subscription.as_bytes());
+                out.bytes(account.as_bytes());
+                out.u64(*epoch);
+                out.u64(*spec_revision);
+                match start {
+                    Start::Next => out.u8(1),
+                    Start::Earliest => out.u8(2),
+                    Start::Time { time, offset } => {
+                        out.u8(3);
+                        out.u64(time.0);
+                        out.u64(offset.0);
+                    }
+                }
+            }
+            Self::Detach { subscription, epoch, reason } => {
+                out.u8(2);
+                out.bytes(subscription.as_bytes());
+                out.u64(*epoch);
+                out.u8(*reason as u8);
+            }
+            Self::Advance { term, advance } => {
+                out.u8(3);
+                out.u64(*term);
+                out.u64(advance.frontier.0);
+                out.count(advance.cursors.len());
+                advance.cursors.iter().for_each(|cursor| encode_cursor(&mut out, cursor));
+            }
+            Self::Trim { term, to, position } => {
+                out.u8(4);
+                out.u64(*term);
+                out.u64(to.0);
+                encode_position(&mut out, *position);
+            }
+        }
+        out.0
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut fields = Decoder(bytes);
+        match fields.u16()? {
+            VERSION => {}
+            version => return Err(CodecError::Version { what: "command", version }),
+        }
+        let command = match fields.u8()? {
+            1 => Self::Attach {
+                subscription: SubscriptionId::from_bytes(fields.array()?),
+                account: AccountId::from_bytes(fields.array()?),
+                epoch: fields.u64()?,
+                spec_revision: fields.u64()?,
+                start: match fields.u8()? {
+                    1 => Start::Next,
+                    2 => Start::Earliest,
+                    3 => Start::Time { time: Timestamp(fields.u64()?), offset: Offset(fields.u64()?) },
+                    _ => return Err(CodecError::Value("start")),
+                },
+            },
+            2 => Self::Detach {
+                subscription: SubscriptionId::from_bytes(fields.array()?),
+                epoch: fields.u64()?,
+                reason: Reason::from_number(fields.u8()?).ok_or(CodecError::Value("reason"))?,
+            },
+            3 => Self::Advance {
+                term: fields.u64()?,
+                advance: Advance {
+                    frontier: Offset(fields.u64()?),
+                    cursors: fields.list(38, decode_cursor)?,
+                },
+            },
+            4 => Self::Trim {
+                term: fields.u64()?,
+                to: Offset(fields.u64()?),
+                position: decode_position(&mut fields)?,
+            },
+            _ => return Err(CodecError::Value("command")),
+        };
+        fields.end()?;
+        Ok(command)
+    }
+}
+
+fn encode_cursor(out: &mut Encoder, cursor: &CursorAdvance) {
+    out.bytes(cursor.subscription.as_bytes());
+    out.u64(cursor.epoch);
+    out.u64(cursor.matched);
+    out.optional(cursor.matched_to, |out, offset| out.u64(offset.0));
+    encode_settled(out, &cursor.settled);
+    out.optional(cursor.record.as_ref(), encode_record);
+}
+
+fn decode_cursor(fields: &mut Decoder<'_>) -> Result<CursorAdvance, CodecError> {
+    Ok(CursorAdvance {
+        subscription: SubscriptionId::from_bytes(fields.array()?),
+        epoch: fields.u64()?,
+        matched: fields.u64()?,
+        matched_to: fields.optional(|fields| fields.u64().map(Offset))?,
+        settled: decode_settled(fields)?,
+        record: fields.optional(decode_record)?,
+    })
+}
+
+fn encode_settled(out: &mut Encoder, settled: &BTreeMap<Outcome, u64>) {
+    out.count(settled.len());
+    for (outcome, events) in settled {
+        let (outcome, reason) = outcome.numbers();
+        out.u8(outcome);
+        out.u8(reason);
+        out.u64(*events);
+    }
+}
+
+fn decode_settled(fields: &mut Decoder<'_>) -> Result<BTreeMap<Outcome, u64>, CodecError> {
+    let mut settled = BTreeMap::new();
+    for _ in 0..fields.count(10)? {
+        let outcome =
+            Outcome::from_numbers(fields.u8()?, fields.u8()?).ok_or(CodecError::Value("outcome"))?;
+        if settled.last_key_value().is_some_and(|(last, _)| *last >= outcome) {
+            return Err(CodecError::Value("order of outcomes"));
+        }
+        settled.insert(outcome, fields.u64()?);
+    }
+    Ok(settled)
+}
+
+pub(crate) fn encode_counters(out: &mut Encoder, counters: &Counters) {
+    out.u64(counters.matched);
+    encode_settled(out, &counters.settled);
+}
+
+/// Refuses counters that settled more than they matched.
+pub(crate) fn decode_counters(fields: &mut Decoder<'_>) -> Result<Counters, CodecError> {
+    let counters = Counters { matched: fields.u64()?, settled: decode_settled(fields)? };
+    let settled = counters.settled.values().try_fold(0_u64, |sum, &events| sum.checked_add(events));
+    match settled {
+        Some(settled) if settled <= counters.matched => Ok(counters),
+        _ => Err(CodecError::Value("counters")),
+    }
+}
+
+pub(crate) fn encode_record(out: &mut Encoder, record: &CursorRecord) {
+    out.u64(record.read_to.0);
+    out.count(record.window.len());
+    record.window.iter().for_each(|offset| out.u64(offset.0));
+    out.count(record.parked.len());
+    for parked in &record.parked {
+        out.u64(parked.key.0);
+        out.u64(parked.from.0);
+        out.u32(parked.attempts);
+        out.u64(parked.retry_in_ms);
+        out.u64(parked.pending);
+    }
+}
+
+pub(crate) fn decode_record(fields: &mut Decoder<'_>) -> Result<CursorRecord, CodecError> {
+    Ok(CursorRecord {
+        read_to: Offset(fields.u64()?),
+        window: fields.list(8, |fields| fields.u64().map(Offset))?,
+        parked: fields.list(36, |fields| {
+            Ok(ParkedKey {
+                key: KeyHash(fields.u64()?),
+                from: Offset(fields.u64()?),
+                attempts: fields.u32()?,
+                retry_in_ms: fields.u64()?,
+                pending: fields.u64()?,
+            })
+        })?,
+    })
+}
+
+pub(crate) fn encode_position(out: &mut Encoder, position: Position) {
+    out.u64(position.term);
+    out.u64(position.leader);
+    out.u64(position.index);
+}
+
+pub(crate) fn decode_position(fields: &mut Decoder<'_>) -> Result<Position, CodecError> {
+    Ok(Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? })
+}
+
+#[cfg(test)]
+mod tests;

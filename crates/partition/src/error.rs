@@ -1,0 +1,91 @@
+//! What can go wrong, so that a caller can tell: repeat, route again, fix the request, or stop.
+
+use fanfare_model::{Offset, PartitionId};
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Too many bytes wait for this partition. Not appended; repeat later.
+    #[error("partition {partition} is overloaded")]
+    Overloaded { partition: PartitionId, retry_after_ms: u64 },
+    /// Not appended.
+    #[error("partition {partition} has no leader here")]
+    NotLeader { partition: PartitionId, leader: Option<u64> },
+    /// The account's shard moved; not appended. Route again.
+    #[error("partition {partition} no longer takes events of this account")]
+    Sealed { partition: PartitionId },
+    /// May or may not be committed: repeat with the same ids.
+    #[error("the outcome at partition {partition} is unknown")]
+    Unknown { partition: PartitionId },
+    /// The disk is full or below its reserve; not appended.
+    #[error("partition {partition} has no disk space left")]
+    DiskFull { partition: PartitionId },
+    #[error("partition {partition} has stopped")]
+    Stopped { partition: PartitionId },
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("offset {asked} is below the start of the log, {log_start}")]
+    OutOfRange { asked: Offset, log_start: Offset },
+    #[error("partition {partition}: data is lost: {what}")]
+    DataLoss { partition: PartitionId, what: String },
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error("partition {partition} has no leader here")]
+    NotLeader { partition: PartitionId },
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// Refused by the state machine; nothing changed.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    #[error("partition {partition} has stopped")]
+    Stopped { partition: PartitionId },
+}
+
+/// Why the state machine refused a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the subscription is not attached under this epoch")]
+    Epoch,
+    #[error("the command's term is not its entry's")]
+    Term,
+    #[error("an event below the trim point is unsettled")]
+    Unsettled,
+    #[error("the numbers do not add up")]
+    Accounting,
+    #[error("the position moved back or past the end")]
+    Position,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("open partition {partition}")]
+    Group {
+        partition: PartitionId,
+        #[source]
+        source: fanfare_raft::OpenError,
+    },
+    #[error("open the log of partition {partition}")]
+    Log {
+        partition: PartitionId,
+        #[source]
+        source: fanfare_log::OpenError,
+    },
+}
+
+/// Why persisted bytes are not what they should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CodecError {
+    #[error("the bytes end early")]
+    Short,
+    #[error("bytes are left over")]
+    Trailing,
+    #[error("{what} of version {version} is newer than this program")]
+    Version { what: &'static str, version: u16 },
+    #[error("{0} has no such value")]
+    Value(&'static str),
+    #[error("the checksum does not match")]
+    Checksum,
+}

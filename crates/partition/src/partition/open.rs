@@ -1,0 +1,184 @@
+//! Opening a partition: its log, its group, its writer; or the dead handle of a corrupt log.
+
+use std::sync::Arc;
+
+use fanfare_log::{Log, RollPolicy, Store};
+use fanfare_model::{PartitionId, Stream};
+use fanfare_raft::{Group, GroupOptions, Member, NoPeers, Role};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Dead, Kind, Live, Partition, PartitionOptions, Positions};
+use crate::{
+    Clock, OpenError,
+    admission::Admission,
+    dedup::Limits,
+    machine::Machine,
+    reader::Reader,
+    retention::Retention,
+    stamp::Stamp,
+    writer::{Writer, WriterParts},
+};
+
+/// Batches that may wait for the writer; their bytes are bounded by the admission.
+const QUEUE_BATCHES_MAX: usize = 16_384;
+const HEARTBEAT_MS: u64 = 150;
+const ELECTION_MIN_MS: u64 = 300;
+const ELECTION_MAX_MS: u64 = 600;
+/// A segment rolls when its oldest event is past this share of the retention, but not before the least age.
+const ROLL_SHARE_OF_RETENTION: u64 = 24;
+const ROLL_AGE_MS_MIN: u64 = 10 * 60 * 1_000;
+
+impl Partition {
+    /// Opens or creates; a new partition of a node without peers makes itself its only voter. Does not wait for it to
+    /// lead. A corrupt log opens as a partition whose every call answers `DataLoss` (reads) or `Stopped` (writes),
+    /// loudly; only resource errors fail.
+    ///
+    /// # Errors
+    /// If the log or the group cannot be opened for another reason than corruption.
+    pub async fn open(
+        id: PartitionId,
+        store: Store,
+        options: PartitionOptions,
+        clock: Arc<dyn Clock>,
+        tasks: TaskTracker,
+    ) -> Result<Self, OpenError> {
+        let log = match open_log(id, &store, &options, &tasks).await {
+            Ok(log) => log,
+            Err(error @ fanfare_log::OpenError::Corrupt { .. }) => return Ok(Self::dead(id, &error)),
+            Err(source) => return Err(OpenError::Log { partition: id, source }),
+        };
+        let machine =
+            Machine::new(Limits { window_ms: options.dedup_window_ms, bytes_max: options.dedup_bytes_max });
+        let (positions, attachments_changed) = (machine.positions(), machine.attachments_changed());
+        let group = match open_group(id, &store, &options, (log, machine)).await {
+            Ok(group) => group,
+            Err(fanfare_raft::OpenError::Log {
+                source: error @ fanfare_log::OpenError::Corrupt { .. },
+                ..
+            }) => {
+                return Ok(Self::dead(id, &error));
+            }
+            Err(source) => return Err(OpenError::Group { partition: id, source }),
+        };
+        let admission = Arc::new(Admission::new(options.queue_bytes_max));
+        let stamp = Arc::new(Stamp::new(clock));
+        let (inbox, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
+        let (stop, writer_finished) = (CancellationToken::new(), CancellationToken::new());
+        let parts = WriterParts {
+            id,
+            group: group.clone(),
+            store,
+            stamp: Arc::clone(&stamp),
+            admission: Arc::clone(&admission),
+            entry_bytes_max: options.entry_bytes_max as usize,
+            disk_reserve_bytes: options.segment_bytes.saturating_mul(2),
+        };
+        tasks.spawn(Writer::new(parts, requests, stop.clone(), writer_finished.clone()).run());
+        let live = Live {
+            role: group.role(),
+            positions,
+            attachments_changed,
+            inbox,
+            admission,
+            reader: Reader::new(id, group.clone(), tasks),
+            stamp,
+            retention: Retention { age_ms: options.retention_ms, bytes_max: options.retention_bytes },
+            stop,
+            writer_finished,
+            group,
+        };
+        Ok(Self { id, kind: Kind::Live(Arc::new(live)) })
+    }
+
+    fn dead(id: PartitionId, error: &fanfare_log::OpenError) -> Self {
+        let what = match error {
+            fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
+                format!("{error}; offsets {first_offset}..{end_offset} cannot be read")
+            }
+            error => error.to_string(),
+        };
+        tracing::error!(
+            partition = %id,
+            "{what}. The partition takes and gives nothing, and nothing was cut. Stop the node and restore the file \
+             from a backup or a replica, or move the directory of log {} away to accept the loss of this partition",
+            log_name(id)
+        );
+        let dead = Dead {
+            what,
+            role: watch::Sender::new(Role::Failed),
+            positions: watch::Sender::new(Positions::default()),
+            attachments_changed: watch::Sender::new(0),
+        };
+        Self { id, kind: Kind::Dead(Arc::new(dead)) }
+    }
+}
+
+async fn open_log(
+    id: PartitionId,
+    store: &Store,
+    options: &PartitionOptions,
+    tasks: &TaskTracker,
+) -> Result<Log, fanfare_log::OpenError> {
+    let age_ms = (options.retention_ms / ROLL_SHARE_OF_RETENTION).max(ROLL_AGE_MS_MIN);
+    let roll = RollPolicy { segment_bytes: options.segment_bytes, age_ms };
+    let store = store.clone();
+    let opening = tasks.spawn_blocking(move || store.open_log(&log_name(id), replica_id(&store, id), roll));
+    match opening.await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // Only a runtime that is going away cancels it, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Opens the group; one without a log becomes a group of this node alone.
+async fn open_group(
+    id: PartitionId,
+    store: &Store,
+    options: &PartitionOptions,
+    (log, machine): (Log, Machine),
+) -> Result<Group<Machine>, fanfare_raft::OpenError> {
+    let replica = replica_id(store, id);
+    let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
+    let group_options = GroupOptions {
+        name: log_name(id),
+        replica,
+        heartbeat_ms: HEARTBEAT_MS,
+        election_min_ms: ELECTION_MIN_MS,
+        election_max_ms: ELECTION_MAX_MS,
+        checkpoint_interval_ms: options.checkpoint_interval_ms,
+        snapshot_entries: u64::MAX,
+    };
+    let group = Group::open(group_options, store.clone(), log, machine, Arc::new(NoPeers)).await?;
+    if is_new {
+        let member = Member { replica, broker: store.identity().node, address: String::new() };
+        let initialized = group.initialize(vec![member]).await;
+        let failed = |error: fanfare_raft::ProposeError| fanfare_raft::OpenError::Group {
+            group: log_name(id),
+            what: format!("make this node its only voter: {error}"),
+        };
+        initialized.map_err(failed)?;
+    }
+    Ok(group)
+}
+
+/// Name of the partition's log in its data directory, such as `events-3`.
+fn log_name(id: PartitionId) -> String {
+    format!("{}-{}", id.stream.name(), id.index)
+}
+
+/// Of this partition on this incarnation of this node: the same at every start, and a fresh one for a node whose data
+/// directory was lost. XXH3-64 of cluster, node, incarnation, stream and index; stored, so it never changes.
+fn replica_id(store: &Store, id: PartitionId) -> u64 {
+    let identity = store.identity();
+    let PartitionId { stream, index } = id;
+    let mut name = Vec::with_capacity(43);
+    name.extend_from_slice(&identity.cluster);
+    name.extend_from_slice(&identity.node.to_le_bytes());
+    name.extend_from_slice(&identity.incarnation);
+    name.push(Stream::number(stream));
+    name.extend_from_slice(&index.to_le_bytes());
+    xxh3_64(&name).max(1)
+}

@@ -1,0 +1,325 @@
+//! Reading what is committed: never at or above the high watermark, never below the start of the log.
+//!
+//! The tail is answered from the log's cache without leaving the task; anything older is read on a blocking thread.
+
+use fanfare_log::{Frame, Log};
+use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
+use fanfare_raft::Group;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    CodecError, Positions, ReadError, StoredBatch, StoredEvent,
+    entry::{self, Entry},
+    machine::{Machine, first_index},
+};
+
+/// Least payload asked of the log at once: a reader of a small account passes over the others' sections.
+const READ_BYTES_MIN: u64 = 256 << 10;
+/// Entries looked at together when an event is searched from the newest backwards.
+const SEARCH_ENTRIES: u64 = 16;
+
+/// Committed batches and where to go on.
+#[derive(Clone, Debug)]
+pub struct ReadChunk {
+    pub batches: Vec<StoredBatch>,
+    pub next: Offset,
+}
+
+pub(crate) struct Reader {
+    id: PartitionId,
+    group: Group<Machine>,
+    tasks: TaskTracker,
+    /// One search of the whole log at a time.
+    search: Semaphore,
+}
+
+/// What the state says about reading at an offset.
+struct View {
+    positions: Positions,
+    /// End of the applied entries.
+    end_index: u64,
+    /// Of the entry that holds the offset, if it is one of the newest.
+    index: Option<u64>,
+}
+
+/// A chunk in the making.
+struct Reading {
+    account: Option<AccountId>,
+    bytes_max: u64,
+    bytes: u64,
+    batches: Vec<StoredBatch>,
+    next: Offset,
+}
+
+#[derive(PartialEq, Eq)]
+enum Taken {
+    Whole,
+    Full,
+}
+
+enum FramesError {
+    /// No longer, or not yet, in the log.
+    Absent,
+    Lost(String),
+}
+
+impl Reader {
+    pub(crate) fn new(id: PartitionId, group: Group<Machine>, tasks: TaskTracker) -> Self {
+        Self { id, group, tasks, search: Semaphore::new(1) }
+    }
+
+    pub(crate) async fn read(
+        &self,
+        from: Offset,
+        account: Option<AccountId>,
+        bytes_max: u64,
+    ) -> Result<ReadChunk, ReadError> {
+        let mut reading = Reading { account, bytes_max, bytes: 0, batches: Vec::new(), next: from };
+        loop {
+            let asked = reading.next;
+            let view = self.view(asked);
+            let Positions { log_start, high_watermark, .. } = view.positions;
+            if asked < log_start {
+                return Err(ReadError::OutOfRange { asked, log_start });
+            }
+            if asked >= high_watermark {
+                return Ok(reading.chunk());
+            }
+            let frames = self.frames(asked, &view, bytes_max.max(READ_BYTES_MIN)).await;
+            let frames = frames.map_err(|error| self.explain(asked, error))?;
+            for frame in &frames {
+                let taken =
+                    reading.take(frame, high_watermark).map_err(|error| self.damaged(frame, error))?;
+                if taken == Taken::Full {
+                    return Ok(reading.chunk());
+                }
+            }
+            if !reading.batches.is_empty() {
+                return Ok(reading.chunk());
+            }
+            assert!(reading.next > asked, "reading at {asked} made no progress");
+        }
+    }
+
+    /// First offset appended at or after `time`, clamped to what is readable.
+    pub(crate) async fn offset_at(&self, time: Timestamp) -> Result<Offset, ReadError> {
+        let log = self.group.log().clone();
+        let found = self.blocking(move || {
+            let Some(index) = log.index_of_time(time.0)? else { return Ok(None) };
+            let frames = log.read(index, index + 1, 1)?;
+            Ok(frames.first().map(|frame| Offset(frame.header.base_offset)))
+        });
+        let found = match found.await {
+            Ok(found) => found,
+            Err(fanfare_log::ReadError::Purged { .. }) => Some(Offset::ZERO),
+            Err(error) => return Err(self.lost(error.to_string())),
+        };
+        let Positions { log_start, high_watermark, .. } = self.view(Offset::ZERO).positions;
+        Ok(found.unwrap_or(high_watermark).clamp(log_start, high_watermark))
+    }
+
+    /// The newest event of the account with this identity. What was committed lately is found at once, the rest by
+    /// looking through the log from its end.
+    pub(crate) async fn find(
+        &self,
+        account: AccountId,
+        id: EventIdHash,
+    ) -> Result<Option<StoredEvent>, ReadError> {
+        let known = self.group.read(|machine| machine.state.dedup().account(account)?.get(id));
+        if let Some(known) = known {
+            match self.read(known.offset, Some(account), 1).await {
+                Ok(chunk) => {
+                    let first = chunk.batches.first().and_then(|batch| batch.events().next());
+                    return Ok(first.filter(|event| event.offset == known.offset));
+                }
+                Err(ReadError::OutOfRange { .. }) => return Ok(None),
+                Err(error @ ReadError::DataLoss { .. }) => return Err(error),
+            }
+        }
+        let _one = self.search.acquire().await.expect("the semaphore is never closed");
+        let view = self.view(Offset::ZERO);
+        let log = self.group.log().clone();
+        let found = self.blocking(move || Ok(search(&log, &view, account, id))).await;
+        match found {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(FramesError::Absent)) => Ok(None),
+            Ok(Err(FramesError::Lost(what))) => Err(self.lost(what)),
+            Err(error) => Err(self.lost(error.to_string())),
+        }
+    }
+
+    /// Where the entry that holds the event before `to` ends, at or below `to`, and its position; None if nothing below
+    /// `to` is kept. Blocking reads happen elsewhere.
+    pub(crate) async fn entry_end(
+        &self,
+        to: Offset,
+    ) -> Result<Option<(Offset, fanfare_log::Position)>, ReadError> {
+        let log = self.group.log().clone();
+        let log_start = self.view(Offset::ZERO).positions.log_start;
+        let found = self.blocking(move || {
+            let Some(before) = to.0.checked_sub(1) else { return Ok(None) };
+            let Some(mut index) = log.index_of_offset(before)? else { return Ok(None) };
+            loop {
+                let frames = log.read(index, index + 1, 1)?;
+                let Some(header) = frames.first().map(|frame| &frame.header) else { return Ok(None) };
+                let end = Offset(header.base_offset).plus(header.count.into());
+                if end <= to {
+                    return Ok((end > log_start).then_some((end, header.position)));
+                }
+                if index <= first_index(&log.bounds()) {
+                    return Ok(None);
+                }
+                index -= 1;
+            }
+        });
+        match found.await {
+            Ok(found) => Ok(found),
+            Err(fanfare_log::ReadError::Purged { .. }) => Ok(None),
+            Err(error) => Err(self.lost(error.to_string())),
+        }
+    }
+
+    fn view(&self, offset: Offset) -> View {
+        self.group.read(|machine| View {
+            positions: machine.state.positions(),
+            end_index: machine.state.last_index() + 1,
+            index: machine.state.recent_index(offset),
+        })
+    }
+
+    async fn frames(&self, offset: Offset, view: &View, bytes_max: u64) -> Result<Vec<Frame>, FramesError> {
+        let (log, end, known) = (self.group.log().clone(), view.end_index, view.index);
+        if let Some(index) = known
+            && let Some(frames) = log.read_cached(index, end, bytes_max)
+        {
+            return Ok(frames);
+        }
+        let read = self.blocking(move || {
+            let Some(index) = known.map_or_else(|| log.index_of_offset(offset.0), |index| Ok(Some(index)))?
+            else {
+                return Ok(None);
+            };
+            log.read(index, end, bytes_max).map(Some)
+        });
+        match read.await {
+            Ok(Some(frames)) => Ok(frames),
+            Ok(None) | Err(fanfare_log::ReadError::Purged { .. }) => Err(FramesError::Absent),
+            Err(error) => Err(FramesError::Lost(error.to_string())),
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, fanfare_log::ReadError> + Send + 'static,
+    ) -> Result<T, fanfare_log::ReadError> {
+        match self.tasks.spawn_blocking(read).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only a runtime that is going away cancels it, and this task with it.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// A trim may have overtaken the reader; otherwise what should be there is gone.
+    fn explain(&self, asked: Offset, error: FramesError) -> ReadError {
+        let log_start = self.view(asked).positions.log_start;
+        match error {
+            _ if asked < log_start => ReadError::OutOfRange { asked, log_start },
+            FramesError::Absent => {
+                self.lost(format!("offset {asked} is not in the log that starts at {log_start}"))
+            }
+            FramesError::Lost(what) => self.lost(what),
+        }
+    }
+
+    fn damaged(&self, frame: &Frame, error: CodecError) -> ReadError {
+        let base = frame.header.base_offset;
+        let end = base + u64::from(frame.header.count);
+        self.lost(format!("entry {} with offsets {base}..{end}: {error}", frame.header.position.index))
+    }
+
+    fn lost(&self, what: String) -> ReadError {
+        ReadError::DataLoss { partition: self.id, what }
+    }
+}
+
+impl Reading {
+    /// Adds the frame's batches from `next` on, as far as they fit.
+    fn take(&mut self, frame: &Frame, high_watermark: Offset) -> Result<Taken, CodecError> {
+        let header = &frame.header;
+        let (base, end) = (Offset(header.base_offset), Offset(header.base_offset).plus(header.count.into()));
+        if header.kind != entry::KIND || end <= self.next {
+            return Ok(Taken::Whole);
+        }
+        assert!(end <= high_watermark, "an applied entry ends at or below the high watermark");
+        let entry = Entry::decode(&frame.payload, header.count)?;
+        for batch in entry.batches(base, Timestamp(header.time_ms), self.account) {
+            let batch = batch?.cut_below(self.next);
+            if batch.is_empty() {
+                continue;
+            }
+            self.bytes += batch.size_bytes() as u64;
+            if !self.batches.is_empty() && self.bytes > self.bytes_max {
+                return Ok(Taken::Full);
+            }
+            self.next = batch.end();
+            self.batches.push(batch);
+        }
+        self.next = end;
+        Ok(Taken::Whole)
+    }
+
+    fn chunk(self) -> ReadChunk {
+        ReadChunk { batches: self.batches, next: self.next }
+    }
+}
+
+/// Looks through the log backwards. Blocking.
+fn search(
+    log: &Log,
+    view: &View,
+    account: AccountId,
+    id: EventIdHash,
+) -> Result<Option<StoredEvent>, FramesError> {
+    let first = first_index(&log.bounds());
+    let mut end = view.end_index;
+    while end > first {
+        let start = end.saturating_sub(SEARCH_ENTRIES).max(first);
+        let mut frames = Vec::new();
+        while start + (frames.len() as u64) < end {
+            match log.read(start + frames.len() as u64, end, u64::MAX) {
+                Ok(more) => frames.extend(more),
+                Err(fanfare_log::ReadError::Purged { .. }) => return Err(FramesError::Absent),
+                Err(error) => return Err(FramesError::Lost(error.to_string())),
+            }
+        }
+        for frame in frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
+            if frame.header.base_offset + u64::from(frame.header.count) <= view.positions.log_start.0 {
+                return Ok(None);
+            }
+            if let Some(event) = in_frame(frame, account, id)? {
+                return Ok((event.offset >= view.positions.log_start).then_some(event));
+            }
+        }
+        end = start;
+    }
+    Ok(None)
+}
+
+fn in_frame(frame: &Frame, account: AccountId, id: EventIdHash) -> Result<Option<StoredEvent>, FramesError> {
+    let index = frame.header.position.index;
+    let lost = |error: CodecError| FramesError::Lost(format!("entry {index}: {error}"));
+    let entry = Entry::decode(&frame.payload, frame.header.count).map_err(lost)?;
+    let holds =
+        entry.sections().any(|section| section.account == account && section.records().any(|r| r.id == id));
+    if !holds {
+        return Ok(None);
+    }
+    let batches = entry::stored_batches(frame, Some(account)).map_err(lost)?;
+    Ok(batches
+        .iter()
+        .rev()
+        .flat_map(|batch| batch.events().filter(|event| event.header.id == id).last())
+        .next())
+}

@@ -1,0 +1,79 @@
+//! Where retention wants the log to start: whole segments, by age and by size, never inside the dedup window.
+
+use fanfare_log::SegmentSpan;
+use fanfare_model::{Offset, Timestamp};
+
+/// How long and how much to keep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retention {
+    pub(crate) age_ms: u64,
+    pub(crate) bytes_max: u64,
+}
+
+impl Retention {
+    /// The end of the newest sealed segment (`segments` are oldest first) that is too old, or that must go so that the
+    /// rest fits. `keep_from`: what must stay. None if nothing above `log_start` is due.
+    pub(crate) fn target(
+        self,
+        segments: &[SegmentSpan],
+        now: Timestamp,
+        log_start: Offset,
+        keep_from: Option<Offset>,
+    ) -> Option<Offset> {
+        let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
+        let mut target = None;
+        for segment in segments.iter().take_while(|segment| segment.sealed) {
+            let is_old = now.millis_since(Timestamp(segment.time_ms_max)) > self.age_ms;
+            let is_too_much = left > self.bytes_max;
+            let end = Offset(segment.end_offset);
+            if !(is_old || is_too_much) || keep_from.is_some_and(|keep_from| keep_from < end) {
+                break;
+            }
+            left -= segment.bytes;
+            target = Some(end);
+        }
+        target.filter(|target| *target > log_start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sealed segments of 10 events and 100 bytes each, the newest event of each at these times, and an active one.
+    fn segments(times: &[u64]) -> Vec<SegmentSpan> {
+        let span = |at: u64, time_ms_max, sealed| SegmentSpan {
+            first_index: at * 10,
+            last: Default::default(),
+            base_offset: at * 10,
+            end_offset: at * 10 + 10,
+            time_ms_max,
+            bytes: 100,
+            sealed,
+        };
+        let mut spans: Vec<_> = times.iter().zip(0..).map(|(&time, at)| span(at, time, true)).collect();
+        spans.push(span(times.len() as u64, 0, false));
+        spans
+    }
+
+    #[test]
+    fn whole_sealed_segments_go_by_age_and_by_size_only() {
+        let keep = |age_ms, bytes_max| Retention { age_ms, bytes_max };
+        let cases = [
+            (keep(1_000, 1_000), 1_300, 0, None, None, "nothing is old"),
+            (keep(1_000, 1_000), 1_301, 0, None, Some(20), "two are too old"),
+            (keep(1_000, 1_000), 9_999, 0, None, Some(40), "the active one stays however old"),
+            (keep(1_000, 500), 1_000, 0, None, None, "it fits"),
+            (keep(1_000, 499), 1_000, 0, None, Some(10), "one must go"),
+            (keep(1_000, 0), 1_000, 0, None, Some(40), "the active one stays however large"),
+            (keep(1_000, 0), 1_000, 0, Some(25), Some(20), "the dedup window stays"),
+            (keep(1_000, 0), 1_000, 0, Some(9), None, "the dedup window is all there is"),
+            (keep(1_000, 1_000), 1_301, 20, None, None, "it is trimmed already"),
+        ];
+        for (retention, now, log_start, keep_from, expected, why) in cases {
+            let spans = segments(&[200, 300, 400, 500]);
+            let found = retention.target(&spans, Timestamp(now), Offset(log_start), keep_from.map(Offset));
+            assert_eq!(found, expected.map(Offset), "{why}");
+        }
+    }
+}

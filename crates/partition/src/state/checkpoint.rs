@@ -1,0 +1,116 @@
+//! The accumulated state as bytes: versioned, self-contained, the same on every replica of the same log.
+//!
+//! ```text
+//! version u16 | log start u64 | frontier u64 | last time u64 | anchor? (position 24, next offset u64)
+//! count u32, per attached, ascending: subscription 16, account 16, epoch u64, spec revision u64, from u64, spec from u64,
+//!            matched_to?, counters, record?
+//! count u32, per detached, in order: subscription 16, epoch u64, counters
+//! ```
+//! Counters and records are encoded as in [`crate::command`]. What is derived from the log is not in it, except the
+//! last time, which may stem from an entry that is no longer kept.
+
+use fanfare_model::{AccountId, Offset, SubscriptionId, Timestamp};
+use fanfare_raft::Anchor;
+
+use super::{Attached, Detached, PartitionState};
+use crate::{
+    Attachment, CodecError,
+    codec::{Decoder, Encoder},
+    command::{
+        decode_counters, decode_position, decode_record, encode_counters, encode_position, encode_record,
+    },
+    dedup::Limits,
+};
+
+const VERSION: u16 = 1;
+
+impl PartitionState {
+    pub(crate) fn checkpoint(&self) -> Vec<u8> {
+        let mut out = Encoder::default();
+        out.u16(VERSION);
+        out.u64(self.log_start.0);
+        out.u64(self.frontier.0);
+        out.u64(self.derived.last_time.0);
+        out.optional(self.anchor, |out, anchor| {
+            encode_position(out, anchor.position);
+            out.u64(anchor.next_offset);
+        });
+        out.count(self.attached.len());
+        for attached in self.attached.values() {
+            encode_attachment(&mut out, &attached.attachment);
+            encode_counters(&mut out, &attached.counters);
+            out.optional(attached.record.as_ref(), encode_record);
+        }
+        out.count(self.detached.len());
+        for detached in &self.detached {
+            out.bytes(detached.subscription.as_bytes());
+            out.u64(detached.epoch);
+            encode_counters(&mut out, &detached.counters);
+        }
+        out.0
+    }
+
+    /// The state that [`Self::checkpoint`] wrote; what is derived begins at the anchor.
+    pub(crate) fn restored(bytes: &[u8], dedup: Limits) -> Result<Self, CodecError> {
+        let mut fields = Decoder(bytes);
+        match fields.u16()? {
+            VERSION => {}
+            version => return Err(CodecError::Version { what: "checkpoint", version }),
+        }
+        let mut state = Self::new(dedup);
+        state.log_start = Offset(fields.u64()?);
+        state.frontier = Offset(fields.u64()?);
+        state.derived.last_time = Timestamp(fields.u64()?);
+        state.anchor = fields.optional(|fields| {
+            Ok(Anchor { position: decode_position(fields)?, next_offset: fields.u64()? })
+        })?;
+        if let Some(anchor) = state.anchor {
+            state.derived.next_offset = Offset(anchor.next_offset);
+            state.derived.last_index = anchor.position.index;
+        }
+        for _ in 0..fields.count(77)? {
+            let attached = Attached {
+                attachment: decode_attachment(&mut fields)?,
+                counters: decode_counters(&mut fields)?,
+                record: fields.optional(decode_record)?,
+            };
+            let subscription = attached.attachment.subscription;
+            if state.attached.last_key_value().is_some_and(|(last, _)| *last >= subscription) {
+                return Err(CodecError::Value("order of subscriptions"));
+            }
+            state.attached.insert(subscription, attached);
+        }
+        let detached = fields.list(36, |fields| {
+            Ok(Detached {
+                subscription: SubscriptionId::from_bytes(fields.array()?),
+                epoch: fields.u64()?,
+                counters: decode_counters(fields)?,
+            })
+        })?;
+        state.detached = detached.into();
+        fields.end()?;
+        Ok(state)
+    }
+}
+
+fn encode_attachment(out: &mut Encoder, attachment: &Attachment) {
+    out.bytes(attachment.subscription.as_bytes());
+    out.bytes(attachment.account.as_bytes());
+    out.u64(attachment.epoch);
+    out.u64(attachment.spec_revision);
+    out.u64(attachment.from.0);
+    out.u64(attachment.spec_from.0);
+    out.optional(attachment.matched_to, |out, offset| out.u64(offset.0));
+}
+
+fn decode_attachment(fields: &mut Decoder<'_>) -> Result<Attachment, CodecError> {
+    Ok(Attachment {
+        subscription: SubscriptionId::from_bytes(fields.array()?),
+        account: AccountId::from_bytes(fields.array()?),
+        epoch: fields.u64()?,
+        spec_revision: fields.u64()?,
+        from: Offset(fields.u64()?),
+        spec_from: Offset(fields.u64()?),
+        matched_to: fields.optional(|fields| fields.u64().map(Offset))?,
+    })
+}
