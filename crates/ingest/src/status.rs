@@ -1,0 +1,139 @@
+//! The one place where refusals become answers: gRPC statuses with google.rpc details, or a result's error.
+
+use std::{collections::HashMap, time::Duration};
+
+use fanfare_catalog::json_schema::DataProblem;
+use fanfare_partition::{AppendError, ReadError};
+use fanfare_proto::v1::PublishError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::refusal::Refusal;
+
+/// Domain of every `ErrorInfo`.
+pub(crate) const DOMAIN: &str = "fanfare";
+const RETRY_MS: u64 = 100;
+/// A full disk is not emptied within a moment.
+const RETRY_DISK_FULL_MS: u64 = 5_000;
+
+/// A refusal in the API's terms.
+struct Answer {
+    code: Code,
+    reason: &'static str,
+    /// Attribute or JSON pointer at fault.
+    field: String,
+    retry_after_ms: Option<u64>,
+}
+
+fn answer(refusal: &Refusal) -> Answer {
+    let fix =
+        |code, reason, field: &str| Answer { code, reason, field: field.to_owned(), retry_after_ms: None };
+    let retry = |code, reason, after_ms| Answer {
+        code,
+        reason,
+        field: String::new(),
+        retry_after_ms: Some(after_ms),
+    };
+    match refusal {
+        Refusal::Invalid { field, .. } => fix(Code::InvalidArgument, "EVENT_INVALID", field),
+        Refusal::TooLarge { .. } => fix(Code::InvalidArgument, "EVENT_TOO_LARGE", "event"),
+        Refusal::TypeUnknown { .. } => fix(Code::NotFound, "EVENT_TYPE_UNKNOWN", "type"),
+        Refusal::TypeDiscontinued { .. } => fix(Code::FailedPrecondition, "EVENT_TYPE_DISCONTINUED", "type"),
+        Refusal::Dataschema { .. } => fix(Code::InvalidArgument, "DATASCHEMA_UNKNOWN", "dataschema"),
+        Refusal::Data { problem: DataProblem::Violations(found), .. } => {
+            fix(Code::InvalidArgument, "SCHEMA_VIOLATION", &found[0].pointer)
+        }
+        Refusal::Data { .. } => fix(Code::InvalidArgument, "SCHEMA_VIOLATION", "data"),
+        Refusal::Schema { .. } => fix(Code::FailedPrecondition, "SCHEMA_UNUSABLE", "type"),
+        Refusal::Conflict { .. } => fix(Code::AlreadyExists, "EVENT_CONFLICT", "id"),
+        Refusal::Overloaded => retry(Code::ResourceExhausted, "OVERLOADED", RETRY_MS),
+        Refusal::Behind => retry(Code::Aborted, "ABORTED_BEHIND", 0),
+        Refusal::Draining => retry(Code::Unavailable, "DRAINING", RETRY_MS),
+        Refusal::Append(error) => match error {
+            AppendError::Overloaded { retry_after_ms, .. } => {
+                retry(Code::ResourceExhausted, "OVERLOADED", *retry_after_ms)
+            }
+            AppendError::NotLeader { .. } => retry(Code::Unavailable, "NO_LEADER", RETRY_MS),
+            AppendError::Sealed { .. } => retry(Code::Unavailable, "SHARD_MOVED", RETRY_MS),
+            AppendError::Unknown { .. } => retry(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", RETRY_MS),
+            AppendError::DiskFull { .. } => retry(Code::Unavailable, "DISK_FULL", RETRY_DISK_FULL_MS),
+            AppendError::Stopped { .. } => fix(Code::Unavailable, "PARTITION_STOPPED", ""),
+        },
+    }
+}
+
+/// The error of one event's result.
+pub(crate) fn publish_error(refusal: &Refusal) -> PublishError {
+    let Answer { code, reason, field, retry_after_ms } = answer(refusal);
+    PublishError {
+        code: code as i32,
+        reason: reason.to_owned(),
+        message: refusal.to_string(),
+        field,
+        retry_after_ms,
+    }
+}
+
+/// The status of a call that published one event.
+pub(crate) fn publish_status(refusal: &Refusal) -> Status {
+    let Answer { code, reason, field, retry_after_ms } = answer(refusal);
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    if let Refusal::Data { problem: DataProblem::Violations(found), .. } = refusal {
+        for violation in found {
+            details.add_bad_request_violation(&violation.pointer, &violation.message);
+        }
+    } else if code == Code::InvalidArgument {
+        details.add_bad_request_violation(field, refusal.to_string());
+    }
+    if let Some(after_ms) = retry_after_ms {
+        details.set_retry_info(Some(Duration::from_millis(after_ms)));
+    }
+    Status::with_error_details(code, refusal.to_string(), details)
+}
+
+/// A request that is wrong as a whole.
+pub(crate) fn invalid_request(reason: &'static str, field: &str, message: impl Into<String>) -> Status {
+    let message = message.into();
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    details.add_bad_request_violation(field, &message);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// A request larger than the server reads; what tonic answers by itself names neither limit nor way out.
+pub(crate) fn request_too_large(limit_bytes: usize) -> Status {
+    let message = format!("the request is larger than {limit_bytes} bytes: split it into several requests");
+    invalid_request("REQUEST_TOO_LARGE", "events", message)
+}
+
+/// A read that cannot be answered from the log.
+pub(crate) fn read_status(error: &ReadError) -> Status {
+    match error {
+        ReadError::OutOfRange { asked, log_start } => {
+            let message =
+                format!("offset {asked} is no longer kept: the log starts at {log_start}; read from there");
+            out_of_range("OFFSET_TRUNCATED", message, ("log_start", log_start.to_string()))
+        }
+        ReadError::DataLoss { partition, what } => {
+            tracing::error!(%partition, what, "committed events cannot be read");
+            let details = ErrorDetails::with_error_info("CHECKSUM_MISMATCH", DOMAIN, HashMap::new());
+            let message =
+                format!("committed events of partition {partition} cannot be read: tell the operator");
+            Status::with_error_details(Code::DataLoss, message, details)
+        }
+    }
+}
+
+pub(crate) fn out_of_range(reason: &'static str, message: String, (name, value): (&str, String)) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from([(name.to_owned(), value)]));
+    Status::with_error_details(Code::OutOfRange, message, details)
+}
+
+pub(crate) fn not_found(reason: &'static str, message: String) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(Code::NotFound, message, details)
+}
+
+pub(crate) fn unauthenticated(reason: &'static str, message: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(Code::Unauthenticated, message, details)
+}

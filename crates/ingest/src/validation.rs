@@ -1,0 +1,227 @@
+//! Whether bytes are an event that its account may publish. One pass over the attributes, no allocation for a good event.
+//!
+//! The schema itself is checked by the caller: compiling one may have to wait.
+
+use std::sync::Arc;
+
+use fanfare_catalog::{AccountView, EventType, EventTypeStatus, Schema, json_schema::parse_dataschema};
+use fanfare_model::{AttributeValue, Data, Event, EventError, EventIdHash, KeyHash};
+
+use crate::refusal::Refusal;
+
+const SPEC_VERSION: &str = "1.0";
+const ID_BYTES_MAX: usize = 256;
+const SOURCE_BYTES_MAX: usize = 512;
+const SUBJECT_BYTES_MAX: usize = 1024;
+/// Also the longest key that Kinesis takes.
+const PARTITION_KEY_BYTES_MAX: usize = 256;
+const ATTRIBUTES_MAX: usize = 64;
+const ATTRIBUTE_NAME_BYTES_MAX: usize = 64;
+/// Seconds of 0001-01-01T00:00:00Z up to 9999-12-31T23:59:59Z, as protobuf and RFC 3339 have it.
+const TIME_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+const NANOS_PER_SECOND: i32 = 1_000_000_000;
+
+/// A good event, but for its data.
+pub(crate) struct Checked<'event, 'view> {
+    pub(crate) id: EventIdHash,
+    pub(crate) key: KeyHash,
+    pub(crate) data: Data<'event>,
+    /// What the data must obey.
+    pub(crate) schema: Option<Version<'view>>,
+}
+
+/// One version of a schema.
+#[derive(Clone, Copy)]
+pub(crate) struct Version<'view> {
+    pub(crate) schema: &'view Schema,
+    pub(crate) number: u32,
+}
+
+impl<'view> Version<'view> {
+    pub(crate) fn document(self) -> &'view Arc<str> {
+        let index = usize::try_from(self.number - 1).expect("u32 fits in usize on this platform");
+        &self.schema.versions[index].document
+    }
+}
+
+/// Checks the events of one account against one view of the catalog.
+pub(crate) struct Validation<'view> {
+    view: &'view AccountView,
+    event_bytes_max: usize,
+    /// The last event's type: neighbours mostly share it.
+    last: Option<&'view EventType>,
+}
+
+impl<'view> Validation<'view> {
+    pub(crate) fn new(view: &'view AccountView, event_bytes_max: usize) -> Self {
+        Self { view, event_bytes_max, last: None }
+    }
+
+    pub(crate) fn check<'event>(&mut self, bytes: &'event [u8]) -> Result<Checked<'event, 'view>, Refusal> {
+        if bytes.len() > self.event_bytes_max {
+            return Err(Refusal::TooLarge { size_bytes: bytes.len(), limit_bytes: self.event_bytes_max });
+        }
+        let event = Event::parse(bytes).map_err(|error| unreadable(&error))?;
+        if event.spec_version != SPEC_VERSION {
+            let problem = format!("{:?} is not supported: send \"{SPEC_VERSION}\"", cut(event.spec_version));
+            return Err(Refusal::invalid("spec_version", problem));
+        }
+        text("id", event.id, ID_BYTES_MAX)?;
+        text("source", event.source, SOURCE_BYTES_MAX)?;
+        let attributes = Attributes::of(&event)?;
+        let event_type = self.event_type(event.event_type)?;
+        let key = attributes.partition_key.or(attributes.subject).unwrap_or(event.id);
+        Ok(Checked {
+            id: event.id_hash(),
+            key: KeyHash::of(key),
+            data: event.data,
+            schema: self.schema(event_type, attributes.dataschema)?,
+        })
+    }
+
+    fn event_type(&mut self, name: &str) -> Result<&'view EventType, Refusal> {
+        if let Some(last) = self.last.filter(|last| last.name == name) {
+            return Ok(last);
+        }
+        let Some(event_type) = self.view.event_types.get(name) else {
+            return Err(Refusal::TypeUnknown { event_type: cut(name).to_owned() });
+        };
+        match event_type.status {
+            EventTypeStatus::Available | EventTypeStatus::Deprecated | EventTypeStatus::Restricted => {}
+            EventTypeStatus::Discontinued => {
+                return Err(Refusal::TypeDiscontinued { event_type: event_type.name.clone() });
+            }
+        }
+        self.last = Some(event_type);
+        Ok(event_type)
+    }
+
+    /// The version that the event names, else the latest; without a schema `dataschema` is the producer's own business.
+    fn schema(&self, event_type: &EventType, named: Option<&str>) -> Result<Option<Version<'view>>, Refusal> {
+        let Some(schema) = event_type.schema.as_ref().and_then(|id| self.view.schemas.get(id)) else {
+            return Ok(None);
+        };
+        let latest = u32::try_from(schema.versions.len()).expect("versions are numbered by u32");
+        let number = match named.map(parse_dataschema) {
+            None => latest,
+            Some(Some((id, number))) if id == schema.id && number <= latest => number,
+            Some(_) => {
+                let problem = format!(
+                    "dataschema {:?} is not a version of schema {} of type {:?}: leave it out or name \
+                     urn:fanfare:schema:{}:N with N from 1 to {latest}",
+                    cut(named.unwrap_or_default()),
+                    schema.id,
+                    event_type.name,
+                    schema.id,
+                );
+                return Err(Refusal::Dataschema { problem });
+            }
+        };
+        Ok(Some(Version { schema, number }))
+    }
+}
+
+/// What routing and schema choice need of the attributes, all of which are checked.
+#[derive(Default)]
+struct Attributes<'event> {
+    partition_key: Option<&'event str>,
+    subject: Option<&'event str>,
+    dataschema: Option<&'event str>,
+}
+
+impl<'event> Attributes<'event> {
+    fn of(event: &Event<'event>) -> Result<Self, Refusal> {
+        let mut found = Self::default();
+        for (count, attribute) in event.attributes().enumerate() {
+            let (name, value) = attribute.map_err(|error| unreadable(&error))?;
+            if count == ATTRIBUTES_MAX {
+                let problem =
+                    format!("are more than {ATTRIBUTES_MAX}: move what is not context into the data");
+                return Err(Refusal::invalid("attributes", problem));
+            }
+            attribute_name(name)?;
+            match name {
+                "partitionkey" => found.partition_key = text_value(name, value, PARTITION_KEY_BYTES_MAX)?,
+                "subject" => found.subject = text_value(name, value, SUBJECT_BYTES_MAX)?,
+                "dataschema" => found.dataschema = text_value(name, value, SUBJECT_BYTES_MAX)?,
+                "datacontenttype" => drop(text_value(name, value, ATTRIBUTE_NAME_BYTES_MAX * 4)?),
+                "time" => time(value)?,
+                _ => other(name, value)?,
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn unreadable(error: &EventError) -> Refusal {
+    match error {
+        EventError::Malformed => Refusal::invalid("event", error.to_string()),
+        EventError::NotText { field } => Refusal::invalid(*field, "is not UTF-8"),
+        EventError::Missing { field } => Refusal::invalid(*field, "is required"),
+    }
+}
+
+fn attribute_name(name: &str) -> Result<(), Refusal> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if name.is_empty() || name.len() > ATTRIBUTE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
+        let problem = format!(
+            "has a name that CloudEvents does not allow: 1 to {ATTRIBUTE_NAME_BYTES_MAX} of a-z and 0-9"
+        );
+        return Err(Refusal::invalid(format!("attributes[{:?}]", cut(name)), problem));
+    }
+    if matches!(name, "id" | "source" | "specversion" | "type" | "data") {
+        return Err(Refusal::invalid(format!("attributes[{name:?}]"), "belongs into the event's own field"));
+    }
+    Ok(())
+}
+
+fn text(field: &str, value: &str, bytes_max: usize) -> Result<(), Refusal> {
+    if value.len() > bytes_max {
+        return Err(Refusal::invalid(
+            field,
+            format!("has {} bytes; at most {bytes_max} are allowed", value.len()),
+        ));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(Refusal::invalid(field, "contains a control character"));
+    }
+    Ok(())
+}
+
+/// An empty text counts as not given, as everywhere in protobuf.
+fn text_value<'event>(
+    name: &str,
+    value: AttributeValue<'event>,
+    bytes_max: usize,
+) -> Result<Option<&'event str>, Refusal> {
+    let Some(value) = value.as_text() else { return Err(Refusal::invalid(name, "must be a text")) };
+    text(name, value, bytes_max)?;
+    Ok(Some(value).filter(|value| !value.is_empty()))
+}
+
+fn time(value: AttributeValue<'_>) -> Result<(), Refusal> {
+    match value {
+        AttributeValue::Timestamp { .. } => other("time", value),
+        _ => Err(Refusal::invalid("time", "must be a timestamp (ce_timestamp)")),
+    }
+}
+
+fn other(name: &str, value: AttributeValue<'_>) -> Result<(), Refusal> {
+    match value {
+        AttributeValue::String(value) | AttributeValue::Uri(value) | AttributeValue::UriReference(value) => {
+            text(name, value, usize::MAX)
+        }
+        AttributeValue::Timestamp { seconds, nanos } => {
+            match TIME_SECONDS.contains(&seconds) && (0..NANOS_PER_SECOND).contains(&nanos) {
+                true => Ok(()),
+                false => Err(Refusal::invalid(name, "is not a time of the years 1 to 9999")),
+            }
+        }
+        AttributeValue::Boolean(_) | AttributeValue::Integer(_) | AttributeValue::Bytes(_) => Ok(()),
+    }
+}
+
+/// A piece of somebody's text that is short enough to be repeated in a message.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(128)]
+}
