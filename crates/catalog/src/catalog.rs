@@ -1,0 +1,255 @@
+//! The handle on the replicated catalog: opening, reading, proposing.
+
+mod changes;
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use fanfare_log::{Identity, Payload, RollPolicy, Store};
+use fanfare_model::Timestamp;
+use fanfare_raft::{Group, GroupOptions, Member, NoPeers, Proposal, ProposeError, Role};
+use sha2::{Digest, Sha256};
+use tokio::{sync::watch, task, time};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    ChangeError, OpenError, Tenant, View, ViewStart,
+    command::{Change, Command},
+    key,
+    machine::{COMMAND, Machine, Shown},
+    state::{Changed, State},
+    view_store::{self, Writer},
+};
+
+const NAME: &str = "catalog";
+const HEARTBEAT_MS: u64 = 150;
+const ELECTION_MIN_MS: u64 = 300;
+const ELECTION_MAX_MS: u64 = 600;
+/// A checkpoint is the whole catalog in one piece. The view on disk follows every change at the price of that change,
+/// so checkpoints only have to bound how long a start without a view takes.
+const CHECKPOINT_INTERVAL_MS: u64 = 600_000;
+const SEGMENT_BYTES: u64 = 4 << 20;
+const LEADER_WAIT: Duration = Duration::from_secs(30);
+const CHANGE_WAIT: Duration = Duration::from_secs(10);
+
+/// What the configuration says about the catalog. Limits are per account.
+#[derive(Clone, Debug)]
+pub struct CatalogOptions {
+    pub sinks_max: u64,
+    pub subscriptions_max: u64,
+    pub event_types_max: u64,
+    pub schemas_max: u64,
+    /// Of one version's document.
+    pub schema_bytes_max: u64,
+    /// How many partitions the stream `events` has.
+    pub partitions: u16,
+    /// Entries between ordinary snapshots.
+    pub snapshot_entries: u64,
+}
+
+impl Default for CatalogOptions {
+    fn default() -> Self {
+        Self {
+            sinks_max: 100,
+            subscriptions_max: 100,
+            event_types_max: 1000,
+            schemas_max: 1000,
+            schema_bytes_max: 256 << 10,
+            partitions: 12,
+            snapshot_entries: 10_000,
+        }
+    }
+}
+
+/// How the state of this start came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartReport {
+    /// Commands applied from the log; those that checkpoint or view already contained are not among them.
+    pub entries_replayed: u64,
+    pub view: ViewStart,
+}
+
+/// The time as commands carry it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The replicated desired state. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    group: Group<Machine>,
+    options: CatalogOptions,
+    clock: Clock,
+    views: watch::Receiver<Arc<View>>,
+    report: StartReport,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Catalog {
+    /// `dir`: where the view is kept, built again whenever it is missing, stale or damaged. Returns when the group of
+    /// one leads and all is applied.
+    ///
+    /// # Errors
+    /// If the log or the group does not open, nobody leads in time, or `dir` cannot be written.
+    pub async fn open(
+        store: Store,
+        dir: &Path,
+        options: CatalogOptions,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        let identity = store.identity();
+        let replica = replica_of(identity);
+        let log = {
+            let store = store.clone();
+            let roll = RollPolicy { segment_bytes: SEGMENT_BYTES, age_ms: u64::MAX };
+            let opened = task::spawn_blocking(move || store.open_log(NAME, replica, roll)).await;
+            opened.expect("opening a log does not panic").map_err(OpenError::Log)?
+        };
+        let opened = view_store::open(dir, identity, &log).await?;
+        let start = opened.start.clone();
+        let (machine, shown) = Machine::starting_at(opened.state());
+        let Shown { views, states, applications } = shown;
+
+        let group = Box::pin(open_group(store, log.clone(), machine, (replica, &options))).await?;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(Writer::new(opened, identity, log, states, stop.clone()).run());
+        let report = StartReport { entries_replayed: applications.load(Ordering::Relaxed), view: start };
+        match &report.view {
+            ViewStart::Used { index } => {
+                tracing::info!(index, replayed = report.entries_replayed, "catalog open");
+            }
+            ViewStart::Rebuilt { why } => {
+                tracing::info!(%why, replayed = report.entries_replayed, "catalog open, its view is built again");
+            }
+        }
+        Ok(Self { shared: Arc::new(Shared { group, options, clock, views, report, tasks, stop }) })
+    }
+
+    /// The newest view.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        Arc::clone(&self.shared.views.borrow())
+    }
+
+    /// Every newer view; one that is overtaken before it was looked at is skipped.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.shared.views.clone()
+    }
+
+    /// The caller behind `Authorization: Bearer KEY`; constant-time in the secret; None for anything that is not a
+    /// live key.
+    #[must_use]
+    pub fn authenticate(&self, key: &str) -> Option<Tenant> {
+        key::authenticate(&self.shared.views.borrow(), key)
+    }
+
+    /// How this start went.
+    #[must_use]
+    pub fn start_report(&self) -> &StartReport {
+        &self.shared.report
+    }
+
+    /// SHA-256 of the whole state: equal wherever the same commands were applied.
+    #[must_use]
+    pub fn state_hash(&self) -> [u8; 32] {
+        self.state().hash()
+    }
+
+    /// Stops the group and brings the view up to the last change.
+    pub async fn shutdown(&self) {
+        let Shared { group, tasks, stop, .. } = &*self.shared;
+        group.shutdown().await;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    fn state(&self) -> State {
+        self.shared.group.read(|machine| machine.state.clone())
+    }
+
+    /// Makes one change. Answers when it is applied and `view` shows it.
+    async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
+        let command = Command::new((self.shared.clock)(), change);
+        // What is refused already is not worth an entry. What is not may still be when it is applied.
+        self.state().foresee(&command)?;
+        let changed = time::timeout(CHANGE_WAIT, self.replicate(&command));
+        changed.await.unwrap_or(Err(ChangeError::Unknown))
+    }
+
+    async fn replicate(&self, command: &Command) -> Result<Changed, ChangeError> {
+        let Role::Leader { term } = *self.shared.group.role().borrow() else {
+            return Err(ChangeError::Unavailable);
+        };
+        let payload = Payload::new(vec![command.encode().into()]);
+        let proposal = Proposal { kind: COMMAND, count: 0, time_ms: command.time.0, payload };
+        // Every refusal to take a proposal says that it was not taken.
+        let pending = self.shared.group.propose(term, proposal).await;
+        let pending = pending.map_err(|_| ChangeError::Unavailable)?;
+        let changed = pending.applied().await.map_err(|error| match error {
+            ProposeError::NotLeader { .. } | ProposeError::TermEnded => ChangeError::Unavailable,
+            ProposeError::Unknown | ProposeError::Stopped => ChangeError::Unknown,
+        })?;
+        let changed = changed.reply?;
+        let mut views = self.shared.views.clone();
+        let shown = views.wait_for(|view| view.revision >= changed.revision).await;
+        shown.map_err(|_| ChangeError::Unknown)?;
+        Ok(changed)
+    }
+}
+
+async fn open_group(
+    store: Store,
+    log: fanfare_log::Log,
+    machine: Machine,
+    (replica, options): (u64, &CatalogOptions),
+) -> Result<Group<Machine>, OpenError> {
+    let broker = store.identity().node;
+    let options = GroupOptions {
+        name: NAME.to_owned(),
+        replica,
+        heartbeat_ms: HEARTBEAT_MS,
+        election_min_ms: ELECTION_MIN_MS,
+        election_max_ms: ELECTION_MAX_MS,
+        checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
+        snapshot_entries: options.snapshot_entries,
+    };
+    let group =
+        Group::open(options, store, log, machine, Arc::new(NoPeers)).await.map_err(OpenError::Group)?;
+    let refused =
+        |what: String| OpenError::Group(fanfare_raft::OpenError::Group { group: NAME.to_owned(), what });
+    let own = Member { replica, broker, address: String::new() };
+    group.initialize(vec![own]).await.map_err(|error| refused(error.to_string()))?;
+    let mut role = group.role();
+    // A leader has applied the first entry of its term, so everything before it too.
+    let decided = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
+    match time::timeout(LEADER_WAIT, decided).await.map(|role| role.map(|role| *role)) {
+        Ok(Ok(Role::Leader { .. })) => {}
+        Ok(_) => {
+            return Err(refused("the group failed at its start: see the log of this process".to_owned()));
+        }
+        Err(_) => return Err(refused(format!("nobody led it within {} s", LEADER_WAIT.as_secs()))),
+    }
+    Ok(group)
+}
+
+/// A replica is one copy in one data directory: a directory made anew is another replica.
+fn replica_of(identity: Identity) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(NAME);
+    hash.update(identity.node.to_be_bytes());
+    hash.update(identity.incarnation);
+    let hash: [u8; 32] = hash.finalize().into();
+    u64::from_be_bytes(*hash.first_chunk().expect("32 bytes begin with 8"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! The changes that callers ask for: each is one replicated command, validated again when it is applied.
+//!
+//! Whatever a command needs beyond the request is added here: fresh identifiers, made secrets, the limits.
+
+use std::sync::Arc;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId, StartAt, Subscription, SubscriptionId};
+use rand::Rng;
+
+use super::Catalog;
+use crate::{
+    Account, ChangeError, EventType, NewEventType, NewKey, NewSubscription, Schema, SinkChange, Tenant,
+    command::{Change, CreatedSubscription, KeyRecord, NewAccount, SinkSpec},
+    key,
+    state::{Changed, Object},
+};
+
+const KEYS_MAX: u64 = 100;
+const SCHEMA_VERSIONS_MAX: u64 = 100;
+/// Standard Webhooks asks for 24 to 64.
+const SIGNING_SECRET_BYTES: usize = 24;
+
+/// The object of the kind that the command was about.
+macro_rules! expect {
+    ($changed:expr, $kind:ident) => {
+        match $changed {
+            Changed { object: Object::$kind(object), .. } => Ok(object),
+            Changed { object, .. } => unreachable!("the command is answered with {object:?}"),
+        }
+    };
+}
+
+impl Catalog {
+    /// An account with a key, if the catalog has no account yet.
+    pub async fn bootstrap(&self, account_name: &str) -> Result<Option<(Arc<Account>, NewKey)>, ChangeError> {
+        let (key, record) = new_key("made at the first start");
+        let account = self.new_account(account_name);
+        match self.change(Change::Bootstrap { account, key: record }).await {
+            Ok(changed) => expect!(changed, Account).map(|account| Some((account, key))),
+            Err(ChangeError::Exists { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub async fn create_account(&self, name: &str) -> Result<Arc<Account>, ChangeError> {
+        expect!(self.change(Change::CreateAccount(self.new_account(name))).await?, Account)
+    }
+
+    pub async fn create_key(&self, account: AccountId, description: &str) -> Result<NewKey, ChangeError> {
+        let (key, record) = new_key(description);
+        self.change(Change::CreateKey { account, key: record, limit: KEYS_MAX }).await?;
+        Ok(key)
+    }
+
+    pub async fn create_event_type(
+        &self,
+        tenant: Tenant,
+        new: NewEventType,
+    ) -> Result<Arc<EventType>, ChangeError> {
+        let (account, limit) = (tenant.account(), self.shared.options.event_types_max);
+        expect!(self.change(Change::CreateEventType { account, event_type: new, limit }).await?, EventType)
+    }
+
+    /// `expected`: the revision that was read; none overwrites whatever is there.
+    pub async fn update_event_type(
+        &self,
+        tenant: Tenant,
+        new: NewEventType,
+        expected: Option<u64>,
+    ) -> Result<Arc<EventType>, ChangeError> {
+        let account = tenant.account();
+        expect!(self.change(Change::UpdateEventType { account, event_type: new, expected }).await?, EventType)
+    }
+
+    pub async fn delete_event_type(&self, tenant: Tenant, name: &str) -> Result<(), ChangeError> {
+        let change = Change::DeleteEventType { account: tenant.account(), name: name.to_owned() };
+        self.change(change).await.map(drop)
+    }
+
+    /// The document is only checked for size here: whoever calls has compiled it.
+    pub async fn create_schema(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        description: &str,
+        document: &str,
+    ) -> Result<Arc<Schema>, ChangeError> {
+        self.check_document(document)?;
+        let change = Change::CreateSchema {
+            account: tenant.account(),
+            id: id.to_owned(),
+            description: description.to_owned(),
+            document: document.to_owned(),
+            limit: self.shared.options.schemas_max,
+        };
+        expect!(self.change(change).await?, Schema)
+    }
+
+    pub async fn create_schema_version(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        document: &str,
+    ) -> Result<Arc<Schema>, ChangeError> {
+        self.check_document(document)?;
+        let (account, id, document) = (tenant.account(), id.to_owned(), document.to_owned());
+        let change = Change::CreateSchemaVersion { account, id, document, limit: SCHEMA_VERSIONS_MAX };
+        expect!(self.change(change).await?, Schema)
+    }
+
+    /// `expected`: the revision that was read; none overwrites whatever is there.
+    pub async fn update_schema(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        description: &str,
+        expected: Option<u64>,
+    ) -> Result<Arc<Schema>, ChangeError> {
+        let (account, id, description) = (tenant.account(), id.to_owned(), description.to_owned());
+        expect!(self.change(Change::UpdateSchema { account, id, description, expected }).await?, Schema)
+    }
+
+    pub async fn delete_schema(&self, tenant: Tenant, id: &str) -> Result<(), ChangeError> {
+        let change = Change::DeleteSchema { account: tenant.account(), id: id.to_owned() };
+        self.change(change).await.map(drop)
+    }
+
+    /// A webhook without a signing secret gets a fresh one.
+    pub async fn create_sink(
+        &self,
+        tenant: Tenant,
+        description: &str,
+        config: SinkConfig,
+    ) -> Result<Arc<Sink>, ChangeError> {
+        let sink = SinkSpec { description: description.to_owned(), config: with_secret(config) };
+        let (account, id) = (tenant.account(), SinkId::random(&mut rand::rng()));
+        let limit = self.shared.options.sinks_max;
+        expect!(self.change(Change::CreateSink { account, id, sink, limit }).await?, Sink)
+    }
+
+    pub async fn update_sink(
+        &self,
+        tenant: Tenant,
+        id: SinkId,
+        change: SinkChange,
+    ) -> Result<Arc<Sink>, ChangeError> {
+        let SinkChange { description, config, expected } = change;
+        let (account, sink) = (tenant.account(), SinkSpec { description, config });
+        expect!(self.change(Change::UpdateSink { account, id, sink, expected }).await?, Sink)
+    }
+
+    pub async fn delete_sink(&self, tenant: Tenant, id: SinkId) -> Result<(), ChangeError> {
+        self.change(Change::DeleteSink { account: tenant.account(), id }).await.map(drop)
+    }
+
+    /// A new subscription's epoch is the catalog's revision of its creation: never used again.
+    pub async fn create_subscription(
+        &self,
+        tenant: Tenant,
+        new: NewSubscription,
+        start: StartAt,
+    ) -> Result<Arc<Subscription>, ChangeError> {
+        let id = SubscriptionId::random(&mut rand::rng());
+        let subscription = CreatedSubscription { id, spec: new, start };
+        let (account, limit) = (tenant.account(), self.shared.options.subscriptions_max);
+        expect!(self.change(Change::CreateSubscription { account, subscription, limit }).await?, Subscription)
+    }
+
+    /// `expected`: the revision that was read; none overwrites whatever is there.
+    pub async fn update_subscription(
+        &self,
+        tenant: Tenant,
+        id: SubscriptionId,
+        new: NewSubscription,
+        expected: Option<u64>,
+    ) -> Result<Arc<Subscription>, ChangeError> {
+        let change = Change::UpdateSubscription { account: tenant.account(), id, spec: new, expected };
+        expect!(self.change(change).await?, Subscription)
+    }
+
+    pub async fn delete_subscription(&self, tenant: Tenant, id: SubscriptionId) -> Result<(), ChangeError> {
+        self.change(Change::DeleteSubscription { account: tenant.account(), id }).await.map(drop)
+    }
+
+    pub async fn pause_subscription(
+        &self,
+        tenant: Tenant,
+        id: SubscriptionId,
+    ) -> Result<Arc<Subscription>, ChangeError> {
+        let change = Change::PauseSubscription { account: tenant.account(), id };
+        expect!(self.change(change).await?, Subscription)
+    }
+
+    pub async fn resume_subscription(
+        &self,
+        tenant: Tenant,
+        id: SubscriptionId,
+    ) -> Result<Arc<Subscription>, ChangeError> {
+        let change = Change::ResumeSubscription { account: tenant.account(), id };
+        expect!(self.change(change).await?, Subscription)
+    }
+
+    fn new_account(&self, name: &str) -> NewAccount {
+        let id = AccountId::random(&mut rand::rng());
+        NewAccount { id, name: name.to_owned(), partitions: self.shared.options.partitions }
+    }
+
+    fn check_document(&self, document: &str) -> Result<(), ChangeError> {
+        let limit = self.shared.options.schema_bytes_max;
+        if document.len() as u64 > limit {
+            let problem = format!("has {} bytes; a schema may have {limit}", document.len());
+            return Err(ChangeError::invalid("document", problem));
+        }
+        Ok(())
+    }
+}
+
+fn new_key(description: &str) -> (NewKey, KeyRecord) {
+    let (key, secret_hash) = key::generate(&mut rand::rng());
+    let record = KeyRecord { id: key.id, description: description.to_owned(), secret_hash };
+    (key, record)
+}
+
+fn with_secret(config: SinkConfig) -> SinkConfig {
+    match config {
+        SinkConfig::Webhook(mut webhook) => {
+            if webhook.signing_secret.expose().is_empty() {
+                let mut secret = [0; SIGNING_SECRET_BYTES];
+                rand::rng().fill_bytes(&mut secret);
+                webhook.signing_secret = Secret::new(format!("whsec_{}", BASE64_STANDARD.encode(secret)));
+            }
+            webhook.twilio_auth_token = webhook.twilio_auth_token.filter(|token| !token.expose().is_empty());
+            SinkConfig::Webhook(webhook)
+        }
+        kinesis @ SinkConfig::Kinesis(_) => kinesis,
+    }
+}

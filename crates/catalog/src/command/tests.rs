@@ -1,0 +1,56 @@
+use fanfare_model::{AccountId, Secret, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
+
+use super::*;
+
+fn golden() -> Command {
+    let webhook = WebhookConfig {
+        destination: "https://example.com/hook".to_owned(),
+        method: WebhookMethod::Post,
+        batch_events: true,
+        batch_events_max: 100,
+        timeout_ms: 15_000,
+        signing_secret: Secret::new("whsec_AAAA".to_owned()),
+        twilio_auth_token: None,
+    };
+    let sink = SinkSpec { description: "orders".to_owned(), config: SinkConfig::Webhook(webhook) };
+    let (account, id) = (AccountId::from_bytes([1; 16]), SinkId::from_bytes([2; 16]));
+    Command::new(Timestamp(1_700_000_000_000), Change::CreateSink { account, id, sink, limit: 100 })
+}
+
+#[test]
+fn a_stored_command_stays_readable() {
+    let stored = include_str!("../../tests/golden/command-v1.json").trim_end();
+    assert_eq!(String::from_utf8(golden().encode()).unwrap(), stored);
+    assert_eq!(Command::decode(stored.as_bytes()), Ok(golden()));
+}
+
+#[test]
+fn a_newer_command_is_refused_by_its_version_alone() {
+    let stored = br#"{"change":{"split_atom":[1,2]},"v":2,"who":"knows"}"#;
+    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 2 }));
+}
+
+#[test]
+fn what_this_version_does_not_know_is_never_skipped() {
+    let base = String::from_utf8(golden().encode()).unwrap();
+    let stored = [
+        String::new(),
+        "{}".to_owned(),
+        base.replace(r#""v":1"#, r#""v":0"#),
+        base.replace(r#""limit":100"#, r#""limit":100,"colour":"red""#),
+        base.replace(r#""v":1"#, r#""v":1,"urgent":true"#),
+        base.replace("create_sink", "create_sieve"),
+        base[..base.len() - 1].to_owned(),
+    ];
+    for stored in stored {
+        let decoded = Command::decode(stored.as_bytes());
+        assert!(matches!(decoded, Err(CommandError::Malformed(_))), "{stored} was read as {decoded:?}");
+    }
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let printed = format!("{:?}", golden());
+    assert!(printed.contains("example.com"), "{printed}");
+    assert!(!printed.contains("whsec_AAAA"), "{printed}");
+}

@@ -1,0 +1,177 @@
+//! The replicated state and how a command changes it. Pure: the same commands at the same positions give the same
+//! bytes on every replica, and a refused command changes nothing but the position and the time.
+
+mod accounts;
+mod document;
+mod event_types;
+mod schemas;
+mod sinks;
+mod subscriptions;
+
+use std::sync::Arc;
+
+use fanfare_log::Position;
+use fanfare_model::{AccountId, Sink, Subscription, Timestamp};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Account, AccountView, ChangeError, EventType, Schema, View,
+    command::{Change, Command, CommandError},
+};
+
+pub(crate) use document::{DocumentError, MarkRecord};
+
+/// Everything applied up to one position. Cheap to clone: the view is shared until one of the two changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct State {
+    /// Of the last command applied or refused; none before the first.
+    pub(crate) applied: Option<Position>,
+    /// The latest time that any command carried.
+    pub(crate) time: Timestamp,
+    pub(crate) view: Arc<View>,
+}
+
+/// What an accepted command left behind.
+#[derive(Clone, Debug)]
+pub(crate) struct Changed {
+    /// The catalog's revision that shows it.
+    pub(crate) revision: u64,
+    pub(crate) object: Object,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Object {
+    Account(Arc<Account>),
+    /// What its owner gets to see never comes here.
+    Key,
+    EventType(Arc<EventType>),
+    Schema(Arc<Schema>),
+    Sink(Arc<Sink>),
+    Subscription(Arc<Subscription>),
+    Deleted,
+}
+
+pub(crate) type Reply = Result<Changed, ChangeError>;
+
+impl State {
+    /// Applies the command stored at `position`, which must follow what is applied.
+    pub(crate) fn apply(&mut self, position: Position, stored: &[u8]) -> Result<Reply, CommandError> {
+        let command = Command::decode(stored)?;
+        self.applied = Some(position);
+        Ok(self.change(command))
+    }
+
+    /// What `command` would do, without doing it.
+    pub(crate) fn foresee(&self, command: &Command) -> Reply {
+        self.clone().change(command.clone())
+    }
+
+    fn change(&mut self, command: Command) -> Reply {
+        self.time = self.time.max(command.time);
+        // A copy is made only while somebody holds the view; a change that is refused has touched nothing.
+        let mut draft = Draft { now: self.time, view: Arc::make_mut(&mut self.view), changed: false };
+        let object = draft.change(command.change)?;
+        if draft.changed {
+            draft.view.revision += 1;
+        }
+        Ok(Changed { revision: self.view.revision, object })
+    }
+
+    /// The index of the last command, 0 before the first.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.applied.map_or(0, |position| position.index)
+    }
+
+    /// SHA-256 of the encoded state: equal on two replicas that applied the same commands.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        Sha256::digest(self.encode()).into()
+    }
+}
+
+/// A view under change. Every change checks all it needs before it touches anything.
+struct Draft<'a> {
+    now: Timestamp,
+    view: &'a mut View,
+    changed: bool,
+}
+
+impl Draft<'_> {
+    fn change(&mut self, change: Change) -> Result<Object, ChangeError> {
+        match change {
+            Change::CreateAccount(account) => self.create_account(account),
+            Change::Bootstrap { account, key } => self.bootstrap(account, key),
+            Change::CreateKey { account, key, limit } => self.create_key(account, key, limit),
+            Change::CreateEventType { account, event_type, limit } => {
+                self.create_event_type(account, event_type, limit)
+            }
+            Change::UpdateEventType { account, event_type, expected } => {
+                self.update_event_type(account, event_type, expected)
+            }
+            Change::DeleteEventType { account, name } => self.delete_event_type(account, name),
+            Change::CreateSchema { account, id, description, document, limit } => {
+                let schema = self.new_schema(id, description, document);
+                self.create_schema(account, schema, limit)
+            }
+            Change::CreateSchemaVersion { account, id, document, limit } => {
+                self.create_schema_version(account, id, document, limit)
+            }
+            Change::UpdateSchema { account, id, description, expected } => {
+                self.update_schema(account, id, description, expected)
+            }
+            Change::DeleteSchema { account, id } => self.delete_schema(account, id),
+            Change::CreateSink { account, id, sink, limit } => self.create_sink(account, id, sink, limit),
+            Change::UpdateSink { account, id, sink, expected } => {
+                self.update_sink(account, id, sink, expected)
+            }
+            Change::DeleteSink { account, id } => self.delete_sink(account, id),
+            Change::CreateSubscription { account, subscription, limit } => {
+                self.create_subscription(account, subscription, limit)
+            }
+            Change::UpdateSubscription { account, id, spec, expected } => {
+                self.update_subscription(account, id, spec, expected)
+            }
+            Change::DeleteSubscription { account, id } => self.delete_subscription(account, id),
+            Change::PauseSubscription { account, id } => self.pause(account, id),
+            Change::ResumeSubscription { account, id } => self.resume(account, id),
+        }
+    }
+
+    /// The revision that this change will have.
+    fn revision(&self) -> u64 {
+        self.view.revision + 1
+    }
+
+    fn account(&self, id: AccountId) -> Result<&AccountView, ChangeError> {
+        let account = self.view.account(id).map(AsRef::as_ref);
+        account.ok_or_else(|| ChangeError::NotFound { kind: "account", name: id.to_string() })
+    }
+
+    /// The account to change. From here on the change may not be refused.
+    fn edit(&mut self, id: AccountId) -> &mut AccountView {
+        self.changed = true;
+        Arc::make_mut(self.view.accounts.get_mut(&id).expect("the account was looked up before it is edited"))
+    }
+}
+
+/// Refuses an update of what is not at the revision that its author read.
+fn check_read(
+    kind: &'static str,
+    name: &str,
+    expected: Option<u64>,
+    revision: u64,
+) -> Result<(), ChangeError> {
+    match expected {
+        Some(expected) if expected != revision => {
+            Err(ChangeError::Stale { kind, name: name.to_owned(), revision })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Refuses one more of `kind` where there are `count` already.
+fn check_limit(kind: &'static str, count: usize, limit: u64) -> Result<(), ChangeError> {
+    if count as u64 >= limit { Err(ChangeError::Limit { kind, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! The state as bytes: one versioned JSON document, the same bytes for the same state.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use fanfare_log::Position;
+use fanfare_model::{AccountId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::State;
+use crate::{AccountView, View};
+
+const VERSION: u32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DocumentError {
+    #[error("the catalog's state was written by a newer program")]
+    Newer,
+    #[error("the catalog's state is malformed")]
+    Malformed,
+}
+
+/// Everything about a state but its objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MarkRecord {
+    pub(crate) applied: Option<AppliedRecord>,
+    pub(crate) time: Timestamp,
+    pub(crate) revision: u64,
+}
+
+/// Stored form of a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AppliedRecord {
+    term: u64,
+    leader: u64,
+    index: u64,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    v: u32,
+    #[serde(flatten)]
+    mark: MarkRecord,
+    accounts: &'a BTreeMap<AccountId, Arc<AccountView>>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    #[serde(flatten)]
+    mark: MarkRecord,
+    accounts: BTreeMap<AccountId, Arc<AccountView>>,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    v: u32,
+}
+
+impl State {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let written = Written { v: VERSION, mark: self.mark(), accounts: &self.view.accounts };
+        serde_json::to_vec(&written).expect("a state has only text keys and no failing serializer")
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let header: Header = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;
+        match header.v {
+            VERSION => {}
+            0 => return Err(DocumentError::Malformed),
+            _ => return Err(DocumentError::Newer),
+        }
+        let read: Read = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;
+        Ok(Self::assemble(read.mark, read.accounts))
+    }
+
+    pub(crate) fn mark(&self) -> MarkRecord {
+        let applied =
+            self.applied.map(|Position { term, leader, index }| AppliedRecord { term, leader, index });
+        MarkRecord { applied, time: self.time, revision: self.view.revision }
+    }
+
+    pub(crate) fn assemble(mark: MarkRecord, accounts: BTreeMap<AccountId, Arc<AccountView>>) -> Self {
+        let applied =
+            mark.applied.map(|AppliedRecord { term, leader, index }| Position { term, leader, index });
+        Self { applied, time: mark.time, view: Arc::new(View::of(mark.revision, accounts)) }
+    }
+}

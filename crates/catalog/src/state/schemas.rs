@@ -1,0 +1,83 @@
+//! Schemas: versions are only ever added.
+
+use std::sync::Arc;
+
+use fanfare_model::AccountId;
+
+use super::{Draft, Object, check_limit, check_read};
+use crate::{AccountView, ChangeError, Schema, SchemaVersion, names};
+
+const KIND: &str = "schema";
+
+impl Draft<'_> {
+    pub(super) fn new_schema(&self, id: String, description: String, document: String) -> Schema {
+        let version = SchemaVersion { document: document.into(), created: self.now };
+        Schema { id, description, versions: vec![version], created: self.now, revision: self.revision() }
+    }
+
+    pub(super) fn create_schema(
+        &mut self,
+        account: AccountId,
+        schema: Schema,
+        limit: u64,
+    ) -> Result<Object, ChangeError> {
+        let view = self.account(account)?;
+        names::check_schema_id("schema.id", &schema.id)?;
+        names::check_description("schema.description", &schema.description)?;
+        if view.schemas.contains_key(&schema.id) {
+            return Err(ChangeError::Exists { kind: KIND, name: schema.id });
+        }
+        check_limit("schemas", view.schemas.len(), limit)?;
+        Ok(self.put_schema(account, schema))
+    }
+
+    pub(super) fn create_schema_version(
+        &mut self,
+        account: AccountId,
+        id: String,
+        document: String,
+        limit: u64,
+    ) -> Result<Object, ChangeError> {
+        let mut schema = find(self.account(account)?, &id)?.clone();
+        check_limit("versions of a schema", schema.versions.len(), limit)?;
+        schema.versions.push(SchemaVersion { document: document.into(), created: self.now });
+        schema.revision = self.revision();
+        Ok(self.put_schema(account, schema))
+    }
+
+    pub(super) fn update_schema(
+        &mut self,
+        account: AccountId,
+        id: String,
+        description: String,
+        expected: Option<u64>,
+    ) -> Result<Object, ChangeError> {
+        let old = find(self.account(account)?, &id)?;
+        check_read(KIND, &id, expected, old.revision)?;
+        names::check_description("schema.description", &description)?;
+        let schema = Schema { description, revision: self.revision(), ..old.clone() };
+        Ok(self.put_schema(account, schema))
+    }
+
+    pub(super) fn delete_schema(&mut self, account: AccountId, id: String) -> Result<Object, ChangeError> {
+        let view = self.account(account)?;
+        find(view, &id)?;
+        let user = view.event_types.values().find(|user| user.schema.as_deref() == Some(id.as_str()));
+        if let Some(user) = user {
+            return Err(ChangeError::InUse { kind: KIND, name: id, by: format!("event type {}", user.name) });
+        }
+        self.edit(account).schemas.remove(&id);
+        Ok(Object::Deleted)
+    }
+
+    fn put_schema(&mut self, account: AccountId, schema: Schema) -> Object {
+        let schema = Arc::new(schema);
+        self.edit(account).schemas.insert(schema.id.clone(), Arc::clone(&schema));
+        Object::Schema(schema)
+    }
+}
+
+fn find<'a>(view: &'a AccountView, id: &str) -> Result<&'a Schema, ChangeError> {
+    let found = view.schemas.get(id).map(AsRef::as_ref);
+    found.ok_or_else(|| ChangeError::NotFound { kind: KIND, name: id.to_owned() })
+}

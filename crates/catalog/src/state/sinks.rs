@@ -1,0 +1,130 @@
+//! Sinks: the kind never changes, and a secret left out of an update is the stored one.
+//!
+//! Whether an address may be delivered to is the business of whoever delivers; here a configuration is only kept
+//! from being empty or huge.
+
+use std::sync::Arc;
+
+use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId, WebhookConfig};
+
+use super::{Draft, Object, check_limit, check_read};
+use crate::{AccountView, ChangeError, command::SinkSpec, names};
+
+const KIND: &str = "sink";
+const ADDRESS_BYTES_MAX: usize = 2048;
+const SECRET_BYTES_MAX: usize = 512;
+
+impl Draft<'_> {
+    pub(super) fn create_sink(
+        &mut self,
+        account: AccountId,
+        id: SinkId,
+        spec: SinkSpec,
+        limit: u64,
+    ) -> Result<Object, ChangeError> {
+        let view = self.account(account)?;
+        check(&spec)?;
+        if view.sinks.contains_key(&id) {
+            return Err(ChangeError::Exists { kind: KIND, name: id.to_string() });
+        }
+        check_limit("sinks", view.sinks.len(), limit)?;
+        let (created, revision) = (self.now, self.revision());
+        let SinkSpec { description, config } = spec;
+        let sink = Sink { id, account, description, config, created, updated: created, revision };
+        Ok(self.put_sink(sink))
+    }
+
+    pub(super) fn update_sink(
+        &mut self,
+        account: AccountId,
+        id: SinkId,
+        mut spec: SinkSpec,
+        expected: Option<u64>,
+    ) -> Result<Object, ChangeError> {
+        let old = find(self.account(account)?, id)?;
+        check_read(KIND, &id.to_string(), expected, old.revision)?;
+        if old.config.kind() != spec.config.kind() {
+            let problem = format!("is a {} and stays one: create another sink instead", old.config.kind());
+            return Err(ChangeError::invalid("sink.kind", problem));
+        }
+        if let (SinkConfig::Webhook(stored), SinkConfig::Webhook(given)) = (&old.config, &mut spec.config) {
+            keep_secrets(stored, given);
+        }
+        check(&spec)?;
+        let (created, updated, revision) = (old.created, self.now, self.revision());
+        let SinkSpec { description, config } = spec;
+        Ok(self.put_sink(Sink { id, account, description, config, created, updated, revision }))
+    }
+
+    pub(super) fn delete_sink(&mut self, account: AccountId, id: SinkId) -> Result<Object, ChangeError> {
+        let view = self.account(account)?;
+        find(view, id)?;
+        if let Some(user) = view.subscriptions.values().find(|user| user.sink == id) {
+            let by = format!("subscription {}", user.id);
+            return Err(ChangeError::InUse { kind: KIND, name: id.to_string(), by });
+        }
+        self.edit(account).sinks.remove(&id);
+        Ok(Object::Deleted)
+    }
+
+    fn put_sink(&mut self, sink: Sink) -> Object {
+        let sink = Arc::new(sink);
+        self.edit(sink.account).sinks.insert(sink.id, Arc::clone(&sink));
+        Object::Sink(sink)
+    }
+}
+
+fn find(view: &AccountView, id: SinkId) -> Result<&Sink, ChangeError> {
+    let found = view.sinks.get(&id).map(AsRef::as_ref);
+    found.ok_or_else(|| ChangeError::NotFound { kind: KIND, name: id.to_string() })
+}
+
+fn keep_secrets(stored: &WebhookConfig, given: &mut WebhookConfig) {
+    if given.signing_secret.expose().is_empty() {
+        given.signing_secret = stored.signing_secret.clone();
+    }
+    if given.twilio_auth_token.as_ref().is_none_or(|token| token.expose().is_empty()) {
+        given.twilio_auth_token = stored.twilio_auth_token.clone();
+    }
+}
+
+fn check(spec: &SinkSpec) -> Result<(), ChangeError> {
+    names::check_description("sink.description", &spec.description)?;
+    match &spec.config {
+        SinkConfig::Webhook(webhook) => {
+            check_address("sink.webhook.destination", &webhook.destination)?;
+            check_secret("sink.webhook.signing_secret", &webhook.signing_secret)?;
+            match &webhook.twilio_auth_token {
+                Some(token) => check_secret("sink.webhook.twilio_auth_token", token),
+                None => Ok(()),
+            }
+        }
+        SinkConfig::Kinesis(kinesis) => {
+            check_address("sink.kinesis.arn", &kinesis.arn)?;
+            let options = [
+                ("sink.kinesis.role_arn", &kinesis.role_arn),
+                ("sink.kinesis.external_id", &kinesis.external_id),
+                ("sink.kinesis.endpoint_override", &kinesis.endpoint_override),
+            ];
+            options.iter().try_for_each(|(field, text)| match text {
+                Some(text) => check_address(field, text),
+                None => Ok(()),
+            })
+        }
+    }
+}
+
+fn check_address(field: &str, text: &str) -> Result<(), ChangeError> {
+    if text.is_empty() {
+        return Err(ChangeError::invalid(field, "is empty"));
+    }
+    names::check_bytes(field, text, ADDRESS_BYTES_MAX)
+}
+
+/// The problem never shows the secret.
+fn check_secret(field: &str, secret: &Secret) -> Result<(), ChangeError> {
+    if secret.expose().is_empty() {
+        return Err(ChangeError::invalid(field, "is empty"));
+    }
+    names::check_bytes(field, secret.expose(), SECRET_BYTES_MAX)
+}

@@ -1,0 +1,58 @@
+//! The catalog as others read it: immutable, shared, one revision at a time.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use fanfare_model::{AccountId, KeyId, Sink, SinkId, Subscription, SubscriptionId};
+use serde::{Deserialize, Serialize};
+
+use crate::{Account, ApiKey, EventType, Schema};
+
+/// One account and all it owns: immutable, shared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AccountView {
+    pub account: Account,
+    pub event_types: BTreeMap<String, Arc<EventType>>,
+    pub schemas: BTreeMap<String, Arc<Schema>>,
+    pub sinks: BTreeMap<SinkId, Arc<Sink>>,
+    pub subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
+    pub keys: BTreeMap<KeyId, Arc<ApiKey>>,
+}
+
+impl AccountView {
+    pub(crate) fn new(account: Account) -> Self {
+        Self {
+            account,
+            event_types: BTreeMap::new(),
+            schemas: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            keys: BTreeMap::new(),
+        }
+    }
+}
+
+/// The whole catalog at one revision: immutable, shared, cheap to hold. A change copies one account's maps at most.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// Rises with every applied change.
+    pub revision: u64,
+    pub accounts: BTreeMap<AccountId, Arc<AccountView>>,
+    /// Every key of every account.
+    pub keys: Arc<BTreeMap<KeyId, AccountId>>,
+}
+
+impl View {
+    #[must_use]
+    pub fn account(&self, id: AccountId) -> Option<&Arc<AccountView>> {
+        self.accounts.get(&id)
+    }
+
+    /// A view of `accounts`, its index of keys derived from them.
+    pub(crate) fn of(revision: u64, accounts: BTreeMap<AccountId, Arc<AccountView>>) -> Self {
+        let keys = accounts
+            .iter()
+            .flat_map(|(account, view)| view.keys.keys().map(|key| (*key, *account)))
+            .collect();
+        Self { revision, accounts, keys: Arc::new(keys) }
+    }
+}

@@ -1,0 +1,41 @@
+//! Where an object is kept: every key begins with the account that owns the object.
+
+use fanfare_model::AccountId;
+
+/// The key of the one record that belongs to no account. Shorter than any object's key.
+pub(super) const MARK: &[u8] = b"mark";
+
+/// What kind of object a key names. The numbers are stored; an account sorts before what it owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Account = 1,
+    ApiKey = 2,
+    EventType = 3,
+    Schema = 4,
+    Sink = 5,
+    Subscription = 6,
+}
+
+impl Kind {
+    fn from_number(number: u8) -> Option<Self> {
+        let kinds =
+            [Self::Account, Self::ApiKey, Self::EventType, Self::Schema, Self::Sink, Self::Subscription];
+        kinds.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// 16 bytes of the account's id, the kind, and the object's own name or id.
+pub(super) fn encode(account: AccountId, kind: Kind, name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(17 + name.len());
+    key.extend_from_slice(account.as_bytes());
+    key.push(kind as u8);
+    key.extend_from_slice(name);
+    key
+}
+
+/// The account and the kind that a stored key names, if it is an object's key.
+pub(super) fn decode(key: &[u8]) -> Option<(AccountId, Kind)> {
+    let (account, rest) = key.split_first_chunk::<16>()?;
+    Some((AccountId::from_bytes(*account), Kind::from_number(*rest.first()?)?))
+}
