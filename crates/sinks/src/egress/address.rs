@@ -1,0 +1,108 @@
+//! What kind of address an address is: pure tables.
+//!
+//! The standard library's `is_private` and `is_loopback` are not used to decide: they miss shared address space,
+//! translated and mapped forms. Registries: <https://www.iana.org/assignments/iana-ipv4-special-registry>,
+//! <https://www.iana.org/assignments/iana-ipv6-special-registry>.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const fn v4(a: u8, b: u8, c: u8, prefix: u32) -> (u32, u32) {
+    (Ipv4Addr::new(a, b, c, 0).to_bits(), prefix)
+}
+
+const fn v6(a: u16, b: u16, c: u16, prefix: u32) -> (u128, u32) {
+    (Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).to_bits(), prefix)
+}
+
+const NOT_PUBLIC_V4: [(u32, u32); 14] = [
+    v4(0, 0, 0, 8),
+    v4(10, 0, 0, 8),
+    v4(100, 64, 0, 10),
+    v4(127, 0, 0, 8),
+    v4(169, 254, 0, 16),
+    v4(172, 16, 0, 12),
+    v4(192, 0, 0, 24),
+    v4(192, 0, 2, 24),
+    v4(192, 88, 99, 24),
+    v4(192, 168, 0, 16),
+    v4(198, 18, 0, 15),
+    v4(198, 51, 100, 24),
+    v4(203, 0, 113, 24),
+    v4(224, 0, 0, 3),
+];
+
+/// All public IPv6 unicast addresses are in here, and in none of the networks below.
+const GLOBAL_V6: (u128, u32) = v6(0x2000, 0, 0, 3);
+
+const NOT_PUBLIC_V6: [(u128, u32); 4] =
+    [v6(0x2001, 0, 0, 23), v6(0x2001, 0xdb8, 0, 32), v6(0x2002, 0, 0, 16), v6(0x3fff, 0, 0, 20)];
+
+/// IPv4 at the end of an address, as a router that translates would take it.
+const MAPPED: (u128, u32) = (0xffff_u128 << 32, 96);
+const COMPATIBLE: (u128, u32) = (0, 96);
+const TRANSLATED: (u128, u32) = v6(0x64, 0xff9b, 0, 96);
+const TRANSLATED_LOCALLY: (u128, u32) = v6(0x64, 0xff9b, 1, 48);
+/// IPv4 right after the prefix.
+const SIX_TO_FOUR: (u128, u32) = v6(0x2002, 0, 0, 16);
+
+/// The address that packets to `address` may end up at: itself, or the IPv4 address that it carries.
+pub(super) fn effective(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(six) = address else { return address };
+    let bits = six.to_bits();
+    if within_v6(bits, MAPPED) || within_v6(bits, TRANSLATED) {
+        return IpAddr::V4(low_v4(bits));
+    }
+    address
+}
+
+pub(super) fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => !NOT_PUBLIC_V4.iter().any(|&network| within_v4(four.to_bits(), network)),
+        IpAddr::V6(six) => {
+            let bits = six.to_bits();
+            within_v6(bits, GLOBAL_V6) && !NOT_PUBLIC_V6.iter().any(|&network| within_v6(bits, network))
+        }
+    }
+}
+
+/// Services that hand credentials to whoever can connect: no allow-list opens them, in whichever form.
+pub(super) fn is_metadata_service(address: IpAddr) -> bool {
+    const FOUR: [Ipv4Addr; 5] = [
+        Ipv4Addr::new(169, 254, 169, 254),
+        Ipv4Addr::new(169, 254, 170, 2),
+        Ipv4Addr::new(169, 254, 170, 23),
+        Ipv4Addr::new(168, 63, 129, 16),
+        Ipv4Addr::new(100, 100, 100, 200),
+    ];
+    const SIX: [Ipv6Addr; 3] = [
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    ];
+    match address {
+        IpAddr::V4(four) => FOUR.contains(&four),
+        IpAddr::V6(six) => {
+            SIX.contains(&six) || carried_v4(six.to_bits()).is_some_and(|four| FOUR.contains(&four))
+        }
+    }
+}
+
+fn carried_v4(bits: u128) -> Option<Ipv4Addr> {
+    if [MAPPED, COMPATIBLE, TRANSLATED, TRANSLATED_LOCALLY].iter().any(|&network| within_v6(bits, network)) {
+        return Some(low_v4(bits));
+    }
+    within_v6(bits, SIX_TO_FOUR).then(|| low_v4(bits >> 80))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are the address")]
+fn low_v4(bits: u128) -> Ipv4Addr {
+    Ipv4Addr::from_bits(bits as u32)
+}
+
+fn within_v4(bits: u32, (network, prefix): (u32, u32)) -> bool {
+    (bits ^ network).checked_shr(32 - prefix).unwrap_or(0) == 0
+}
+
+fn within_v6(bits: u128, (network, prefix): (u128, u32)) -> bool {
+    (bits ^ network).checked_shr(128 - prefix).unwrap_or(0) == 0
+}

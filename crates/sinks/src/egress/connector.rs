@@ -1,0 +1,156 @@
+//! Connects to vetted addresses: resolve, refuse if any answer is forbidden, dial exactly what was vetted.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::future::select_ok;
+use http::Uri;
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, client::WantsClientCert, crypto::ring,
+};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::{sleep, timeout},
+};
+use tower::Service;
+
+use super::EgressPolicy;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A name with more addresses is used with its first ones; all are vetted.
+const ADDRESSES_DIALLED_MAX: usize = 8;
+/// Head start of each address over the next one (RFC 8305, 5).
+const HEAD_START: Duration = Duration::from_millis(100);
+
+/// A connection to a destination, encrypted or not as its scheme says.
+pub(crate) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("the destination's address is not allowed")]
+    Forbidden,
+    #[error("resolve the destination's name")]
+    Resolve(#[source] io::Error),
+    #[error("connect")]
+    Connect(#[source] io::Error),
+    #[error("TLS handshake")]
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("no connection within {} ms", .0.as_millis())]
+    Timeout(Duration),
+}
+
+/// Connects by URI, with TLS for `https`. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connector(HttpsConnector<Dialer>);
+
+impl Connector {
+    /// Trusts the certificate authorities that the operating system trusts, or those in `SSL_CERT_FILE`.
+    pub(crate) fn with_system_roots(policy: Arc<EgressPolicy>) -> Self {
+        let trusting = tls().with_native_roots().unwrap_or_else(|error| {
+            tracing::warn!(%error, "no certificate authorities found, https sinks will fail: set SSL_CERT_FILE");
+            tls().with_root_certificates(RootCertStore::empty())
+        });
+        Self::trusting(policy, trusting)
+    }
+
+    /// Trusts nobody: for plain `http`.
+    pub(crate) fn without_roots(policy: Arc<EgressPolicy>) -> Self {
+        Self::trusting(policy, tls().with_root_certificates(RootCertStore::empty()))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_roots(policy: Arc<EgressPolicy>, roots: RootCertStore) -> Self {
+        Self::trusting(policy, tls().with_root_certificates(roots))
+    }
+
+    fn trusting(policy: Arc<EgressPolicy>, roots: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
+        let config = roots.with_no_client_auth();
+        let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1();
+        Self(https.wrap_connector(Dialer { policy }))
+    }
+
+    /// Connects to the host of `origin` within `limit`, and within 5 s in any case.
+    pub(crate) async fn connect(&self, origin: Uri, limit: Duration) -> Result<Stream, DialError> {
+        let limit = limit.min(CONNECT_TIMEOUT);
+        match timeout(limit, self.0.clone().call(origin)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(error.downcast().map_or_else(DialError::Tls, |dial| *dial)),
+            Err(_) => Err(DialError::Timeout(limit)),
+        }
+    }
+}
+
+fn tls() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports TLS 1.2 and 1.3")
+}
+
+/// Opens TCP connections to vetted addresses.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    policy: Arc<EgressPolicy>,
+}
+
+impl Dialer {
+    async fn dial(&self, uri: Uri) -> Result<TcpStream, DialError> {
+        let addresses = self.resolve(&uri).await?;
+        let attempts = (0..).zip(addresses).map(|(turn, address)| {
+            Box::pin(async move {
+                if turn > 0 {
+                    sleep(HEAD_START * turn).await;
+                }
+                TcpStream::connect(address).await
+            })
+        });
+        let (stream, _) =
+            select_ok(attempts.take(ADDRESSES_DIALLED_MAX)).await.map_err(DialError::Connect)?;
+        stream.set_nodelay(true).map_err(DialError::Connect)?;
+        Ok(stream)
+    }
+
+    /// At least one address, all of them allowed.
+    async fn resolve(&self, uri: &Uri) -> Result<Vec<SocketAddr>, DialError> {
+        let no_host = || DialError::Resolve(io::ErrorKind::InvalidInput.into());
+        let host = uri.host().ok_or_else(no_host)?;
+        let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let addresses = match literal.parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::new(address, port)],
+            Err(_) => lookup_host((host, port)).await.map_err(DialError::Resolve)?.collect(),
+        };
+        if addresses.is_empty() {
+            return Err(DialError::Resolve(io::ErrorKind::NotFound.into()));
+        }
+        if !addresses.iter().all(|address| self.policy.allows(address.ip())) {
+            return Err(DialError::Forbidden);
+        }
+        Ok(addresses)
+    }
+}
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<TcpStream>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DialError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let dialer = self.clone();
+        Box::pin(async move { dialer.dial(uri).await.map(TokioIo::new) })
+    }
+}

@@ -1,0 +1,210 @@
+//! What an answer, or the lack of one, means for the events of its request.
+
+use std::{error::Error, time::Duration};
+
+use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use tokio::time::{Instant, timeout_at};
+
+use super::pool::{Connection, Pool};
+use crate::{Failure, Outcome, egress::DialError};
+
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+const BODY_BYTES_MAX: usize = 64 * 1024;
+const EXCERPT_BYTES_MAX: usize = 256;
+/// The events' outcome is known from the head; the body only decides whether the connection can be kept.
+const BODY_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// The head of an answer, and the connection whose body is still to be read.
+pub(super) struct Answered<'a> {
+    pub(super) response: Response<Incoming>,
+    pub(super) connection: Connection,
+    pub(super) pool: &'a Pool,
+}
+
+impl Answered<'_> {
+    /// Reads the body within limits, keeps the connection if it ended, and gives the outcome.
+    pub(super) async fn finish(self, deadline: Instant) -> Outcome {
+        let Self { response, connection, pool } = self;
+        let (head, mut body) = response.into_parts();
+        let mut excerpt = Vec::new();
+        let deadline = deadline.min(Instant::now() + BODY_TIME_MAX);
+        if let Ok(true) = timeout_at(deadline, read_to_end(&mut body, &mut excerpt)).await {
+            pool.keep(connection);
+        }
+        let now = Timestamp::now().as_second();
+        outcome(head.status, retry_after(&head.headers, now), &excerpt)
+    }
+}
+
+/// Why a request got no answer.
+pub(super) enum Unanswered {
+    Dial(DialError),
+    /// Connected, but no head of an answer in time.
+    Timeout,
+    /// The connection ended, or spoke something else than HTTP.
+    Lost(hyper::Error),
+}
+
+impl From<DialError> for Unanswered {
+    fn from(error: DialError) -> Self {
+        Self::Dial(error)
+    }
+}
+
+impl From<Unanswered> for Outcome {
+    fn from(unanswered: Unanswered) -> Self {
+        let retry = |why| Self::Retry { after: None, why };
+        let down = |why| Self::SinkDown { after: None, why };
+        match unanswered {
+            Unanswered::Dial(error) => down(dial_failure(&error)),
+            Unanswered::Timeout => retry(Failure::new(Failure::TIMEOUT, "no answer in time")),
+            Unanswered::Lost(error) if error.is_parse() || error.is_parse_too_large() => {
+                down(Failure::new(Failure::PROTOCOL, &format!("the answer is not usable HTTP: {error}")))
+            }
+            Unanswered::Lost(error) => {
+                retry(Failure::new(Failure::CONNECTION_LOST, &format!("no answer: {error}")))
+            }
+        }
+    }
+}
+
+/// False if more than [`BODY_BYTES_MAX`] came or the connection broke.
+async fn read_to_end(body: &mut Incoming, excerpt: &mut Vec<u8>) -> bool {
+    let mut received = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return false };
+        let Some(data) = frame.data_ref() else { continue };
+        received += data.len();
+        let wanted = data.len().min(EXCERPT_BYTES_MAX - excerpt.len());
+        excerpt.extend_from_slice(&data[..wanted]);
+        if received > BODY_BYTES_MAX {
+            return false;
+        }
+    }
+    true
+}
+
+/// What an HTTP status says about the events of its request.
+///
+/// Credentials that are refused and destinations that are gone are the sink's condition, not the event's: nothing
+/// is given up for them. A redirect is a wrong destination.
+fn outcome(status: StatusCode, after: Option<Duration>, excerpt: &[u8]) -> Outcome {
+    if status.is_success() {
+        return Outcome::Delivered;
+    }
+    let class = if status.is_redirection() { Failure::REDIRECT } else { Failure::HTTP_STATUS };
+    let mut message = status.to_string();
+    if status.is_redirection() {
+        message.push_str(": redirects are not followed, correct the destination");
+    } else if !excerpt.is_empty() {
+        message.push_str(": ");
+        message.push_str(&String::from_utf8_lossy(excerpt));
+    }
+    let why = Failure::new(class, &message).with_status(status.as_u16());
+    match status.as_u16() {
+        408 | 425 | 429 | 500.. => Outcome::Retry { after, why },
+        ..=399 | 401 | 403 | 404 | 410 => Outcome::SinkDown { after, why },
+        _ => Outcome::Rejected { why },
+    }
+}
+
+/// `Retry-After` in seconds or as an HTTP date, at most an hour; a date in the past is now.
+fn retry_after(headers: &HeaderMap, now: i64) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        value.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs)
+    } else {
+        let at = DateTimeParser::new().parse_timestamp(value).ok()?;
+        Duration::from_secs(u64::try_from(at.as_second() - now).unwrap_or(0))
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+/// Names what failed without telling a tenant what the name resolved to.
+fn dial_failure(error: &DialError) -> Failure {
+    match error {
+        DialError::Forbidden => Failure::new(Failure::ADDRESS_FORBIDDEN, &error.to_string()),
+        DialError::Resolve(_) => Failure::new(Failure::DNS, "the destination's name does not resolve"),
+        DialError::Connect(cause) => Failure::new(Failure::CONNECT, &format!("connect: {}", cause.kind())),
+        DialError::Timeout(_) => Failure::new(Failure::CONNECT, &error.to_string()),
+        DialError::Tls(cause) => {
+            Failure::new(Failure::TLS, &format!("{error}: {}", root_cause(cause.as_ref())))
+        }
+    }
+}
+
+fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(status: u16) -> &'static str {
+        match outcome(StatusCode::from_u16(status).unwrap(), None, b"") {
+            Outcome::Delivered => "delivered",
+            Outcome::Retry { .. } => "retry",
+            Outcome::Rejected { .. } => "rejected",
+            Outcome::SinkDown { .. } => "down",
+        }
+    }
+
+    #[test]
+    fn each_status_has_its_meaning() {
+        for (meaning, statuses) in [
+            ("delivered", vec![200, 201, 202, 204, 299]),
+            ("retry", vec![408, 425, 429, 500, 501, 502, 503, 504, 599, 999]),
+            ("down", vec![101, 300, 301, 302, 303, 304, 307, 308, 401, 403, 404, 410]),
+            ("rejected", vec![400, 402, 405, 406, 409, 411, 413, 415, 418, 421, 422, 451, 499]),
+        ] {
+            for status in statuses {
+                assert_eq!(kind(status), meaning, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_shows_status_and_a_short_printable_excerpt() {
+        let Outcome::Retry { why, .. } = outcome(StatusCode::BAD_GATEWAY, None, b"no\r\n\x1b[2Jupstream\xff")
+        else {
+            panic!("502 is worth a retry")
+        };
+        assert_eq!((why.class, why.status), (Failure::HTTP_STATUS, 502));
+        assert_eq!(why.message, "502 Bad Gateway: no   [2Jupstream\u{fffd}");
+        let Outcome::SinkDown { why, .. } = outcome(StatusCode::FOUND, None, b"<html>") else {
+            panic!("a redirect is a wrong destination")
+        };
+        assert_eq!(why.class, Failure::REDIRECT);
+        assert!(why.message.contains("correct the destination"), "{}", why.message);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_at_most_an_hour() {
+        let now = 784_111_777; // Sun, 06 Nov 1994 08:49:37 GMT
+        for (value, wait_seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            ("3601", Some(3600)),
+            ("99999999999999999999999", Some(3600)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("Mon, 06 Nov 2034 08:49:37 GMT", Some(3600)),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+            assert_eq!(retry_after(&headers, now), wait_seconds.map(Duration::from_secs), "{value:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}

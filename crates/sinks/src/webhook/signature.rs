@@ -1,0 +1,171 @@
+//! Proof to the receiver of who sent a request: Standard Webhooks
+//! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>) and Twilio's
+//! `X-Twilio-Signature`.
+
+use std::{borrow::Cow, fmt::Write};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+const SECRET_PREFIX: &str = "whsec_";
+const SECRET_BYTES_MIN: usize = 24;
+const SECRET_BYTES_MAX: usize = 64;
+const MESSAGE_ID_CHARS_MAX: usize = 128;
+
+/// Signs as Standard Webhooks `v1`: HMAC-SHA256 of `id.timestamp.body`.
+#[derive(Clone)]
+pub(super) struct Signer(Hmac<Sha256>);
+
+impl Signer {
+    /// None if `secret` is not `whsec_` and base64 of 24 to 64 bytes.
+    pub(super) fn new(secret: &str) -> Option<Self> {
+        let key = STANDARD.decode(secret.strip_prefix(SECRET_PREFIX)?).ok()?;
+        if !(SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&key.len()) {
+            return None;
+        }
+        Hmac::new_from_slice(&key).ok().map(Self)
+    }
+
+    /// The value of `webhook-signature`. `message_id` has no '.', else two messages could share a signature.
+    pub(super) fn sign(&self, message_id: &str, timestamp: &str, body: &[u8]) -> String {
+        let mut mac = self.0.clone();
+        for part in [message_id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
+            mac.update(part);
+        }
+        let mut value = String::with_capacity(48);
+        value.push_str("v1,");
+        STANDARD.encode_string(mac.finalize().into_bytes(), &mut value);
+        value
+    }
+}
+
+/// A fresh secret for [`Signer::new`].
+pub(crate) fn random_secret(rng: &mut impl rand::Rng) -> String {
+    let mut key = [0; SECRET_BYTES_MIN];
+    rng.fill_bytes(&mut key);
+    format!("{SECRET_PREFIX}{}", STANDARD.encode(key))
+}
+
+/// Signs as Twilio does: HMAC-SHA1 of the URL, which carries the body's SHA-256.
+#[derive(Clone)]
+pub(super) struct TwilioSigner(Hmac<Sha1>);
+
+impl TwilioSigner {
+    pub(super) fn new(auth_token: &str) -> Option<Self> {
+        Hmac::new_from_slice(auth_token.as_bytes()).ok().map(Self)
+    }
+
+    /// The value of `X-Twilio-Signature` for a request of `url`.
+    pub(super) fn sign(&self, url: &str) -> String {
+        let mut mac = self.0.clone();
+        mac.update(url.as_bytes());
+        STANDARD.encode(mac.finalize().into_bytes())
+    }
+
+    /// `url` with the hash of `body` appended to its query.
+    pub(super) fn url_with_body_hash(url: &str, body: &[u8]) -> String {
+        let mut extended = String::with_capacity(url.len() + 80);
+        extended.push_str(url);
+        extended.push(if url.contains('?') { '&' } else { '?' });
+        extended.push_str("bodySHA256=");
+        push_hex(&mut extended, &Sha256::digest(body));
+        extended
+    }
+}
+
+/// The `webhook-id` of one event: its id, so that receivers know a repeat.
+///
+/// An id that could not stand in a signature or a header (a '.', anything but visible ASCII, or too long) is
+/// replaced by `h_` and 32 hex digits of a hash over source and id, the same for every attempt.
+pub(super) fn message_id<'a>(source: &str, id: &'a str) -> Cow<'a, str> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'.';
+    if id.len() <= MESSAGE_ID_CHARS_MAX && !id.is_empty() && id.bytes().all(plain) {
+        return Cow::Borrowed(id);
+    }
+    Cow::Owned(fingerprint("h_", &[(source, id)]))
+}
+
+/// The `webhook-id` of a batch: the same for the same events in the same order.
+pub(super) fn batch_id(identities: &[(&str, &str)]) -> String {
+    fingerprint("batch_", identities)
+}
+
+fn fingerprint(prefix: &str, identities: &[(&str, &str)]) -> String {
+    let mut hash = Sha256::new();
+    for (source, id) in identities {
+        for part in [source, id] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    let mut text = prefix.to_owned();
+    push_hex(&mut text, &hash.finalize()[..16]);
+    text
+}
+
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn twilios_published_vector_is_reproduced() {
+        let body = concat!(
+            r#"[{"specversion":"1.0","type":"com.twilio.eventstreams.test-event","source":"Sink","#,
+            r#""id":"AC11111111111111111111111111111111","#,
+            r#""dataschema":"https://events-schemas.twilio.com/EventStreams.TestSink/1.json","#,
+            r#""datacontenttype":"application/json","time":"2026-06-10T06:02:54.377Z","#,
+            r#""data":{"test_id":"cae2f9e2-c277-4612-8ad3-93c1a7a3ef88"}}]"#,
+        );
+        let url = TwilioSigner::url_with_body_hash("https://example.com/webhook", body.as_bytes());
+        let hash = "f4dc494f1e604a19df36cdd069f7956b1f261dc954ae1c698ed8b4939fd9ab54";
+        assert_eq!(url, format!("https://example.com/webhook?bodySHA256={hash}"));
+        let signer = TwilioSigner::new("0123456789abcdef0123456789abcdef").unwrap();
+        assert_eq!(signer.sign(&url), "OHWTo+rSHF7gSYRqpEj+gEVidcA=");
+        let with_query = TwilioSigner::url_with_body_hash("https://example.com/?a=1", b"");
+        assert!(with_query.starts_with("https://example.com/?a=1&bodySHA256=e3b0c442"));
+    }
+
+    #[test]
+    fn a_secret_has_the_standard_form() {
+        let secret = random_secret(&mut rand::rng());
+        assert!(Signer::new(&secret).is_some(), "{secret}");
+        assert_ne!(secret, random_secret(&mut rand::rng()));
+        let bare = secret.strip_prefix("whsec_").unwrap();
+        let short = format!("whsec_{}", STANDARD.encode([1; 23]));
+        let long = format!("whsec_{}", STANDARD.encode([1; 65]));
+        for bad in ["", "whsec_", "whsec_!!!", bare, &short, &long] {
+            assert!(Signer::new(bad).is_none(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn an_id_is_kept_unless_it_would_weaken_the_signature() {
+        assert_eq!(message_id("/a", "EZf40f22"), "EZf40f22");
+        for id in ["a.b", "a b", "a\r\nb", "ü", "", &"x".repeat(129)] {
+            let replaced = message_id("/a", id);
+            assert_eq!(replaced.len(), 34, "{id:?}");
+            assert!(replaced.starts_with("h_") && !replaced.contains('.'), "{id:?}");
+            assert_eq!(replaced, message_id("/a", id), "an id must not change between attempts");
+            assert_ne!(replaced, message_id("/b", id), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_id_tells_batches_apart() {
+        let id = batch_id(&[("/a", "1"), ("/a", "2")]);
+        assert_eq!(id, batch_id(&[("/a", "1"), ("/a", "2")]));
+        for other in
+            [batch_id(&[("/a", "12")]), batch_id(&[("/a", "2"), ("/a", "1")]), batch_id(&[("/a1", "")])]
+        {
+            assert_ne!(id, other);
+        }
+    }
+}
