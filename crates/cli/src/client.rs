@@ -4,6 +4,8 @@
 
 mod cloud_event;
 mod event_builder;
+#[cfg(test)]
+pub(crate) mod fake_publisher;
 mod publish_stream;
 
 use std::time::Duration;
@@ -209,3 +211,6 @@ fn endpoint(addr: &str) -> Result<Endpoint, ConnectError> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,10 +5,12 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Args, Subcommand};
 
 use crate::{
+    bench,
     client::{Client, Options},
     context::{self, Connection},
-    event, event_type,
+    dead_letter, event, event_type,
     failure::Failure,
+    listen,
     output::{Format, Output},
     publish, schema, sink, subscription,
 };
@@ -18,6 +20,8 @@ use crate::{
 pub enum Command {
     /// Publish events: one from the command line or a file, or one per line of stdin
     Publish(publish::Arguments),
+    /// Show new events, or forward them to a server under development
+    Listen(listen::Arguments),
     /// Follow or find events
     #[command(subcommand)]
     Event(event::Command),
@@ -33,6 +37,12 @@ pub enum Command {
     /// Subscriptions: which event types go to which sink
     #[command(subcommand, alias = "sub")]
     Subscription(subscription::Command),
+    /// Dead letters: events that a subscription could not deliver
+    #[command(subcommand, alias = "dlq")]
+    Deadletter(dead_letter::Command),
+    /// Measure a node under load
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Options of every command.
@@ -95,11 +105,14 @@ fn session(global: &GlobalOptions, output: Output) -> Result<Session, Failure> {
 async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Publish(arguments) => Box::pin(publish::run(arguments, session)).await,
+        Command::Listen(arguments) => Box::pin(listen::run(arguments, session)).await,
         Command::Event(command) => event::run(command, session).await,
         Command::Type(command) => event_type::run(command, session).await,
         Command::Schema(command) => schema::run(command, session).await,
         Command::Sink(command) => sink::run(command, session).await,
         Command::Subscription(command) => subscription::run(command, session).await,
+        Command::Deadletter(command) => dead_letter::run(command, session).await,
+        Command::Bench(command) => bench::run(command, session).await,
     }
 }
 

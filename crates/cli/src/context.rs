@@ -133,3 +133,6 @@ fn same_address(left: &str, right: &str) -> bool {
     let bare = |address: &str| address.trim_start_matches("http://").trim_end_matches('/').to_owned();
     bare(left) == bare(right)
 }
+
+#[cfg(test)]
+mod tests;

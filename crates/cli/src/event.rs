@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use fanfare_proto::v1::{self, read_events_request::From};
 use serde::Serialize;
 
-use crate::{client::CloudEventJson, command::Session, failure::Failure, time};
+use crate::{client::CloudEventJson, command::Session, failure::Failure, output::json_text, time};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -97,7 +97,7 @@ pub(crate) fn json_line(stored: &v1::StoredEvent) -> String {
         append_time: time::text(stored.append_time.as_ref()),
         event: stored.event.as_ref().map(CloudEventJson),
     };
-    serde_json::to_string(&line).expect("names are text and nothing else can fail")
+    json_text(&line)
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {

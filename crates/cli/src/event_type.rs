@@ -2,12 +2,11 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use fanfare_proto::v1::{self, EventTypeStatus};
-use serde_json::{Map, Value, json};
 
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Record, object, say},
+    output::{Fields, Record, say},
     page::Limit,
     time,
 };
@@ -82,16 +81,15 @@ impl Record for v1::EventType {
         vec![self.name.clone(), status, self.schema_id.clone(), self.description.clone()]
     }
 
-    fn fields(&self) -> Map<String, Value> {
-        object(json!({
-            "name": self.name,
-            "description": self.description,
-            "schemaId": self.schema_id,
-            "status": self.status().as_str_name(),
-            "createTime": time::text(self.create_time.as_ref()),
-            "updateTime": time::text(self.update_time.as_ref()),
-            "etag": self.etag,
-        }))
+    fn fields(&self) -> Fields {
+        Fields::new()
+            .with("name", &self.name)
+            .with("description", &self.description)
+            .with("schemaId", &self.schema_id)
+            .with("status", &self.status().as_str_name())
+            .with("createTime", &time::text(self.create_time.as_ref()))
+            .with("updateTime", &time::text(self.update_time.as_ref()))
+            .with("etag", &self.etag)
     }
 }
 

@@ -10,8 +10,11 @@ mod command;
 mod failure;
 mod output;
 
+mod bench;
+mod listen;
 mod publish;
 
+mod dead_letter;
 mod event;
 mod event_type;
 mod schema;
@@ -19,6 +22,7 @@ mod sink;
 mod subscription;
 
 mod page;
+mod signature;
 mod time;
 
 pub use command::{Command, GlobalOptions, run};

@@ -5,7 +5,8 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::failure::Failure;
 
@@ -25,7 +26,33 @@ pub(crate) trait Record {
     /// Cells under the headings.
     fn row(&self) -> Vec<String>;
     /// All fields.
-    fn fields(&self) -> Map<String, Value>;
+    fn fields(&self) -> Fields;
+}
+
+/// Names and values of one JSON object, in the order they are shown.
+#[derive(Debug, Default)]
+pub(crate) struct Fields(Vec<(&'static str, Box<RawValue>)>);
+
+impl Fields {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn with(mut self, name: &'static str, value: &(impl Serialize + ?Sized)) -> Self {
+        self.0.push((name, to_raw_value(value).expect("names are text and nothing else can fail")));
+        self
+    }
+
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+}
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 /// Stdout in the chosen format.
@@ -49,16 +76,13 @@ impl Output {
     }
 
     /// The same for what is not a record.
-    pub(crate) fn fields(self, fields: Map<String, Value>) -> Result<(), Failure> {
+    pub(crate) fn fields(self, fields: Fields) -> Result<(), Failure> {
         if self.is_json() {
-            return self.line(&Value::Object(fields).to_string());
+            return self.line(&json_text(&fields));
         }
-        let rows = fields
-            .iter()
-            .filter(|(_, value)| !is_empty(value))
-            .map(|(name, value)| vec![name.clone(), cell(value)])
-            .collect();
-        self.rows(rows)
+        let fields =
+            fields.0.iter().filter(|(_, value)| !matches!(value.get(), "null" | "\"\"" | "[]" | "{}"));
+        self.rows(fields.map(|(name, value)| vec![(*name).to_owned(), cell(value)]).collect())
     }
 
     /// Many records: a table, or a JSON object per line.
@@ -92,12 +116,9 @@ pub(crate) fn say(text: &str) {
     drop(writeln!(io::stderr().lock(), "{}", printable(text)));
 }
 
-/// Fields of an object, for [`Record::fields`].
-pub(crate) fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        other => Map::from_iter([("value".to_owned(), other)]),
-    }
+/// One line of JSON.
+pub(crate) fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("names are text and nothing else can fail")
 }
 
 fn aligned(rows: &[Vec<String>]) -> Vec<String> {
@@ -114,21 +135,9 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
         .collect()
 }
 
-fn cell(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(values) => values.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
-    }
+/// Text without its quotes, anything else as JSON.
+fn cell(value: &RawValue) -> String {
+    serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
 }
 
 fn printable(line: &str) -> String {
@@ -143,6 +152,17 @@ mod tests {
     fn columns_line_up_and_lines_do_not_end_in_blanks() {
         let rows = [["ID", "NAME"], ["é", "x"], ["longer", ""]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(aligned(&rows), ["ID      NAME", "é       x", "longer"]);
+    }
+
+    #[test]
+    fn fields_keep_their_order_and_their_numbers() {
+        let raw = RawValue::from_string("{\"b\": 1.50, \"a\": 2}".to_owned()).unwrap();
+        let fields =
+            Fields::new().with("z", "x\"y").with("a", &u64::MAX).and(Fields::new().with("data", &raw));
+        let expected = r#"{"z":"x\"y","a":18446744073709551615,"data":{"b": 1.50, "a": 2}}"#;
+        assert_eq!(json_text(&fields), expected);
+        let cells: Vec<_> = fields.0.iter().map(|(_, value)| cell(value)).collect();
+        assert_eq!(cells, ["x\"y", "18446744073709551615", "{\"b\": 1.50, \"a\": 2}"]);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::{io, path::Path, time::Duration};
 
 use clap::Args;
 use fanfare_proto::{cloudevents::v1::CloudEvent, v1};
-use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin},
     time::Instant,
@@ -14,7 +13,7 @@ use crate::{
     client::{EventBuilder, PublishStream, Settled, Stored},
     command::Session,
     failure::{Exit, Failure},
-    output::{Output, object, say},
+    output::{Fields, Output, say},
 };
 
 /// A line of stdin and a file may be as long as a request.
@@ -307,13 +306,14 @@ fn print_stored(output: Output, id: &str, stored: Stored, elapsed: Duration) -> 
     let Stored { partition, offset, duplicate } = stored;
     let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
     if output.is_json() {
-        return output.fields(object(json!({
-            "partition": partition,
-            "offset": offset,
-            "id": id,
-            "duplicate": duplicate,
-            "committedMs": (elapsed_ms * 1000.0).round() / 1000.0,
-        })));
+        return output.fields(
+            Fields::new()
+                .with("partition", &partition)
+                .with("offset", &offset)
+                .with("id", &id)
+                .with("duplicate", &duplicate)
+                .with("committedMs", &((elapsed_ms * 1000.0).round() / 1000.0)),
+        );
     }
     let note = if duplicate { " (duplicate: stored before)" } else { "" };
     output.line(&format!("{partition}@{offset}  id={id}  committed in {elapsed_ms:.1} ms{note}"))

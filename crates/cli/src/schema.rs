@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use fanfare_proto::v1;
-use serde_json::{Map, Value, json};
 
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Record, object, say},
+    output::{Fields, Record, say},
     page::Limit,
     publish::read_file,
     time,
@@ -78,14 +77,13 @@ impl Record for v1::Schema {
         vec![self.id.clone(), self.latest_version.to_string(), created, self.description.clone()]
     }
 
-    fn fields(&self) -> Map<String, Value> {
-        object(json!({
-            "id": self.id,
-            "description": self.description,
-            "latestVersion": self.latest_version,
-            "createTime": time::text(self.create_time.as_ref()),
-            "etag": self.etag,
-        }))
+    fn fields(&self) -> Fields {
+        Fields::new()
+            .with("id", &self.id)
+            .with("description", &self.description)
+            .with("latestVersion", &self.latest_version)
+            .with("createTime", &time::text(self.create_time.as_ref()))
+            .with("etag", &self.etag)
     }
 }
 
@@ -97,14 +95,13 @@ impl Record for v1::SchemaVersion {
         vec![self.schema_id.clone(), self.version.to_string(), created, self.dataschema.clone()]
     }
 
-    fn fields(&self) -> Map<String, Value> {
-        object(json!({
-            "schemaId": self.schema_id,
-            "version": self.version,
-            "document": self.document,
-            "createTime": time::text(self.create_time.as_ref()),
-            "dataschema": self.dataschema,
-        }))
+    fn fields(&self) -> Fields {
+        Fields::new()
+            .with("schemaId", &self.schema_id)
+            .with("version", &self.version)
+            .with("document", &self.document)
+            .with("createTime", &time::text(self.create_time.as_ref()))
+            .with("dataschema", &self.dataschema)
     }
 }
 

@@ -2,12 +2,11 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use fanfare_proto::v1::{self, sink::Kind};
-use serde_json::{Map, Value, json};
 
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Record, object, say},
+    output::{Fields, Record, say},
     page::Limit,
     time,
 };
@@ -95,43 +94,39 @@ impl Record for v1::Sink {
         vec![self.id.clone(), kind.to_owned(), destination, self.description.clone()]
     }
 
-    fn fields(&self) -> Map<String, Value> {
-        let mut fields = object(json!({"id": self.id, "description": self.description}));
-        match &self.kind {
-            Some(Kind::Webhook(webhook)) => fields.insert("webhook".to_owned(), webhook_fields(webhook)),
-            Some(Kind::Kinesis(kinesis)) => fields.insert("kinesis".to_owned(), kinesis_fields(kinesis)),
-            None => None,
+    fn fields(&self) -> Fields {
+        let fields = Fields::new().with("id", &self.id).with("description", &self.description);
+        let fields = match &self.kind {
+            Some(Kind::Webhook(webhook)) => fields.with("webhook", &webhook_fields(webhook)),
+            Some(Kind::Kinesis(kinesis)) => fields.with("kinesis", &kinesis_fields(kinesis)),
+            None => fields,
         };
-        fields.append(&mut object(json!({
-            "createTime": time::text(self.create_time.as_ref()),
-            "updateTime": time::text(self.update_time.as_ref()),
-            "etag": self.etag,
-        })));
         fields
+            .with("createTime", &time::text(self.create_time.as_ref()))
+            .with("updateTime", &time::text(self.update_time.as_ref()))
+            .with("etag", &self.etag)
     }
 }
 
-fn webhook_fields(webhook: &v1::WebhookSink) -> Value {
-    let mut fields = object(json!({
-        "destination": webhook.destination,
-        "method": webhook.method,
-        "batchEvents": webhook.batch_events,
-        "batchEventsMax": webhook.batch_events_max,
-        "timeoutMs": webhook.timeout_ms,
-    }));
-    if !webhook.signing_secret.is_empty() {
-        fields.insert("signingSecret".to_owned(), json!(webhook.signing_secret));
+fn webhook_fields(webhook: &v1::WebhookSink) -> Fields {
+    let fields = Fields::new()
+        .with("destination", &webhook.destination)
+        .with("method", &webhook.method)
+        .with("batchEvents", &webhook.batch_events)
+        .with("batchEventsMax", &webhook.batch_events_max)
+        .with("timeoutMs", &webhook.timeout_ms);
+    match webhook.signing_secret.as_str() {
+        "" => fields,
+        secret => fields.with("signingSecret", secret),
     }
-    Value::Object(fields)
 }
 
-fn kinesis_fields(kinesis: &v1::KinesisSink) -> Value {
-    json!({
-        "arn": kinesis.arn,
-        "roleArn": kinesis.role_arn,
-        "externalId": kinesis.external_id,
-        "endpointOverride": kinesis.endpoint_override,
-    })
+fn kinesis_fields(kinesis: &v1::KinesisSink) -> Fields {
+    Fields::new()
+        .with("arn", &kinesis.arn)
+        .with("roleArn", &kinesis.role_arn)
+        .with("externalId", &kinesis.external_id)
+        .with("endpointOverride", &kinesis.endpoint_override)
 }
 
 pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {

@@ -6,12 +6,11 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use fanfare_proto::v1::{self, create_subscription_request::From};
-use serde_json::{Map, Value, json};
 
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Record, object, say},
+    output::{Fields, Record, say},
     page::Limit,
     time,
 };
@@ -112,21 +111,22 @@ impl Record for v1::Subscription {
         ]
     }
 
-    fn fields(&self) -> Map<String, Value> {
+    fn fields(&self) -> Fields {
         let types = self.types.iter();
         let types: Vec<_> = types
-            .map(|chosen| json!({"type": chosen.r#type, "schemaVersion": chosen.schema_version}))
+            .map(|chosen| {
+                Fields::new().with("type", &chosen.r#type).with("schemaVersion", &chosen.schema_version)
+            })
             .collect();
-        object(json!({
-            "id": self.id,
-            "description": self.description,
-            "sinkId": self.sink_id,
-            "types": types,
-            "paused": self.paused,
-            "createTime": time::text(self.create_time.as_ref()),
-            "updateTime": time::text(self.update_time.as_ref()),
-            "etag": self.etag,
-        }))
+        Fields::new()
+            .with("id", &self.id)
+            .with("description", &self.description)
+            .with("sinkId", &self.sink_id)
+            .with("types", &types)
+            .with("paused", &self.paused)
+            .with("createTime", &time::text(self.create_time.as_ref()))
+            .with("updateTime", &time::text(self.update_time.as_ref()))
+            .with("etag", &self.etag)
     }
 }
 

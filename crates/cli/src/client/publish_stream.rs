@@ -338,3 +338,6 @@ fn reconnect_helps(code: Code) -> bool {
 fn protocol_error(what: &str) -> Status {
     Status::internal(format!("the node broke the stream's protocol: {what}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use fanfare_proto::v1;
-use serde_json::{Map, Value, json};
 
 use crate::{
     command::Session,
     failure::Failure,
-    output::{object, say},
+    output::{Fields, say},
 };
 
 pub(super) async fn run(id: String, session: &Session) -> Result<(), Failure> {
@@ -24,32 +23,30 @@ pub(super) async fn run(id: String, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-fn fields(stats: &v1::GetSubscriptionStatsResponse) -> Map<String, Value> {
+fn fields(stats: &v1::GetSubscriptionStatsResponse) -> Fields {
     let partitions = stats.partitions.iter();
     let partitions: Vec<_> = partitions
         .map(|one| {
-            json!({
-                "partition": one.partition,
-                "matched": one.matched,
-                "pending": one.pending,
-                "frontier": one.frontier,
-            })
+            Fields::new()
+                .with("partition", &one.partition)
+                .with("matched", &one.matched)
+                .with("pending", &one.pending)
+                .with("frontier", &one.frontier)
         })
         .collect();
-    object(json!({
-        "matched": stats.matched,
-        "delivered": stats.delivered,
-        "deadLettered": stats.dead_lettered,
-        "expired": stats.expired,
-        "cancelled": stats.cancelled,
-        "pending": stats.pending,
-        "reasons": stats.reasons.iter().collect::<BTreeMap<_, _>>(),
-        "oldestPendingAgeMs": stats.oldest_pending_age_ms,
-        "state": stats.state().as_str_name(),
-        "parkedKeys": stats.parked_keys,
-        "lastFailure": stats.last_failure,
-        "partitions": partitions,
-    }))
+    Fields::new()
+        .with("matched", &stats.matched)
+        .with("delivered", &stats.delivered)
+        .with("deadLettered", &stats.dead_lettered)
+        .with("expired", &stats.expired)
+        .with("cancelled", &stats.cancelled)
+        .with("pending", &stats.pending)
+        .with("reasons", &stats.reasons.iter().collect::<BTreeMap<_, _>>())
+        .with("oldestPendingAgeMs", &stats.oldest_pending_age_ms)
+        .with("state", &stats.state().as_str_name())
+        .with("parkedKeys", &stats.parked_keys)
+        .with("lastFailure", &stats.last_failure)
+        .with("partitions", &partitions)
 }
 
 /// What a reader should do about it, if anything.

@@ -1,0 +1,168 @@
+//! `fanfare bench deliver`: how fast a node delivers events, and whether all of them arrive.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use rand::RngExt;
+use tokio::sync::watch;
+
+use super::{
+    fixture::Fixture,
+    ledger::{Balance, Ledger},
+    load::{self, Load, Outcome, rounded},
+    payload,
+    pool::Pool,
+    publish::interrupted,
+    receiver::{Account, Receiver},
+};
+use crate::{
+    command::Session,
+    failure::{Exit, Failure},
+    output::Fields,
+};
+
+/// The account of a run takes 10 bytes per event.
+const EVENTS_MAX: u64 = 20_000_000;
+const FLOOD_EVENTS: u64 = 100_000;
+
+#[derive(Args, Debug)]
+pub struct Arguments {
+    /// Events per second (open loop); without it --count events are published at once
+    #[arg(long, value_name = "PER-SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Most events [default: what rate and seconds make, else 100000]
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..=EVENTS_MAX))]
+    count: Option<u64>,
+    /// Publish for at most so long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    seconds: u32,
+    /// With --rate, run so long before measuring
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=600))]
+    warmup_seconds: u32,
+    /// Producers, each with a publish stream of its own
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    producers: u32,
+    /// Events per publish request [default: 1 with --rate, else 100]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    batch: Option<u32>,
+    /// Have the sink send an array of events per request
+    #[arg(long)]
+    sink_batch: bool,
+    /// Length of the JSON payload
+    #[arg(long, default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(i64::from(payload::SIZE_BYTES_MIN)..=i64::from(payload::SIZE_BYTES_MAX)))]
+    size_bytes: u32,
+    /// Partition keys
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    keys: u32,
+    /// Wait so long for the next delivery before what did not arrive is called missing
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    patience_seconds: u32,
+}
+
+impl Arguments {
+    fn load(&self) -> Load {
+        let (events, batch, warmup_seconds) = match self.rate {
+            Some(_) => (EVENTS_MAX, 1, self.warmup_seconds),
+            None => (FLOOD_EVENTS, 100, 0),
+        };
+        let events_max = self.count.unwrap_or(events);
+        let batch = self.batch.unwrap_or(batch);
+        Load {
+            batch: u32::try_from(events_max).map_or(batch, |events| batch.min(events)),
+            in_flight: 8,
+            rate: self.rate,
+            warmup: Duration::from_secs(warmup_seconds.into()),
+            measured: Duration::from_secs(self.seconds.into()),
+            events_max,
+        }
+    }
+}
+
+/// What a run leaves to report.
+struct Measured {
+    published: Outcome,
+    ledger: Arc<Ledger>,
+    balance: Balance,
+}
+
+pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let mut fixture = Fixture::new(client);
+    let measured = tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+        measured = measure(&arguments, &mut fixture, session) => measured,
+    };
+    fixture.remove().await;
+    let measured = measured?;
+    session.output.fields(report(&arguments, &measured))?;
+    if measured.balance.missing > 0 {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{} acknowledged events did not arrive", measured.balance.missing),
+            "raise --patience-seconds; if they stay missing, the node's log says more",
+        ));
+    }
+    Ok(())
+}
+
+async fn measure(
+    arguments: &Arguments,
+    fixture: &mut Fixture,
+    session: &Session,
+) -> Result<Measured, Failure> {
+    let load = arguments.load();
+    let events = load.requests() * u64::from(load.batch);
+    if events > EVENTS_MAX {
+        let message = format!("the run has {events} events, more than {EVENTS_MAX}");
+        return Err(Failure::usage(message, "lower --rate, --seconds or --count"));
+    }
+    // A type of its own keeps the events of other runs away from the receiver.
+    let event_type = format!("dev.fanfare.bench.r{:08x}", rand::rng().random::<u32>());
+    let pool = Arc::new(Pool::generate(&event_type, arguments.keys, arguments.size_bytes, &mut rand::rng()));
+    let ledger = Arc::new(Ledger::new(events, Instant::now()));
+    let started = watch::Sender::new(None);
+    let account = Account { pool: pool.clone(), ledger: ledger.clone(), measure_from: started.subscribe() };
+    let receiver = Receiver::start(account).await.map_err(|error| {
+        Failure::new(Exit::Failed, format!("serve on loopback: {error}"), "check the network of this machine")
+    })?;
+    fixture.event_type(&event_type, "").await?;
+    fixture.subscription(&event_type, &receiver.url(), arguments.sink_batch).await?;
+    let mut clients = Vec::new();
+    for _ in 0..arguments.producers {
+        clients.push(session.connect().await?);
+    }
+    let published = load::drive(&clients, load, pool, Some(ledger.clone()), &started).await?;
+    let patience = Duration::from_secs(arguments.patience_seconds.into());
+    ledger.wait_for(published.tally.committed, patience).await;
+    receiver.stop().await;
+    let balance = ledger.balance();
+    Ok(Measured { published, ledger, balance })
+}
+
+fn report(arguments: &Arguments, measured: &Measured) -> Fields {
+    let Measured { published, ledger, balance } = measured;
+    let load = arguments.load();
+    let per_second = balance.arrived as f64 / balance.span.as_secs_f64().max(1e-9);
+    Fields::new()
+        .with("bench", "deliver")
+        .with("mode", if arguments.rate.is_some() { "open" } else { "flood" })
+        .with("rate", &arguments.rate)
+        .with("producers", &arguments.producers)
+        .with("batch", &load.batch)
+        .with("sinkBatch", &arguments.sink_batch)
+        .with("sizeBytes", &arguments.size_bytes)
+        .with("keys", &arguments.keys)
+        .with("seconds", &rounded(balance.span.as_secs_f64()))
+        .with("publishedPerSecond", &published.events_per_second())
+        .with("deliveredPerSecond", &rounded(per_second))
+        .and(ledger.latencies().fields())
+        .with("delivered", &balance.arrived)
+        .with("duplicateDeliveries", &balance.duplicates)
+        .with("missing", &balance.missing)
+        .and(published.errors())
+}

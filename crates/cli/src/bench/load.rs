@@ -1,0 +1,162 @@
+//! Drives the producers of a run together and adds up what they measured.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+
+use tokio_util::task::TaskTracker;
+
+use super::{
+    ledger::Ledger,
+    pacer::{self, Timetable},
+    pool::Pool,
+    producer::{Plan, Producer, Schedule, Tally},
+};
+use crate::{
+    client::Client,
+    failure::{Exit, Failure},
+    output::Fields,
+};
+
+/// How much to send and how fast.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Events per request.
+    pub(super) batch: u32,
+    /// Requests a producer of the closed loop may have unanswered.
+    pub(super) in_flight: usize,
+    /// Events per second of all producers; without it the loop is closed.
+    pub(super) rate: Option<u32>,
+    pub(super) warmup: Duration,
+    pub(super) measured: Duration,
+    /// Most events of all producers.
+    pub(super) events_max: u64,
+}
+
+impl Load {
+    /// Requests that the run makes at most.
+    pub(super) fn requests(&self) -> u64 {
+        let by_count = self.events_max / u64::from(self.batch);
+        match self.rate {
+            None => by_count,
+            Some(rate) => {
+                let millis = u64::try_from((self.warmup + self.measured).as_millis()).unwrap_or(u64::MAX);
+                let events = u64::from(rate).saturating_mul(millis) / 1000;
+                by_count.min(events.div_ceil(self.batch.into()))
+            }
+        }
+    }
+
+    pub(super) fn mode(&self) -> &'static str {
+        if self.rate.is_some() { "open" } else { "closed" }
+    }
+}
+
+/// What a run measured.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) tally: Tally,
+    /// The time that `tally.measured` was counted in.
+    pub(super) span: Duration,
+}
+
+impl Outcome {
+    pub(super) fn events_per_second(&self) -> f64 {
+        rounded(self.tally.measured as f64 / self.span.as_secs_f64().max(1e-9))
+    }
+
+    pub(super) fn errors(&self) -> Fields {
+        Fields::new()
+            .with("committed", &self.tally.committed)
+            .with("duplicates", &self.tally.duplicates)
+            .with("unsent", &self.tally.unsent)
+            .with("errors", &self.tally.errors)
+    }
+}
+
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// Runs one producer per client. The ledger, if given, holds as many events as the load sends.
+pub(super) async fn drive(
+    clients: &[Client],
+    load: Load,
+    pool: Arc<Pool>,
+    ledger: Option<Arc<Ledger>>,
+    started: &tokio::sync::watch::Sender<Option<Instant>>,
+) -> Result<Outcome, Failure> {
+    let mut producers = Vec::with_capacity(clients.len());
+    for client in clients {
+        let producer = Producer::open(client).await;
+        producers.push(producer.map_err(|status| Failure::from_status("open publish stream", &status))?);
+    }
+    let begin = Instant::now();
+    let measure_from = begin + load.warmup;
+    started.send_replace(Some(measure_from));
+    let plan = Arc::new(Plan {
+        pool,
+        batch: load.batch,
+        requests: load.requests(),
+        in_flight: load.in_flight,
+        measure_from,
+        end: measure_from + load.measured,
+        next_request: AtomicU64::new(0),
+        ledger,
+    });
+    let schedules = schedules(load, &plan, begin, producers.len())?;
+    let tracker = TaskTracker::new();
+    let running: Vec<_> = producers
+        .into_iter()
+        .zip(schedules)
+        .map(|(producer, schedule)| tracker.spawn(producer.run(plan.clone(), schedule)))
+        .collect();
+    let mut tally = Tally::new();
+    for producer in running {
+        let measured = producer.await;
+        tally.add(measured.map_err(|error| {
+            Failure::new(Exit::Failed, format!("a producer stopped: {error}"), "report this as a bug")
+        })?);
+    }
+    let span = Instant::now().min(plan.end).saturating_duration_since(measure_from);
+    Ok(Outcome { tally, span })
+}
+
+fn schedules(load: Load, plan: &Plan, started: Instant, producers: usize) -> Result<Vec<Schedule>, Failure> {
+    let Some(rate) = load.rate else { return Ok(vec![Schedule::Closed; producers]) };
+    let requests_per_second = f64::from(rate) / f64::from(load.batch);
+    let timetable = Timetable { started, requests_per_second, requests: plan.requests };
+    // The thread ends by itself with the last request, or when no producer listens.
+    let (due, _thread) = pacer::start(timetable)
+        .map_err(|error| Failure::new(Exit::Failed, format!("start the pacer: {error}"), "try again"))?;
+    let step = producers as u64;
+    Ok((0..step).map(|next| Schedule::Open { timetable, due: due.clone(), next, step }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_bounded_by_its_time_and_by_its_count() {
+        let load = |rate, batch, events_max| Load {
+            batch,
+            in_flight: 1,
+            rate,
+            warmup: Duration::from_secs(2),
+            measured: Duration::from_millis(8500),
+            events_max,
+        };
+        let cases = [
+            (load(None, 100, 1000), 10),
+            (load(Some(1000), 1, u64::MAX), 10_500),
+            (load(Some(1000), 100, u64::MAX), 105),
+            (load(Some(1000), 100, 2000), 20),
+            (load(Some(1), 100, u64::MAX), 1),
+        ];
+        for (load, requests) in cases {
+            assert_eq!(load.requests(), requests, "{load:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The receiver of a delivery run: an HTTP server on loopback that answers at once and keeps the account.
+
+use std::{
+    borrow::Cow,
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{ledger::Ledger, pool::Pool};
+
+/// More than any batch of events that a sink sends.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// What a request is held against.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) pool: Arc<Pool>,
+    pub(super) ledger: Arc<Ledger>,
+    /// Set when the run begins: events sent before it warm up.
+    pub(super) measure_from: watch::Receiver<Option<Instant>>,
+}
+
+/// A server that runs until it is stopped.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
+impl Receiver {
+    pub(super) async fn start(account: Account) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let accepting = accept(listener, Arc::new(account), stop.clone(), tasks.clone());
+        tasks.spawn(accepting);
+        Ok(Self { address, stop, tasks })
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn accept(listener: TcpListener, account: Arc<Account>, stop: CancellationToken, tasks: TaskTracker) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        // Without it answers wait for the sender's delayed acknowledgements.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let (account, stop) = (account.clone(), stop.clone());
+        tasks.spawn(async move {
+            let service = service_fn(|request| receive(request, &account));
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                // The sender closes its connections when it likes.
+                _ = connection => {}
+            }
+        });
+    }
+}
+
+async fn receive(
+    request: Request<Incoming>,
+    account: &Account,
+) -> Result<Response<Empty<Bytes>>, Infallible> {
+    let status = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
+        Ok(body) => account.take(&body.to_bytes()),
+        Err(_) => StatusCode::PAYLOAD_TOO_LARGE,
+    };
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = status;
+    Ok(response)
+}
+
+impl Account {
+    fn take(&self, body: &[u8]) -> StatusCode {
+        let now = Instant::now();
+        let envelopes = match body.first() {
+            Some(b'[') => serde_json::from_slice(body),
+            _ => serde_json::from_slice(body).map(|envelope: Envelope<'_>| vec![envelope]),
+        };
+        let Ok(envelopes) = envelopes else { return StatusCode::BAD_REQUEST };
+        let Some(measure_from) = *self.measure_from.borrow() else { return StatusCode::NO_CONTENT };
+        for envelope in envelopes {
+            if let Some(number) = self.pool.number(&envelope.id) {
+                self.ledger.arrived(number, now, measure_from);
+            }
+        }
+        StatusCode::NO_CONTENT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn single_events_and_batches_are_counted_and_strangers_are_not() {
+        let epoch = Instant::now();
+        let pool = Arc::new(Pool::generate("t", 1, 640, &mut StdRng::seed_from_u64(1)));
+        let ledger = Arc::new(Ledger::new(3, epoch));
+        let (_started, measure_from) = watch::channel(Some(epoch));
+        let account = Account { pool: pool.clone(), ledger: ledger.clone(), measure_from };
+        let event =
+            |number| format!(r#"{{"specversion":"1.0","id":"{}","data":{{"id":1}}}}"#, pool.id(number));
+        (0..3).for_each(|number| ledger.sent(number, epoch));
+        assert_eq!(account.take(event(0).as_bytes()), StatusCode::NO_CONTENT);
+        let batch = format!(r#"[{},{{"id":"stranger"}},{}]"#, event(1), event(0));
+        assert_eq!(account.take(batch.as_bytes()), StatusCode::NO_CONTENT);
+        assert_eq!(account.take(b"{"), StatusCode::BAD_REQUEST);
+        let balance = ledger.balance();
+        assert_eq!((balance.arrived, balance.duplicates, balance.missing), (2, 1, 1));
+    }
+}

@@ -1,0 +1,95 @@
+//! `fanfare deadletter`: events that a subscription could not deliver.
+
+use clap::{Args, Subcommand};
+use fanfare_proto::v1;
+
+use crate::{
+    client::CloudEventJson,
+    command::Session,
+    failure::Failure,
+    output::{Fields, Record},
+    page::Limit,
+    time,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List dead letters, oldest first
+    List(ListArguments),
+    /// Show one dead letter with its event
+    Get { id: String },
+}
+
+#[derive(Args, Debug)]
+pub struct ListArguments {
+    /// Only of this subscription
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    subscription: String,
+    #[command(flatten)]
+    limit: Limit,
+}
+
+impl Record for v1::DeadLetter {
+    const COLUMNS: &'static [&'static str] =
+        &["ID", "TIME", "SUBSCRIPTION", "REASON", "ATTEMPTS", "TYPE", "EVENT"];
+
+    fn row(&self) -> Vec<String> {
+        let event = self.event.as_ref().and_then(|stored| stored.event.as_ref());
+        vec![
+            self.id.clone(),
+            time::text(self.time.as_ref()),
+            self.subscription_id.clone(),
+            self.reason.clone(),
+            self.attempts.to_string(),
+            event.map(|event| event.r#type.clone()).unwrap_or_default(),
+            event.map(|event| event.id.clone()).unwrap_or_default(),
+        ]
+    }
+
+    fn fields(&self) -> Fields {
+        let fields = Fields::new()
+            .with("id", &self.id)
+            .with("subscriptionId", &self.subscription_id)
+            .with("reason", &self.reason)
+            .with("detail", &self.detail)
+            .with("attempts", &self.attempts)
+            .with("time", &time::text(self.time.as_ref()));
+        let Some(stored) = &self.event else { return fields };
+        fields
+            .with("partition", &stored.partition)
+            .with("offset", &stored.offset)
+            .with("appendTime", &time::text(stored.append_time.as_ref()))
+            .with("event", &stored.event.as_ref().map(CloudEventJson))
+    }
+}
+
+pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+    match command {
+        Command::List(arguments) => list(&arguments, session).await,
+        Command::Get { id } => get(id, session).await,
+    }
+}
+
+async fn list(arguments: &ListArguments, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let listed = arguments.limit.collect(|page_size, page_token| {
+        let subscription_id = arguments.subscription.clone();
+        let request = client.request(v1::ListDeadLettersRequest { subscription_id, page_size, page_token });
+        let mut service = client.dead_letters();
+        async move {
+            let page = service.list_dead_letters(request).await?.into_inner();
+            Ok((page.dead_letters, page.next_page_token))
+        }
+    });
+    let dead_letters = listed.await.map_err(|status| Failure::from_status("list dead letters", &status))?;
+    session.output.list(&dead_letters)
+}
+
+async fn get(id: String, session: &Session) -> Result<(), Failure> {
+    let client = session.connect().await?;
+    let attempted = format!("get dead letter {id}");
+    let response =
+        client.dead_letters().get_dead_letter(client.request(v1::GetDeadLetterRequest { id })).await;
+    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    session.output.record(&found.dead_letter.ok_or_else(|| Failure::incomplete(&attempted))?)
+}
