@@ -1,0 +1,110 @@
+//! What of a subscription is replicated, and what may be forgotten once it is.
+
+use std::collections::BTreeMap;
+
+use fanfare_model::{Offset, Timestamp};
+use fanfare_partition::{CursorRecord, Outcome, ParkedKey, Reason};
+
+use super::{Flight, Moment};
+
+/// A subscription's part of an advance.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    pub(crate) matched: u64,
+    pub(crate) matched_to: Option<Offset>,
+    pub(crate) settled: BTreeMap<Outcome, u64>,
+    pub(crate) record: Option<CursorRecord>,
+}
+
+impl Flight {
+    /// What to replicate with the frontier at `moment.front`. Ends with [`Self::applied`], or the flight is dropped.
+    pub(crate) fn propose(&mut self, moment: Moment) -> Progress {
+        self.take_in(moment);
+        self.correct();
+        let matched_to = self.reading.joins.then(|| self.reading.matched_to(moment.front));
+        if matched_to == Some(moment.front) {
+            self.reading.joins = false;
+        }
+        self.proposed = Some(self.window.unreleased());
+        let (matched, settled) = self.ledger.propose();
+        let record = (self.ledger.pending() > 0).then(|| self.record(moment));
+        Progress { matched, matched_to, settled, record }
+    }
+
+    /// The proposed progress is applied: what it settled makes room.
+    pub(crate) fn applied(&mut self) {
+        self.window.release(self.proposed.take().expect("only proposed progress is applied"));
+        self.ledger.applied();
+    }
+
+    /// Half of the window waits for nothing but replication.
+    pub(crate) fn wants_advance(&self) -> bool {
+        let waiting = self.window.unreleased() - self.proposed.unwrap_or(0);
+        waiting * 2 >= self.options.window_events
+    }
+
+    /// Something changed that no advance carries yet.
+    pub(crate) fn has_news(&self) -> bool {
+        self.ledger.has_news() || self.reading.joins && self.reading.follows()
+    }
+
+    /// Nothing is unsettled, nothing is left to replicate.
+    pub(crate) fn is_done(&self) -> bool {
+        let at_rest = self.ledger.pending() == 0 && self.ledger.is_replicated() && self.window.unreleased() == 0;
+        at_rest && self.reading.follows() && !self.reading.joins && self.busy() == 0
+    }
+
+    /// The first event that is unsettled or may be, below the front.
+    pub(crate) fn low_water(&self) -> Option<Offset> {
+        let window = self.window.unsettled().next().map(|held| held.offset);
+        let unloaded = self.unloaded.first().map(|(offset, _)| *offset);
+        [window, unloaded, self.parks.low_water(), self.reading.behind_at()].into_iter().flatten().min()
+    }
+
+    /// When the oldest unsettled event was appended, as far as that is known without reading.
+    pub(crate) fn oldest(&self) -> Option<Timestamp> {
+        if self.ledger.pending() == 0 {
+            return None;
+        }
+        let window = self.window.unsettled().next().map(|held| held.append_time);
+        let unloaded = self.unloaded.iter().find_map(|(_, time)| *time);
+        let parked = self.parks.iter().filter_map(|(_, parked)| parked.append_time).min();
+        [window, unloaded, parked, self.reading.oldest()].into_iter().flatten().min()
+    }
+
+    fn record(&self, moment: Moment) -> CursorRecord {
+        let unloaded = self.unloaded.iter().map(|(offset, _)| *offset);
+        let parked = |(key, parked): (&_, &super::parked::Parked)| ParkedKey {
+            key: *key,
+            from: parked.from,
+            attempts: parked.attempts,
+            retry_in_ms: parked.retry_at_ms.saturating_sub(moment.now_ms),
+            pending: parked.pending,
+        };
+        CursorRecord {
+            read_to: self.reading.read_to(moment.front),
+            window: unloaded.chain(self.window.unsettled().map(|held| held.offset)).collect(),
+            parked: self.parks.iter().map(parked).collect(),
+        }
+    }
+
+    /// After a restart events are read again with the types that are chosen now. What was matched before and matches
+    /// no longer is cancelled; what matches only now is counted.
+    fn correct(&mut self) {
+        if !self.restored {
+            return;
+        }
+        let held = (self.window.len() + self.unloaded.len()) as u64 + self.parks.pending();
+        let pending = self.ledger.pending();
+        if held > pending {
+            self.ledger.matched(held - pending);
+        }
+        if self.reading.follows() {
+            if held < pending {
+                tracing::info!(count = pending - held, "what is no longer chosen was cancelled");
+                self.ledger.settled(Outcome::Cancelled(Reason::Repointed), pending - held);
+            }
+            self.restored = false;
+        }
+    }
+}

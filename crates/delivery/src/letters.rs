@@ -1,0 +1,126 @@
+//! The stream `dead-letters`: written before an event is settled as dead-lettered, read back for people.
+
+use bytes::Bytes;
+use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, SubscriptionId};
+use fanfare_partition::{AppendError, Partition, ReadError, RecordBatchBuilder};
+
+use crate::dead_letter::{DeadLetter, Draft};
+
+const PAGE_MAX: usize = 1_000;
+/// Read at once while listing.
+const LIST_BYTES: u64 = 256 << 10;
+
+/// Which dead letters to list.
+#[derive(Clone, Debug, Default)]
+pub struct DeadLetterQuery {
+    /// Of this subscription only.
+    pub subscription: Option<SubscriptionId>,
+    /// 0 is the most that a page has, 1000.
+    pub limit: usize,
+    /// Opaque, from the last page. One that is not is the beginning.
+    pub after: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DeadLetterPage {
+    /// Oldest first.
+    pub letters: Vec<DeadLetter>,
+    pub next: Option<String>,
+}
+
+/// Where a page begins: partition of the stream and offset in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cursor {
+    partition: usize,
+    offset: Offset,
+}
+
+pub(crate) struct Letters {
+    partitions: Vec<Partition>,
+}
+
+impl Letters {
+    pub(crate) fn new(partitions: Vec<Partition>) -> Self {
+        assert!(!partitions.is_empty(), "the dead-letters stream has at least one partition");
+        Self { partitions }
+    }
+
+    /// Returns when the letter is committed. A letter that was committed before is fine.
+    pub(crate) async fn keep(
+        &self,
+        account: AccountId,
+        key: KeyHash,
+        draft: &Draft<'_>,
+    ) -> Result<(), AppendError> {
+        let mut batch = RecordBatchBuilder::new(account, 0);
+        batch.push(&draft.encode(), draft.origin.id(), key);
+        let receipt = self.home(account).append(batch.finish()).await?;
+        // A repeat with another time or detail counts as a conflict: the first one is what is kept.
+        receipt.committed().await.map(drop)
+    }
+
+    pub(crate) async fn list(
+        &self,
+        account: AccountId,
+        query: DeadLetterQuery,
+    ) -> Result<DeadLetterPage, ReadError> {
+        let limit = match query.limit {
+            0 => PAGE_MAX,
+            limit => limit.min(PAGE_MAX),
+        };
+        let start = query.after.as_deref().and_then(Cursor::parse);
+        let mut cursor = start.unwrap_or(Cursor { partition: 0, offset: Offset::ZERO });
+        let mut letters: Vec<DeadLetter> = Vec::new();
+        while let Some(partition) = self.partitions.get(cursor.partition) {
+            let positions = *partition.positions().borrow();
+            cursor.offset = cursor.offset.max(positions.log_start);
+            if cursor.offset >= positions.high_watermark {
+                cursor = Cursor { partition: cursor.partition + 1, offset: Offset::ZERO };
+                continue;
+            }
+            let chunk = partition.read(cursor.offset, Some(account), LIST_BYTES).await?;
+            for event in chunk.batches.iter().flat_map(|batch| batch.events()) {
+                let Some(letter) = DeadLetter::decode(event.bytes) else { continue };
+                let wanted = query.subscription.is_none_or(|subscription| subscription == letter.subscription);
+                if !wanted || letters.iter().any(|other| other.id == letter.id) {
+                    continue;
+                }
+                if letters.len() == limit {
+                    let next = Cursor { offset: event.offset, ..cursor };
+                    return Ok(DeadLetterPage { letters, next: Some(next.text()) });
+                }
+                letters.push(letter);
+            }
+            // A reader that makes no progress has met the end of what is committed.
+            cursor.offset = chunk.next.max(cursor.offset.plus(1));
+        }
+        Ok(DeadLetterPage { letters, next: None })
+    }
+
+    pub(crate) async fn get(&self, account: AccountId, id: &str) -> Result<Option<DeadLetter>, ReadError> {
+        let Some(id) = u128::from_str_radix(id, 16).ok().filter(|_| id.len() == 32) else { return Ok(None) };
+        for partition in &self.partitions {
+            if let Some(event) = partition.find(account, EventIdHash(id)).await? {
+                return Ok(DeadLetter::decode(Bytes::copy_from_slice(&event.bytes)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All of an account's letters are in one partition, so that they have an order.
+    fn home(&self, account: AccountId) -> &Partition {
+        let hash = account.as_bytes().iter().fold(0usize, |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
+        &self.partitions[hash % self.partitions.len()]
+    }
+}
+
+impl Cursor {
+    fn text(self) -> String {
+        format!("{}.{}", self.partition, self.offset)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (partition, offset) = text.split_once('.')?;
+        Some(Self { partition: partition.parse().ok()?, offset: Offset(offset.parse().ok()?) })
+    }
+}

@@ -1,0 +1,47 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const POLICY: RetryPolicy = RetryPolicy {
+    initial_ms: 1_000,
+    max_ms: 60_000,
+    factor: 2.0,
+    attempts_max: 10,
+    probe_initial_ms: 500,
+    probe_max_ms: 10_000,
+};
+
+#[test]
+fn the_ceiling_doubles_until_the_maximum() {
+    let table = [(1, 1_000), (2, 2_000), (3, 4_000), (6, 32_000), (7, 60_000), (u32::MAX, 60_000)];
+    for (failures, ceiling) in table {
+        assert_eq!(retry_delay_ms(&POLICY, failures, None, u64::MAX), ceiling, "{failures} failures");
+        assert_eq!(retry_delay_ms(&POLICY, failures, None, 0), 0, "{failures} failures");
+        assert_eq!(retry_delay_ms(&POLICY, failures, None, u64::MAX / 2 + 1), ceiling / 2, "{failures} failures");
+    }
+}
+
+#[test]
+fn a_sink_that_names_a_time_is_not_asked_earlier_and_never_waited_for_longer_than_an_hour() {
+    let asked = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(retry_delay_ms(&POLICY, 1, asked(7), 0), 7_000);
+    assert_eq!(retry_delay_ms(&POLICY, 7, asked(7), u64::MAX), 60_000);
+    assert_eq!(retry_delay_ms(&POLICY, 1, asked(1_000_000), 0), 3_600_000);
+    assert_eq!(probe_delay_ms(&POLICY, 0, asked(7), 0), 7_000);
+}
+
+#[test]
+fn probes_back_off_from_their_own_start_to_their_own_maximum() {
+    for (probes, least, most) in [(0, 250, 500), (1, 500, 1_000), (4, 4_000, 8_000), (9, 5_000, 10_000)] {
+        assert_eq!(probe_delay_ms(&POLICY, probes, None, 0), least, "{probes} probes");
+        assert_eq!(probe_delay_ms(&POLICY, probes, None, u64::MAX), most, "{probes} probes");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_delay_lies_within_its_ceiling(failures in 1u32..200, random: u64, factor in 1.0f64..10.0) {
+        let policy = RetryPolicy { factor, ..POLICY };
+        prop_assert!(retry_delay_ms(&policy, failures, None, random) <= policy.max_ms);
+    }
+}

@@ -1,0 +1,270 @@
+//! What this node does while it leads a partition: created when leadership begins, cancelled when it is lost.
+//!
+//! One loop owns the fan-out and the commands to the partition, one command at a time: progress, attachments and
+//! trims can never overtake each other.
+
+mod advance;
+mod fan_out;
+mod reconcile;
+mod retention;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use fanfare_catalog::{AccountView, View};
+use fanfare_model::{AccountId, Offset, SubscriptionId};
+use fanfare_partition::{Attachment, CommandError, Positions, ReadChunk, ReadError};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    reconcile::{Change, Changed},
+    retention::Trims,
+};
+use crate::{
+    cell::{Cell, Ground},
+    flight::Flight,
+    index::Index,
+    node::{Lead, Node},
+};
+
+/// A frontier that moved over nothing that was matched is replicated after this.
+const FRONTIER_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct Scope {
+    ground: Arc<Ground>,
+    lead: Arc<Lead>,
+    term: u64,
+    index: Index,
+    cells: BTreeMap<AccountId, BTreeMap<SubscriptionId, Arc<Cell>>>,
+    /// The catalog as far as it was taken into account here.
+    seen: BTreeMap<AccountId, Arc<AccountView>>,
+    /// The highest epoch ever attached here, a revision of the catalog.
+    newest_epoch: u64,
+    positions: watch::Receiver<Positions>,
+    catalog: watch::Receiver<Arc<View>>,
+    reading: Option<Reading>,
+    commands: Commands,
+    trims: Trims,
+    draining: bool,
+}
+
+type Reading = Pin<Box<dyn Future<Output = Result<ReadChunk, ReadError>> + Send>>;
+
+/// What goes to the partition's state machine.
+struct Commands {
+    running: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
+    changes: VecDeque<Change>,
+    /// Attachments change, or are about to: the fan-out waits.
+    reconciling: bool,
+    /// As replicated.
+    frontier: Offset,
+    /// When progress that is not replicated began to wait.
+    waiting_since: Option<Instant>,
+    retry_at: Option<Instant>,
+}
+
+enum Finished {
+    Advanced { frontier: Offset, cells: Vec<Arc<Cell>>, result: Result<(), CommandError> },
+    Reconciled(Vec<Changed>),
+    Trimmed(Result<Offset, CommandError>),
+}
+
+/// Why a scope ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Cancelled,
+    Drained,
+    /// Something failed that a new start from the replicated state cures, or waits out.
+    Failed,
+}
+
+impl Scope {
+    pub(crate) fn new(node: Arc<Node>, lead: Arc<Lead>, term: u64, cancel: CancellationToken) -> Self {
+        let partition = lead.partition.clone();
+        let state = partition.delivery_state();
+        let ground = Arc::new(Ground::new(node.clone(), partition, state.frontier, cancel));
+        let mut scope = Self {
+            term,
+            index: Index::default(),
+            cells: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            newest_epoch: 0,
+            positions: ground.partition.positions(),
+            catalog: node.catalog.watch(),
+            reading: None,
+            commands: Commands {
+                running: None,
+                changes: VecDeque::new(),
+                reconciling: false,
+                frontier: state.frontier,
+                waiting_since: None,
+                retry_at: None,
+            },
+            trims: Trims::default(),
+            draining: false,
+            ground,
+            lead,
+        };
+        for (attachment, _) in &state.attachments {
+            scope.add_cell(attachment);
+        }
+        scope.take_catalog();
+        scope
+    }
+
+    pub(crate) async fn run(mut self) -> Ended {
+        self.lead.leads.send_replace(true);
+        self.lead.bump();
+        let ended = self.drive().await;
+        self.lead.leads.send_replace(false);
+        self.lead.bump();
+        self.ground.cancel.cancel();
+        self.ground.tasks.close();
+        self.ground.tasks.wait().await;
+        self.lead.cells.write().clear();
+        ended
+    }
+
+    async fn drive(&mut self) -> Ended {
+        let ground = self.ground.clone();
+        let cancelled = ground.cancel.cancelled();
+        tokio::pin!(cancelled);
+        let draining = ground.node.draining.cancelled();
+        tokio::pin!(draining);
+        loop {
+            self.begin_command();
+            self.begin_reading();
+            if self.draining && self.is_drained() {
+                return Ended::Drained;
+            }
+            let wake_at = self.wake_at();
+            tokio::select! {
+                biased;
+                () = &mut cancelled => return Ended::Cancelled,
+                finished = poll(&mut self.commands.running) => {
+                    self.commands.running = None;
+                    if let Err(ended) = self.finish_command(finished) {
+                        return ended;
+                    }
+                }
+                chunk = poll(&mut self.reading) => {
+                    self.reading = None;
+                    match chunk {
+                        Ok(chunk) => self.fan_out(&chunk),
+                        Err(error) => {
+                            tracing::error!(partition = %ground.partition.id(), %error, "read events to deliver");
+                            return Ended::Failed;
+                        }
+                    }
+                }
+                changed = self.catalog.changed() => match changed {
+                    Ok(()) => self.take_catalog(),
+                    Err(_catalog_stopped) => return Ended::Failed,
+                },
+                changed = self.positions.changed() => if changed.is_err() {
+                    return Ended::Failed;
+                },
+                () = ground.wake.notified() => {}
+                () = &mut draining, if !self.draining => self.drain(),
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => self.check_retention(),
+            }
+        }
+    }
+
+    fn begin_reading(&mut self) {
+        let front = self.ground.front();
+        let end = self.positions.borrow_and_update().high_watermark;
+        if self.reading.is_some() || self.commands.reconciling || self.draining || front >= end {
+            return;
+        }
+        let partition = self.ground.partition.clone();
+        let bytes_max = self.ground.node.options.fanout_chunk_bytes;
+        self.reading = Some(Box::pin(async move { partition.read(front, None, bytes_max).await }));
+    }
+
+    fn begin_command(&mut self) {
+        if self.commands.running.is_some() {
+            return;
+        }
+        let waits = self.commands.retry_at.is_some_and(|at| at > Instant::now());
+        let changes = !waits && !self.draining && !self.commands.changes.is_empty();
+        self.commands.reconciling = false;
+        // What a deleted subscription has settled is counted before it is detached.
+        if changes && self.ground.is_dirty() || self.advance_is_due() {
+            self.begin_advance();
+        } else if changes {
+            // An attachment takes effect at an offset that the fan-out must not have passed when it learns of it.
+            self.commands.reconciling = true;
+            if self.reading.is_none() {
+                self.commands.retry_at = None;
+                self.begin_reconciling();
+            }
+        } else {
+            self.begin_trim();
+        }
+    }
+
+    fn finish_command(&mut self, finished: Finished) -> Result<(), Ended> {
+        match finished {
+            Finished::Advanced { frontier, cells, result } => self.advanced(frontier, &cells, result),
+            Finished::Reconciled(changes) => self.reconciled(changes),
+            Finished::Trimmed(result) => self.trimmed(result),
+        }
+    }
+
+    /// When to look again if nothing happens.
+    fn wake_at(&self) -> Option<Instant> {
+        let drain_until = self.ground.node.drain_until.get().copied().filter(|_| self.draining);
+        let retry_at = self.commands.retry_at;
+        let advance_at = if self.commands.running.is_none() { self.advance_at() } else { None };
+        let retention_at = Some(self.trims.next_check());
+        [drain_until, retry_at, advance_at, retention_at].into_iter().flatten().min()
+    }
+
+    fn drain(&mut self) {
+        self.draining = true;
+        self.reading = None;
+        for cell in self.lead.cells.read().values() {
+            cell.wake.notify_one();
+        }
+    }
+
+    /// Nothing is under way and all progress is replicated, or it takes too long.
+    fn is_drained(&self) -> bool {
+        let late = self.ground.node.drain_until.get().is_none_or(|until| *until <= Instant::now());
+        let idle = self.commands.running.is_none()
+            && !self.ground.is_dirty()
+            && self.lead.cells.read().values().all(|cell| cell.lock().flight.busy() == 0);
+        idle || late
+    }
+
+    fn add_cell(&mut self, attachment: &Attachment) -> Arc<Cell> {
+        let options = self.ground.node.options.clone();
+        let state = self.ground.partition.counters(attachment.subscription).unwrap_or_default();
+        let flight = Flight::restore(options, attachment, state, self.ground.moment());
+        let ids = (attachment.subscription, attachment.account, attachment.epoch);
+        let cell = Cell::new(ids, flight, attachment.spec_revision);
+        self.newest_epoch = self.newest_epoch.max(attachment.epoch);
+        self.cells.entry(attachment.account).or_default().insert(attachment.subscription, cell.clone());
+        self.lead.cells.write().insert(attachment.subscription, cell.clone());
+        cell
+    }
+
+}
+
+/// The future's outcome; never, if there is none.
+async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,229 @@
+//! Makes what is attached here equal to what the catalog wants: attaches, re-attaches, detaches.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use fanfare_catalog::{AccountView, View};
+use fanfare_model::{AccountId, SubscriptionId};
+use fanfare_partition::{Attach, Attachment, CommandError, Partition, Reason};
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{Ended, Finished, Scope};
+use crate::{
+    cell::Cell,
+    spec::{Spec, Specs},
+    task::ensure_running,
+};
+
+/// Attachments under way at once.
+const CHANGES_AT_ONCE: usize = 64;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A command that brings the partition nearer to the catalog.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Attach(Attach),
+    Detach { subscription: SubscriptionId, account: AccountId, epoch: u64 },
+}
+
+pub(super) struct Changed {
+    change: Change,
+    result: Result<Option<Attachment>, CommandError>,
+}
+
+impl Scope {
+    /// Takes up what changed in the catalog: pauses and sinks at once, the rest as commands.
+    pub(super) fn take_catalog(&mut self) {
+        let view = self.catalog.borrow_and_update().clone();
+        if !self.is_as_new_as_attachments(&view) {
+            return;
+        }
+        let known = self.cells.keys().chain(self.seen.keys());
+        let gone: BTreeSet<_> = known.filter(|account| !view.accounts.contains_key(account)).copied().collect();
+        for account in gone {
+            self.seen.remove(&account);
+            self.take_account(account, None);
+        }
+        for (account, next) in &view.accounts {
+            if self.seen.get(account).is_some_and(|seen| Arc::ptr_eq(seen, next)) {
+                continue;
+            }
+            let earlier = self.seen.insert(*account, next.clone());
+            for id in earlier.iter().flat_map(|earlier| earlier.sinks.keys()) {
+                if !next.sinks.contains_key(id) {
+                    self.ground.node.sinks.forget(*id);
+                }
+            }
+            self.take_account(*account, Some(next));
+        }
+        self.lead.bump();
+    }
+
+    pub(super) fn begin_reconciling(&mut self) {
+        let count = self.commands.changes.len().min(CHANGES_AT_ONCE);
+        let changes: Vec<_> = self.commands.changes.drain(..count).collect();
+        let partition = self.ground.partition.clone();
+        self.commands.running = Some(Box::pin(async move {
+            let apply = |change| apply(partition.clone(), change);
+            Finished::Reconciled(stream::iter(changes).map(apply).buffered(CHANGES_AT_ONCE).collect().await)
+        }));
+    }
+
+    pub(super) fn reconciled(&mut self, changes: Vec<Changed>) -> Result<(), Ended> {
+        self.commands.reconciling = false;
+        let mut accounts = BTreeSet::new();
+        for Changed { change, result } in changes {
+            match (change, result) {
+                (Change::Attach(attach), Ok(Some(attachment))) => {
+                    accounts.insert(attach.account);
+                    self.attached(&attachment);
+                }
+                (Change::Detach { subscription, account, .. }, Ok(_)) => {
+                    accounts.insert(account);
+                    self.detached(subscription, account);
+                }
+                (change, Err(CommandError::Refused(refusal))) => {
+                    let partition = self.ground.partition.id();
+                    tracing::error!(%partition, ?change, %refusal, "attach or detach a subscription");
+                    accounts.insert(change.account());
+                    self.commands.retry_at = Some(Instant::now() + RETRY);
+                }
+                (_, Err(_)) | (Change::Attach(_), Ok(None)) => return Err(Ended::Failed),
+            }
+        }
+        for account in accounts {
+            let view = self.seen.get(&account).cloned();
+            self.take_account(account, view.as_ref());
+        }
+        self.lead.bump();
+        Ok(())
+    }
+
+    /// A leader acts only on a catalog that knows everything it has attached.
+    fn is_as_new_as_attachments(&self, view: &View) -> bool {
+        let enough = self.newest_epoch <= view.revision;
+        if !enough {
+            let partition = self.ground.partition.id();
+            tracing::warn!(%partition, revision = view.revision, "the catalog is older than the attachments; waiting");
+        }
+        enough
+    }
+
+    /// Makes cells, index and pending changes of one account fit its view.
+    fn take_account(&mut self, account: AccountId, view: Option<&Arc<AccountView>>) {
+        self.commands.changes.retain(|change| change.account() != account);
+        let here = self.ground.partition.id().index;
+        let view = view.filter(|view| view.account.shard.partitions.contains(&here));
+        let cells = self.cells.entry(account).or_default().clone();
+        for (id, cell) in &cells {
+            let Some((subscription, view)) = view.and_then(|view| Some((view.subscriptions.get(id)?, view))) else {
+                self.retire(cell);
+                continue;
+            };
+            self.equip(cell, subscription, view);
+            if cell.lock().spec_revision < subscription.revision || cell.epoch < subscription.epoch {
+                self.commands.changes.push_back(Change::attach(subscription));
+            }
+        }
+        for (id, subscription) in view.into_iter().flat_map(|view| &view.subscriptions) {
+            if !cells.contains_key(id) {
+                self.commands.changes.push_back(Change::attach(subscription));
+            }
+        }
+        self.index.rebuild(account, &cells);
+        if cells.is_empty() {
+            self.cells.remove(&account);
+        }
+    }
+
+    /// Gives the subscription its sink, and its choice of types if this revision is attached.
+    fn equip(&self, cell: &Arc<Cell>, subscription: &fanfare_model::Subscription, view: &AccountView) {
+        let sink = view.sinks.get(&subscription.sink).map(|sink| self.ground.node.sinks.get(sink));
+        let mut state = cell.lock();
+        let state = &mut *state;
+        state.flight.set_paused(subscription.paused);
+        let same = match (&state.sink, &sink) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !same {
+            state.sink = sink;
+            let now_ms = self.ground.moment().now_ms;
+            state.flight.sink_changed(now_ms);
+        }
+        let unequipped = state.specs.current().types().next().is_none();
+        if state.spec_revision >= subscription.revision || unequipped {
+            let spec = Arc::new(Spec::new(subscription, view, &self.ground.node.schemas));
+            state.specs = Arc::new(match unequipped {
+                true => Specs::new(spec),
+                false => state.specs.changed(spec, self.ground.front(), state.flight.low_water()),
+            });
+        }
+        if state.running || !state.flight.is_done() {
+            ensure_running(&self.ground, cell, &mut state.running);
+        }
+    }
+
+    /// Deleted: nothing starts any more, what runs is aborted, what was settled is counted before it is detached.
+    fn retire(&mut self, cell: &Arc<Cell>) {
+        let mut state = cell.lock();
+        state.gone = true;
+        if state.running {
+            cell.wake.notify_one();
+        }
+        drop(state);
+        let Cell { subscription, account, epoch, .. } = **cell;
+        self.commands.changes.push_back(Change::Detach { subscription, account, epoch });
+    }
+
+    fn attached(&mut self, attachment: &Attachment) {
+        let known = self.cells.get(&attachment.account).and_then(|cells| cells.get(&attachment.subscription));
+        if let Some(cell) = known.filter(|cell| cell.epoch == attachment.epoch) {
+            cell.lock().spec_revision = attachment.spec_revision;
+            return;
+        }
+        if let Some(earlier) = known {
+            let mut state = earlier.lock();
+            state.gone = true;
+            earlier.wake.notify_one();
+        }
+        self.add_cell(attachment);
+    }
+
+    fn detached(&mut self, subscription: SubscriptionId, account: AccountId) {
+        if let Some(cells) = self.cells.get_mut(&account) {
+            cells.remove(&subscription);
+        }
+        self.lead.cells.write().remove(&subscription);
+    }
+}
+
+impl Change {
+    fn attach(subscription: &fanfare_model::Subscription) -> Self {
+        Self::Attach(Attach {
+            subscription: subscription.id,
+            account: subscription.account,
+            epoch: subscription.epoch,
+            spec_revision: subscription.revision,
+            start: subscription.start,
+        })
+    }
+
+    fn account(&self) -> AccountId {
+        match self {
+            Self::Attach(attach) => attach.account,
+            Self::Detach { account, .. } => *account,
+        }
+    }
+}
+
+async fn apply(partition: Partition, change: Change) -> Changed {
+    let result = match &change {
+        Change::Attach(attach) => partition.attach(attach.clone()).await.map(Some),
+        Change::Detach { subscription, epoch, .. } => {
+            partition.detach(*subscription, *epoch, Reason::Deleted).await.map(|()| None)
+        }
+    };
+    Changed { change, result }
+}

@@ -1,0 +1,96 @@
+//! What became of a subscription's events, as replicated, and on top what this node has done since.
+
+use std::collections::BTreeMap;
+
+use fanfare_model::{Offset, SubscriptionId, Timestamp};
+use fanfare_partition::{Counters, Outcome};
+
+use crate::node::Lead;
+
+/// What a subscription's deliveries are doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum State {
+    /// None of its partitions has a leader here.
+    #[default]
+    Unknown,
+    Active,
+    Paused,
+    SinkDown,
+}
+
+/// The account of every matched event: `matched = delivered + dead_lettered + expired + cancelled + pending`.
+#[derive(Clone, Debug, Default)]
+pub struct SubscriptionStats {
+    pub matched: u64,
+    pub delivered: u64,
+    pub dead_lettered: u64,
+    pub expired: u64,
+    pub cancelled: u64,
+    pub pending: u64,
+    /// Settled otherwise than delivered, by the reason's name.
+    pub reasons: BTreeMap<&'static str, u64>,
+    pub oldest_pending_age_ms: Option<u64>,
+    pub state: State,
+    pub parked_keys: u32,
+    /// Empty if the last attempt succeeded.
+    pub last_failure: String,
+    /// (partition index, matched, pending, frontier)
+    pub partitions: Vec<(u16, u64, u64, Offset)>,
+}
+
+impl SubscriptionStats {
+    /// Adds one partition's part.
+    pub(crate) fn add(&mut self, lead: &Lead, subscription: SubscriptionId, now: Timestamp) {
+        let index = lead.partition.id().index;
+        let frontier = lead.partition.positions().borrow().frontier;
+        if *lead.leads.borrow() && self.state == State::Unknown {
+            self.state = State::Active;
+        }
+        let Some(cell) = lead.cell(subscription) else {
+            if let Some((counters, _)) = lead.partition.counters(subscription) {
+                self.count(&counters);
+                self.partitions.push((index, counters.matched, counters.pending(), frontier));
+            }
+            return;
+        };
+        let state = cell.lock();
+        let flight = &state.flight;
+        let counters = flight.counters();
+        self.count(counters);
+        self.partitions.push((index, counters.matched, counters.pending(), frontier));
+        let age_ms = flight.oldest().map(|oldest| now.millis_since(oldest));
+        self.oldest_pending_age_ms = self.oldest_pending_age_ms.max(age_ms);
+        self.parked_keys += u32::try_from(flight.parked_keys()).unwrap_or(u32::MAX);
+        let broken = state.sink.as_ref().and_then(|sink| sink.sink.as_ref().err());
+        if flight.is_down() || broken.is_some() {
+            self.state = State::SinkDown;
+        }
+        let failure = broken.map_or(flight.last_failure(), String::as_str);
+        if !failure.is_empty() {
+            failure.clone_into(&mut self.last_failure);
+        }
+    }
+
+    pub(crate) fn conclude(&mut self, paused: bool) {
+        if paused && self.state != State::Unknown {
+            self.state = State::Paused;
+        }
+    }
+
+    fn count(&mut self, counters: &Counters) {
+        self.matched += counters.matched;
+        self.pending += counters.pending();
+        for (outcome, &count) in &counters.settled {
+            let (sum, reason) = match outcome {
+                Outcome::Delivered => (&mut self.delivered, None),
+                Outcome::DeadLettered(reason) => (&mut self.dead_lettered, Some(reason)),
+                Outcome::Expired(reason) => (&mut self.expired, Some(reason)),
+                Outcome::Cancelled(reason) => (&mut self.cancelled, Some(reason)),
+            };
+            *sum += count;
+            if let Some(reason) = reason {
+                *self.reasons.entry(reason.name()).or_default() += count;
+            }
+        }
+    }
+}
