@@ -227,7 +227,7 @@ impl Hasher for Folding {
 
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits are folded")]
     fn write_u64(&mut self, value: u64) {
-        let product = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let product = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15;
         self.0 = product as u64 ^ (product >> 64) as u64;
     }
 

@@ -91,7 +91,9 @@ impl StateMachine for Machine {
     }
 
     fn anchor(&self) -> Option<Anchor> {
-        self.state.anchor()
+        // Nothing trimmed yet is an anchor, too: at the very start.
+        let start = || Anchor { position: Position::default(), next_offset: 0 };
+        Some(self.state.anchor().unwrap_or_else(start))
     }
 
     fn recover(&mut self, log: &Log, upto: Position) -> Result<(), fanfare_log::ReadError> {

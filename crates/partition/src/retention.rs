@@ -60,7 +60,7 @@ mod tests {
     fn whole_sealed_segments_go_by_age_and_by_size_only() {
         let keep = |age_ms, bytes_max| Retention { age_ms, bytes_max };
         let cases = [
-            (keep(1_000, 1_000), 1_300, 0, None, None, "nothing is old"),
+            (keep(1_000, 1_000), 1_200, 0, None, None, "nothing is old"),
             (keep(1_000, 1_000), 1_301, 0, None, Some(20), "two are too old"),
             (keep(1_000, 1_000), 9_999, 0, None, Some(40), "the active one stays however old"),
             (keep(1_000, 500), 1_000, 0, None, None, "it fits"),

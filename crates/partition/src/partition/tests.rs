@@ -1,1 +1,162 @@
+//! A whole partition, alone, over files in memory: a crash leaves what was synced and nothing else.
 
+mod delivery;
+mod publish;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
+use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
+use tokio::time::timeout;
+
+use super::*;
+use crate::{Clock, RecordBatch, StoredEvent, batch::tests::batch};
+
+/// Longer than anything here takes on a busy machine; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+const ID: PartitionId = PartitionId { stream: fanfare_model::Stream::Events, index: 3 };
+
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A partition, what it stands on, and its clock.
+struct Node {
+    fs: MemoryFileSystem,
+    store: fanfare_log::Store,
+    partition: Partition,
+    clock: Arc<TestClock>,
+}
+
+fn options() -> PartitionOptions {
+    PartitionOptions {
+        retention_ms: 60_000,
+        retention_bytes: 1 << 30,
+        segment_bytes: 1 << 20,
+        entry_bytes_max: 1 << 20,
+        queue_bytes_max: 16 << 20,
+        dedup_window_ms: 10_000,
+        dedup_bytes_max: 1 << 20,
+        checkpoint_interval_ms: 5,
+    }
+}
+
+impl Node {
+    async fn new() -> Self {
+        Self::open(MemoryFileSystem::default(), options(), 1_000_000).await
+    }
+
+    /// Opens, and waits until it leads.
+    async fn open(fs: MemoryFileSystem, options: PartitionOptions, now: u64) -> Self {
+        let node = Self::open_any(fs, options, now).await;
+        let mut role = node.partition.role();
+        let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+        timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
+        node
+    }
+
+    async fn open_any(fs: MemoryFileSystem, options: PartitionOptions, now: u64) -> Self {
+        let store_options = StoreOptions {
+            segment_bytes: options.segment_bytes,
+            pool_segments_max: 2,
+            cache_bytes: 1 << 20,
+            queue_bytes_max: 8 << 20,
+        };
+        let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
+        let store =
+            fanfare_log::Store::open(Arc::new(fs.clone()), Path::new("/data"), store_options, fatal).unwrap();
+        let clock = Arc::new(TestClock(AtomicU64::new(now)));
+        let tasks = tokio_util::task::TaskTracker::new();
+        let partition = Partition::open(ID, store.clone(), options, clock.clone(), tasks).await.unwrap();
+        Self { fs, store, partition, clock }
+    }
+
+    /// Power off and on again: only what was synced is left.
+    async fn crash(self) -> Self {
+        self.crash_with(options()).await
+    }
+
+    async fn crash_with(self, options: PartitionOptions) -> Self {
+        let fs = self.fs.crashed(|_| Keep::Nothing);
+        let now = self.clock.now().0;
+        drop(self);
+        Self::open(fs, options, now).await
+    }
+
+    /// An orderly stop and start.
+    async fn restart(self) -> Self {
+        self.partition.shutdown().await;
+        self.store.close();
+        let (fs, now) = (self.fs.clone(), self.clock.now().0);
+        drop(self);
+        Self::open(fs, options(), now).await
+    }
+
+    fn pass(&self, millis: u64) {
+        self.clock.0.fetch_add(millis, Ordering::Relaxed);
+    }
+
+    async fn append(&self, batch: RecordBatch) -> Appended {
+        self.partition.append(batch).await.expect("it is queued").committed().await.expect("it is committed")
+    }
+
+    /// As applied; watchers hear of it a moment later.
+    fn positions(&self) -> Positions {
+        let Ok(live) = self.partition.live() else { panic!("its log is corrupt") };
+        live.group.read(|machine| machine.state.positions())
+    }
+
+    fn term(&self) -> u64 {
+        match *self.partition.role().borrow() {
+            Role::Leader { term } => term,
+            role => panic!("it does not lead: {role:?}"),
+        }
+    }
+
+    /// Everything readable, of the account or of all, as (offset, text); read in chunks of `bytes_max`.
+    async fn events(&self, from: u64, account: Option<u8>, bytes_max: u64) -> Vec<(u64, String)> {
+        let (mut next, mut events) = (Offset(from), Vec::new());
+        loop {
+            let chunk =
+                self.partition.read(next, account.map(account_id), bytes_max).await.expect("it is readable");
+            assert!(chunk.next >= next);
+            if chunk.batches.is_empty() {
+                assert_eq!(chunk.next, self.positions().high_watermark.max(next));
+                return events;
+            }
+            events.extend(
+                chunk
+                    .batches
+                    .iter()
+                    .flat_map(|batch| batch.events().map(|event| text(&event)).collect::<Vec<_>>()),
+            );
+            next = chunk.next;
+        }
+    }
+}
+
+fn account_id(number: u8) -> AccountId {
+    AccountId::from_bytes([number; 16])
+}
+
+fn text(event: &StoredEvent) -> (u64, String) {
+    (event.offset.0, String::from_utf8(event.bytes.to_vec()).expect("tests write text"))
+}
+
+fn numbered(from: u64, events: &[&str]) -> Vec<(u64, String)> {
+    events.iter().zip(from..).map(|(event, offset)| (offset, (*event).to_owned())).collect()
+}
+
+fn id(event: &str) -> EventIdHash {
+    EventIdHash::of("/test", event)
+}

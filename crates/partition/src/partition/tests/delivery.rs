@@ -1,0 +1,157 @@
+//! Attaching, advancing, detaching, trimming.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{CursorAdvance, Outcome, ParkedKey};
+
+fn subscription(number: u8) -> SubscriptionId {
+    SubscriptionId::from_bytes([number; 16])
+}
+
+fn attach(number: u8, epoch: u64, start: StartAt) -> Attach {
+    Attach { subscription: subscription(number), account: account_id(1), epoch, spec_revision: 1, start }
+}
+
+fn cursor(number: u8, matched: u64, delivered: u64, record: Option<CursorRecord>) -> CursorAdvance {
+    CursorAdvance {
+        subscription: subscription(number),
+        epoch: 1,
+        matched,
+        matched_to: None,
+        settled: BTreeMap::from([(Outcome::Delivered, delivered)]),
+        record,
+    }
+}
+
+fn refusal(result: Result<impl std::fmt::Debug, CommandError>) -> Refusal {
+    match result {
+        Err(CommandError::Refused(refusal)) => refusal,
+        other => panic!("it was not refused: {other:?}"),
+    }
+}
+
+impl Node {
+    async fn advance(&self, frontier: u64, cursors: Vec<CursorAdvance>) -> Result<(), CommandError> {
+        self.partition.advance(self.term(), Advance { frontier: Offset(frontier), cursors }).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn delivery_state_is_the_same_after_a_crash() {
+    let node = Node::new().await;
+    let changes = node.partition.attachments_changed();
+    let before = *changes.borrow();
+    node.append(batch(1, &["a", "b"])).await;
+    let attached = node.partition.attach(attach(1, 1, StartAt::Next)).await.unwrap();
+    assert_eq!((attached.from, attached.matched_to), (Offset(2), None));
+    let attached = node.partition.attach(attach(2, 1, StartAt::Earliest)).await.unwrap();
+    assert_eq!((attached.from, attached.matched_to), (Offset(0), Some(Offset(0))));
+    assert_ne!(*changes.borrow(), before);
+    node.append(batch(1, &["c:1", "d:1", "c:2"])).await;
+    let key = fanfare_model::KeyHash::of("c");
+    let parked = ParkedKey { key, from: Offset(2), attempts: 3, retry_in_ms: 500, pending: 2 };
+    let record = CursorRecord { read_to: Offset(5), window: vec![Offset(3)], parked: vec![parked] };
+    node.advance(5, vec![cursor(1, 3, 0, Some(record.clone()))]).await.unwrap();
+    let state = node.partition.delivery_state();
+    let node = node.crash().await;
+    assert_eq!(node.partition.delivery_state(), state);
+    assert_eq!(state.frontier, Offset(5));
+    let (counters, kept) = node.partition.counters(subscription(1)).unwrap();
+    assert_eq!((counters.matched, counters.pending(), kept), (3, 3, Some(record)));
+    node.advance(5, vec![cursor(1, 0, 3, None)]).await.unwrap();
+    node.partition.detach(subscription(2), 1, Reason::Deleted).await.unwrap();
+    let node = node.restart().await;
+    let state = node.partition.delivery_state();
+    assert_eq!(state.attachments.len(), 1);
+    assert_eq!(state.attachments[0].1, None);
+    assert_eq!(node.partition.attachment(subscription(2)), None);
+    assert_eq!(node.partition.counters(subscription(2)).unwrap().0, Counters::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_advance_of_another_term_or_with_wrong_numbers_changes_nothing() {
+    let node = Node::new().await;
+    node.partition.attach(attach(1, 1, StartAt::Next)).await.unwrap();
+    node.append(batch(1, &["a", "b"])).await;
+    let old = node.term();
+    let node = node.crash().await;
+    assert!(node.term() > old, "a restart begins a term");
+    let stale = node.partition.advance(old, Advance { frontier: Offset(2), cursors: vec![] }).await;
+    assert!(matches!(stale, Err(CommandError::NotLeader { .. })), "{stale:?}");
+    assert_eq!(refusal(node.advance(3, vec![]).await), Refusal::Position);
+    assert_eq!(refusal(node.advance(2, vec![cursor(1, 2, 1, None)]).await), Refusal::Accounting);
+    assert_eq!(refusal(node.advance(2, vec![cursor(2, 0, 0, None)]).await), Refusal::Epoch);
+    assert_eq!(node.partition.delivery_state().frontier, Offset(0));
+    node.advance(2, vec![cursor(1, 2, 2, None)]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_starts_in_the_past_counts_for_itself_until_it_joins() {
+    let node = Node::new().await;
+    node.append(batch(1, &["a", "b", "c", "d"])).await;
+    node.pass(50);
+    node.append(batch(1, &["e", "f"])).await;
+    node.advance(6, vec![]).await.unwrap();
+    let time = StartAt::Time(Timestamp(1_000_001));
+    assert_eq!(node.partition.attach(attach(1, 1, time)).await.unwrap().from, Offset(4));
+    node.partition.attach(attach(2, 1, StartAt::Earliest)).await.unwrap();
+    let reading = |matched_to, matched, delivered, record| CursorAdvance {
+        matched_to: Some(Offset(matched_to)),
+        ..cursor(2, matched, delivered, record)
+    };
+    let record = CursorRecord { read_to: Offset(3), window: vec![Offset(2)], parked: vec![] };
+    node.advance(6, vec![reading(3, 3, 2, Some(record))]).await.unwrap();
+    assert_eq!(node.partition.attachment(subscription(2)).unwrap().matched_to, Some(Offset(3)));
+    let node = node.crash().await;
+    node.append(batch(1, &["g"])).await;
+    node.advance(7, vec![reading(7, 4, 5, None)]).await.unwrap();
+    assert_eq!(node.partition.attachment(subscription(2)).unwrap().matched_to, None);
+    assert_eq!(node.partition.counters(subscription(2)).unwrap().0.matched, 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_waits_for_what_is_unsettled_and_is_kept_through_a_crash() {
+    let small = || PartitionOptions { segment_bytes: 16 << 10, ..options() };
+    let mut node = Node::open(MemoryFileSystem::default(), small(), 1_000_000).await;
+    node.partition.attach(attach(1, 1, StartAt::Next)).await.unwrap();
+    for event in 0..40 {
+        node.append(batch(1, &[&format!("{event:04}{}", "x".repeat(2_000))])).await;
+    }
+    assert_eq!(node.partition.trim_target(), None);
+    node.pass(60_001);
+    let target = node.partition.trim_target().expect("whole segments are old");
+    assert!(target > Offset(20) && target < Offset(40), "{target}");
+    assert_eq!(refusal(node.partition.trim(node.term(), target).await), Refusal::Unsettled);
+    node.advance(40, vec![cursor(1, 40, 40, None)]).await.unwrap();
+    assert_eq!(refusal(node.partition.trim(node.term(), Offset(41)).await), Refusal::Position);
+    assert_eq!(node.partition.trim(node.term(), target).await.unwrap(), target);
+    assert_eq!(node.partition.trim_target(), None);
+    for _ in 0..2 {
+        let below = node.partition.read(Offset(target.0 - 1), None, 1).await.unwrap_err();
+        assert!(matches!(below, ReadError::OutOfRange { log_start, .. } if log_start == target), "{below}");
+        let kept = node.events(target.0, None, 1 << 20).await;
+        assert_eq!(
+            kept.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(),
+            (target.0..40).collect::<Vec<_>>()
+        );
+        assert!(kept.iter().all(|(offset, text)| text.starts_with(&format!("{offset:04}"))));
+        assert_eq!(node.partition.offset_at(Timestamp(0)).await.unwrap(), target);
+        node = node.crash_with(small()).await;
+    }
+    assert_eq!(node.append(batch(1, &["next"])).await.base, Offset(40));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trim_ends_at_an_entry_and_never_inside_it() {
+    let node = Node::new().await;
+    node.append(batch(1, &["a", "b"])).await;
+    node.append(batch(1, &["c", "d", "e"])).await;
+    node.append(batch(1, &["f"])).await;
+    assert_eq!(node.partition.trim(node.term(), Offset(1)).await.unwrap(), Offset(0));
+    assert_eq!(node.partition.trim(node.term(), Offset(4)).await.unwrap(), Offset(2));
+    assert_eq!(node.partition.trim(node.term(), Offset(1)).await.unwrap(), Offset(2));
+    assert_eq!(node.partition.trim(node.term(), Offset(5)).await.unwrap(), Offset(5));
+    assert_eq!(node.events(5, None, 100).await, numbered(5, &["f"]));
+    assert_eq!(node.positions().frontier, Offset(5));
+}

@@ -1,0 +1,243 @@
+//! Appending and reading.
+
+use fanfare_model::KeyHash;
+
+use super::*;
+use crate::RecordBatchBuilder;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_is_read_back_at_dense_offsets() {
+    let node = Node::new().await;
+    let first = node.append(batch(1, &["a", "b"])).await;
+    let second = node.append(batch(2, &["c"])).await;
+    let third = node.append(batch(1, &["d", "e", "f"])).await;
+    assert_eq!([first.base, second.base, third.base], [Offset(0), Offset(2), Offset(3)]);
+    let all = numbered(0, &["a", "b", "c", "d", "e", "f"]);
+    for bytes_max in [1, 3, 1 << 20] {
+        assert_eq!(node.events(0, None, bytes_max).await, all);
+        assert_eq!(node.events(4, None, bytes_max).await, all[4..]);
+        assert_eq!(node.events(1, Some(2), bytes_max).await, all[2..3]);
+        assert_eq!(node.events(3, Some(2), bytes_max).await, []);
+    }
+    assert_eq!(node.events(6, None, 1).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_and_a_restart_keep_every_committed_event_at_its_offset() {
+    let mut node = Node::new().await;
+    let mut expected = Vec::new();
+    for round in 0..6 {
+        for event in 0..5 {
+            let text = format!("{round}:{event}");
+            node.append(batch(1, &[&text])).await;
+            expected.push((expected.len() as u64, text));
+        }
+        node = if round % 2 == 0 { node.crash().await } else { node.restart().await };
+        assert_eq!(node.events(0, None, 100).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_is_answered_with_the_first_offset_even_after_a_crash() {
+    let mut node = Node::new().await;
+    node.append(batch(1, &["a", "b", "c"])).await;
+    for _ in 0..2 {
+        let base = node.positions().high_watermark;
+        let new = format!("new at {base}");
+        let again = node.append(batch(1, &["c", &new, "a", &new])).await;
+        let duplicates = vec![(0, Offset(2)), (2, Offset(0)), (3, base)];
+        assert_eq!(again, Appended { base, duplicates, conflicts: vec![] });
+        let all = node.append(batch(1, &["b", "a"])).await;
+        assert_eq!(all.duplicates, [(0, Offset(1)), (1, Offset(0))]);
+        // Identities are an account's own.
+        assert_eq!(node.append(batch(2, &[&format!("b{base}")])).await.duplicates, []);
+        node = node.crash().await;
+    }
+    assert_eq!(node.positions().high_watermark, Offset(7));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_body_under_a_committed_identity_is_refused_alone() {
+    let node = Node::new().await;
+    node.append(batch(1, &["a", "b"])).await;
+    let mut builder = RecordBatchBuilder::new(account_id(1), 0);
+    builder.push(b"not b", id("b"), KeyHash(1));
+    builder.push(b"c", id("c"), KeyHash(1));
+    builder.push(b"not c", id("c"), KeyHash(1));
+    let appended = node.append(builder.finish()).await;
+    assert_eq!(appended.base, Offset(2));
+    assert_eq!((appended.duplicates, appended.conflicts), (vec![], vec![(0, Offset(1)), (2, Offset(2))]));
+    assert_eq!(node.events(0, None, 100).await, numbered(0, &["a", "b", "c"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_under_way_commit_once_and_all_learn_the_same_offset() {
+    let node = Node::new().await;
+    let mut receipts = Vec::new();
+    for round in 0..200 {
+        let own = format!("own {round}");
+        receipts.push(node.partition.append(batch(1, &["same", &own])).await.unwrap());
+    }
+    for (receipt, round) in receipts.into_iter().zip(0..) {
+        let appended = receipt.committed().await.unwrap();
+        let (base, duplicates) = if round == 0 { (0, vec![]) } else { (round + 1, vec![(0, Offset(0))]) };
+        assert_eq!(appended, Appended { base: Offset(base), duplicates, conflicts: vec![] });
+    }
+    assert_eq!(node.positions().high_watermark, Offset(201));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_is_forgotten_after_the_window() {
+    let node = Node::new().await;
+    node.append(batch(1, &["a"])).await;
+    node.pass(10_001);
+    node.append(batch(1, &["b"])).await;
+    assert_eq!(node.append(batch(1, &["a", "b"])).await.duplicates, [(1, Offset(1))]);
+    let node = node.crash().await;
+    assert_eq!(node.append(batch(1, &["a", "b"])).await.duplicates, [(0, Offset(2)), (1, Offset(1))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_producers_each_keep_their_order() {
+    let node = Node::new().await;
+    let tasks = tokio_util::task::TaskTracker::new();
+    let running: Vec<_> =
+        (0..8_u8).map(|producer| tasks.spawn(produce(node.partition.clone(), producer))).collect();
+    let mut bases = Vec::new();
+    for producer in running {
+        bases.push(producer.await.unwrap());
+    }
+    let events = node.events(0, None, 1_000).await;
+    assert_eq!(events.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), (0..1_200).collect::<Vec<_>>());
+    for (producer, bases) in bases.iter().enumerate() {
+        let own: Vec<_> =
+            events.iter().filter(|(_, text)| text.starts_with(&format!("{producer}:"))).collect();
+        let expected: Vec<_> = (0..150).map(|event| format!("{producer}:{event:03}")).collect();
+        assert_eq!(own.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>(), expected);
+        let first_of_three: Vec<_> = own.iter().step_by(3).map(|(offset, _)| Offset(*offset)).collect();
+        assert_eq!(&first_of_three, bases);
+    }
+}
+
+/// Appends 50 batches of 3 events without waiting between them; answers where each begins.
+async fn produce(partition: Partition, producer: u8) -> Vec<Offset> {
+    let mut receipts = Vec::new();
+    for round in 0..50 {
+        let events: Vec<String> =
+            (0..3).map(|event| format!("{producer}:{:03}", round * 3 + event)).collect();
+        let events: Vec<&str> = events.iter().map(String::as_str).collect();
+        receipts.push(partition.append(batch(producer % 3, &events)).await.unwrap());
+    }
+    let mut bases = Vec::new();
+    for receipt in receipts {
+        bases.push(receipt.committed().await.unwrap().base);
+    }
+    bases
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_larger_than_an_entry_is_committed_whole() {
+    let fs = MemoryFileSystem::default();
+    let node = Node::open(fs, PartitionOptions { entry_bytes_max: 1_000, ..options() }, 1).await;
+    let large = "x".repeat(10_000);
+    let receipts = [
+        node.partition.append(batch(1, &["a"])).await.unwrap(),
+        node.partition.append(batch(1, &[&large, "b"])).await.unwrap(),
+        node.partition.append(batch(1, &["c"])).await.unwrap(),
+    ];
+    for receipt in receipts {
+        receipt.committed().await.unwrap();
+    }
+    assert_eq!(node.events(0, None, 10).await, numbered(0, &["a", &large, "b", "c"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_waiting_bytes_are_refused_with_a_time_to_retry() {
+    let fs = MemoryFileSystem::default();
+    let node = Node::open(fs, PartitionOptions { queue_bytes_max: 10_000, ..options() }, 1).await;
+    let large = "x".repeat(4_000);
+    let mut receipts = Vec::new();
+    let refused = loop {
+        match node.partition.append(batch(1, &[&format!("{large}{}", receipts.len())])).await {
+            Ok(receipt) => receipts.push(receipt),
+            Err(error) => break error,
+        }
+    };
+    let AppendError::Overloaded { retry_after_ms, .. } = refused else { panic!("{refused}") };
+    assert!((5..=1_000).contains(&retry_after_ms));
+    let taken = receipts.len() as u64;
+    for receipt in receipts {
+        receipt.committed().await.unwrap();
+    }
+    assert_eq!(node.positions().high_watermark, Offset(taken));
+    node.append(batch(1, &["room again"])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_wake_at_the_watermark_and_find_times_and_identities() {
+    let node = Node::new().await;
+    let mut positions = node.partition.positions();
+    node.append(batch(1, &["a", "b"])).await;
+    node.pass(100);
+    node.append(batch(2, &["a"])).await;
+    node.append(batch(1, &["c"])).await;
+    let reached = positions.wait_for(|positions| positions.high_watermark == Offset(4));
+    timeout(DEADLINE, reached).await.expect("it is published").expect("the group runs");
+    let at = async |time| node.partition.offset_at(Timestamp(time)).await.unwrap().0;
+    assert_eq!([at(0).await, at(1_000_000).await, at(1_000_001).await, at(1_000_100).await], [0, 0, 2, 2]);
+    assert_eq!(at(1_000_101).await, 4);
+    // After the window has passed, the log is searched.
+    for _ in 0..2 {
+        let find = async |account, event| {
+            let found = node.partition.find(account_id(account), id(event)).await.unwrap();
+            found.map(|event| text(&event))
+        };
+        assert_eq!(find(1, "a").await, Some((0, "a".to_owned())));
+        assert_eq!(find(1, "b").await, Some((1, "b".to_owned())));
+        assert_eq!(find(2, "a").await, Some((2, "a".to_owned())));
+        assert_eq!(find(1, "c").await, Some((3, "c".to_owned())));
+        assert_eq!((find(2, "b").await, find(3, "a").await), (None, None));
+        node.pass(20_000);
+        node.append(batch(1, &["d"])).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_stop_nothing_is_taken_and_everything_taken_is_answered() {
+    let node = Node::new().await;
+    let mut receipts = Vec::new();
+    for event in 0..50 {
+        receipts.push(node.partition.append(batch(1, &[&event.to_string()])).await.unwrap());
+    }
+    node.partition.shutdown().await;
+    for (receipt, event) in receipts.into_iter().zip(0..) {
+        assert_eq!(receipt.committed().await.unwrap().base, Offset(event));
+    }
+    let refused = node.partition.append(batch(1, &["late"])).await.map(|_| ()).unwrap_err();
+    assert!(matches!(refused, AppendError::Stopped { .. } | AppendError::NotLeader { .. }), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_corrupt_log_opens_as_a_partition_that_names_its_loss_and_takes_nothing() {
+    let node = Node::new().await;
+    for event in 0..20 {
+        node.append(batch(1, &[&format!("{event}:{}", "x".repeat(1_000))])).await;
+    }
+    node.partition.shutdown().await;
+    node.store.close();
+    let fs = node.fs.clone();
+    drop(node);
+    let segment = fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg"));
+    let segment = segment.expect("the log has a segment");
+    fs.flip(&segment, 10_000, 1);
+    let before = fs.content(&segment).unwrap();
+    let node = Node::open_any(fs.clone(), options(), 1).await;
+    assert_eq!(*node.partition.role().borrow(), Role::Failed);
+    let lost = node.partition.read(Offset(0), None, 1).await.unwrap_err().to_string();
+    assert!(lost.contains(&segment.display().to_string()) && lost.contains("offsets"), "{lost}");
+    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Stopped { .. })));
+    let advanced = node.partition.advance(1, Advance::default()).await;
+    assert!(matches!(advanced, Err(CommandError::Stopped { .. })));
+    node.partition.shutdown().await;
+    assert_eq!(fs.content(&segment).unwrap(), before, "nothing is cut");
+}
