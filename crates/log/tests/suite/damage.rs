@@ -1,0 +1,214 @@
+//! Damaged bytes: detected or, above what was ever recorded as synced, a torn tail. Never wrong data.
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc,
+};
+
+use fanfare_log::{Frame, MemoryFileSystem, OpenError, ReadError, memory::Keep};
+
+use crate::support::{append_range, frame, open, open_store, read_all, wait};
+
+fn copy(fs: &MemoryFileSystem) -> MemoryFileSystem {
+    fs.crashed(|_| Keep::All)
+}
+
+fn length(fs: &MemoryFileSystem, path: &Path) -> u64 {
+    fs.content(path).expect("the file exists").len() as u64
+}
+
+fn newest_segment(fs: &MemoryFileSystem) -> PathBuf {
+    let mut segments =
+        fs.paths().into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "seg"));
+    segments.next_back().expect("a log with frames has a segment")
+}
+
+/// Three segments, stopped as asked; the frames that it holds.
+fn written(clean: bool) -> (MemoryFileSystem, Vec<Frame>) {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    append_range(&log, 1..24, 1, 150);
+    wait(|done| log.save_vote(vec![4], done)).expect("vote");
+    let frames = read_all(&log);
+    if clean {
+        store.close();
+    }
+    drop((store, log));
+    (fs, frames)
+}
+
+enum Found {
+    All,
+    Prefix,
+    Corrupt,
+}
+
+/// Opens `fs` and compares with what was appended: anything but a prefix of it is a failure.
+fn look(fs: &MemoryFileSystem, frames: &[Frame], story: &str) -> Found {
+    match open(fs) {
+        Ok((_store, log)) => {
+            let found = read_all(&log);
+            assert!(frames.starts_with(&found), "{story}: wrong frames were read");
+            if found.len() == frames.len() { Found::All } else { Found::Prefix }
+        }
+        Err(OpenError::Corrupt { path, what, .. }) => {
+            assert!(path.starts_with("/data/") && !what.is_empty(), "{story}: {path}: {what}");
+            Found::Corrupt
+        }
+        Err(OpenError::Newer { .. }) => Found::Corrupt,
+        Err(error) => panic!("{story}: {error}"),
+    }
+}
+
+fn damage_each_byte(fs: &MemoryFileSystem, path: &Path, mut check: impl FnMut(&MemoryFileSystem, u64, &str)) {
+    for at in 0..length(fs, path) {
+        let flipped = copy(fs);
+        flipped.flip(path, at, 1 << (at % 8));
+        check(&flipped, at, &format!("{} flipped at {at}", path.display()));
+        let cut = copy(fs);
+        cut.cut(path, at);
+        check(&cut, at, &format!("{} cut at {at}", path.display()));
+    }
+}
+
+#[test]
+fn damage_of_synced_frames_is_corruption_and_loses_nothing_silently() {
+    for clean in [true, false] {
+        let (fs, frames) = written(clean);
+        damage_each_byte(&fs, &newest_segment(&fs), |damaged, _, story| {
+            assert!(matches!(look(damaged, &frames, story), Found::Corrupt), "{story}: not reported");
+        });
+    }
+}
+
+#[test]
+fn damage_above_the_synced_end_is_a_torn_tail() {
+    let (fs, frames) = written(false);
+    // A power loss right after the last frames: the record of their sync was not durable yet.
+    let (store, log) = open(&fs).expect("open");
+    let (sender, operations) = mpsc::sync_channel(1);
+    let counted = fs.clone();
+    let frames_after = (24..27).map(|index| frame(index, 2, 80)).collect();
+    log.append(frames_after, Box::new(move |_| sender.send(counted.operations()).expect("the test waits")));
+    let operations = operations.recv().expect("append");
+    let crashed = fs.after(operations).crashed(|_| Keep::Nothing);
+    drop((store, log));
+    let mut longer = frames.clone();
+    longer.extend(read_all(&open(&crashed).expect("open").1).into_iter().skip(frames.len()));
+    assert_eq!(longer.len(), frames.len() + 3);
+    let mut torn = 0;
+    damage_each_byte(&crashed, &newest_segment(&crashed), |damaged, _, story| {
+        match look(damaged, &longer, story) {
+            Found::All => panic!("{story}: the damage was not seen"),
+            Found::Prefix => torn += 1,
+            Found::Corrupt => {}
+        }
+    });
+    assert!(torn > 300, "only {torn} torn tails");
+}
+
+#[test]
+fn damage_of_an_older_segment_is_corruption_at_once_or_when_it_is_read() {
+    let (fs, frames) = written(true);
+    let oldest = fs.paths().into_iter().find(|path| path.extension().is_some_and(|kind| kind == "seg"));
+    let oldest = oldest.expect("a segment");
+    let end = {
+        let (_store, log) = open(&copy(&fs)).expect("open");
+        log.segments()[0].bytes
+    };
+    for at in 0..end {
+        let damaged = copy(&fs);
+        damaged.flip(&oldest, at, 0x10);
+        let outcome = open(&damaged).map(|(_store, log)| log.read(1, u64::MAX, u64::MAX));
+        match outcome {
+            Err(OpenError::Corrupt { .. } | OpenError::Newer { .. }) | Ok(Err(ReadError::Corrupt { .. })) => {
+            }
+            Ok(Ok(found)) => panic!("byte {at} of {}: read {} of {}", end, found.len(), frames.len()),
+            other => panic!("byte {at}: {:?}", other.map(|read| read.map(|frames| frames.len()))),
+        }
+    }
+}
+
+#[test]
+fn a_damaged_or_missing_index_is_rebuilt() {
+    let (fs, frames) = written(true);
+    let index = fs.paths().into_iter().find(|path| path.extension().is_some_and(|kind| kind == "idx"));
+    let index = index.expect("a sealed segment has an index");
+    let whole = fs.content(&index).expect("index");
+    damage_each_byte(&fs, &index, |damaged, _, story| {
+        assert!(matches!(look(damaged, &frames, story), Found::All), "{story}: frames are missing");
+        assert_eq!(damaged.content(&index).expect("index"), whole, "{story}: not rebuilt");
+    });
+}
+
+#[test]
+fn damage_of_the_hard_state_never_loses_a_durable_vote_silently() {
+    let (fs, frames) = written(true);
+    // A start compacts the journal; what it holds was synced before it got its name.
+    drop(open(&fs).expect("open"));
+    let journal = Path::new("/data/hard-state");
+    let end = fs.content(journal).expect("journal").iter().rposition(|byte| *byte != 0).expect("records");
+    for at in 0..=end as u64 {
+        let damaged = copy(&fs);
+        damaged.flip(journal, at, 0x04);
+        match open(&damaged) {
+            Err(OpenError::Corrupt { .. } | OpenError::Newer { .. }) => {}
+            Err(error) => panic!("byte {at}: {error}"),
+            Ok((_store, log)) => {
+                assert_eq!((log.vote(), read_all(&log).len()), (Some(vec![4]), frames.len()), "byte {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_vote_in_the_middle_of_the_journal_is_corruption() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    let start = fs.content(Path::new("/data/hard-state")).expect("journal");
+    for vote in 1..5 {
+        wait(|done| log.save_vote(vec![vote; 8], done)).expect("vote");
+    }
+    drop((store, log));
+    let journal = Path::new("/data/hard-state");
+    let content = fs.content(journal).expect("journal");
+    let first = content.iter().zip(&start).position(|(new, old)| new != old).expect("votes were written");
+    // Within the first vote's record, which later ones vouch for.
+    for at in first..first + 60 {
+        let damaged = copy(&fs);
+        damaged.flip(journal, at as u64, 0x80);
+        assert!(matches!(open(&damaged), Err(OpenError::Corrupt { .. })), "byte {at}");
+    }
+}
+
+#[test]
+fn a_missing_segment_is_corruption() {
+    let (fs, _) = written(true);
+    let segments = fs.paths().into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "seg"));
+    for path in segments {
+        let damaged = copy(&fs);
+        fanfare_log::FileSystem::remove(&damaged, &path).expect("remove");
+        let error = open(&damaged).map(|_| ()).expect_err("a hole in the log");
+        assert!(matches!(&error, OpenError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains(path.to_str().expect("text")), "{error} names {}", path.display());
+    }
+}
+
+#[test]
+fn a_corrupt_log_says_where_and_which_offsets_and_leaves_the_others_open() {
+    let (fs, frames) = written(true);
+    let path = newest_segment(&fs);
+    fs.flip(&path, 700, 1);
+    let before = fs.content(&path).expect("segment");
+    let store = open_store(&fs).expect("the store itself opens");
+    let opened = store.open_log(crate::support::LOG, crate::support::REPLICA, crate::support::roll());
+    let Err(OpenError::Corrupt { path: named, at, first_offset, end_offset, .. }) = opened else {
+        panic!("corruption is reported");
+    };
+    let last = &frames.last().expect("frames").header;
+    assert_eq!(Path::new(&named), path);
+    assert!(at <= 700 && first_offset < end_offset);
+    assert_eq!(end_offset, last.base_offset + u64::from(last.count));
+    assert_eq!(fs.content(&path).expect("segment"), before, "nothing was cut");
+    let other = store.open_log("events-1", 8, crate::support::roll()).expect("another log opens");
+    append_range(&other, 1..3, 1, 10);
+}
