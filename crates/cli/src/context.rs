@@ -4,7 +4,7 @@
 //! The file holds a key and is readable by its owner alone. Its key is sent to its address only.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -16,17 +16,24 @@ use serde::Deserialize;
 pub const DEFAULT_ADDR: &str = "http://127.0.0.1:7070";
 
 /// A resolved address and key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connection {
-    pub addr: String,
-    pub key: Option<String>,
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Connection {
+    pub(crate) addr: String,
+    pub(crate) key: Option<String>,
     /// The folder of the context file, for what else belongs to this context; none without a home.
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = self.key.as_ref().map(|_| "…");
+        f.debug_struct("Connection").field("addr", &self.addr).field("key", &key).finish_non_exhaustive()
+    }
 }
 
 /// Why the context file is of no use.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     #[error("read context file {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("parse context file {path}")]

@@ -135,28 +135,4 @@ fn schedules(load: Load, plan: &Plan, started: Instant, producers: usize) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_run_is_bounded_by_its_time_and_by_its_count() {
-        let load = |rate, batch, events_max| Load {
-            batch,
-            in_flight: 1,
-            rate,
-            warmup: Duration::from_secs(2),
-            measured: Duration::from_millis(8500),
-            events_max,
-        };
-        let cases = [
-            (load(None, 100, 1000), 10),
-            (load(Some(1000), 1, u64::MAX), 10_500),
-            (load(Some(1000), 100, u64::MAX), 105),
-            (load(Some(1000), 100, 2000), 20),
-            (load(Some(1), 100, u64::MAX), 1),
-        ];
-        for (load, requests) in cases {
-            assert_eq!(load.requests(), requests, "{load:?}");
-        }
-    }
-}
+mod tests;

@@ -61,6 +61,17 @@ pub(super) enum Schedule {
     Open { timetable: Timetable, due: watch::Receiver<u64>, next: u64, step: u64 },
 }
 
+/// What a producer's next request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Its time.
+    NotDue,
+    /// An answer.
+    NoRoom,
+    /// There is none: the run is over.
+    Nothing,
+}
+
 /// What a producer measured.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -152,16 +163,16 @@ impl Producer {
     /// Sends until the end of the run and waits for every answer.
     pub(super) async fn run(mut self, plan: Arc<Plan>, mut schedule: Schedule) -> Tally {
         loop {
-            let waiting = self.fill(&plan, &mut schedule);
-            let (idle, late) = (self.in_flight.is_empty(), Instant::now() >= plan.end);
-            if idle && (late || !waiting) {
+            let next = self.fill(&plan, &mut schedule);
+            let idle = self.in_flight.is_empty();
+            if idle && next == Next::Nothing {
                 break;
             }
             let answered = match &mut schedule {
-                Schedule::Open { due, .. } if waiting && !late => tokio::select! {
+                Schedule::Open { due, .. } if next == Next::NotDue => tokio::select! {
                     biased;
                     answer = answer(&mut self.responses, self.answer_timeout), if !idle => Some(answer),
-                    // A pacer that is gone has announced everything.
+                    // Cannot fail: the pacer goes only when everything is due.
                     _ = due.changed() => None,
                 },
                 _ => Some(answer(&mut self.responses, self.answer_timeout).await),
@@ -179,30 +190,33 @@ impl Producer {
         self.tally
     }
 
-    /// Sends what may be sent; gives whether more will be due.
-    fn fill(&mut self, plan: &Plan, schedule: &mut Schedule) -> bool {
+    /// Sends what may be sent; gives what the next request waits for.
+    fn fill(&mut self, plan: &Plan, schedule: &mut Schedule) -> Next {
         loop {
             let now = Instant::now();
             if now >= plan.end {
-                return false;
+                return Next::Nothing;
             }
             match schedule {
                 Schedule::Closed => {
                     if !self.has_room(plan, plan.in_flight) {
-                        return true;
+                        return Next::NoRoom;
                     }
                     let request = plan.next_request.fetch_add(1, Ordering::Relaxed);
                     if request >= plan.requests {
-                        return false;
+                        return Next::Nothing;
                     }
                     self.send(plan, request, now);
                 }
                 Schedule::Open { timetable, due, next, step } => {
                     if *next >= plan.requests {
-                        return false;
+                        return Next::Nothing;
                     }
-                    if *next >= *due.borrow_and_update() || !self.has_room(plan, REQUESTS_IN_FLIGHT_MAX) {
-                        return true;
+                    if *next >= *due.borrow_and_update() {
+                        return Next::NotDue;
+                    }
+                    if !self.has_room(plan, REQUESTS_IN_FLIGHT_MAX) {
+                        return Next::NoRoom;
                     }
                     self.send(plan, *next, timetable.due_at(*next));
                     *next += *step;

@@ -15,7 +15,7 @@ use crate::{
     client::Client,
     command::Session,
     failure::{Exit, Failure},
-    output::Fields,
+    output::{Fields, say},
     publish::read_file,
 };
 
@@ -127,6 +127,7 @@ async fn measure(
         }
         fixture.event_type(event_type, if arguments.schema { SCHEMA_ID } else { "" }).await?;
     }
+    say(&format!("warming up {} s, then measuring {} s", arguments.warmup_seconds, arguments.seconds));
     let pool = Pool::generate(event_type, arguments.keys, arguments.size_bytes, &mut rand::rng());
     let started = tokio::sync::watch::Sender::new(None);
     load::drive(clients, arguments.load(), Arc::new(pool), None, &started).await
@@ -141,7 +142,14 @@ async fn accounts(arguments: &Arguments, session: &Session) -> Result<Vec<Option
     if keys.is_empty() {
         return Err(Failure::usage(format!("{} holds no key", path.display()), "write one API key per line"));
     }
-    keys.truncate(arguments.producers as usize);
+    if keys.len() > arguments.producers as usize {
+        say(&format!(
+            "only the first {} of {} keys are used: one per producer",
+            arguments.producers,
+            keys.len()
+        ));
+        keys.truncate(arguments.producers as usize);
+    }
     Ok(keys)
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct State {
     pub(crate) logs: BTreeMap<u32, Vec<String>>,
     /// Ids to refuse retryably, and how often.
     pub(crate) refuse: HashMap<String, u32>,
+    /// Refuse the next new event retryably after so many attempts, again and again.
+    pub(crate) refuse_every: Option<u32>,
+    attempts: u32,
     /// Ids to refuse for good.
     pub(crate) poison: BTreeSet<String>,
     /// Cut the connection instead of answering this many requests; what they hold is committed.
@@ -100,6 +103,11 @@ impl State {
         }
         if self.poison.contains(&event.id) {
             return refused(Code::InvalidArgument, "SCHEMA_VIOLATION", None);
+        }
+        self.attempts += 1;
+        if self.refuse_every.is_some_and(|every| self.attempts.is_multiple_of(every)) {
+            held.insert(partition);
+            return refused(Code::ResourceExhausted, "OVERLOADED", Some(1));
         }
         if let Some(left) = self.refuse.get_mut(&event.id).filter(|left| **left > 0) {
             *left -= 1;

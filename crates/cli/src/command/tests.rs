@@ -44,6 +44,15 @@ fn documented_command_lines_are_understood() {
         "sink list --output json",
         "subscription create --sink DG1 --type a --type b@2 --from earliest",
         "sub pause DF1",
+        "listen --type a --forward-to http://localhost:3000/hook",
+        "listen -o json",
+        "deadletter list --subscription DF1 --limit 5",
+        "dlq get d1",
+        "bench publish --print-schema",
+        "bench publish --producers 8 --in-flight 128 --batch 1 --keys 10000 --size-bytes 1024 --schema",
+        "bench publish --rate 100000 --seconds 5 --warmup-seconds 1 --keys-file keys --count 1000000",
+        "bench deliver --rate 1000 --seconds 5",
+        "bench deliver --count 1000000 --sink-batch --patience-seconds 30",
         "--addr http://h:1 --key k subscription stats DF1 -o json",
     ] {
         if let Err(error) = parse(line) {
@@ -66,6 +75,12 @@ fn senseless_command_lines_are_refused_as_usage() {
         ("sink create webhook --url u --batch-events-max 3", ErrorKind::MissingRequiredArgument),
         ("sink create ftp --url u", ErrorKind::InvalidSubcommand),
         ("sink list -o yaml", ErrorKind::InvalidValue),
+        ("listen --forward-to https://x.test/", ErrorKind::ValueValidation),
+        ("bench publish --producers 0", ErrorKind::ValueValidation),
+        ("bench publish --size-bytes 100", ErrorKind::ValueValidation),
+        ("bench publish --seconds 0", ErrorKind::ValueValidation),
+        ("bench deliver --rate 0", ErrorKind::ValueValidation),
+        ("bench deliver --count 0", ErrorKind::ValueValidation),
         ("type list --limit 0", ErrorKind::ValueValidation),
         ("type list --timeout-seconds 0", ErrorKind::ValueValidation),
     ];
