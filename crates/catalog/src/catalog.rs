@@ -86,6 +86,7 @@ struct Shared {
     options: CatalogOptions,
     clock: Clock,
     views: watch::Receiver<Arc<View>>,
+    stored: watch::Receiver<u64>,
     report: StartReport,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -113,13 +114,14 @@ impl Catalog {
         };
         let opened = view_store::open(dir, identity, &log).await?;
         let start = opened.start.clone();
-        let (machine, shown) = Machine::starting_at(opened.state());
-        let Shown { views, states, applications } = shown;
+        let (machine, shown) = Machine::starting_at(opened.reached());
+        let Shown { views, reached, applications } = shown;
 
         let group = Box::pin(open_group(store, log.clone(), machine, (replica, &options))).await?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        tasks.spawn(Writer::new(opened, identity, log, states, stop.clone()).run());
+        let (writer, stored) = Writer::new(opened, (identity, log), reached, stop.clone());
+        tasks.spawn(writer.run());
         let report = StartReport { entries_replayed: applications.load(Ordering::Relaxed), view: start };
         match &report.view {
             ViewStart::Used { index } => {
@@ -129,7 +131,7 @@ impl Catalog {
                 tracing::info!(%why, replayed = report.entries_replayed, "catalog open, its view is built again");
             }
         }
-        Ok(Self { shared: Arc::new(Shared { group, options, clock, views, report, tasks, stop }) })
+        Ok(Self { shared: Arc::new(Shared { group, options, clock, views, stored, report, tasks, stop }) })
     }
 
     /// The newest view.
@@ -155,6 +157,13 @@ impl Catalog {
     #[must_use]
     pub fn start_report(&self) -> &StartReport {
         &self.shared.report
+    }
+
+    /// The log index that the view on disk stands at; it follows behind the changes, and stays where it is if the
+    /// disk refuses it.
+    #[must_use]
+    pub fn stored_index(&self) -> watch::Receiver<u64> {
+        self.shared.stored.clone()
     }
 
     /// SHA-256 of the whole state: equal wherever the same commands were applied.

@@ -154,6 +154,8 @@ pub(crate) struct CreatedSubscription {
 pub(crate) enum CommandError {
     #[error("is of version {version} and this program knows up to {VERSION}: run the newer program again")]
     Newer { version: u32 },
+    #[error("is of the unknown kind {kind}: run the newer program again")]
+    UnknownKind { kind: u8 },
     #[error("is malformed: {0}")]
     Malformed(String),
 }

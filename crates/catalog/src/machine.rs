@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     ChangeError, View,
+    command::CommandError,
     state::{DocumentError, Reply, State},
 };
 
@@ -28,27 +29,50 @@ const RECOVERY_BYTES: u64 = 1 << 20;
 pub(crate) struct Machine {
     pub(crate) state: State,
     views: watch::Sender<Arc<View>>,
-    states: watch::Sender<State>,
+    reached: watch::Sender<Reached>,
     applications: Arc<AtomicU64>,
+}
+
+/// A state, and the entry of any kind up to which the group has applied its log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reached {
+    pub(crate) state: State,
+    pub(crate) upto: Position,
 }
 
 /// What a machine shows of itself from outside the group.
 pub(crate) struct Shown {
     /// The newest view.
     pub(crate) views: watch::Receiver<Arc<View>>,
-    /// The newest state.
-    pub(crate) states: watch::Receiver<State>,
+    pub(crate) reached: watch::Receiver<Reached>,
     /// Commands applied since the machine began; those that it already contained do not count.
     pub(crate) applications: Arc<AtomicU64>,
 }
 
 impl Machine {
-    pub(crate) fn starting_at(state: State) -> (Self, Shown) {
-        let (views, view) = watch::channel(Arc::clone(&state.view));
-        let (states, shown) = watch::channel(state.clone());
+    pub(crate) fn starting_at(begin: Reached) -> (Self, Shown) {
+        let state = begin.state.clone();
+        let (views, shown_views) = watch::channel(Arc::clone(&state.view));
+        let (reached, shown_reached) = watch::channel(begin);
         let applications = Arc::new(AtomicU64::new(0));
-        let machine = Self { state, views, states, applications: Arc::clone(&applications) };
-        (machine, Shown { views: view, states: shown, applications })
+        let shown =
+            Shown { views: shown_views, reached: shown_reached, applications: Arc::clone(&applications) };
+        (Self { state, views, reached, applications }, shown)
+    }
+
+    fn take(&mut self, frame: &Frame) -> Result<Reply, CommandError> {
+        let position = frame.header.position;
+        if position.index <= self.state.applied_index() {
+            // Nobody waits for the reply to an entry from before this start.
+            return Ok(Err(ChangeError::Unknown));
+        }
+        if frame.header.kind != COMMAND {
+            return Err(CommandError::UnknownKind { kind: frame.header.kind });
+        }
+        let stored = frame.payload.slice(0..frame.payload.len());
+        let reply = self.state.apply(position, &stored)?;
+        self.applications.fetch_add(1, Ordering::Relaxed);
+        Ok(reply)
     }
 }
 
@@ -59,23 +83,12 @@ impl StateMachine for Machine {
     /// If the entry is no command that this program understands: to skip it would be to differ from the replicas
     /// that do, so the catalog stops here.
     fn apply(&mut self, frame: &Frame, _scope: Scope) -> Reply {
-        let position = frame.header.position;
-        if position.index <= self.state.applied_index() {
-            // Nobody waits for the reply to an entry from before this start.
-            return Err(ChangeError::Unknown);
-        }
-        self.applications.fetch_add(1, Ordering::Relaxed);
-        let stored = frame.payload.slice(0..frame.payload.len());
-        let applied = match frame.header.kind {
-            COMMAND => self.state.apply(position, &stored).map_err(|error| error.to_string()),
-            kind => Err(format!("is of the unknown kind {kind}: run the newer program again")),
-        };
-        applied.unwrap_or_else(|problem| {
-            panic!("catalog stopped: the command at index {} {problem}", position.index)
+        self.take(frame).unwrap_or_else(|error| {
+            panic!("catalog stopped: the command at index {} {error}", frame.header.position.index)
         })
     }
 
-    fn applied(&self, _upto: Position) {
+    fn applied(&self, upto: Position) {
         self.views.send_if_modified(|shown| {
             let newer = shown.revision < self.state.view.revision;
             if newer {
@@ -83,10 +96,10 @@ impl StateMachine for Machine {
             }
             newer
         });
-        self.states.send_if_modified(|shown| {
-            let newer = shown.applied_index() < self.state.applied_index();
+        self.reached.send_if_modified(|shown| {
+            let newer = shown.upto.index < upto.index;
             if newer {
-                *shown = self.state.clone();
+                *shown = Reached { state: self.state.clone(), upto };
             }
             newer
         });
@@ -121,8 +134,12 @@ impl StateMachine for Machine {
             let Some(last) = frames.last() else { break };
             next = last.header.position.index + 1;
             for frame in frames.iter().filter(|frame| !GROUP_KINDS.contains(&frame.header.kind)) {
+                let index = frame.header.position.index;
                 // Nobody waits for the replies of a start.
-                drop(self.apply(frame, Scope::Full));
+                self.take(frame).map(drop).map_err(|error| ReadError::Io {
+                    path: format!("the catalog's command at index {index}"),
+                    message: format!("it {error}"),
+                })?;
             }
         }
         Ok(())

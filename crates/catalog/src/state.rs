@@ -19,7 +19,7 @@ use crate::{
     command::{Change, Command, CommandError},
 };
 
-pub(crate) use document::{DocumentError, MarkRecord};
+pub(crate) use document::{DocumentError, MarkRecord, PositionRecord};
 
 /// Everything applied up to one position. Cheap to clone: the view is shared until one of the two changes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -174,4 +174,4 @@ fn check_limit(kind: &'static str, count: usize, limit: u64) -> Result<(), Chang
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,1 +1,124 @@
+//! The whole catalog over a real group: its log on files in memory, its view in a directory.
 
+mod changes;
+mod starts;
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::*;
+use crate::{EventTypeStatus, NewEventType, NewKey};
+
+/// Longer than anything here takes on a busy machine; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A catalog and what it stands on.
+struct Node {
+    files: MemoryFileSystem,
+    dir: TempDir,
+    store: Store,
+    catalog: Catalog,
+}
+
+fn options() -> CatalogOptions {
+    CatalogOptions { event_types_max: 10_000, ..CatalogOptions::default() }
+}
+
+fn open_store(files: &MemoryFileSystem) -> Store {
+    let options = StoreOptions {
+        segment_bytes: SEGMENT_BYTES,
+        pool_segments_max: 1,
+        cache_bytes: 8 << 20,
+        queue_bytes_max: 8 << 20,
+    };
+    Store::open(Arc::new(files.clone()), Path::new("/data"), options, Box::new(|_| ())).unwrap()
+}
+
+fn clock() -> Clock {
+    let ticks = AtomicU64::new(1000);
+    Arc::new(move || Timestamp(ticks.fetch_add(1, Ordering::Relaxed)))
+}
+
+impl Node {
+    async fn new() -> Self {
+        Self::open(MemoryFileSystem::default(), TempDir::new().unwrap(), options()).await
+    }
+
+    async fn open(files: MemoryFileSystem, dir: TempDir, options: CatalogOptions) -> Self {
+        let store = open_store(&files);
+        let opened = timeout(DEADLINE, Catalog::open(store.clone(), dir.path(), options, clock()));
+        let catalog = opened.await.expect("it opens in time").expect("it opens");
+        Self { files, dir, store, catalog }
+    }
+
+    /// What a power cut now would leave of the log.
+    fn files_after_crash(&self) -> MemoryFileSystem {
+        self.files.crashed(|_| Keep::Nothing)
+    }
+
+    /// What a killed process would leave of the view, once it has caught up with the changes.
+    async fn view_after_kill(&self) -> TempDir {
+        self.view_is_stored().await;
+        let dir = TempDir::new().unwrap();
+        copy(self.dir.path(), dir.path()).unwrap();
+        dir
+    }
+
+    async fn view_is_stored(&self) {
+        let last = self.catalog.state().applied_index();
+        let mut stored = self.catalog.stored_index();
+        let caught_up = stored.wait_for(|stored| *stored >= last);
+        timeout(DEADLINE, caught_up).await.expect("the view catches up in time").expect("the writer runs");
+    }
+
+    async fn stop(self) -> (MemoryFileSystem, TempDir) {
+        let Self { files, dir, store, catalog } = self;
+        timeout(DEADLINE, catalog.shutdown()).await.expect("it stops in time");
+        store.close();
+        (files, dir)
+    }
+
+    async fn tenant(&self) -> Tenant {
+        let (_, key) = self.catalog.bootstrap("acme").await.unwrap().expect("the catalog is empty");
+        self.catalog.authenticate(key.text.expose()).unwrap()
+    }
+
+    async fn create_types(&self, tenant: Tenant, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            self.catalog.create_event_type(tenant, event_type(&format!("type.{number}"))).await.unwrap();
+        }
+    }
+}
+
+fn event_type(name: &str) -> NewEventType {
+    let (name, description) = (name.to_owned(), "for a test".to_owned());
+    NewEventType { name, description, schema: None, status: EventTypeStatus::Available }
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&target)?;
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+fn rebuilt(catalog: &Catalog) -> &crate::RebuildReason {
+    match &catalog.start_report().view {
+        ViewStart::Rebuilt { why } => why,
+        ViewStart::Used { index } => panic!("the view was used at {index}"),
+    }
+}

@@ -1,1 +1,125 @@
+use std::path::Path;
 
+use fanfare_log::{FrameHeader, MemoryFileSystem, NewFrame, Payload, RollPolicy, Store, StoreOptions};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::state::tests::{commands, history};
+
+fn position(index: u64) -> Position {
+    Position { term: 1, leader: 7, index }
+}
+
+fn frame(index: u64, kind: u8, stored: &[u8]) -> Frame {
+    let payload = Payload::new(vec![stored.to_vec().into()]);
+    let payload_bytes = u32::try_from(payload.len()).unwrap();
+    let header =
+        FrameHeader { kind, position: position(index), base_offset: 0, count: 0, time_ms: 0, payload_bytes };
+    Frame { header, payload }
+}
+
+fn begin(state: &State) -> (Machine, Shown) {
+    let upto = state.applied.unwrap_or_default();
+    Machine::starting_at(Reached { state: state.clone(), upto })
+}
+
+#[test]
+fn a_machine_that_begins_ahead_passes_what_it_contains() {
+    let history = history();
+    let last = history.last().unwrap();
+    for ahead in &history {
+        let (mut machine, shown) = begin(ahead);
+        for (index, stored) in (1..).zip(commands()) {
+            let reply = machine.apply(&frame(index, COMMAND, &stored), Scope::Full);
+            assert_eq!(reply.is_ok(), index > ahead.applied_index());
+        }
+        assert_eq!(machine.state, *last);
+        let rest = last.applied_index() - ahead.applied_index();
+        assert_eq!(shown.applications.load(Ordering::Relaxed), rest);
+    }
+}
+
+#[test]
+fn a_checkpoint_replaces_what_is_older_and_nothing_newer() {
+    let history = history();
+    for checkpoint in &history {
+        for own in &history {
+            let (mut machine, _shown) = begin(own);
+            machine.restore(&checkpoint.encode()).unwrap();
+            let newer = if checkpoint.applied_index() > own.applied_index() { checkpoint } else { own };
+            assert_eq!(machine.state, *newer);
+            assert_eq!(machine.checkpoint(), newer.encode());
+        }
+    }
+    let (mut machine, _shown) = begin(&history[0]);
+    assert!(machine.restore(b"{").is_err() && machine.restore(br#"{"v":2}"#).is_err());
+    assert_eq!(machine.state, history[0]);
+}
+
+#[test]
+#[should_panic(expected = "the command at index 1 is of version 2")]
+fn a_command_of_a_newer_program_stops_the_machine() {
+    let (mut machine, _shown) = begin(&State::default());
+    drop(machine.apply(&frame(1, COMMAND, br#"{"v":2}"#), Scope::Full));
+}
+
+#[test]
+#[should_panic(expected = "the command at index 1 is of the unknown kind 9")]
+fn an_entry_of_an_unknown_kind_stops_the_machine() {
+    let (mut machine, _shown) = begin(&State::default());
+    drop(machine.apply(&frame(1, 9, b"{}"), Scope::Full));
+}
+
+#[test]
+fn nothing_is_shown_before_it_is_applied_and_nothing_older_after() {
+    let history = history();
+    let (machine, shown) = begin(&history[4]);
+    machine.applied(position(2));
+    assert_eq!(shown.reached.borrow().upto, position(5), "a start's checkpoint may be older than the view");
+    machine.applied(position(9));
+    assert_eq!(shown.reached.borrow().upto, position(9));
+    assert_eq!(*shown.views.borrow(), history[4].view);
+}
+
+async fn log_of(frames: Vec<(u8, Vec<u8>)>) -> (Store, Log) {
+    let options = StoreOptions {
+        segment_bytes: 1 << 20,
+        pool_segments_max: 0,
+        cache_bytes: 1 << 20,
+        queue_bytes_max: 1 << 20,
+    };
+    let files = Arc::new(MemoryFileSystem::default());
+    let store = Store::open(files, Path::new("/data"), options, Box::new(|_| ())).unwrap();
+    let log = store.open_log("catalog", 1, RollPolicy { segment_bytes: 1 << 20, age_ms: u64::MAX }).unwrap();
+    let frames = (1..).zip(frames).map(|(index, (kind, stored))| {
+        let payload = Payload::new(vec![stored.into()]);
+        NewFrame { kind, position: position(index), count: 0, time_ms: 0, payload }
+    });
+    let (done, flushed) = oneshot::channel();
+    log.append(frames.collect(), Box::new(move |result| drop(done.send(result))));
+    flushed.await.unwrap().unwrap();
+    (store, log)
+}
+
+#[tokio::test]
+async fn recovery_applies_what_the_checkpoint_lacks_and_stops_at_what_is_newer() {
+    let mut frames: Vec<_> = commands().into_iter().map(|stored| (COMMAND, stored)).collect();
+    let last = frames.len() as u64;
+    frames.push((255, b"a membership".to_vec()));
+    frames.push((0, Vec::new()));
+    frames.push((COMMAND, br#"{"v":2}"#.to_vec()));
+    let (store, log) = log_of(frames).await;
+    let history = history();
+    for own in [&State::default(), &history[3], history.last().unwrap()] {
+        let (mut machine, _shown) = begin(own);
+        machine.recover(&log, position(last + 2)).unwrap();
+        assert_eq!(machine.state, *history.last().unwrap());
+        let refused = machine.recover(&log, position(last + 3)).unwrap_err().to_string();
+        assert!(
+            refused.contains("is of version 2") && refused.contains("run the newer program"),
+            "{refused}"
+        );
+        assert_eq!(machine.state, *history.last().unwrap());
+    }
+    store.close();
+}

@@ -22,17 +22,29 @@ pub(crate) enum DocumentError {
 /// Everything about a state but its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MarkRecord {
-    pub(crate) applied: Option<AppliedRecord>,
+    pub(crate) applied: Option<PositionRecord>,
     pub(crate) time: Timestamp,
     pub(crate) revision: u64,
 }
 
 /// Stored form of a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct AppliedRecord {
+pub(crate) struct PositionRecord {
     term: u64,
     leader: u64,
     index: u64,
+}
+
+impl From<Position> for PositionRecord {
+    fn from(Position { term, leader, index }: Position) -> Self {
+        Self { term, leader, index }
+    }
+}
+
+impl From<PositionRecord> for Position {
+    fn from(PositionRecord { term, leader, index }: PositionRecord) -> Self {
+        Self { term, leader, index }
+    }
 }
 
 #[derive(Serialize)]
@@ -73,14 +85,15 @@ impl State {
     }
 
     pub(crate) fn mark(&self) -> MarkRecord {
-        let applied =
-            self.applied.map(|Position { term, leader, index }| AppliedRecord { term, leader, index });
-        MarkRecord { applied, time: self.time, revision: self.view.revision }
+        MarkRecord {
+            applied: self.applied.map(PositionRecord::from),
+            time: self.time,
+            revision: self.view.revision,
+        }
     }
 
     pub(crate) fn assemble(mark: MarkRecord, accounts: BTreeMap<AccountId, Arc<AccountView>>) -> Self {
-        let applied =
-            mark.applied.map(|AppliedRecord { term, leader, index }| Position { term, leader, index });
+        let applied = mark.applied.map(Position::from);
         Self { applied, time: mark.time, view: Arc::new(View::of(mark.revision, accounts)) }
     }
 }

@@ -30,26 +30,7 @@ impl Replica {
     /// One account with a schema of two versions, two types, a sink and a subscription to one type at version 2.
     fn furnished() -> Self {
         let mut replica = Self::new();
-        let subscription = CreatedSubscription {
-            id: SUBSCRIPTION,
-            spec: spec(&[("order.paid", Some(2))]),
-            start: StartAt::Next,
-        };
-        let changes = [
-            Change::CreateAccount(account(ACCOUNT, "acme")),
-            schema("Order", 10),
-            Change::CreateSchemaVersion {
-                account: ACCOUNT,
-                id: "Order".into(),
-                document: "{}".into(),
-                limit: 10,
-            },
-            event_type("order.paid", Some("Order")),
-            event_type("order.sent", None),
-            sink(SINK, webhook("whsec_AAAA", None)),
-            Change::CreateSubscription { account: ACCOUNT, subscription, limit: 10 },
-        ];
-        for change in changes {
+        for change in furniture() {
             replica.apply(change).unwrap();
         }
         replica
@@ -69,6 +50,52 @@ impl Replica {
     fn account(&self) -> &AccountView {
         self.state.view.account(ACCOUNT).unwrap()
     }
+}
+
+fn furniture() -> Vec<Change> {
+    let spec = spec(&[("order.paid", Some(2))]);
+    let subscription = CreatedSubscription { id: SUBSCRIPTION, spec, start: StartAt::Next };
+    vec![
+        Change::CreateAccount(account(ACCOUNT, "acme")),
+        schema("Order", 10),
+        Change::CreateSchemaVersion {
+            account: ACCOUNT,
+            id: "Order".into(),
+            document: "{}".into(),
+            limit: 10,
+        },
+        event_type("order.paid", Some("Order")),
+        event_type("order.sent", None),
+        sink(SINK, webhook("whsec_AAAA", None)),
+        Change::CreateSubscription { account: ACCOUNT, subscription, limit: 10 },
+    ]
+}
+
+/// Stored commands that make, change and delete at least one object of each kind; the first stands at index 1.
+pub(crate) fn commands() -> Vec<Vec<u8>> {
+    let mut changes = furniture();
+    changes.extend([
+        Change::CreateKey { account: ACCOUNT, key: key_record(1), limit: 10 },
+        Change::CreateAccount(account(AccountId::from_bytes([0xF; 16]), "second")),
+        status("order.paid", Some("Order"), EventTypeStatus::Deprecated),
+        Change::PauseSubscription { account: ACCOUNT, id: SUBSCRIPTION },
+        Change::DeleteEventType { account: ACCOUNT, name: "order.sent".into() },
+        Change::DeleteSubscription { account: ACCOUNT, id: SUBSCRIPTION },
+        Change::DeleteSink { account: ACCOUNT, id: SINK },
+    ]);
+    let commands = (1000..).zip(changes).map(|(time, change)| Command::new(Timestamp(time), change).encode());
+    commands.collect()
+}
+
+/// The states after each of [`commands`].
+pub(crate) fn history() -> Vec<State> {
+    let mut replica = Replica::new();
+    let mut states = Vec::new();
+    for stored in commands() {
+        replica.apply_stored(&stored).unwrap().unwrap();
+        states.push(replica.state.clone());
+    }
+    states
 }
 
 fn account(id: AccountId, name: &str) -> NewAccount {

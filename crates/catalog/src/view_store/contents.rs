@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Operation, StoreError, ViewStore,
+    Operation, RebuildReason, StoreError, ViewStore,
     key::{self, Kind, MARK},
 };
 use crate::{
     Account, AccountView, ApiKey, EventType, Schema, View, hex,
-    state::{MarkRecord, State},
+    machine::Reached,
+    state::{MarkRecord, PositionRecord, State},
 };
 
 const VERSION: u32 = 1;
@@ -22,6 +23,8 @@ const VERSION: u32 = 1;
 #[derive(Clone, Default)]
 pub(super) struct Contents {
     pub(super) state: State,
+    /// The last entry of any kind that is contained; none in an empty store.
+    pub(super) upto: Option<Position>,
     digest: Digest,
 }
 
@@ -41,20 +44,33 @@ struct Mark {
     node: u64,
     #[serde(with = "hex::array")]
     incarnation: [u8; 16],
+    upto: PositionRecord,
     state: MarkRecord,
     records: u64,
     #[serde(with = "hex::array")]
     digest: [u8; 16],
 }
 
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
 impl Contents {
-    /// None if the store has no mark, or one of another data directory or a newer program.
-    pub(super) fn load(store: &dyn ViewStore, identity: Identity) -> Result<Option<Self>, StoreError> {
-        let Some(stored) = store.get(MARK)? else { return Ok(None) };
+    /// What the store holds, unless that is nothing whole or not of this data directory.
+    pub(super) fn load(
+        store: &dyn ViewStore,
+        identity: Identity,
+    ) -> Result<Result<Self, RebuildReason>, StoreError> {
+        let Some(stored) = store.get(MARK)? else { return Ok(Err(RebuildReason::Missing)) };
+        let Version { v } = parse(MARK, &stored)?;
+        if v != VERSION {
+            return Ok(Err(RebuildReason::Foreign));
+        }
         let mark: Mark = parse(MARK, &stored)?;
         let own = Identity { cluster: mark.cluster, node: mark.node, incarnation: mark.incarnation };
-        if mark.v != VERSION || own != identity {
-            return Ok(None);
+        if own != identity {
+            return Ok(Err(RebuildReason::Foreign));
         }
         let mut accounts = BTreeMap::new();
         let mut digest = Digest::default();
@@ -69,29 +85,26 @@ impl Contents {
             return Err(StoreError::Mark);
         }
         let accounts = accounts.into_iter().map(|(id, view)| (id, Arc::new(view))).collect();
-        Ok(Some(Self { state: State::assemble(mark.state, accounts), digest }))
-    }
-
-    pub(super) fn applied(&self) -> Option<Position> {
-        self.state.applied
+        Ok(Ok(Self { state: State::assemble(mark.state, accounts), upto: Some(mark.upto.into()), digest }))
     }
 
     /// The operations, the mark's last, that make a store of `self` a store of `next`; and `next` as contents.
-    pub(super) fn advance(&self, next: &State, identity: Identity) -> (Vec<Operation>, Self) {
+    pub(super) fn advance(&self, next: &Reached, identity: Identity) -> (Vec<Operation>, Self) {
         let mut difference = Difference { operations: Vec::new(), digest: self.digest };
-        difference.of_views(&self.state.view, &next.view);
+        difference.of_views(&self.state.view, &next.state.view);
         let Difference { mut operations, digest } = difference;
         let mark = Mark {
             v: VERSION,
             cluster: identity.cluster,
             node: identity.node,
             incarnation: identity.incarnation,
-            state: next.mark(),
+            upto: next.upto.into(),
+            state: next.state.mark(),
             records: digest.records,
             digest: digest.sum.to_be_bytes(),
         };
         operations.push(Operation::Put { key: MARK.to_vec(), value: record(&mark) });
-        (operations, Self { state: next.clone(), digest })
+        (operations, Self { state: next.state.clone(), upto: Some(next.upto), digest })
     }
 }
 

@@ -13,7 +13,7 @@ use fanfare_log::{Identity, Log, ReadError};
 use tokio::{fs, task};
 
 use super::{StoreError, ViewStore, contents::Contents, sled_view::SledView};
-use crate::{OpenError, state::State};
+use crate::{OpenError, machine::Reached};
 
 /// How many damaged directories are kept for whoever wants to look.
 const SET_ASIDE_MAX: u64 = 2;
@@ -36,7 +36,7 @@ pub enum RebuildReason {
     Behind,
     /// The log ends before it.
     Ahead,
-    /// It belongs to another log.
+    /// It belongs to another log, or to a program of another version.
     Foreign,
     /// The start before this one did not come through opening it. Its directory was set aside.
     Interrupted,
@@ -50,7 +50,7 @@ impl fmt::Display for RebuildReason {
             Self::Missing => f.write_str("there was none"),
             Self::Behind => f.write_str("it was older than the log"),
             Self::Ahead => f.write_str("it was newer than the log"),
-            Self::Foreign => f.write_str("it belonged to another log"),
+            Self::Foreign => f.write_str("it belonged to another log or program"),
             Self::Interrupted => f.write_str("the last start did not come through opening it"),
             Self::Damaged { what } => write!(f, "it was damaged: {what}"),
         }
@@ -65,9 +65,10 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// The state that the view holds; empty if it is to be built again.
-    pub(crate) fn state(&self) -> State {
-        self.contents.state.clone()
+    /// What the view holds; empty if it is to be built again.
+    pub(crate) fn reached(&self) -> Reached {
+        let Contents { state, upto, .. } = &self.contents;
+        Reached { state: state.clone(), upto: upto.unwrap_or_default() }
     }
 }
 
@@ -124,7 +125,7 @@ impl Place {
         let loaded = blocking(move || {
             let store = SledView::open(&view)?;
             let contents = Contents::load(&store, identity)?;
-            Ok(contents.ok_or(RebuildReason::Missing).and_then(|contents| {
+            Ok(contents.and_then(|contents| {
                 let index = check(&contents, &log)?;
                 Ok(Opened { store: Arc::new(store), contents, start: ViewStart::Used { index } })
             }))
@@ -172,22 +173,22 @@ impl Place {
 
 /// The index that the contents stand at, if the log holds or has purged exactly that entry. Blocking.
 pub(super) fn check(contents: &Contents, log: &Log) -> Result<u64, RebuildReason> {
-    let Some(applied) = contents.applied() else { return Err(RebuildReason::Missing) };
+    let Some(upto) = contents.upto else { return Err(RebuildReason::Missing) };
     let bounds = log.bounds();
     let last = bounds.last.or(bounds.purged);
-    if last.is_none_or(|last| last.index < applied.index) {
+    if last.is_none_or(|last| last.index < upto.index) {
         return Err(RebuildReason::Ahead);
     }
     let known = match bounds.purged {
-        Some(purged) if purged.index > applied.index => return Err(RebuildReason::Behind),
-        Some(purged) if purged.index == applied.index => purged,
-        Some(_) | None => match log.read(applied.index, applied.index + 1, 1) {
+        Some(purged) if purged.index > upto.index => return Err(RebuildReason::Behind),
+        Some(purged) if purged.index == upto.index => purged,
+        Some(_) | None => match log.read(upto.index, upto.index + 1, 1) {
             Ok(frames) => frames.first().map(|frame| frame.header.position).unwrap_or_default(),
             Err(ReadError::Purged { .. }) => return Err(RebuildReason::Behind),
             Err(error) => return Err(RebuildReason::Damaged { what: error.to_string() }),
         },
     };
-    if known == applied { Ok(applied.index) } else { Err(RebuildReason::Foreign) }
+    if known == upto { Ok(upto.index) } else { Err(RebuildReason::Foreign) }
 }
 
 /// Runs `work` where it may block. A panic of the engine is an answer like any other.

@@ -1,1 +1,173 @@
+//! The view's records, over a store that forgets and fails on demand.
 
+use std::sync::Arc;
+
+use fanfare_log::{Identity, Position};
+use fanfare_model::{AccountId, Timestamp};
+
+use super::{RebuildReason, ViewStore, contents::Contents, key::MARK, mem_view::MemView, writer::bring};
+use crate::{
+    machine::Reached,
+    state::{State, tests::history},
+};
+
+const IDENTITY: Identity = Identity { cluster: [1; 16], node: 1, incarnation: [2; 16] };
+
+fn reached(state: &State) -> Reached {
+    Reached { state: state.clone(), upto: state.applied.unwrap_or_default() }
+}
+
+fn load(store: &MemView) -> Result<State, String> {
+    match Contents::load(store, IDENTITY) {
+        Ok(Ok(contents)) => Ok(contents.state),
+        Ok(Err(why)) => Err(format!("{why:?}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn what_was_brought_is_what_is_loaded_at_every_step() {
+    let store = MemView::default();
+    let mut written = Contents::default();
+    for state in history() {
+        written = bring(&store, &written, &reached(&state), IDENTITY).unwrap();
+        assert_eq!(load(&store), Ok(state));
+    }
+    // Whole steps left out make no difference.
+    let (direct, last) = (MemView::default(), history().pop().unwrap());
+    bring(&direct, &Contents::default(), &reached(&last), IDENTITY).unwrap();
+    assert_eq!(direct.records(), store.records());
+    // And from what was loaded one may go on.
+    let mut later = last.clone();
+    later.time = Timestamp(1 << 40);
+    later.applied = Some(Position { term: 9, leader: 9, index: 1000 });
+    let loaded = Contents::load(&store, IDENTITY).unwrap().unwrap();
+    bring(&store, &loaded, &reached(&later), IDENTITY).unwrap();
+    assert_eq!(load(&store), Ok(later));
+}
+
+#[test]
+fn a_change_writes_what_it_changed_and_the_mark() {
+    let mut written = Contents::default();
+    let mut sizes = Vec::new();
+    for state in history() {
+        let (operations, next) = written.advance(&reached(&state), IDENTITY);
+        sizes.push(operations.len());
+        written = next;
+    }
+    assert!(sizes.len() > 8 && sizes.iter().all(|size| (1..=2).contains(size)), "{sizes:?}");
+}
+
+#[test]
+fn a_crash_leaves_what_was_flushed_last() {
+    let history = history();
+    let (before, after) = (&history[3], &history[6]);
+    let store = MemView::default();
+    let written = bring(&store, &Contents::default(), &reached(before), IDENTITY).unwrap();
+    let (operations, _) = written.advance(&reached(after), IDENTITY);
+    store.write(operations).unwrap();
+    assert_eq!(load(&store).as_ref(), Ok(after));
+    store.crash();
+    assert_eq!(load(&store).as_ref(), Ok(before));
+}
+
+#[test]
+fn every_changed_missing_or_added_record_is_noticed() {
+    let last = history().pop().unwrap();
+    let whole = MemView::default();
+    bring(&whole, &Contents::default(), &reached(&last), IDENTITY).unwrap();
+    for (key, value) in whole.records().into_iter().filter(|(key, _)| key != MARK) {
+        let tampered = |change: &dyn Fn(&mut Vec<u8>, &mut Vec<u8>) -> bool| {
+            let store = MemView::default();
+            store.tamper(|records| {
+                *records = whole.records();
+                records.remove(&key);
+                let (mut key, mut value) = (key.clone(), value.clone());
+                if change(&mut key, &mut value) {
+                    records.insert(key, value);
+                }
+            });
+            load(&store)
+        };
+        assert_eq!(tampered(&|_, _| true), Ok(last.clone()));
+        assert!(tampered(&|_, _| false).is_err(), "a record was missing");
+        for at in 0..value.len() {
+            let flipped = tampered(&|_, value| {
+                value[at] ^= 1;
+                true
+            });
+            assert!(flipped.is_err(), "byte {at} of {} was flipped", String::from_utf8_lossy(&value));
+        }
+        for at in 0..key.len() {
+            let moved = tampered(&|key, _| {
+                key[at] ^= 1;
+                true
+            });
+            assert!(moved.is_err(), "byte {at} of a key was flipped");
+        }
+    }
+}
+
+#[test]
+fn the_mark_says_whose_the_view_is() {
+    let last = history().pop().unwrap();
+    let store = MemView::default();
+    assert_eq!(load(&store), Err("Missing".to_owned()));
+    bring(&store, &Contents::default(), &reached(&last), IDENTITY).unwrap();
+    for other in [
+        Identity { cluster: [9; 16], ..IDENTITY },
+        Identity { node: 2, ..IDENTITY },
+        Identity { incarnation: [9; 16], ..IDENTITY },
+    ] {
+        let loaded = Contents::load(&store, other).unwrap();
+        assert!(matches!(loaded, Err(RebuildReason::Foreign)), "{other:?}");
+    }
+    store.tamper(|records| drop(records.insert(MARK.to_vec(), br#"{"v":2}"#.to_vec())));
+    assert_eq!(load(&store), Err("Foreign".to_owned()));
+    store.tamper(|records| drop(records.remove(MARK)));
+    assert_eq!(load(&store), Err("Missing".to_owned()));
+}
+
+/// More objects than one batch takes.
+fn crowd() -> State {
+    let mut accounts = history().pop().unwrap().view.accounts.clone();
+    let (id, first) = accounts.pop_first().unwrap();
+    let mut view = (*first).clone();
+    let pattern = view.event_types.values().next().unwrap().clone();
+    for number in 0..10_000 {
+        let mut event_type = (*pattern).clone();
+        event_type.name = format!("type.{number}");
+        view.event_types.insert(event_type.name.clone(), Arc::new(event_type));
+    }
+    accounts.insert(id, Arc::new(view));
+    let mark = history().pop().unwrap().mark();
+    State::assemble(mark, accounts)
+}
+
+#[test]
+fn a_rebuild_that_is_cut_short_counts_as_no_view() {
+    let crowd = crowd();
+    for failing in 1..4 {
+        let store = MemView::default();
+        let written = bring(&store, &Contents::default(), &reached(&history()[0]), IDENTITY).unwrap();
+        store.fail_after(failing);
+        assert!(bring(&store, &written, &reached(&crowd), IDENTITY).is_err());
+        assert_eq!(load(&store), Err("Missing".to_owned()), "after {failing} writes");
+        store.crash();
+        assert_eq!(load(&store), Err("Missing".to_owned()), "after {failing} writes and a crash");
+    }
+    let store = MemView::default();
+    bring(&store, &Contents::default(), &reached(&crowd), IDENTITY).unwrap();
+    assert_eq!(load(&store), Ok(crowd));
+}
+
+#[test]
+fn every_key_begins_with_its_account() {
+    let last = history().pop().unwrap();
+    let store = MemView::default();
+    bring(&store, &Contents::default(), &reached(&last), IDENTITY).unwrap();
+    let accounts: Vec<AccountId> = last.view.accounts.keys().copied().collect();
+    for key in store.records().into_keys().filter(|key| key != MARK) {
+        assert!(accounts.iter().any(|account| key.starts_with(account.as_bytes())));
+    }
+}

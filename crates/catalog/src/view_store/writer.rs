@@ -5,12 +5,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fanfare_log::{Identity, Log};
+use fanfare_log::{Identity, Log, Position};
 use tokio::{sync::watch, task, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{Opened, Operation, StoreError, ViewStore, contents::Contents, key::MARK};
-use crate::state::State;
+use crate::machine::Reached;
 
 /// A larger difference, as after a rebuild, is written in several batches.
 const BATCH_OPERATIONS_MAX: usize = 4096;
@@ -24,19 +24,22 @@ pub(crate) struct Writer {
     written: Contents,
     identity: Identity,
     log: Log,
-    states: watch::Receiver<State>,
+    reached: watch::Receiver<Reached>,
+    stored: watch::Sender<u64>,
     stop: CancellationToken,
 }
 
 impl Writer {
+    /// The writer, and the log index that the store stands at.
     pub(crate) fn new(
         opened: Opened,
-        identity: Identity,
-        log: Log,
-        states: watch::Receiver<State>,
+        (identity, log): (Identity, Log),
+        reached: watch::Receiver<Reached>,
         stop: CancellationToken,
-    ) -> Self {
-        Self { store: opened.store, written: opened.contents, identity, log, states, stop }
+    ) -> (Self, watch::Receiver<u64>) {
+        let Opened { store, contents: written, .. } = opened;
+        let (stored, shown) = watch::channel(written.upto.map_or(0, |upto| upto.index));
+        (Self { store, written, identity, log, reached, stored, stop }, shown)
     }
 
     /// Ends when told to, after writing the last state; or when the store fails, which leaves an older view behind
@@ -45,7 +48,7 @@ impl Writer {
         loop {
             let stopping = tokio::select! {
                 biased;
-                changed = self.states.changed() => changed.is_err(),
+                changed = self.reached.changed() => changed.is_err(),
                 () = self.stop.cancelled() => true,
             };
             if let Err(error) = self.follow().await {
@@ -59,22 +62,24 @@ impl Writer {
     }
 
     async fn follow(&mut self) -> Result<(), StoreError> {
-        let state = self.states.borrow_and_update().clone();
-        if state.applied == self.written.applied() || !self.flushed(&state).await {
+        let reached = self.reached.borrow_and_update().clone();
+        let upto = reached.upto;
+        if self.written.upto.unwrap_or_default() == upto || !self.flushed(upto).await {
             return Ok(());
         }
         let (store, identity) = (Arc::clone(&self.store), self.identity);
         let written = self.written.clone();
-        let next = task::spawn_blocking(move || bring(&*store, &written, &state, identity));
+        let next = task::spawn_blocking(move || bring(&*store, &written, &reached, identity));
         self.written = next.await.unwrap_or(Err(StoreError::Panic))?;
+        self.stored.send_replace(upto.index);
         Ok(())
     }
 
-    async fn flushed(&self, state: &State) -> bool {
+    async fn flushed(&self, upto: Position) -> bool {
         for _ in 0..FLUSH_POLLS_MAX {
             let bounds = self.log.bounds();
             let safe = bounds.purged.map_or(0, |purged| purged.index).max(bounds.synced_index);
-            if state.applied_index() <= safe {
+            if upto.index <= safe {
                 return true;
             }
             time::sleep(FLUSH_POLL).await;
@@ -83,14 +88,14 @@ impl Writer {
     }
 }
 
-/// Makes `store`, which holds `written`, hold `state`.
+/// Makes `store`, which holds `written`, hold what was `reached`.
 pub(super) fn bring(
     store: &dyn ViewStore,
     written: &Contents,
-    state: &State,
+    reached: &Reached,
     identity: Identity,
 ) -> Result<Contents, StoreError> {
-    let (mut operations, next) = written.advance(state, identity);
+    let (mut operations, next) = written.advance(reached, identity);
     if operations.len() > BATCH_OPERATIONS_MAX {
         // Without a mark a half-written store counts as none.
         store.write(vec![Operation::Delete { key: MARK.to_vec() }])?;
