@@ -23,3 +23,6 @@ pub use ingest::{Committed, Ingest, IngestLimits, PublishOutcome};
 pub use publisher::PublisherEdge;
 pub use reader::ReaderEdge;
 pub use refusal::Refusal;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! The edge as a client sees it: over TCP, with a real catalog and real partitions on files in memory.
+
+mod publish;
+mod read;
+mod stream;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fanfare_catalog::{Catalog, CatalogOptions, EventTypeStatus, NewEventType, Tenant};
+use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
+use fanfare_model::{PartitionId, Timestamp};
+use fanfare_partition::{Clock, Partition, PartitionOptions, Role};
+use fanfare_proto::{
+    cloudevents::v1::{
+        CloudEvent,
+        cloud_event::{CloudEventAttributeValue, Data, cloud_event_attribute_value::Attr},
+    },
+    v1::{publisher_service_client::PublisherServiceClient, reader_service_client::ReaderServiceClient},
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    Code, Request, Status,
+    service::interceptor::InterceptedService,
+    transport::{Channel, Server},
+};
+use tonic_types::StatusExt;
+
+use crate::{Ingest, IngestLimits, PublisherEdge, ReaderEdge, authenticate};
+
+/// Longer than anything here takes on a busy machine; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Accounts are given shards among three partitions, of which the node has two: the third account's has no leader.
+const PARTITIONS_KNOWN: u16 = 3;
+const PARTITIONS_HERE: u16 = 2;
+
+const LIMITS: IngestLimits = IngestLimits {
+    event_bytes_max: 10_000,
+    request_bytes_max: 50_000,
+    inflight_bytes_max: 1 << 20,
+    stream_window_events: 1000,
+    stream_window_bytes: 1 << 20,
+    schema_cache_bytes: 1 << 20,
+};
+
+/// The tests' time: it stands unless told.
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// A node's publishing and reading side, served.
+struct Node {
+    catalog: Catalog,
+    ingest: Ingest,
+    clock: Arc<TestClock>,
+    channel: Channel,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    _dir: TempDir,
+}
+
+/// One account and how it calls.
+struct Caller {
+    tenant: Tenant,
+    partition: u16,
+    key: String,
+    publisher: PublisherServiceClient<InterceptedService<Channel, Bearer>>,
+    reader: ReaderServiceClient<InterceptedService<Channel, Bearer>>,
+}
+
+/// Sends an API key.
+#[derive(Clone)]
+struct Bearer(String);
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", format!("Bearer {}", self.0).parse().unwrap());
+        Ok(request)
+    }
+}
+
+impl Node {
+    async fn new() -> Self {
+        Self::with(LIMITS).await
+    }
+
+    async fn with(limits: IngestLimits) -> Self {
+        let dir = TempDir::new().unwrap();
+        let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let store = open_store();
+        let catalog = open_catalog(store.clone(), dir.path(), clock.clone()).await;
+        let mut events = Vec::new();
+        for index in 0..PARTITIONS_HERE {
+            events.push(open_partition(index, store.clone(), clock.clone(), tasks.clone()).await);
+        }
+        let ingest = Ingest::new(catalog.clone(), events.clone(), limits, tasks.clone(), stop.clone());
+        let reader = ReaderEdge::new(catalog.clone(), events, tasks.clone(), stop.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let authentication = authenticate(catalog.clone());
+        let server = Server::builder()
+            .add_service(InterceptedService::new(PublisherEdge::new(ingest.clone()), authentication.clone()))
+            .add_service(InterceptedService::new(reader, authentication))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tasks.spawn(server);
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        Self { catalog, ingest, clock, channel, tasks, stop, _dir: dir }
+    }
+
+    /// A new account with the event types `paid`, and `old`, which is discontinued.
+    async fn caller(&self, name: &str) -> Caller {
+        let account = self.catalog.create_account(name).await.unwrap();
+        let key = self.catalog.create_key(account.id, "").await.unwrap().text.expose().to_owned();
+        let caller = Caller {
+            tenant: self.catalog.authenticate(&key).unwrap(),
+            partition: account.shard.partitions[0],
+            publisher: self.publisher(&key),
+            reader: ReaderServiceClient::with_interceptor(self.channel.clone(), Bearer(key.clone())),
+            key,
+        };
+        self.event_type(&caller, "paid", None, EventTypeStatus::Available).await;
+        self.event_type(&caller, "old", None, EventTypeStatus::Discontinued).await;
+        caller
+    }
+
+    fn publisher(&self, key: &str) -> PublisherServiceClient<InterceptedService<Channel, Bearer>> {
+        PublisherServiceClient::with_interceptor(self.channel.clone(), Bearer(key.to_owned()))
+    }
+
+    async fn event_type(&self, caller: &Caller, name: &str, schema: Option<&str>, status: EventTypeStatus) {
+        let schema = schema.map(str::to_owned);
+        let new = NewEventType { name: name.to_owned(), description: String::new(), schema, status };
+        self.catalog.create_event_type(caller.tenant, new).await.unwrap();
+    }
+
+    fn pass(&self, millis: u64) {
+        self.clock.0.fetch_add(millis, Ordering::Relaxed);
+    }
+}
+
+fn open_store() -> Store {
+    let options = StoreOptions {
+        segment_bytes: 1 << 20,
+        pool_segments_max: 1,
+        cache_bytes: 8 << 20,
+        queue_bytes_max: 8 << 20,
+    };
+    let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
+    Store::open(Arc::new(MemoryFileSystem::default()), Path::new("/data"), options, fatal).unwrap()
+}
+
+async fn open_catalog(store: Store, dir: &Path, clock: Arc<TestClock>) -> Catalog {
+    let options = CatalogOptions { partitions: PARTITIONS_KNOWN, ..CatalogOptions::default() };
+    let opened = Catalog::open(store, dir, options, Arc::new(move || clock.now()));
+    timeout(DEADLINE, opened).await.expect("it opens in time").expect("it opens")
+}
+
+async fn open_partition(index: u16, store: Store, clock: Arc<TestClock>, tasks: TaskTracker) -> Partition {
+    let options = PartitionOptions {
+        retention_ms: 3_600_000,
+        retention_bytes: 1 << 30,
+        segment_bytes: 1 << 20,
+        entry_bytes_max: 1 << 20,
+        queue_bytes_max: 16 << 20,
+        dedup_window_ms: 600_000,
+        dedup_bytes_max: 1 << 20,
+        checkpoint_interval_ms: 1000,
+    };
+    let partition = Partition::open(PartitionId::events(index), store, options, clock, tasks).await.unwrap();
+    let mut role = partition.role();
+    let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+    timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
+    partition
+}
+
+fn event(id: &str) -> CloudEvent {
+    CloudEvent {
+        id: id.to_owned(),
+        source: "/tests".to_owned(),
+        spec_version: "1.0".to_owned(),
+        r#type: "paid".to_owned(),
+        ..CloudEvent::default()
+    }
+}
+
+fn with(mut event: CloudEvent, attribute: &str, value: Attr) -> CloudEvent {
+    event.attributes.insert(attribute.to_owned(), CloudEventAttributeValue { attr: Some(value) });
+    event
+}
+
+fn text(value: &str) -> Attr {
+    Attr::CeString(value.to_owned())
+}
+
+fn json(mut event: CloudEvent, data: &str) -> CloudEvent {
+    event.data = Some(Data::TextData(data.to_owned()));
+    event
+}
+
+/// Code, reason, and whether it says when to retry.
+fn told(status: &Status) -> (Code, String, bool) {
+    let info = status.get_details_error_info().expect("every refusal has an ErrorInfo");
+    assert_eq!(info.domain, "fanfare");
+    (status.code(), info.reason, status.get_details_retry_info().is_some())
+}
+
+/// The fields at fault.
+fn fields(status: &Status) -> Vec<String> {
+    let details = status.get_details_bad_request();
+    details
+        .into_iter()
+        .flat_map(|details| details.field_violations)
+        .map(|violation| violation.field)
+        .collect()
+}

@@ -1,0 +1,204 @@
+use fanfare_proto::v1::{PublishStreamRequest, PublishStreamResponse, PublishWindow};
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::*;
+
+/// One client's stream.
+struct Stream {
+    requests: mpsc::Sender<PublishStreamRequest>,
+    responses: Streaming<PublishStreamResponse>,
+    sequence: u64,
+}
+
+impl Stream {
+    async fn open(caller: &Caller) -> Self {
+        let (requests, outgoing) = mpsc::channel(1000);
+        let mut publisher = caller.publisher.clone();
+        let opened = publisher.publish_stream(ReceiverStream::new(outgoing));
+        let responses = timeout(DEADLINE, opened).await.expect("it opens in time").unwrap().into_inner();
+        Self { requests, responses, sequence: 0 }
+    }
+
+    async fn send(&mut self, events: Vec<CloudEvent>) {
+        self.send_as(false, events).await;
+    }
+
+    async fn send_as(&mut self, resume: bool, events: Vec<CloudEvent>) {
+        self.sequence += 1;
+        let request = PublishStreamRequest { sequence: self.sequence, resume, events };
+        self.requests.send(request).await.expect("the stream is open");
+    }
+
+    async fn next(&mut self) -> Result<PublishStreamResponse, Status> {
+        timeout(DEADLINE, self.responses.next()).await.expect("it answers in time").expect("it goes on")
+    }
+
+    /// What became of the next request's events: an offset or a reason.
+    async fn fates(&mut self) -> Vec<Result<u64, String>> {
+        let response = self.next().await.unwrap();
+        if response.results.is_empty() {
+            return (0..response.count.into()).map(|nth| Ok(response.first_offset + nth)).collect();
+        }
+        let fate = |result: fanfare_proto::v1::PublishResult| match result.error {
+            None => Ok(result.offset),
+            Some(error) => Err(error.reason),
+        };
+        response.results.into_iter().map(fate).collect()
+    }
+}
+
+fn refused(reason: &str) -> Result<u64, String> {
+    Err(reason.to_owned())
+}
+
+#[tokio::test]
+async fn requests_are_answered_in_order_and_runs_are_told_once() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut stream = Stream::open(&caller).await;
+    let sizes: Vec<usize> = (0..300).map(|nth| nth % 4).collect();
+    let mut id = 0;
+    for size in &sizes {
+        let events = (0..*size).map(|_| {
+            id += 1;
+            event(&id.to_string())
+        });
+        let events = events.collect();
+        stream.send(events).await;
+    }
+    let mut offset = 0;
+    for (sequence, size) in (1..).zip(&sizes) {
+        let response = stream.next().await.unwrap();
+        let count = u32::try_from(*size).unwrap();
+        assert_eq!((response.sequence, response.count, response.results.len()), (sequence, count, 0));
+        let window = PublishWindow { events: 1000, bytes: 1 << 20 };
+        assert_eq!(response.window, (sequence == 1).then_some(window));
+        if count > 0 {
+            assert_eq!((response.partition, response.first_offset), (caller.partition.into(), offset));
+        }
+        offset += u64::from(count);
+    }
+    let Stream { requests, mut responses, .. } = stream;
+    drop(requests);
+    assert!(timeout(DEADLINE, responses.next()).await.unwrap().is_none(), "it ends when the client is done");
+}
+
+#[tokio::test]
+async fn a_refusal_that_no_retry_cures_skips_its_event_alone() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut stream = Stream::open(&caller).await;
+    let unknown = CloudEvent { r#type: "none".to_owned(), ..event("b") };
+    stream.send(vec![event("a"), unknown, event("c"), event("a")]).await;
+    stream.send(vec![event("d")]).await;
+    assert_eq!(stream.fates().await, [Ok(0), refused("EVENT_TYPE_UNKNOWN"), Ok(1), Ok(0)]);
+    assert_eq!(stream.fates().await, [Ok(2)]);
+}
+
+#[tokio::test]
+async fn after_a_refusal_that_a_retry_cures_everything_waits_for_the_resume() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut stream = Stream::open(&caller).await;
+    stream.send(vec![event("a")]).await;
+    assert_eq!(stream.fates().await, [Ok(0)]);
+
+    let all = usize::try_from(LIMITS.inflight_bytes_max).unwrap();
+    let full = node.ingest.admission().admit(all).unwrap();
+    stream.send(vec![event("b"), event("c")]).await;
+    assert_eq!(stream.fates().await, [refused("OVERLOADED"), refused("ABORTED_BEHIND")]);
+    drop(full);
+    stream.send(vec![event("d"), CloudEvent { r#type: "none".to_owned(), ..event("e") }]).await;
+    assert_eq!(stream.fates().await, [refused("ABORTED_BEHIND"), refused("EVENT_TYPE_UNKNOWN")]);
+
+    stream.send_as(true, vec![event("b"), event("c"), event("d")]).await;
+    stream.send(vec![event("f")]).await;
+    assert_eq!(stream.fates().await, [Ok(1), Ok(2), Ok(3)]);
+    assert_eq!(stream.fates().await, [Ok(4)]);
+}
+
+#[tokio::test]
+async fn a_partition_without_a_leader_holds_its_stream_and_no_other() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let homeless = super::publish::homeless(&node).await;
+    let mut held = Stream::open(&homeless).await;
+    for _ in 0..3 {
+        held.send(vec![event("a"), event("b")]).await;
+    }
+    let mut fates = Vec::new();
+    for _ in 0..3 {
+        fates.extend(held.fates().await);
+    }
+    assert_eq!(fates[0], refused("NO_LEADER"));
+    assert!(fates[1..].iter().all(|fate| *fate == refused("ABORTED_BEHIND")), "{fates:?}");
+    held.send_as(true, vec![event("a")]).await;
+    assert_eq!(held.fates().await, [refused("NO_LEADER")], "a resume tries again");
+    let mut other = Stream::open(&caller).await;
+    other.send(vec![event("a")]).await;
+    assert_eq!(other.fates().await, [Ok(0)]);
+}
+
+#[tokio::test]
+async fn a_client_that_ignores_its_window_is_read_no_faster_and_loses_nothing() {
+    let limits = IngestLimits { stream_window_events: 2, stream_window_bytes: 300, ..LIMITS };
+    let node = Node::with(limits).await;
+    let caller = node.caller("acme").await;
+    let mut stream = Stream::open(&caller).await;
+    for nth in 0..100 {
+        stream.send((0..3).map(|part| event(&format!("{nth}-{part}"))).collect()).await;
+    }
+    for nth in 0..100 {
+        let offset = nth * 3;
+        assert_eq!(stream.fates().await, [Ok(offset), Ok(offset + 1), Ok(offset + 2)]);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_nonsense_ends_and_says_so() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut stream = Stream::open(&caller).await;
+    stream.send(vec![event("a")]).await;
+    stream.send((0..100).map(|nth| json(event(&nth.to_string()), &"x".repeat(9000))).collect()).await;
+    assert_eq!(stream.fates().await, [Ok(0)], "what came before is answered");
+    let end = stream.next().await.unwrap_err();
+    assert_eq!(told(&end), (Code::InvalidArgument, "REQUEST_TOO_LARGE".to_owned(), false));
+}
+
+#[tokio::test]
+async fn a_stopping_node_answers_what_it_took_and_ends_the_stream() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut stream = Stream::open(&caller).await;
+    stream.send(vec![event("a")]).await;
+    assert_eq!(stream.fates().await, [Ok(0)]);
+    node.stop.cancel();
+    let end = stream.next().await.unwrap_err();
+    assert_eq!(told(&end), (Code::Unavailable, "DRAINING".to_owned(), true));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_task_and_no_share_behind() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let before = node.tasks.len();
+    let mut stream = Stream::open(&caller).await;
+    for nth in 0..50 {
+        stream.send(vec![event(&nth.to_string())]).await;
+    }
+    stream.next().await.unwrap();
+    drop(stream);
+    timeout(DEADLINE, async {
+        while node.tasks.len() > before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("its tasks end");
+    let all = usize::try_from(LIMITS.inflight_bytes_max).unwrap();
+    assert!(node.ingest.admission().admit(all).is_ok(), "its shares are back");
+}
