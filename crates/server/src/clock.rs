@@ -5,10 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fanfare_model::Timestamp;
 use fanfare_partition::Clock;
 
-pub struct WallClock;
+pub(crate) struct WallClock;
 
 impl WallClock {
-    pub fn read() -> Timestamp {
+    pub(crate) fn read() -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
     }

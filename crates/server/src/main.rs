@@ -1,1 +1,53 @@
-fn main() {}
+//! `fanfare`: the broker and its client in one program.
+
+mod clock;
+mod config;
+mod dev;
+mod grpc;
+mod node;
+mod secret_file;
+mod serve;
+mod shutdown;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// A self-hosted event-streaming broker: publish events, deliver them to sinks, lose none.
+#[derive(Debug, Parser)]
+#[command(name = "fanfare", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: fanfare_cli::GlobalOptions,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Start a node to try things out: loopback, sample events, a built-in receiver.
+    Dev(dev::DevCommand),
+    /// Start a node from its configuration.
+    Serve(serve::ServeCommand),
+    #[command(flatten)]
+    Client(fanfare_cli::Command),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    rustls::crypto::ring::default_provider().install_default().expect("the first and only crypto provider");
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Dev(command) => dev::run(command).await,
+        Command::Serve(command) => serve::run(command).await,
+        Command::Client(command) => return fanfare_cli::run(command, arguments.global).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("fanfare: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

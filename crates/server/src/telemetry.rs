@@ -10,11 +10,13 @@ use crate::config::{LogFormat, Telemetry};
 ///
 /// # Errors
 /// If `telemetry.log` is not a filter.
-pub fn install(telemetry: &Telemetry) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&telemetry.log)
-        .map_err(|error| anyhow::anyhow!("telemetry.log = {:?}: {error}; write a level such as info", telemetry.log))?;
+pub(crate) fn install(telemetry: &Telemetry) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&telemetry.log).map_err(|error| {
+        anyhow::anyhow!("telemetry.log = {:?}: {error}; write a level such as info", telemetry.log)
+    })?;
     let terminal = io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
     match telemetry.log_format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Auto if !terminal => builder.json().init(),

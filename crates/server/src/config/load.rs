@@ -8,9 +8,13 @@ use super::Config;
 
 /// Why there is no configuration. The text names the key and the way out.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     #[error("read the configuration file {path}")]
-    Read { path: String, #[source] source: std::io::Error },
+    Read {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{origin}: {problem}")]
     Parse { origin: String, problem: String },
     #[error("{key} = {value}: {problem}")]
@@ -21,7 +25,7 @@ pub enum ConfigError {
 ///
 /// # Errors
 /// On an unreadable file, an unknown key, a value of the wrong form, or values that contradict each other.
-pub fn load(
+pub(crate) fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<Config, ConfigError> {
@@ -107,7 +111,11 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         return refuse("publish.partitions", config.publish.partitions.to_string(), "must be 1 to 1024");
     }
     if !(1 << 20..=1 << 30).contains(&config.storage.segment_bytes.0) {
-        return refuse("storage.segment_bytes", config.storage.segment_bytes.to_string(), "must be 1MiB to 1GiB");
+        return refuse(
+            "storage.segment_bytes",
+            config.storage.segment_bytes.to_string(),
+            "must be 1MiB to 1GiB",
+        );
     }
     if config.limits.event_bytes_max > config.limits.request_bytes_max {
         return refuse(
@@ -124,10 +132,18 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         );
     }
     if config.delivery.window_events == 0 || config.delivery.sink_concurrency == 0 {
-        return refuse("delivery.window_events", "0".into(), "window_events and sink_concurrency must be at least 1");
+        return refuse(
+            "delivery.window_events",
+            "0".into(),
+            "window_events and sink_concurrency must be at least 1",
+        );
     }
     if !(1.0..=10.0).contains(&config.delivery.retry_factor) {
-        return refuse("delivery.retry_factor", config.delivery.retry_factor.to_string(), "must be 1.0 to 10.0");
+        return refuse(
+            "delivery.retry_factor",
+            config.delivery.retry_factor.to_string(),
+            "must be 1.0 to 10.0",
+        );
     }
     Ok(())
 }

@@ -9,32 +9,33 @@ mod units;
 use std::{net::SocketAddr, path::PathBuf};
 
 use fanfare_delivery::{DeliveryOptions, RetryPolicy};
+use fanfare_ingest::IngestLimits;
 use fanfare_log::StoreOptions;
 use fanfare_partition::PartitionOptions;
 use fanfare_sinks::EgressPolicy;
 use serde::{Deserialize, Serialize};
 
-pub use load::{ConfigError, load};
-pub use units::{ByteSize, Span};
+pub(crate) use load::load;
+pub(crate) use units::{ByteSize, Span};
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Config {
-    pub node: Node,
-    pub listen: Listen,
-    pub storage: Storage,
-    pub publish: Publish,
-    pub delivery: Delivery,
-    pub limits: Limits,
-    pub telemetry: Telemetry,
+pub(crate) struct Config {
+    pub(crate) node: Node,
+    pub(crate) listen: Listen,
+    pub(crate) storage: Storage,
+    pub(crate) publish: Publish,
+    pub(crate) delivery: Delivery,
+    pub(crate) limits: Limits,
+    pub(crate) telemetry: Telemetry,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Node {
+pub(crate) struct Node {
     /// Log, votes, checkpoints, catalog. One process at a time.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
 }
 
 impl Default for Node {
@@ -45,11 +46,11 @@ impl Default for Node {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Listen {
+pub(crate) struct Listen {
     /// gRPC: publishing, reading, control.
-    pub grpc: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     /// Allow `grpc` on an address other than loopback. Keys then cross the network in clear.
-    pub allow_plaintext: bool,
+    pub(crate) allow_plaintext: bool,
 }
 
 impl Default for Listen {
@@ -60,25 +61,25 @@ impl Default for Listen {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Storage {
+pub(crate) struct Storage {
     /// Age at which events may leave the log.
-    pub retention: Span,
+    pub(crate) retention: Span,
     /// Size at which the oldest events of a partition leave the log before their time.
-    pub retention_bytes: ByteSize,
+    pub(crate) retention_bytes: ByteSize,
     /// Age at which dead letters leave the log.
-    pub dead_letter_retention: Span,
+    pub(crate) dead_letter_retention: Span,
     /// Size at which the oldest dead letters leave before their time.
-    pub dead_letter_retention_bytes: ByteSize,
+    pub(crate) dead_letter_retention_bytes: ByteSize,
     /// Size of a segment file.
-    pub segment_bytes: ByteSize,
+    pub(crate) segment_bytes: ByteSize,
     /// Written spare segment files kept ready.
-    pub pool_segments_max: usize,
+    pub(crate) pool_segments_max: usize,
     /// Memory for the newest entries of all partitions.
-    pub cache_bytes: ByteSize,
+    pub(crate) cache_bytes: ByteSize,
     /// Bytes handed to the disk and not yet written.
-    pub queue_bytes_max: ByteSize,
+    pub(crate) queue_bytes_max: ByteSize,
     /// How often a partition's state is checkpointed.
-    pub checkpoint_interval: Span,
+    pub(crate) checkpoint_interval: Span,
 }
 
 impl Default for Storage {
@@ -99,23 +100,25 @@ impl Default for Storage {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Publish {
+pub(crate) struct Publish {
     /// Partitions of the stream `events`. May grow, never shrink.
-    pub partitions: u16,
+    pub(crate) partitions: u16,
     /// How long a repeated (source, id) is recognized.
-    pub dedup_window: Span,
+    pub(crate) dedup_window: Span,
     /// Memory for that, per partition; under load it shortens the window.
-    pub dedup_bytes: ByteSize,
+    pub(crate) dedup_bytes: ByteSize,
     /// Largest log entry, unless one event alone is larger.
-    pub entry_bytes_max: ByteSize,
+    pub(crate) entry_bytes_max: ByteSize,
     /// Bytes waiting for one partition's log.
-    pub queue_bytes_max: ByteSize,
+    pub(crate) queue_bytes_max: ByteSize,
     /// Bytes of events being published on the whole node.
-    pub inflight_bytes_max: ByteSize,
+    pub(crate) inflight_bytes_max: ByteSize,
     /// Unanswered events a publishing stream may have.
-    pub stream_window_events: u32,
+    pub(crate) stream_window_events: u32,
     /// Unanswered bytes a publishing stream may have.
-    pub stream_window_bytes: ByteSize,
+    pub(crate) stream_window_bytes: ByteSize,
+    /// Memory for compiled schemas, told by the size of their documents.
+    pub(crate) schema_cache_bytes: ByteSize,
 }
 
 impl Default for Publish {
@@ -129,41 +132,42 @@ impl Default for Publish {
             inflight_bytes_max: ByteSize::mib(64),
             stream_window_events: 4096,
             stream_window_bytes: ByteSize::mib(4),
+            schema_cache_bytes: ByteSize::mib(16),
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// Unsettled events per subscription and partition; also the bound of duplicates after a crash.
-    pub window_events: usize,
+    pub(crate) window_events: usize,
     /// Their bytes.
-    pub window_bytes: ByteSize,
+    pub(crate) window_bytes: ByteSize,
     /// Progress is replicated at half a window or after this.
-    pub advance_interval: Span,
+    pub(crate) advance_interval: Span,
     /// Requests at once per sink.
-    pub sink_concurrency: usize,
+    pub(crate) sink_concurrency: usize,
     /// Keys a subscription may hold back in a partition before it is held as if its sink were down.
-    pub parked_keys_max: usize,
+    pub(crate) parked_keys_max: usize,
     /// First wait before a failed event is tried again.
-    pub retry_initial: Span,
+    pub(crate) retry_initial: Span,
     /// Longest wait between two tries.
-    pub retry_max: Span,
+    pub(crate) retry_max: Span,
     /// How much longer each wait is than the one before.
-    pub retry_factor: f64,
+    pub(crate) retry_factor: f64,
     /// Tries of an event that fails while others pass, before it becomes a dead letter.
-    pub attempts_max: u32,
+    pub(crate) attempts_max: u32,
     /// First wait before a sink that is down is probed.
-    pub probe_initial: Span,
+    pub(crate) probe_initial: Span,
     /// Longest wait between two probes.
-    pub probe_max: Span,
+    pub(crate) probe_max: Span,
     /// Time that running requests get when the node stops.
-    pub drain_timeout: Span,
+    pub(crate) drain_timeout: Span,
     /// Private networks that sinks may be in.
-    pub allow_cidrs: Vec<ipnet::IpNet>,
+    pub(crate) allow_cidrs: Vec<ipnet::IpNet>,
     /// Allow webhooks without TLS.
-    pub allow_http: bool,
+    pub(crate) allow_http: bool,
 }
 
 impl Default for Delivery {
@@ -189,21 +193,21 @@ impl Default for Delivery {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Largest event.
-    pub event_bytes_max: ByteSize,
+    pub(crate) event_bytes_max: ByteSize,
     /// Largest request.
-    pub request_bytes_max: ByteSize,
+    pub(crate) request_bytes_max: ByteSize,
     /// Sinks per account.
-    pub sinks_max: u64,
+    pub(crate) sinks_max: u64,
     /// Subscriptions per account.
-    pub subscriptions_max: u64,
+    pub(crate) subscriptions_max: u64,
     /// Event types per account.
-    pub event_types_max: u64,
+    pub(crate) event_types_max: u64,
     /// Schemas per account.
-    pub schemas_max: u64,
+    pub(crate) schemas_max: u64,
     /// Largest JSON Schema document.
-    pub schema_bytes_max: ByteSize,
+    pub(crate) schema_bytes_max: ByteSize,
 }
 
 impl Default for Limits {
@@ -222,16 +226,16 @@ impl Default for Limits {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     /// Filter of log lines, such as `info` or `info,fanfare_delivery=debug`.
-    pub log: String,
+    pub(crate) log: String,
     /// `text`, `json`, or `auto`: text on a terminal, JSON otherwise.
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     Auto,
     Text,
     Json,
@@ -244,7 +248,7 @@ impl Default for Telemetry {
 }
 
 impl Storage {
-    pub fn store_options(&self) -> StoreOptions {
+    pub(crate) fn store_options(&self) -> StoreOptions {
         StoreOptions {
             segment_bytes: self.segment_bytes.0,
             pool_segments_max: self.pool_segments_max,
@@ -255,12 +259,12 @@ impl Storage {
 }
 
 impl Config {
-    pub fn events_options(&self) -> PartitionOptions {
+    pub(crate) fn events_options(&self) -> PartitionOptions {
         PartitionOptions {
             retention_ms: self.storage.retention.as_millis(),
             retention_bytes: self.storage.retention_bytes.0,
             segment_bytes: self.storage.segment_bytes.0,
-            entry_bytes_max: u32::try_from(self.publish.entry_bytes_max.0).unwrap_or(u32::MAX),
+            entry_bytes_max: self.publish.entry_bytes_max.as_u32(),
             queue_bytes_max: self.publish.queue_bytes_max.0,
             dedup_window_ms: self.publish.dedup_window.as_millis(),
             dedup_bytes_max: self.publish.dedup_bytes.0,
@@ -268,7 +272,7 @@ impl Config {
         }
     }
 
-    pub fn dead_letters_options(&self) -> PartitionOptions {
+    pub(crate) fn dead_letters_options(&self) -> PartitionOptions {
         PartitionOptions {
             retention_ms: self.storage.dead_letter_retention.as_millis(),
             retention_bytes: self.storage.dead_letter_retention_bytes.0,
@@ -276,11 +280,11 @@ impl Config {
         }
     }
 
-    pub fn delivery_options(&self) -> DeliveryOptions {
+    pub(crate) fn delivery_options(&self) -> DeliveryOptions {
         let delivery = &self.delivery;
         DeliveryOptions {
             window_events: delivery.window_events,
-            window_bytes: usize::try_from(delivery.window_bytes.0).unwrap_or(usize::MAX),
+            window_bytes: delivery.window_bytes.as_usize(),
             advance_interval_ms: delivery.advance_interval.as_millis(),
             sink_concurrency: delivery.sink_concurrency,
             retry: RetryPolicy {
@@ -296,7 +300,18 @@ impl Config {
         }
     }
 
-    pub fn egress_policy(&self) -> EgressPolicy {
+    pub(crate) fn ingest_limits(&self) -> IngestLimits {
+        IngestLimits {
+            event_bytes_max: self.limits.event_bytes_max.as_usize(),
+            request_bytes_max: self.limits.request_bytes_max.as_usize(),
+            inflight_bytes_max: self.publish.inflight_bytes_max.as_u32(),
+            stream_window_events: self.publish.stream_window_events,
+            stream_window_bytes: self.publish.stream_window_bytes.as_u32(),
+            schema_cache_bytes: self.publish.schema_cache_bytes.as_usize(),
+        }
+    }
+
+    pub(crate) fn egress_policy(&self) -> EgressPolicy {
         EgressPolicy {
             allow_cidrs: self.delivery.allow_cidrs.clone(),
             allow_http: self.delivery.allow_http,

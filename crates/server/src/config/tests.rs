@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, io::Write};
 
 use toml::{Table, Value};
 
-use super::*;
+use super::{load::ConfigError, *};
 
 const EXAMPLE: &str = include_str!("../../../../deploy/config.example.toml");
 
@@ -45,7 +45,11 @@ fn every_key_of_the_example_is_explained_above_it() {
 fn the_environment_wins_over_the_file() {
     let config = load_text(
         "[storage]\nretention = \"1h\"\n",
-        &[("FANFARE_STORAGE__RETENTION", "8h"), ("FANFARE_PUBLISH__PARTITIONS", "3"), ("FANFARE_ADDR", "ignored")],
+        &[
+            ("FANFARE_STORAGE__RETENTION", "8h"),
+            ("FANFARE_PUBLISH__PARTITIONS", "3"),
+            ("FANFARE_ADDR", "ignored"),
+        ],
     )
     .unwrap();
     assert_eq!(config.storage.retention, Span::seconds(8 * 3600));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Why a text is not the quantity it should be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{found:?} is not a {quantity}: write a whole number and one of {units}, such as {example}")]
-pub struct UnitError {
+pub(crate) struct UnitError {
     quantity: &'static str,
     units: &'static str,
     example: &'static str,
@@ -16,36 +16,46 @@ pub struct UnitError {
 
 /// A number of bytes. Binary units only, so that `MiB` never means two things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ByteSize(pub u64);
+pub(crate) struct ByteSize(pub u64);
 
 /// A span of time, in whole milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+pub(crate) struct Span(pub Duration);
 
 const SIZES: &[(&str, u64)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-const SPANS_MS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const SPANS_MS: &[(&str, u64)] =
+    &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 impl ByteSize {
-    pub const fn mib(count: u64) -> Self {
+    pub(crate) const fn mib(count: u64) -> Self {
         Self(count << 20)
     }
 
-    pub const fn kib(count: u64) -> Self {
+    pub(crate) const fn kib(count: u64) -> Self {
         Self(count << 10)
+    }
+
+    /// Saturating; the checks of the tree keep such values far below.
+    pub(crate) fn as_u32(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 }
 
 impl Span {
-    pub const fn millis(count: u64) -> Self {
+    pub(crate) const fn millis(count: u64) -> Self {
         Self(Duration::from_millis(count))
     }
 
-    pub const fn seconds(count: u64) -> Self {
+    pub(crate) const fn seconds(count: u64) -> Self {
         Self(Duration::from_secs(count))
     }
 
     /// In milliseconds.
-    pub fn as_millis(self) -> u64 {
+    pub(crate) fn as_millis(self) -> u64 {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }
 }
@@ -128,11 +138,15 @@ mod tests {
 
     #[test]
     fn quantities_survive_text_and_name_their_units_when_wrong() {
-        for (text, bytes) in [("0B", 0), ("1KiB", 1024), ("64MiB", 64 << 20), ("3GiB", 3 << 30), ("1000B", 1000)] {
+        for (text, bytes) in
+            [("0B", 0), ("1KiB", 1024), ("64MiB", 64 << 20), ("3GiB", 3 << 30), ("1000B", 1000)]
+        {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)));
             assert_eq!(ByteSize(bytes).to_string(), text);
         }
-        for (text, millis) in [("50ms", 50), ("15s", 15_000), ("10m", 600_000), ("4h", 14_400_000), ("7d", 604_800_000)] {
+        for (text, millis) in
+            [("50ms", 50), ("15s", 15_000), ("10m", 600_000), ("4h", 14_400_000), ("7d", 604_800_000)]
+        {
             assert_eq!(text.parse(), Ok(Span::millis(millis)));
             assert_eq!(Span::millis(millis).to_string(), text);
         }

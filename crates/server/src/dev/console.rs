@@ -1,0 +1,178 @@
+//! What dev mode prints: each event published, committed and delivered, and what to try next.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    env,
+    path::Path,
+    process,
+    time::{Duration, Instant},
+};
+
+use jiff::Zoned;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{
+    receiver::{Received, Receiver},
+    sample::{EVENT_TYPE, Sample},
+};
+use crate::node::Node;
+
+/// Publish times kept to tell the delivery latency; an older one is only missing from the line.
+const REMEMBERED_MAX: usize = 10_000;
+
+pub(super) struct Console {
+    receiver: Receiver,
+    sample: Sample,
+    ticks: Option<Interval>,
+    stop_after: Option<u64>,
+    published: u64,
+    delivered: u64,
+    published_at: BTreeMap<String, Instant>,
+    order: VecDeque<String>,
+}
+
+impl Console {
+    pub(super) fn new(receiver: Receiver, sample: Sample, rate: f64, stop_after: Option<u64>) -> Self {
+        let ticks = (rate > 0.0).then(|| {
+            let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
+        Self {
+            receiver,
+            sample,
+            ticks,
+            stop_after,
+            published: 0,
+            delivered: 0,
+            published_at: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn greet(&self, node: &Node, ready: Duration, data_dir: &Path, ephemeral: bool) {
+        let fanfare = program();
+        let receiver = self.receiver.address();
+        let kept = if ephemeral { "nothing is kept" } else { "kept between starts" };
+        println!("fanfare dev: ready in {} ms", ready.as_millis());
+        println!("  broker     http://{}  (gRPC; the client's context is written)", node.grpc);
+        println!(
+            "  receiver   http://{receiver}/webhook  (gets {EVENT_TYPE} through subscription {})",
+            self.sample.subscription
+        );
+        println!("  data       {}  ({kept}), process {}", data_dir.display(), process::id());
+        println!("Try, in another terminal:");
+        println!(
+            "  {fanfare} publish {EVENT_TYPE} '{{\"order_id\":\"o-1\",\"customer\":\"me\",\"total_cents\":4200,\"currency\":\"EUR\"}}'"
+        );
+        println!(
+            "  {fanfare} publish {EVENT_TYPE} '{{\"order_id\":\"x\"}}'                      # refused: see why"
+        );
+        println!(
+            "  curl -X POST 'http://{receiver}/control/fail?status=503'     # an outage: events are held"
+        );
+        println!("  curl -X POST http://{receiver}/control/ok                    # recovery: they catch up");
+        println!("  {fanfare} subscription stats {}", self.sample.subscription);
+        println!(
+            "  kill -9 {}                                              # then start again: nothing is lost",
+            process::id()
+        );
+        println!();
+    }
+
+    /// Publishes on every tick and prints what the receiver got, until enough was delivered.
+    pub(super) async fn run(&mut self) -> anyhow::Result<()> {
+        loop {
+            if self.stop_after.is_some_and(|enough| self.delivered >= enough) {
+                return Ok(());
+            }
+            let more = self.stop_after.is_none_or(|enough| self.published < enough);
+            tokio::select! {
+                biased;
+                Some(received) = self.receiver.next() => self.show(&received),
+                () = tick(self.ticks.as_mut()), if more => self.publish().await,
+            }
+        }
+    }
+
+    pub(super) fn farewell(&self, data_dir: &Path, ephemeral: bool) {
+        println!("\npublished {}, delivered {}", self.published, self.delivered);
+        if !ephemeral {
+            println!("events are in {}; start again and delivery goes on where it was", data_dir.display());
+        }
+    }
+
+    async fn publish(&mut self) {
+        let started = Instant::now();
+        match self.sample.publish().await {
+            Ok((id, response)) => {
+                let committed = milliseconds(started.elapsed());
+                let position = format!("events/{}@{}", response.partition, response.offset);
+                println!("{}  published  {EVENT_TYPE}  {id}  committed {position} in {committed}", clock());
+                self.published += 1;
+                self.remember(id, started);
+            }
+            Err(error) => println!("{}  refused    {EVENT_TYPE}  {error:#}", clock()),
+        }
+    }
+
+    fn show(&mut self, received: &Received) {
+        let accepted = (200..300).contains(&received.status);
+        let known = self.published_at.get(&received.id);
+        let latency = known.map_or(String::new(), |at| {
+            format!(" {} after publish", milliseconds(received.at.saturating_duration_since(*at)))
+        });
+        let word = if accepted { "delivered" } else { "attempted" };
+        let again = if received.duplicate { "  (again: at least once)" } else { "" };
+        println!(
+            "{}  {word}  {}  {}  answered {}{latency}{again}",
+            clock(),
+            received.event_type,
+            received.id,
+            received.status
+        );
+        if accepted {
+            self.published_at.remove(&received.id);
+            self.delivered += u64::from(!received.duplicate && known_sample(received));
+        }
+    }
+
+    fn remember(&mut self, id: String, at: Instant) {
+        if self.order.len() == REMEMBERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.published_at.remove(&oldest);
+        }
+        self.order.push_back(id.clone());
+        self.published_at.insert(id, at);
+    }
+}
+
+fn known_sample(received: &Received) -> bool {
+    received.event_type == EVENT_TYPE
+}
+
+async fn tick(ticks: Option<&mut Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn clock() -> String {
+    Zoned::now().strftime("%H:%M:%S%.3f").to_string()
+}
+
+fn milliseconds(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}
+
+/// How this program is called from here: its path if it lies below the working directory.
+fn program() -> String {
+    let path = env::current_exe().ok();
+    let below =
+        path.as_ref().zip(env::current_dir().ok()).and_then(|(path, here)| path.strip_prefix(here).ok());
+    below.map_or_else(|| "fanfare".into(), |path| path.display().to_string())
+}

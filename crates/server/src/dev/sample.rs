@@ -1,0 +1,174 @@
+//! The sample of dev mode: a paid order, its schema, the subscription that delivers it, and a source of events.
+//!
+//! Registered through the public API, so that it is also the shortest example of how to use it.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use fanfare_model::Secret;
+use fanfare_proto::{
+    cloudevents::v1::{
+        CloudEvent,
+        cloud_event::{CloudEventAttributeValue, Data, cloud_event_attribute_value::Attr},
+    },
+    v1::{
+        CreateEventTypeRequest, CreateSchemaRequest, CreateSinkRequest, CreateSubscriptionRequest, EventType,
+        GetEventTypeRequest, GetSchemaRequest, ListSinksRequest, ListSubscriptionsRequest, PublishRequest,
+        PublishResponse, Schema, Sink, SubscribedType, Subscription, UpdateSinkRequest, WebhookSink,
+        event_type_service_client::EventTypeServiceClient, publisher_service_client::PublisherServiceClient,
+        schema_service_client::SchemaServiceClient, sink::Kind, sink_service_client::SinkServiceClient,
+        subscription_service_client::SubscriptionServiceClient,
+    },
+};
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint},
+};
+
+pub(super) const EVENT_TYPE: &str = "com.acme.order.paid";
+const SCHEMA_ID: &str = "Acme.OrderPaid";
+const SCHEMA: &str = include_str!("order_paid.schema.json");
+const DESCRIPTION: &str = "built-in receiver of fanfare dev";
+
+/// Adds the key to every call.
+#[derive(Clone)]
+struct Credentials(MetadataValue<Ascii>);
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// The registered sample and a connection to publish it.
+pub(super) struct Sample {
+    pub(super) subscription: String,
+    publisher: PublisherServiceClient<InterceptedService<Channel, Credentials>>,
+    published: u64,
+}
+
+impl Sample {
+    /// Registers what is not there yet, and points the sink at `destination`.
+    pub(super) async fn register(grpc: SocketAddr, key: Secret, destination: &str) -> anyhow::Result<Self> {
+        let channel = Endpoint::from_shared(format!("http://{grpc}"))?
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .context("connect")?;
+        let credentials = Credentials(format!("Bearer {}", key.expose()).parse()?);
+        register_type(&channel, &credentials).await.context("register the sample event type")?;
+        let sink =
+            register_sink(&channel, &credentials, destination).await.context("register the receiver")?;
+        let subscription =
+            register_subscription(&channel, &credentials, sink).await.context("subscribe the receiver")?;
+        let publisher = PublisherServiceClient::with_interceptor(channel, credentials);
+        Ok(Self { subscription, publisher, published: 0 })
+    }
+
+    /// Publishes the next sample event; gives its id and where it was committed.
+    pub(super) async fn publish(&mut self) -> anyhow::Result<(String, PublishResponse)> {
+        self.published += 1;
+        let id = uuid::Uuid::now_v7().to_string();
+        let event = event(&id, self.published);
+        let response = self.publisher.publish(PublishRequest { event: Some(event) }).await?.into_inner();
+        Ok((id, response))
+    }
+}
+
+async fn register_type(channel: &Channel, credentials: &Credentials) -> Result<(), Status> {
+    let mut schemas = SchemaServiceClient::with_interceptor(channel.clone(), credentials.clone());
+    if missing(schemas.get_schema(GetSchemaRequest { id: SCHEMA_ID.into() }).await)? {
+        let schema =
+            Schema { id: SCHEMA_ID.into(), description: "A paid order.".into(), ..Schema::default() };
+        let request = CreateSchemaRequest { schema: Some(schema), document: SCHEMA.into() };
+        schemas.create_schema(request).await?;
+    }
+    let mut types = EventTypeServiceClient::with_interceptor(channel.clone(), credentials.clone());
+    if missing(types.get_event_type(GetEventTypeRequest { name: EVENT_TYPE.into() }).await)? {
+        let event_type = EventType {
+            name: EVENT_TYPE.into(),
+            description: "An order was paid.".into(),
+            schema_id: SCHEMA_ID.into(),
+            ..EventType::default()
+        };
+        types.create_event_type(CreateEventTypeRequest { event_type: Some(event_type) }).await?;
+    }
+    Ok(())
+}
+
+fn missing<T>(result: Result<T, Status>) -> Result<bool, Status> {
+    match result {
+        Ok(_) => Ok(false),
+        Err(status) if status.code() == Code::NotFound => Ok(true),
+        Err(status) => Err(status),
+    }
+}
+
+async fn register_sink(
+    channel: &Channel,
+    credentials: &Credentials,
+    destination: &str,
+) -> Result<String, Status> {
+    let mut sinks = SinkServiceClient::with_interceptor(channel.clone(), credentials.clone());
+    let webhook = WebhookSink { destination: destination.into(), ..WebhookSink::default() };
+    let listed =
+        sinks.list_sinks(ListSinksRequest { page_size: 1000, ..Default::default() }).await?.into_inner();
+    let Some(found) = listed.sinks.into_iter().find(|sink| sink.description == DESCRIPTION) else {
+        let sink =
+            Sink { description: DESCRIPTION.into(), kind: Some(Kind::Webhook(webhook)), ..Sink::default() };
+        let created = sinks.create_sink(CreateSinkRequest { sink: Some(sink) }).await?.into_inner();
+        return Ok(created.sink.unwrap_or_default().id);
+    };
+    let current = matches!(&found.kind, Some(Kind::Webhook(webhook)) if webhook.destination == destination);
+    if !current {
+        let sink = Sink { kind: Some(Kind::Webhook(webhook)), ..found.clone() };
+        sinks.update_sink(UpdateSinkRequest { sink: Some(sink) }).await?;
+    }
+    Ok(found.id)
+}
+
+async fn register_subscription(
+    channel: &Channel,
+    credentials: &Credentials,
+    sink_id: String,
+) -> Result<String, Status> {
+    let mut subscriptions = SubscriptionServiceClient::with_interceptor(channel.clone(), credentials.clone());
+    let request = ListSubscriptionsRequest { page_size: 1000, ..Default::default() };
+    let listed = subscriptions.list_subscriptions(request).await?.into_inner();
+    if let Some(found) = listed.subscriptions.into_iter().find(|found| found.sink_id == sink_id) {
+        return Ok(found.id);
+    }
+    let types = vec![SubscribedType { r#type: EVENT_TYPE.into(), schema_version: 1 }];
+    let subscription =
+        Subscription { description: DESCRIPTION.into(), sink_id, types, ..Subscription::default() };
+    let request = CreateSubscriptionRequest { subscription: Some(subscription), from: None };
+    let created = subscriptions.create_subscription(request).await?.into_inner();
+    Ok(created.subscription.unwrap_or_default().id)
+}
+
+fn event(id: &str, number: u64) -> CloudEvent {
+    let customer = format!("customer-{}", number % 7);
+    let data = serde_json::json!({
+        "order_id": format!("o-{number:06}"),
+        "customer": customer,
+        "total_cents": 500 + number * 37 % 9500,
+        "currency": "EUR",
+        "items": [{ "sku": format!("sku-{}", number % 13), "quantity": 1 + number % 3 }],
+    });
+    let text = |value: &str| CloudEventAttributeValue { attr: Some(Attr::CeString(value.into())) };
+    CloudEvent {
+        id: id.into(),
+        source: "/fanfare/dev".into(),
+        spec_version: "1.0".into(),
+        r#type: EVENT_TYPE.into(),
+        attributes: [
+            ("subject".to_owned(), text(&customer)),
+            ("datacontenttype".to_owned(), text("application/json")),
+        ]
+        .into(),
+        data: Some(Data::TextData(data.to_string())),
+    }
+}

@@ -1,0 +1,173 @@
+//! The wiring of one node, in the order in which its parts come up; shutdown is the reverse.
+
+use std::{io, net::SocketAddr, process, sync::Arc};
+
+use anyhow::Context;
+use fanfare_catalog::{Catalog, CatalogOptions};
+use fanfare_control::Control;
+use fanfare_delivery::{Delivery, DeliveryParts};
+use fanfare_ingest::{Ingest, PublisherEdge, ReaderEdge};
+use fanfare_log::{DiskFileSystem, Fatal, Store};
+use fanfare_model::PartitionId;
+use fanfare_partition::Partition;
+use fanfare_sinks::{EgressPolicy, Factory};
+use futures_util::future::try_join_all;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    clock::WallClock,
+    config::Config,
+    grpc::{self, Services},
+};
+
+/// Exit code of a process whose disk failed a write or a sync. Nothing is acknowledged after that; a restart
+/// reads back what is really there.
+pub(crate) const EXIT_DISK_FAILED: i32 = 74;
+/// Exit code of a process that can no longer accept connections.
+pub(crate) const EXIT_LISTENER_FAILED: i32 = 71;
+
+/// A running node.
+pub(crate) struct Node {
+    pub(crate) catalog: Catalog,
+    pub(crate) grpc: SocketAddr,
+    config: Config,
+    store: Store,
+    partitions: Vec<Partition>,
+    delivery: Delivery,
+    tasks: TaskTracker,
+    stop_serving: CancellationToken,
+}
+
+impl Node {
+    /// Opens the data directory, recovers, and serves on the configured address (port 0: any free one).
+    ///
+    /// # Errors
+    /// If the directory is in use, corrupt or unwritable, or the port is taken. The text says which.
+    pub(crate) async fn start(config: Config, egress: EgressPolicy) -> anyhow::Result<Self> {
+        let listener = listen(config.listen.grpc).await?;
+        let grpc = listener.local_addr()?;
+        let tasks = TaskTracker::new();
+        let store = open_store(&config)?;
+        let catalog = open_catalog(&config, &store).await?;
+        let events = open_events(&config, &store, &tasks).await?;
+        let dead_letters = Partition::open(
+            PartitionId::dead_letters(0),
+            store.clone(),
+            config.dead_letters_options(),
+            Arc::new(WallClock),
+            tasks.clone(),
+        )
+        .await?;
+        let sinks = Factory::new(egress);
+        let delivery = Delivery::start(
+            DeliveryParts {
+                catalog: catalog.clone(),
+                events: events.clone(),
+                dead_letters: vec![dead_letters.clone()],
+                sinks: sinks.clone(),
+                clock: Arc::new(WallClock),
+                seed: rand::random(),
+            },
+            config.delivery_options(),
+        );
+        let stop_serving = CancellationToken::new();
+        let ingest = Ingest::new(
+            catalog.clone(),
+            events.clone(),
+            config.ingest_limits(),
+            tasks.clone(),
+            stop_serving.clone(),
+        );
+        let services = Services {
+            publisher: PublisherEdge::new(ingest),
+            reader: ReaderEdge::new(catalog.clone(), events.clone(), tasks.clone(), stop_serving.clone()),
+            control: Control::new(catalog.clone(), delivery.clone(), sinks, tasks.clone()),
+            catalog: catalog.clone(),
+        };
+        tasks.spawn(serve(listener, services, stop_serving.clone()));
+        let pool = store.clone();
+        tasks.spawn_blocking(move || pool.fill_pool());
+        let partitions = events.into_iter().chain([dead_letters]).collect();
+        Ok(Self { catalog, grpc, config, store, partitions, delivery, tasks, stop_serving })
+    }
+
+    /// Stops accepting, lets running deliveries end, replicates progress, flushes, releases the directory.
+    pub(crate) async fn shutdown(self) {
+        self.stop_serving.cancel();
+        self.delivery.shutdown(self.config.delivery.drain_timeout.0).await;
+        for partition in &self.partitions {
+            partition.shutdown().await;
+        }
+        self.catalog.shutdown().await;
+        self.tasks.close();
+        let store = self.store;
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::error!(%error, "close the data directory");
+        }
+        if tokio::time::timeout(self.config.delivery.drain_timeout.0, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "tasks still run at exit");
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "listen.grpc = {address}: the port is in use by another process; stop it, or choose another with --listen"
+        ),
+        _ => anyhow::anyhow!("listen.grpc = {address}: {error}"),
+    })
+}
+
+fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let directory = &config.node.data_dir;
+    std::fs::create_dir_all(directory).with_context(|| {
+        format!("create the data directory {}; choose another with --data-dir", directory.display())
+    })?;
+    Ok(Store::open(
+        Arc::new(DiskFileSystem),
+        directory,
+        config.storage.store_options(),
+        Box::new(stop_process),
+    )?)
+}
+
+/// A disk that failed once cannot be trusted again by this process: pages of a failed sync may be marked clean.
+fn stop_process(fatal: &Fatal) {
+    let way_out =
+        if fatal.disk_full { "free some space and start again" } else { "check the disk and start again" };
+    tracing::error!(error = %fatal, "the disk failed; the node stops: {way_out}");
+    eprintln!("fanfare: the disk failed, the node stops: {fatal}; {way_out}");
+    process::exit(EXIT_DISK_FAILED);
+}
+
+async fn open_catalog(config: &Config, store: &Store) -> anyhow::Result<Catalog> {
+    let options = CatalogOptions {
+        sinks_max: config.limits.sinks_max,
+        subscriptions_max: config.limits.subscriptions_max,
+        event_types_max: config.limits.event_types_max,
+        schemas_max: config.limits.schemas_max,
+        schema_bytes_max: config.limits.schema_bytes_max.0,
+        partitions: config.publish.partitions,
+        snapshot_entries: 5000,
+    };
+    let view = config.node.data_dir.join("catalog");
+    Ok(Catalog::open(store.clone(), &view, options, Arc::new(WallClock::read)).await?)
+}
+
+async fn open_events(config: &Config, store: &Store, tasks: &TaskTracker) -> anyhow::Result<Vec<Partition>> {
+    let opening = (0..config.publish.partitions).map(|index| {
+        let id = PartitionId::events(index);
+        Partition::open(id, store.clone(), config.events_options(), Arc::new(WallClock), tasks.clone())
+    });
+    Ok(try_join_all(opening).await?)
+}
+
+/// A node that cannot serve is of no use: the process ends, and whoever watches it starts it again.
+async fn serve(listener: TcpListener, services: Services, stop: CancellationToken) {
+    if let Err(error) = grpc::serve(listener, services, stop).await {
+        tracing::error!(error = %format!("{error:#}"), "the gRPC listener failed");
+        process::exit(EXIT_LISTENER_FAILED);
+    }
+}
