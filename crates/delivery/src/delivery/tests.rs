@@ -1,1 +1,395 @@
+//! The whole path over real partitions and a real catalog, with files and sinks in memory.
+//!
+//! Whatever settles, the account of every subscription is checked: see [`World::settled`].
 
+mod changes;
+mod dead_letters;
+mod order;
+mod outage;
+mod restart;
+mod retention;
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use fanfare_catalog::{CatalogOptions, EventTypeStatus, NewEventType, NewSubscription, SinkChange, Tenant};
+use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
+use fanfare_model::{
+    Event, KeyHash, Offset, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp, WebhookConfig,
+    WebhookMethod,
+};
+use fanfare_partition::{PartitionOptions, RecordBatchBuilder};
+use fanfare_sinks::{
+    Delivery as Delivered, EgressPolicy, Failure, Outcome as Answer,
+    memory::{Memory, Network},
+};
+use tokio::time::{interval, timeout};
+
+use super::*;
+use crate::{RetryPolicy, State};
+
+/// Longer than anything here takes on a busy machine; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(30);
+const PARTITIONS: u16 = 2;
+const WINDOW: usize = 16;
+
+struct TestClock(AtomicU64);
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// What survives a crash.
+struct Machine {
+    fs: MemoryFileSystem,
+    dir: tempfile::TempDir,
+    network: Network,
+    clock: Arc<TestClock>,
+    setup: Setup,
+}
+
+#[derive(Clone)]
+struct Setup {
+    delivery: DeliveryOptions,
+    partition: PartitionOptions,
+    pace: Pace,
+}
+
+/// A node of one account.
+struct World {
+    machine: Machine,
+    catalog: Catalog,
+    events: Vec<Partition>,
+    store: Store,
+    delivery: Delivery,
+    key: String,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let retry = RetryPolicy {
+            initial_ms: 2,
+            max_ms: 20,
+            factor: 2.0,
+            attempts_max: 4,
+            probe_initial_ms: 5,
+            probe_max_ms: 50,
+        };
+        Self {
+            delivery: DeliveryOptions {
+                window_events: WINDOW,
+                window_bytes: 1 << 20,
+                advance_interval_ms: 20,
+                sink_concurrency: 8,
+                retry,
+                parked_keys_max: 4,
+                fanout_chunk_bytes: 4 << 10,
+            },
+            partition: PartitionOptions {
+                retention_ms: 60_000,
+                retention_bytes: 1 << 30,
+                segment_bytes: 1 << 20,
+                entry_bytes_max: 64 << 10,
+                queue_bytes_max: 16 << 20,
+                dedup_window_ms: 100,
+                dedup_bytes_max: 1 << 20,
+                checkpoint_interval_ms: 5,
+            },
+            pace: Pace { retention_check_ms: 20, trim_interval_ms: 50, reconcile_timeout_ms: 20_000 },
+        }
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    async fn with(setup: Setup) -> Self {
+        let machine = Machine {
+            fs: MemoryFileSystem::default(),
+            dir: tempfile::tempdir().unwrap(),
+            network: Network::default(),
+            clock: Arc::new(TestClock(AtomicU64::new(1_000_000))),
+            setup,
+        };
+        Self::open(machine, None).await
+    }
+
+    async fn open(machine: Machine, key: Option<String>) -> Self {
+        let Setup { delivery: options, partition, pace } = machine.setup.clone();
+        let store = StoreOptions {
+            segment_bytes: partition.segment_bytes,
+            pool_segments_max: 2,
+            cache_bytes: 4 << 20,
+            queue_bytes_max: 16 << 20,
+        };
+        let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
+        let store = Store::open(Arc::new(machine.fs.clone()), Path::new("/data"), store, fatal).unwrap();
+        let now: Arc<dyn Fn() -> Timestamp + Send + Sync> = {
+            let clock = machine.clock.clone();
+            Arc::new(move || clock.now())
+        };
+        let catalog_options = CatalogOptions { partitions: PARTITIONS, ..CatalogOptions::default() };
+        let catalog = Catalog::open(store.clone(), machine.dir.path(), catalog_options, now).await.unwrap();
+        let key = match key {
+            Some(key) => key,
+            None => {
+                let account = catalog.create_account("test").await.unwrap();
+                catalog.create_key(account.id, "").await.unwrap().text.expose().to_owned()
+            }
+        };
+        let open = async |id| {
+            let (clock, tasks) = (machine.clock.clone(), TaskTracker::new());
+            let opened = Partition::open(id, store.clone(), partition.clone(), clock, tasks).await.unwrap();
+            let mut role = opened.role();
+            let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+            timeout(DEADLINE, leads).await.expect("it leads in time").unwrap();
+            opened
+        };
+        let mut events = Vec::new();
+        for index in 0..PARTITIONS {
+            events.push(open(PartitionId::events(index)).await);
+        }
+        let parts = DeliveryParts {
+            catalog: catalog.clone(),
+            events: events.clone(),
+            dead_letters: vec![open(PartitionId::dead_letters(0)).await],
+            sinks: Factory::in_memory(
+                EgressPolicy { allow_http: true, allow_loopback: true, ..EgressPolicy::default() },
+                machine.network.clone(),
+            ),
+            clock: machine.clock.clone(),
+            seed: 7,
+        };
+        let delivery = Delivery::start_at_pace(parts, options, pace);
+        Self { machine, catalog, events, store, delivery, key }
+    }
+
+    /// Power off and on again: only what was synced is left, and nothing of this process.
+    async fn crash(self) -> Self {
+        let Self { machine, catalog, events, store, delivery, key } = self;
+        delivery.cancel.cancel();
+        let fs = machine.fs.crashed(|_| Keep::Nothing);
+        catalog.shutdown().await;
+        drop((delivery, events, store));
+        Self::open(Machine { fs, ..machine }, Some(key)).await
+    }
+
+    /// An orderly stop and start.
+    async fn restart(self) -> Self {
+        let Self { machine, catalog, events, store, delivery, key } = self;
+        delivery.shutdown(Duration::from_secs(5)).await;
+        for partition in &events {
+            partition.shutdown().await;
+        }
+        catalog.shutdown().await;
+        let fs = machine.fs.crashed(|_| Keep::Nothing);
+        drop((delivery, events, store));
+        Self::open(Machine { fs, ..machine }, Some(key)).await
+    }
+
+    fn tenant(&self) -> Tenant {
+        self.catalog.authenticate(&self.key).expect("the key was made here")
+    }
+
+    fn sink(&self, name: &str) -> Arc<Memory> {
+        self.machine.network.sink(&destination(name))
+    }
+
+    async fn create_type(&self, name: &str, schema: Option<&str>) {
+        let new = NewEventType {
+            name: name.to_owned(),
+            description: String::new(),
+            schema: schema.map(str::to_owned),
+            status: EventTypeStatus::Available,
+        };
+        self.catalog.create_event_type(self.tenant(), new).await.unwrap();
+    }
+
+    async fn create_sink(&self, name: &str) -> Arc<Sink> {
+        self.catalog.create_sink(self.tenant(), "", webhook(name)).await.unwrap()
+    }
+
+    /// A sink and a subscription of `types` to it, from now on, in effect.
+    async fn subscribe(&self, sink: &str, types: &[&str]) -> Arc<Subscription> {
+        for name in types {
+            let view = self.catalog.view();
+            let known = view.account(self.tenant().account()).unwrap().event_types.contains_key(*name);
+            if !known {
+                self.create_type(name, None).await;
+            }
+        }
+        let sink = self.create_sink(sink).await;
+        self.subscribe_to(&sink, types, StartAt::Next).await
+    }
+
+    async fn subscribe_to(&self, sink: &Sink, types: &[&str], start: StartAt) -> Arc<Subscription> {
+        let new = subscription(sink, types);
+        let created = self.catalog.create_subscription(self.tenant(), new, start).await.unwrap();
+        self.delivery.reconciled(created.account, created.id).await.unwrap();
+        created
+    }
+
+    /// Publishes `numbers` as events of `event_type`, one batch, keys round robin of `keys`.
+    async fn publish(&self, event_type: &str, keys: &[&str], numbers: std::ops::Range<usize>) {
+        let events = numbers.map(|number| event(event_type, keys[number % keys.len()], number, "{}"));
+        self.append(events.collect()).await;
+    }
+
+    async fn append(&self, events: Vec<Vec<u8>>) {
+        let account = self.tenant().account();
+        let shard = self.catalog.view().account(account).unwrap().account.shard.clone();
+        let mut batches: BTreeMap<u16, RecordBatchBuilder> = BTreeMap::new();
+        for bytes in &events {
+            let event = Event::parse(bytes).unwrap();
+            let key = event.key_hash();
+            let batch = batches.entry(shard.route(key));
+            batch.or_insert_with(|| RecordBatchBuilder::new(account, shard.epoch)).push(bytes, event.id_hash(), key);
+        }
+        for (partition, batch) in batches {
+            let receipt = self.events[usize::from(partition)].append(batch.finish()).await.unwrap();
+            assert_eq!(receipt.committed().await.unwrap().duplicates, []);
+        }
+    }
+
+    fn stats(&self, subscription: &Subscription) -> SubscriptionStats {
+        let stats = self.delivery.stats(subscription.account, subscription.id);
+        check_account(&stats);
+        stats
+    }
+
+    /// Waits for a condition of the subscription's stats.
+    async fn stats_when(
+        &self,
+        subscription: &Subscription,
+        mut enough: impl FnMut(&SubscriptionStats) -> bool,
+    ) -> SubscriptionStats {
+        let mut ticks = interval(Duration::from_millis(2));
+        let waited = async {
+            loop {
+                ticks.tick().await;
+                let stats = self.stats(subscription);
+                if enough(&stats) {
+                    return stats;
+                }
+            }
+        };
+        timeout(DEADLINE, waited).await.unwrap_or_else(|_| panic!("waited in vain: {:#?}", self.stats(subscription)))
+    }
+
+    /// Waits until `matched` events are matched, all are settled, and the replicated account says the same.
+    async fn settled(&self, subscription: &Subscription, matched: u64) -> SubscriptionStats {
+        let stats = self.stats_when(subscription, |stats| stats.matched == matched && stats.pending == 0).await;
+        let mut ticks = interval(Duration::from_millis(2));
+        let replicated = async {
+            loop {
+                ticks.tick().await;
+                let counters = self.events.iter().filter_map(|partition| partition.counters(subscription.id));
+                let (sum, records) = counters.fold((0, 0), |(sum, records), (counters, record)| {
+                    assert_eq!(counters.pending() == 0, record.is_none());
+                    let settled: u64 = counters.settled.values().sum();
+                    assert_eq!(counters.matched, settled + counters.pending());
+                    (sum + settled, records + usize::from(record.is_some()))
+                });
+                if (sum, records) == (matched, 0) {
+                    return;
+                }
+            }
+        };
+        timeout(DEADLINE, replicated).await.expect("what is settled is replicated");
+        stats
+    }
+
+    async fn delivered(&self, sink: &str, count: usize) -> Vec<Delivered> {
+        let sink = self.sink(sink);
+        let delivered = sink.delivered_when(|delivered| delivered.len() >= count);
+        timeout(DEADLINE, delivered).await.unwrap_or_else(|_| panic!("{} of {count}", sink.delivered().len()))
+    }
+}
+
+fn check_account(stats: &SubscriptionStats) {
+    let settled = stats.delivered + stats.dead_lettered + stats.expired + stats.cancelled;
+    assert_eq!(stats.matched, settled + stats.pending, "{stats:?}");
+}
+
+fn destination(name: &str) -> String {
+    format!("http://127.0.0.1/{name}")
+}
+
+fn webhook(name: &str) -> SinkConfig {
+    SinkConfig::Webhook(WebhookConfig {
+        destination: destination(name),
+        method: WebhookMethod::Post,
+        batch_events: false,
+        batch_events_max: 1,
+        timeout_ms: 5_000,
+        signing_secret: Factory::signing_secret(),
+        twilio_auth_token: None,
+    })
+}
+
+fn subscription(sink: &Sink, types: &[&str]) -> NewSubscription {
+    let types = types.iter().map(|name| SubscribedType { event_type: (*name).to_owned(), schema_version: None });
+    NewSubscription { description: String::new(), sink: sink.id, types: types.collect() }
+}
+
+fn busy(message: &str) -> Answer {
+    Answer::Retry { after: None, why: Failure::new(Failure::HTTP_STATUS, message).with_status(503) }
+}
+
+/// A CloudEvent with JSON text as its data; its id is `number`.
+fn event(event_type: &str, key: &str, number: usize, data: &str) -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| {
+        assert!(bytes.len() < 128, "tests are short");
+        let mut field = vec![number << 3 | 2, u8::try_from(bytes.len()).unwrap()];
+        field.extend_from_slice(bytes);
+        field
+    };
+    let text = |text: &str| field(3, text.as_bytes());
+    let attribute = |name: &str, value: &str| field(5, &[field(1, name.as_bytes()), field(2, &text(value))].concat());
+    [
+        field(1, number.to_string().as_bytes()),
+        field(2, b"/test"),
+        field(3, b"1.0"),
+        field(4, event_type.as_bytes()),
+        attribute("partitionkey", key),
+        field(7, data.as_bytes()),
+    ]
+    .concat()
+}
+
+fn number(delivered: &Delivered) -> usize {
+    Event::parse(&delivered.bytes).unwrap().id.parse().unwrap()
+}
+
+fn numbers(delivered: &[Delivered]) -> Vec<usize> {
+    delivered.iter().map(number).collect()
+}
+
+fn sorted(delivered: &[Delivered]) -> Vec<usize> {
+    let mut numbers = numbers(delivered);
+    numbers.sort_unstable();
+    numbers
+}
+
+/// First deliveries of each key are in the order of publication.
+fn check_order(delivered: &[Delivered]) {
+    let mut newest: BTreeMap<KeyHash, usize> = BTreeMap::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for delivery in delivered {
+        let number = number(delivery);
+        if seen.insert(number) {
+            let before = newest.insert(delivery.key, number);
+            assert!(before.is_none_or(|before| before < number), "{before:?} before {number}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+use super::*;
+
+const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_subscription_holds_what_it_matches_and_goes_on_where_it_stopped() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.publish("order", &KEYS, 0..20).await;
+    world.settled(&orders, 20).await;
+    world.catalog.pause_subscription(world.tenant(), orders.id).await.unwrap();
+    world.delivery.reconciled(orders.account, orders.id).await.unwrap();
+    let started = world.sink("orders").attempts().started;
+    world.publish("order", &KEYS, 20..120).await;
+    let stats = world.stats_when(&orders, |stats| stats.matched == 120).await;
+    assert_eq!((stats.pending, stats.state), (100, State::Paused));
+    assert_eq!(world.sink("orders").attempts().started, started);
+    world.catalog.resume_subscription(world.tenant(), orders.id).await.unwrap();
+    assert_eq!(world.settled(&orders, 120).await.delivered, 120);
+    let delivered = world.sink("orders").delivered();
+    check_order(&delivered);
+    assert_eq!(sorted(&delivered), (0..120).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleting_aborts_what_runs_and_counts_what_was_pending_as_cancelled() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let sink = world.sink("orders");
+    world.publish("order", &KEYS, 0..10).await;
+    world.stats_when(&orders, |stats| stats.delivered == 10).await;
+    sink.hang();
+    world.publish("order", &KEYS, 10..110).await;
+    timeout(DEADLINE, sink.attempts_when(|attempts| attempts.running == 5)).await.unwrap();
+    world.stats_when(&orders, |stats| stats.matched == 110).await;
+    world.catalog.delete_subscription(world.tenant(), orders.id).await.unwrap();
+    world.delivery.reconciled(orders.account, orders.id).await.unwrap();
+    let aborted = timeout(DEADLINE, sink.attempts_when(|attempts| attempts.running == 0)).await.unwrap();
+    sink.up();
+    world.publish("order", &KEYS, 110..120).await;
+    let stats = world.settled(&orders, 110).await;
+    assert_eq!((stats.delivered, stats.cancelled), (10, 100));
+    assert_eq!(stats.reasons, BTreeMap::from([("deleted", 100)]));
+    assert_eq!(sink.attempts().started, aborted.started, "nothing starts after the deletion is confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_matched_before_an_update_goes_where_it_is_pointed_now() {
+    let world = World::new().await;
+    let orders = world.subscribe("old", &["order", "refund"]).await;
+    let new = world.create_sink("new").await;
+    world.sink("old").down();
+    world.publish("order", &KEYS, 0..60).await;
+    world.publish("refund", &KEYS, 60..120).await;
+    world.stats_when(&orders, |stats| stats.matched == 120 && stats.state == State::SinkDown).await;
+    let change = subscription(&new, &["order"]);
+    world.catalog.update_subscription(world.tenant(), orders.id, change, None).await.unwrap();
+    world.delivery.reconciled(orders.account, orders.id).await.unwrap();
+    world.publish("refund", &KEYS, 120..140).await;
+    world.publish("order", &KEYS, 140..150).await;
+    let stats = world.settled(&orders, 130).await;
+    assert_eq!(stats.delivered, 130);
+    let expected: Vec<_> = (0..120).chain(140..150).collect();
+    assert_eq!(sorted(&world.sink("new").delivered()), expected, "refunds matched before are delivered too");
+    assert!(world.sink("old").delivered().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_is_changed_is_used_at_once() {
+    let world = World::new().await;
+    world.create_type("order", None).await;
+    let sink = world.create_sink("wrong").await;
+    let orders = world.subscribe_to(&sink, &["order"], StartAt::Next).await;
+    world.sink("wrong").down();
+    world.publish("order", &KEYS, 0..50).await;
+    world.stats_when(&orders, |stats| stats.state == State::SinkDown).await;
+    let change = SinkChange { description: String::new(), config: webhook("right"), expected: None };
+    world.catalog.update_sink(world.tenant(), sink.id, change).await.unwrap();
+    assert_eq!(world.settled(&orders, 50).await.delivered, 50);
+    assert_eq!(sorted(&world.sink("right").delivered()), (0..50).collect::<Vec<_>>());
+}

@@ -1,0 +1,119 @@
+use super::*;
+
+const KEYS: [&str; 5] = ["a", "b", "poison", "c", "d"];
+const POISON: usize = 2;
+
+async fn letters(world: &World, subscription: &Subscription) -> Vec<DeadLetter> {
+    let query = DeadLetterQuery { subscription: Some(subscription.id), ..DeadLetterQuery::default() };
+    world.delivery.list_dead_letters(subscription.account, query).await.unwrap().letters
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_poison_key_is_parked_alone_and_kept_as_dead_letters_after_its_last_attempt() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let sink = world.sink("orders");
+    sink.fail_key(KeyHash::of("poison"), busy("cannot take it"));
+    let mut poison = 0;
+    let mut published = 0;
+    // Others have to pass all the time: two failures with nothing between them would be an outage.
+    while world.stats(&orders).dead_lettered < 3 {
+        world.publish("order", &KEYS, published..published + 5).await;
+        published += 5;
+        poison += 1;
+        world.stats_when(&orders, |stats| stats.delivered == published as u64 - poison).await;
+        assert!(published < 5_000, "{:?}", world.stats(&orders));
+    }
+    sink.heal_key(KeyHash::of("poison"));
+    let stats = world.settled(&orders, published as u64).await;
+    assert_eq!(stats.reasons, BTreeMap::from([("attempts_exhausted", stats.dead_lettered)]));
+    let delivered = sink.delivered();
+    check_order(&delivered);
+    let letters = letters(&world, &orders).await;
+    assert_eq!(letters.len() as u64, stats.dead_lettered);
+    assert_eq!(letters.len() + delivered.len(), published, "each event went one way");
+    let expected = (0..letters.len()).map(|index| POISON + 5 * index).collect::<Vec<_>>();
+    let kept = letters.iter().map(|letter| Event::parse(&letter.event).unwrap().id.parse::<usize>().unwrap());
+    assert_eq!(kept.collect::<Vec<_>>(), expected, "the oldest of the key, in order");
+    assert!(letters.iter().all(|letter| (letter.attempts, letter.reason) == (4, "attempts_exhausted")));
+    assert!(letters[0].detail.contains("503") && letters[0].detail.contains("cannot take it"));
+    let again = world.delivery.dead_letter(orders.account, &letters[0].id).await.unwrap();
+    assert_eq!(again.as_ref(), Some(&letters[0]));
+    assert_eq!(world.delivery.dead_letter(orders.account, &"0".repeat(32)).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_event_that_fails_its_count_of_attempts_is_kept_as_a_dead_letter() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.sink("orders").fail_key(KeyHash::of("poison"), busy("no"));
+    world.publish("order", &["poison"], 0..1).await;
+    assert_eq!(world.settled(&orders, 1).await.dead_lettered, 1);
+    assert_eq!(world.sink("orders").attempts().started, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rejected_events_are_dead_letters_at_once_and_are_listed_in_pages() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
+    world.sink("orders").fail_key(KeyHash::of("poison"), Answer::Rejected { why });
+    world.publish("order", &KEYS, 0..100).await;
+    let stats = world.settled(&orders, 100).await;
+    assert_eq!((stats.delivered, stats.reasons), (80, BTreeMap::from([("rejected", 20)])));
+    assert_eq!(world.sink("orders").attempts().started, 100, "nothing is attempted twice");
+    let (mut after, mut found) = (None, Vec::new());
+    loop {
+        let query = DeadLetterQuery { limit: 7, after, ..DeadLetterQuery::default() };
+        let page = world.delivery.list_dead_letters(orders.account, query).await.unwrap();
+        assert!(page.letters.len() <= 7);
+        found.extend(page.letters.into_iter().map(|letter| letter.offset));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found.len(), 20);
+    found.dedup();
+    assert_eq!(found.len(), 20, "no letter is on two pages");
+    let other = AccountId::from_bytes([9; 16]);
+    let foreign = world.delivery.list_dead_letters(other, DeadLetterQuery::default()).await.unwrap();
+    assert!(foreign.letters.is_empty(), "another account sees nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_larger_than_the_sink_takes_is_a_dead_letter_and_the_next_passes() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let sink = world.sink("orders");
+    let small = event("order", "a", 1, "{}");
+    sink.set_abilities(fanfare_sinks::Abilities {
+        event_bytes_max: small.len(),
+        ..fanfare_sinks::Sink::abilities(sink.as_ref())
+    });
+    world.append(vec![event("order", "a", 0, "{\"large\":true}"), small]).await;
+    let stats = world.settled(&orders, 2).await;
+    assert_eq!((stats.delivered, stats.reasons), (1, BTreeMap::from([("too_large", 1)])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_subscription_gets_what_is_valid_naming_the_version_and_the_rest_is_kept_with_its_pointer() {
+    let world = World::new().await;
+    let tenant = world.tenant();
+    let schema = r#"{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}"#;
+    world.catalog.create_schema(tenant, "order", "", schema).await.unwrap();
+    world.create_type("order", Some("order")).await;
+    let sink = world.create_sink("pinned").await;
+    let mut new = subscription(&sink, &["order"]);
+    new.types[0].schema_version = Some(1);
+    let pinned = world.catalog.create_subscription(tenant, new, StartAt::Next).await.unwrap();
+    world.delivery.reconciled(pinned.account, pinned.id).await.unwrap();
+    world.append(vec![event("order", "a", 0, r#"{"n":1}"#), event("order", "a", 1, r#"{"n":"x"}"#)]).await;
+    let stats = world.settled(&pinned, 2).await;
+    assert_eq!((stats.delivered, stats.reasons), (1, BTreeMap::from([("schema_version", 1)])));
+    let delivered = world.sink("pinned").delivered();
+    assert_eq!(delivered[0].dataschema.as_deref(), Some("urn:fanfare:schema:order:1"));
+    let letters = letters(&world, &pinned).await;
+    assert!(letters[0].detail.contains("/n"), "{}", letters[0].detail);
+    assert_eq!(letters[0].attempts, 0);
+}

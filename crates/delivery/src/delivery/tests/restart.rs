@@ -1,0 +1,102 @@
+use super::*;
+
+const KEYS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+
+/// All numbers below `count` at least once, in order per key, repeats within one window.
+fn check_redelivery(delivered: &[Delivered], count: usize, crashes: usize) {
+    check_order(delivered);
+    let mut each = sorted(delivered);
+    each.dedup();
+    assert_eq!(each, (0..count).collect::<Vec<_>>());
+    let repeats = delivered.len() - count;
+    assert!(repeats <= crashes * WINDOW, "{repeats} repeats");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_nothing_is_skipped_and_repeats_stay_within_the_window() {
+    let mut world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    for crash in 0..4 {
+        world.publish("order", &KEYS, crash * 150..(crash + 1) * 150).await;
+        world.delivered("orders", crash * 150 + 40).await;
+        world = world.crash().await;
+    }
+    let stats = world.settled(&orders, 600).await;
+    assert_eq!(stats.delivered, 600);
+    check_redelivery(&world.sink("orders").delivered(), 600, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_survives_a_crash_in_an_outage() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.sink("orders").down();
+    world.publish("order", &KEYS, 0..200).await;
+    world.stats_when(&orders, |stats| stats.matched == 200 && stats.state == State::SinkDown).await;
+    let world = world.crash().await;
+    world.publish("order", &KEYS, 200..250).await;
+    world.sink("orders").up();
+    assert_eq!(world.settled(&orders, 250).await.delivered, 250);
+    check_redelivery(&world.sink("orders").delivered(), 250, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_key_stays_parked_across_a_crash_with_its_attempts() {
+    let mut setup = Setup::default();
+    setup.delivery.retry.attempts_max = 1_000;
+    setup.delivery.retry.initial_ms = 20;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let poison = KeyHash::of("a");
+    world.sink("orders").fail_key(poison, busy("no"));
+    world.publish("order", &KEYS, 0..180).await;
+    world.stats_when(&orders, |stats| (stats.delivered, stats.pending) == (160, 20)).await;
+    let parked = async |world: &World| {
+        let mut ticks = interval(Duration::from_millis(2));
+        loop {
+            ticks.tick().await;
+            let records = world.events.iter().filter_map(|partition| partition.counters(orders.id)?.1);
+            let parked: Vec<_> = records.flat_map(|record| record.parked).collect();
+            if let [parked] = parked[..] {
+                return parked;
+            }
+        }
+    };
+    let before = timeout(DEADLINE, parked(&world)).await.expect("it is replicated as parked");
+    assert_eq!((before.key, before.pending), (poison, 20));
+    let world = world.crash().await;
+    let after = timeout(DEADLINE, parked(&world)).await.expect("it is still parked");
+    assert_eq!((after.from, after.pending), (before.from, before.pending));
+    assert!(after.attempts >= before.attempts);
+    world.sink("orders").heal_key(poison);
+    assert_eq!(world.settled(&orders, 180).await.delivered, 180);
+    check_redelivery(&world.sink("orders").delivered(), 180, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orderly_stop_repeats_nothing() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.publish("order", &KEYS, 0..400).await;
+    world.delivered("orders", 100).await;
+    let world = world.restart().await;
+    world.settled(&orders, 400).await;
+    check_redelivery(&world.sink("orders").delivered(), 400, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_changed_with_a_backlog_before_a_crash_leave_every_event_accounted_for() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order", "refund"]).await;
+    let sink = world.catalog.view().account(orders.account).unwrap().sinks[&orders.sink].clone();
+    world.sink("orders").down();
+    world.publish("order", &KEYS, 0..90).await;
+    world.publish("refund", &KEYS, 90..180).await;
+    world.stats_when(&orders, |stats| stats.matched == 180 && stats.state == State::SinkDown).await;
+    world.catalog.update_subscription(world.tenant(), orders.id, subscription(&sink, &["order"]), None).await.unwrap();
+    world.delivery.reconciled(orders.account, orders.id).await.unwrap();
+    let world = world.crash().await;
+    world.sink("orders").up();
+    let stats = world.settled(&orders, 180).await;
+    assert_eq!((stats.delivered, stats.reasons), (90, BTreeMap::from([("repointed", 90)])));
+}

@@ -1,0 +1,34 @@
+use super::*;
+
+const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_retention_overtakes_becomes_dead_letters_before_the_log_is_trimmed() {
+    let mut setup = Setup::default();
+    setup.partition.segment_bytes = 4 << 10;
+    setup.partition.entry_bytes_max = 1 << 10;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.sink("orders").down();
+    for start in (0..400).step_by(10) {
+        world.publish("order", &KEYS, start..start + 10).await;
+    }
+    world.stats_when(&orders, |stats| stats.matched == 400 && stats.state == State::SinkDown).await;
+    world.machine.clock.0.fetch_add(120_000, Ordering::Relaxed);
+    let stats = world.stats_when(&orders, |stats| stats.dead_lettered > 100).await;
+    assert_eq!(stats.delivered, 0);
+    let trimmed = async |partition: &Partition| {
+        let mut positions = partition.positions();
+        let trimmed = positions.wait_for(|positions| positions.log_start > Offset::ZERO).await.map(drop);
+        trimmed.unwrap();
+    };
+    let home = world.catalog.view().account(orders.account).unwrap().account.shard.partitions[0];
+    timeout(DEADLINE, trimmed(&world.events[usize::from(home)])).await.expect("the log is trimmed");
+    world.sink("orders").up();
+    let stats = world.settled(&orders, 400).await;
+    assert_eq!(stats.delivered + stats.dead_lettered, 400);
+    assert_eq!(stats.reasons, BTreeMap::from([("retention", stats.dead_lettered)]));
+    let letters = world.delivery.list_dead_letters(orders.account, DeadLetterQuery::default()).await.unwrap();
+    assert_eq!(letters.letters.len() as u64, stats.dead_lettered);
+    check_order(&world.sink("orders").delivered());
+}
