@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub(crate) use connector::{Connector, DialError};
+pub(crate) use connector::{Connector, DialError, resolve};
 pub(crate) use destination::parse_url;
 
 /// Where sinks may connect to: public addresses, and what the operator adds.

@@ -8,6 +8,7 @@ use http::Uri;
 use crate::{
     Sink,
     egress::{Connector, EgressPolicy},
+    kinesis::Kinesis,
     memory,
     webhook::{self, Webhook},
 };
@@ -55,7 +56,7 @@ impl Factory {
     pub fn check(&self, config: &SinkConfig) -> Result<(), ConfigError> {
         match config {
             SinkConfig::Webhook(config) => Webhook::check(config, &self.policy),
-            SinkConfig::Kinesis(_) => Err(ConfigError { field: "kinesis", problem: String::new() }),
+            SinkConfig::Kinesis(config) => Kinesis::check(config, &self.policy),
         }
     }
 
@@ -79,7 +80,7 @@ impl Factory {
                 };
                 Ok(Arc::new(Webhook::new(config, &self.policy, connect)?))
             }
-            SinkConfig::Kinesis(_) => Err(ConfigError { field: "kinesis", problem: String::new() }),
+            SinkConfig::Kinesis(config) => Ok(Arc::new(Kinesis::new(config, &self.policy)?)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Why an attempt failed, for people and for statistics.
 
-use std::iter;
+use std::{error::Error, iter};
 
 /// A stable class, and one line that is safe to show to the sink's owner and to log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,15 @@ impl Failure {
     pub fn with_status(self, status: u16) -> Self {
         Self { status, ..self }
     }
+}
+
+/// The text of what is at the bottom of an error: the part that names the reason.
+pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 fn printable(text: &str) -> String {

@@ -11,6 +11,7 @@ mod cloudevent;
 mod egress;
 mod failure;
 
+mod kinesis;
 pub mod memory;
 mod webhook;
 

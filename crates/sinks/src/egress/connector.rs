@@ -96,6 +96,26 @@ fn tls() -> ConfigBuilder<ClientConfig, WantsVerifier> {
         .expect("ring supports TLS 1.2 and 1.3")
 }
 
+/// The addresses of `host`, a name or an address: at least one, all of them allowed.
+pub(crate) async fn resolve(
+    policy: &EgressPolicy,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let addresses = match literal.parse::<IpAddr>() {
+        Ok(address) => vec![SocketAddr::new(address, port)],
+        Err(_) => lookup_host((host, port)).await.map_err(DialError::Resolve)?.collect(),
+    };
+    if addresses.is_empty() {
+        return Err(DialError::Resolve(io::ErrorKind::NotFound.into()));
+    }
+    if !addresses.iter().all(|address| policy.allows(address.ip())) {
+        return Err(DialError::Forbidden);
+    }
+    Ok(addresses)
+}
+
 /// Opens TCP connections to vetted addresses.
 #[derive(Clone)]
 pub(crate) struct Dialer {
@@ -104,7 +124,9 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     async fn dial(&self, uri: Uri) -> Result<TcpStream, DialError> {
-        let addresses = self.resolve(&uri).await?;
+        let host = uri.host().ok_or_else(|| DialError::Resolve(io::ErrorKind::InvalidInput.into()))?;
+        let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+        let addresses = resolve(&self.policy, host, uri.port_u16().unwrap_or(default_port)).await?;
         let attempts = (0..).zip(addresses).map(|(turn, address)| {
             Box::pin(async move {
                 if turn > 0 {
@@ -117,26 +139,6 @@ impl Dialer {
             select_ok(attempts.take(ADDRESSES_DIALLED_MAX)).await.map_err(DialError::Connect)?;
         stream.set_nodelay(true).map_err(DialError::Connect)?;
         Ok(stream)
-    }
-
-    /// At least one address, all of them allowed.
-    async fn resolve(&self, uri: &Uri) -> Result<Vec<SocketAddr>, DialError> {
-        let no_host = || DialError::Resolve(io::ErrorKind::InvalidInput.into());
-        let host = uri.host().ok_or_else(no_host)?;
-        let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
-        let port = uri.port_u16().unwrap_or(default_port);
-        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let addresses = match literal.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => lookup_host((host, port)).await.map_err(DialError::Resolve)?.collect(),
-        };
-        if addresses.is_empty() {
-            return Err(DialError::Resolve(io::ErrorKind::NotFound.into()));
-        }
-        if !addresses.iter().all(|address| self.policy.allows(address.ip())) {
-            return Err(DialError::Forbidden);
-        }
-        Ok(addresses)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an answer, or the lack of one, means for the events of its request.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
 use http_body_util::BodyExt;
@@ -9,7 +9,7 @@ use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
 use tokio::time::{Instant, timeout_at};
 
 use super::pool::{Connection, Pool};
-use crate::{Failure, Outcome, egress::DialError};
+use crate::{Failure, Outcome, egress::DialError, failure::root_cause};
 
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -134,14 +134,6 @@ fn dial_failure(error: &DialError) -> Failure {
             Failure::new(Failure::TLS, &format!("{error}: {}", root_cause(cause.as_ref())))
         }
     }
-}
-
-fn root_cause(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

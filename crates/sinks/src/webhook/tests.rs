@@ -1,22 +1,13 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use fanfare_model::{Secret, WebhookMethod};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use hyper::{
-    body::{Bytes, Frame, Incoming},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use http::{Method, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Bytes, Frame};
 use rcgen::{CertificateParams, CertifiedKey, KeyPair};
 use rustls::{RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use tokio::{
@@ -27,101 +18,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::*;
-use crate::{Failure, fixture, fixture::Stored};
+use crate::{
+    Failure, fixture,
+    fixture::{Receiver, Stored, plain},
+};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-
-/// What a receiver saw of a request.
-#[derive(Clone, Debug)]
-struct Seen {
-    method: Method,
-    target: String,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-type Answer = Response<BoxBody<Bytes, Infallible>>;
-
-/// A receiver on a port of its own.
-struct Receiver {
-    address: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    connections: Arc<AtomicUsize>,
-    _accepting: AbortOnDropHandle<()>,
-}
-
-impl Receiver {
-    async fn start(answer: impl Fn() -> Answer + Send + Sync + 'static) -> Self {
-        Self::start_behind(None, answer).await
-    }
-
-    async fn start_behind(
-        tls: Option<TlsAcceptor>,
-        answer: impl Fn() -> Answer + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (seen, connections) = (Arc::<Mutex<Vec<Seen>>>::default(), Arc::<AtomicUsize>::default());
-        let address = listener.local_addr().unwrap();
-        let (tasks, answer) = (TaskTracker::new(), Arc::new(answer));
-        let accepting = {
-            let (seen, connections, serving) = (seen.clone(), connections.clone(), tasks.clone());
-            tasks.spawn(async move {
-                loop {
-                    let (stream, _) = listener.accept().await.unwrap();
-                    connections.fetch_add(1, Ordering::SeqCst);
-                    let (seen, answer) = (seen.clone(), answer.clone());
-                    let service = service_fn(move |request| respond(request, seen.clone(), answer.clone()));
-                    match tls.clone() {
-                        None => {
-                            serving
-                                .spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-                        }
-                        Some(tls) => {
-                            serving.spawn(async move {
-                                if let Ok(stream) = tls.accept(stream).await {
-                                    http1::Builder::new()
-                                        .serve_connection(TokioIo::new(stream), service)
-                                        .await
-                                        .unwrap();
-                                }
-                            });
-                        }
-                    }
-                }
-            })
-        };
-        Self { address, seen, connections, _accepting: AbortOnDropHandle::new(accepting) }
-    }
-
-    async fn answering(status: u16) -> Self {
-        Self::start(move || plain(status, "answer")).await
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/hook", self.address)
-    }
-
-    fn last(&self) -> Seen {
-        self.seen.lock().last().cloned().expect("a request arrived")
-    }
-}
-
-async fn respond(
-    request: Request<Incoming>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    answer: Arc<impl Fn() -> Answer>,
-) -> Result<Answer, Infallible> {
-    let (head, body) = request.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
-    seen.lock().push(Seen { method: head.method, target: head.uri.to_string(), headers: head.headers, body });
-    Ok(answer())
-}
-
-fn plain(status: u16, body: &'static str) -> Answer {
-    let mut response = Response::new(Full::from(body).boxed());
-    *response.status_mut() = StatusCode::from_u16(status).unwrap();
-    response
-}
 
 fn config(destination: &str) -> WebhookConfig {
     WebhookConfig {
@@ -245,7 +147,7 @@ async fn redirects_are_not_followed() {
     let location = target.url();
     for status in [301, 302, 303, 307, 308] {
         let location = location.clone();
-        let receiver = Receiver::start(move || {
+        let receiver = Receiver::start(move |_| {
             let mut response = plain(status, "");
             response.headers_mut().insert("location", location.parse().unwrap());
             response
@@ -260,7 +162,7 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn retry_after_reaches_the_outcome() {
-    let receiver = Receiver::start(|| {
+    let receiver = Receiver::start(|_| {
         let mut response = plain(429, "slow down");
         response.headers_mut().insert("retry-after", "7".parse().unwrap());
         response
@@ -282,7 +184,7 @@ async fn a_connection_is_used_again_unless_its_answer_never_ended() {
     assert!(connections <= 2, "{connections} connections for 20 requests one after another");
 
     let frames = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 4096])));
-    let endless = Receiver::start(move || {
+    let endless = Receiver::start(move |_| {
         let body = StreamBody::new(futures_util::stream::repeat_with(frames));
         Response::new(BodyExt::boxed(body))
     })
@@ -296,7 +198,7 @@ async fn a_connection_is_used_again_unless_its_answer_never_ended() {
 
 #[tokio::test]
 async fn a_request_given_back_by_a_closed_connection_goes_out_on_another() {
-    let receiver = Receiver::start(|| {
+    let receiver = Receiver::start(|_| {
         let mut response = plain(200, "");
         response.headers_mut().insert("connection", "close".parse().unwrap());
         response
@@ -414,7 +316,7 @@ async fn tls_receiver(certificate: &CertifiedKey<KeyPair>) -> Receiver {
         .with_single_cert(vec![certificate.cert.der().clone()], key.into())
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(server));
-    Receiver::start_behind(Some(acceptor), || plain(200, "")).await
+    Receiver::start_behind(Some(acceptor), |_| plain(200, "")).await
 }
 
 #[tokio::test]

@@ -1,0 +1,159 @@
+//! CloudEvents as JSON records of an Amazon Kinesis data stream.
+//!
+//! `PutRecords` answers for each record alone, and a refused record does not stop those behind it: order within a
+//! key holds only if an attempt never carries two events of one key, which the abilities say. The SDK's own
+//! retries are off.
+
+mod answer;
+mod arn;
+mod connection;
+
+use std::time::Duration;
+
+use aws_sdk_kinesis::{
+    Client,
+    primitives::Blob,
+    types::{PutRecordsRequestEntry, builders::PutRecordsRequestEntryBuilder},
+};
+use fanfare_model::{Event, KinesisConfig};
+use tokio::{sync::OnceCell, time::timeout};
+
+use self::connection::Target;
+use crate::{
+    Abilities, AttemptFuture, ConfigError, Delivery, EgressPolicy, Failure, Outcome, Sink,
+    cloudevent::{OVERHEAD_BYTES, write_json},
+};
+
+/// Limits of the service: records and bytes of a request, bytes of a record and characters of its key. Streams
+/// can be raised above these; they are what every stream takes.
+const REQUEST_RECORDS_MAX: usize = 500;
+const REQUEST_BYTES_MAX: usize = 5 << 20;
+const RECORD_BYTES_MAX: usize = 1 << 20;
+const PARTITION_KEY_CHARS_MAX: usize = 256;
+
+/// Stored bytes in an attempt: room for what JSON adds, so that an attempt is one request as a rule.
+const BATCH_BYTES_MAX: usize = 2 << 20;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One data stream.
+pub(crate) struct Kinesis {
+    target: Target,
+    /// Made by the first attempt, because the credentials of the environment are read asynchronously.
+    client: OnceCell<Client>,
+}
+
+/// A record and the place of its event in the attempt.
+struct Record {
+    place: usize,
+    bytes: usize,
+    entry: PutRecordsRequestEntry,
+}
+
+impl Kinesis {
+    pub(crate) fn check(config: &KinesisConfig, policy: &EgressPolicy) -> Result<(), ConfigError> {
+        Target::new(config, policy).map(drop)
+    }
+
+    pub(crate) fn new(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Self, ConfigError> {
+        Ok(Self { target: Target::new(config, policy)?, client: OnceCell::new() })
+    }
+
+    /// One outcome for each of `records`, in order.
+    async fn put(&self, records: Vec<PutRecordsRequestEntry>) -> Vec<Outcome> {
+        let count = records.len();
+        let request = async {
+            let client = self.client.get_or_init(|| self.target.connect()).await;
+            client.put_records().stream_arn(self.target.arn()).set_records(Some(records)).send().await
+        };
+        match timeout(REQUEST_TIMEOUT, request).await {
+            Ok(Ok(output)) => answer::by_record(&output, count),
+            Ok(Err(error)) => vec![answer::for_all(&error, count); count],
+            Err(_) => {
+                let why = Failure::new(Failure::TIMEOUT, "no answer in time");
+                vec![Outcome::Retry { after: None, why }; count]
+            }
+        }
+    }
+}
+
+impl Sink for Kinesis {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            batch_events_max: REQUEST_RECORDS_MAX,
+            batch_bytes_max: BATCH_BYTES_MAX,
+            event_bytes_max: RECORD_BYTES_MAX,
+            keeps_key_order_in_batch: false,
+            atomic_batch: false,
+        }
+    }
+
+    fn attempt(&self, events: Vec<Delivery>) -> AttemptFuture<'_> {
+        Box::pin(async move {
+            let mut settled = Vec::with_capacity(events.len());
+            let mut records = Vec::with_capacity(events.len());
+            for (place, delivery) in events.iter().enumerate() {
+                match encode(place, delivery) {
+                    Ok(record) => records.push(record),
+                    Err(why) => settled.push((place, Outcome::Rejected { why })),
+                }
+            }
+            for request in requests(records) {
+                let (places, entries): (Vec<_>, Vec<_>) =
+                    request.into_iter().map(|record| (record.place, record.entry)).unzip();
+                settled.extend(places.into_iter().zip(self.put(entries).await));
+            }
+            settled.sort_unstable_by_key(|(place, _)| *place);
+            settled.into_iter().map(|(_, outcome)| outcome).collect()
+        })
+    }
+}
+
+fn encode(place: usize, delivery: &Delivery) -> Result<Record, Failure> {
+    let mut data = Vec::with_capacity(delivery.bytes.len() + OVERHEAD_BYTES);
+    let event = write_json(&mut data, delivery)?;
+    let key = partition_key(&event, delivery);
+    let bytes = data.len() + key.len();
+    if bytes > RECORD_BYTES_MAX {
+        let message = format!("the record has {bytes} bytes with its key, a stream takes {RECORD_BYTES_MAX}");
+        return Err(Failure::new(Failure::TOO_LARGE, &message));
+    }
+    let entry = PutRecordsRequestEntryBuilder::default()
+        .data(Blob::new(data))
+        .partition_key(key)
+        .build()
+        .expect("data and partition key are set");
+    Ok(Record { place, bytes, entry })
+}
+
+/// The event's own key, so that consumers can find its shard; the hash of one that Kinesis would not take.
+fn partition_key(event: &Event<'_>, delivery: &Delivery) -> String {
+    let key = event.partition_key();
+    if key.chars().count() <= PARTITION_KEY_CHARS_MAX {
+        return key.to_owned();
+    }
+    format!("{:016x}", delivery.key.0)
+}
+
+/// `records` in order, cut where a request would exceed the service's limits.
+fn requests(records: Vec<Record>) -> Vec<Vec<Record>> {
+    let mut requests: Vec<Vec<Record>> = Vec::new();
+    let mut bytes = 0;
+    for record in records {
+        match requests.last_mut() {
+            Some(request)
+                if request.len() < REQUEST_RECORDS_MAX && bytes + record.bytes <= REQUEST_BYTES_MAX =>
+            {
+                bytes += record.bytes;
+                request.push(record);
+            }
+            _ => {
+                bytes = record.bytes;
+                requests.push(vec![record]);
+            }
+        }
+    }
+    requests
+}
+
+#[cfg(test)]
+mod tests;

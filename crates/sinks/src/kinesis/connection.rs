@@ -1,0 +1,197 @@
+//! Where a stream is and as whom it is written to.
+//!
+//! Without a role, the broker's own credentials are used (environment, profile, container or instance). Those and
+//! the service's own hosts are the operator's and Amazon's matter; only a tenant's `endpoint_override` goes through
+//! the policy of which addresses may be connected to.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider, timeout::TimeoutConfig};
+use aws_sdk_kinesis::{
+    Client,
+    config::{SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig},
+};
+use aws_smithy_http_client::{
+    Builder,
+    tls::{Provider, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
+use fanfare_model::KinesisConfig;
+
+use super::arn::{StreamArn, role_partition};
+use crate::{
+    ConfigError, EgressPolicy,
+    egress::{parse_url, resolve},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+const SESSION_NAME: &str = "fanfare";
+
+/// A checked configuration.
+#[derive(Clone)]
+pub(super) struct Target {
+    arn: String,
+    region: String,
+    role: Option<Role>,
+    endpoint: Option<Endpoint>,
+    broker: Broker,
+}
+
+#[derive(Clone)]
+struct Role {
+    arn: String,
+    external_id: Option<String>,
+}
+
+/// An endpoint of the tenant's choice, and where it may be.
+#[derive(Clone)]
+struct Endpoint {
+    url: String,
+    policy: Arc<EgressPolicy>,
+}
+
+/// Who the broker is to Amazon.
+#[derive(Clone)]
+enum Broker {
+    Environment,
+    #[cfg(test)]
+    Known {
+        sts_url: String,
+    },
+}
+
+impl Target {
+    pub(super) fn new(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Self, ConfigError> {
+        let stream = StreamArn::parse(&config.arn).ok_or_else(|| ConfigError {
+            field: "kinesis.arn",
+            problem:
+                "is not the ARN of a data stream; write it as arn:aws:kinesis:REGION:ACCOUNT:stream/NAME"
+                    .to_owned(),
+        })?;
+        Ok(Self {
+            role: role(config, &stream)?,
+            endpoint: endpoint(config, policy)?,
+            region: stream.region.to_owned(),
+            arn: config.arn.clone(),
+            broker: Broker::Environment,
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_known_broker(self, sts_url: String) -> Self {
+        Self { broker: Broker::Known { sts_url }, ..self }
+    }
+
+    pub(super) fn arn(&self) -> &str {
+        &self.arn
+    }
+
+    /// A client with credentials; it connects with its first request.
+    pub(super) async fn connect(&self) -> Client {
+        let base = self.base().await;
+        let mut config = aws_sdk_kinesis::config::Builder::from(&base);
+        if let Some(role) = &self.role {
+            let assumed = AssumeRoleProvider::builder(&role.arn).session_name(SESSION_NAME).configure(&base);
+            let assumed = match &role.external_id {
+                Some(external_id) => assumed.external_id(external_id),
+                None => assumed,
+            };
+            config = config.credentials_provider(assumed.build().await);
+        }
+        if let Some(endpoint) = &self.endpoint {
+            let vetted = vetted_http(endpoint.policy.clone());
+            config = config.endpoint_url(&endpoint.url).http_client(vetted);
+        }
+        Client::from_conf(config.build())
+    }
+
+    async fn base(&self) -> SdkConfig {
+        let timeouts =
+            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT);
+        let loader = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::new(self.region.clone()))
+            .http_client(open_http())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(timeouts.build())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        match &self.broker {
+            Broker::Environment => loader.load().await,
+            #[cfg(test)]
+            Broker::Known { sts_url } => {
+                let credentials =
+                    aws_sdk_kinesis::config::Credentials::new("AKID", "secret", None, None, "known");
+                loader.credentials_provider(credentials).endpoint_url(sts_url).load().await
+            }
+        }
+    }
+}
+
+fn open_http() -> SharedHttpClient {
+    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+}
+
+fn vetted_http(policy: Arc<EgressPolicy>) -> SharedHttpClient {
+    Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_with_resolver(VettedResolver { policy })
+}
+
+fn role(config: &KinesisConfig, stream: &StreamArn<'_>) -> Result<Option<Role>, ConfigError> {
+    let Some(arn) = &config.role_arn else {
+        return match &config.external_id {
+            None => Ok(None),
+            Some(_) => Err(ConfigError {
+                field: "kinesis.external_id",
+                problem: "is only used to assume a role; set role_arn too or leave it out".to_owned(),
+            }),
+        };
+    };
+    if role_partition(arn) != Some(stream.partition) {
+        return Err(ConfigError {
+            field: "kinesis.role_arn",
+            problem: format!(
+                "is not the ARN of a role beside the stream; write it as arn:{}:iam::ACCOUNT:role/NAME",
+                stream.partition
+            ),
+        });
+    }
+    if config.external_id.as_ref().is_some_and(|id| !is_external_id(id)) {
+        return Err(ConfigError {
+            field: "kinesis.external_id",
+            problem: "is not 2 to 1224 letters, digits or one of + = , . @ : / - _".to_owned(),
+        });
+    }
+    Ok(Some(Role { arn: arn.clone(), external_id: config.external_id.clone() }))
+}
+
+fn is_external_id(id: &str) -> bool {
+    (2..=1224).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+=,.@:/-_".contains(&byte))
+}
+
+fn endpoint(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Option<Endpoint>, ConfigError> {
+    let Some(text) = &config.endpoint_override else { return Ok(None) };
+    let wrong = |problem| ConfigError { field: "kinesis.endpoint_override", problem };
+    let url = parse_url(text, policy).map_err(|error| wrong(error.to_string()))?;
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.path() != "/" {
+        return Err(wrong("has more than scheme, host and port; write it as https://host:port".to_owned()));
+    }
+    let url = url.as_str().trim_end_matches('/').to_owned();
+    Ok(Some(Endpoint { url, policy: Arc::new(policy.clone()) }))
+}
+
+/// Resolves names to allowed addresses only. Literal addresses never get here: they were judged with the URL.
+#[derive(Clone, Debug)]
+struct VettedResolver {
+    policy: Arc<EgressPolicy>,
+}
+
+impl ResolveDns for VettedResolver {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            let addresses = resolve(&self.policy, name, 0).await.map_err(ResolveDnsError::new)?;
+            Ok(addresses.into_iter().map(|address| address.ip()).collect())
+        })
+    }
+}
