@@ -45,7 +45,11 @@ pub(crate) struct State {
 }
 
 impl Cell {
-    pub(crate) fn new(ids: (SubscriptionId, AccountId, u64), flight: Flight, spec_revision: u64) -> Arc<Self> {
+    pub(crate) fn new(
+        ids: (SubscriptionId, AccountId, u64),
+        flight: Flight,
+        spec_revision: u64,
+    ) -> Arc<Self> {
         let (subscription, account, epoch) = ids;
         let state = State {
             flight,
@@ -82,7 +86,12 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    pub(crate) fn new(node: Arc<Node>, partition: Partition, front: Offset, cancel: CancellationToken) -> Self {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        partition: Partition,
+        front: Offset,
+        cancel: CancellationToken,
+    ) -> Self {
         let draws = AtomicU64::new(node.seed.rotate_left(u32::from(partition.id().index)));
         Self {
             node,

@@ -80,7 +80,8 @@ impl Delivery {
             draining: CancellationToken::new(),
             drain_until: OnceLock::new(),
         });
-        let leads: Vec<_> = parts.events.into_iter().map(|partition| Arc::new(Lead::new(partition))).collect();
+        let leads: Vec<_> =
+            parts.events.into_iter().map(|partition| Arc::new(Lead::new(partition))).collect();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         for lead in &leads {
             tasks.spawn(follow(node.clone(), lead.clone(), cancel.clone()));
@@ -211,7 +212,8 @@ async fn follow(node: Arc<Node>, lead: Arc<Lead>, cancel: CancellationToken) {
             Ended::Drained => return,
             Ended::Cancelled => {}
             Ended::Failed => {
-                pause = if began.elapsed() > RESTART_MAX * 2 { RESTART } else { (pause * 2).min(RESTART_MAX) };
+                pause =
+                    if began.elapsed() > RESTART_MAX * 2 { RESTART } else { (pause * 2).min(RESTART_MAX) };
                 tokio::select! {
                     () = cancel.cancelled() => return,
                     () = node.draining.cancelled() => return,

@@ -62,7 +62,10 @@ impl InFlight {
     /// # Panics
     /// If the event is not above all that were admitted and are still here.
     pub(crate) fn admit(&mut self, held: Held) {
-        assert!(self.entries.back().is_none_or(|last| last.held.offset < held.offset), "events come in order");
+        assert!(
+            self.entries.back().is_none_or(|last| last.held.offset < held.offset),
+            "events come in order"
+        );
         self.unsettled += 1;
         self.bytes += held.bytes.len();
         self.entries.push_back(Entry { held, busy: false, settled: false });

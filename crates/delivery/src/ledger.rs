@@ -26,7 +26,10 @@ impl Ledger {
 
     pub(crate) fn settled(&mut self, outcome: Outcome, count: u64) {
         *self.live.settled.entry(outcome).or_default() += count;
-        debug_assert!(self.live.settled.values().sum::<u64>() <= self.live.matched, "settled more than matched");
+        debug_assert!(
+            self.live.settled.values().sum::<u64>() <= self.live.matched,
+            "settled more than matched"
+        );
     }
 
     pub(crate) fn live(&self) -> &Counters {
@@ -52,7 +55,9 @@ impl Ledger {
             .live
             .settled
             .iter()
-            .map(|(outcome, count)| (*outcome, count - self.replicated.settled.get(outcome).copied().unwrap_or(0)))
+            .map(|(outcome, count)| {
+                (*outcome, count - self.replicated.settled.get(outcome).copied().unwrap_or(0))
+            })
             .filter(|(_, count)| *count > 0)
             .collect();
         let matched = self.live.matched - self.replicated.matched;

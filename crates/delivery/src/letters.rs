@@ -81,7 +81,8 @@ impl Letters {
             let chunk = partition.read(cursor.offset, Some(account), LIST_BYTES).await?;
             for event in chunk.batches.iter().flat_map(|batch| batch.events()) {
                 let Some(letter) = DeadLetter::decode(event.bytes) else { continue };
-                let wanted = query.subscription.is_none_or(|subscription| subscription == letter.subscription);
+                let wanted =
+                    query.subscription.is_none_or(|subscription| subscription == letter.subscription);
                 if !wanted || letters.iter().any(|other| other.id == letter.id) {
                     continue;
                 }
@@ -109,7 +110,8 @@ impl Letters {
 
     /// All of an account's letters are in one partition, so that they have an order.
     fn home(&self, account: AccountId) -> &Partition {
-        let hash = account.as_bytes().iter().fold(0usize, |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
+        let hash =
+            account.as_bytes().iter().fold(0usize, |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
         &self.partitions[hash % self.partitions.len()]
     }
 }

@@ -22,7 +22,9 @@ pub(crate) enum Gate {
     /// One attempt of one event.
     Probe,
     /// Nothing before this time, if there is one; else nothing until an attempt under way ends.
-    Shut { until_ms: Option<u64> },
+    Shut {
+        until_ms: Option<u64>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -258,7 +258,6 @@ impl Scope {
         self.lead.cells.write().insert(attachment.subscription, cell.clone());
         cell
     }
-
 }
 
 /// The future's outcome; never, if there is none.

@@ -26,7 +26,8 @@ impl Sweep<'_> {
     pub(crate) async fn read(&self, from: Offset, upto: Offset) -> Result<(Vec<Held>, Offset), ReadError> {
         let chunk = self.partition.read(from, Some(self.account), self.chunk_bytes).await?;
         let events = chunk.batches.iter().flat_map(|batch| batch.events());
-        let found = events.filter(|event| (from..upto).contains(&event.offset)).filter_map(|event| self.hold(event));
+        let found =
+            events.filter(|event| (from..upto).contains(&event.offset)).filter_map(|event| self.hold(event));
         Ok((found.collect(), chunk.next.min(upto)))
     }
 
@@ -57,10 +58,14 @@ impl Sweep<'_> {
         for _ in 0..SCAN_CHUNKS_MAX {
             let chunk = self.partition.read(from, Some(self.account), self.chunk_bytes).await?;
             let events = chunk.batches.iter().flat_map(|batch| batch.events());
-            for event in events.filter(|event| event.header.key == key && (from..upto).contains(&event.offset)) {
+            for event in
+                events.filter(|event| event.header.key == key && (from..upto).contains(&event.offset))
+            {
                 let offset = event.offset;
                 let Some(held) = self.hold(event) else { continue };
-                if found.len() == SCAN_EVENTS_MAX || !found.is_empty() && bytes + held.bytes.len() > SCAN_BYTES_MAX {
+                if found.len() == SCAN_EVENTS_MAX
+                    || !found.is_empty() && bytes + held.bytes.len() > SCAN_BYTES_MAX
+                {
                     return Ok((found, offset));
                 }
                 bytes += held.bytes.len();

@@ -102,27 +102,32 @@ impl Task {
 
     /// Begins all that may be begun at this moment.
     fn begin_all(&mut self) -> Next {
+        let cell = self.cell.clone();
         loop {
-            let attempts = self.begin_attempts();
-            let mut state = self.cell.lock();
-            if state.gone {
+            self.begin_errands();
+            // What was given up instead of attempted is an errand.
+            if self.begin_attempts() {
+                continue;
+            }
+            let mut state = cell.lock();
+            if state.gone || state.flight.is_done() && self.works.is_empty() {
                 state.running = false;
                 return Next::End;
             }
-            let moment = self.ground.moment();
-            let Some(errand) = state.flight.next_errand(moment) else {
-                if attempts {
-                    continue;
-                }
-                if state.flight.is_done() && self.works.is_empty() {
-                    state.running = false;
-                    return Next::End;
-                }
-                if !state.dirty && state.flight.has_news() {
-                    self.ground.touch(&self.cell, &mut state);
-                }
-                return Next::Wait { deadline_ms: state.flight.deadline_ms(moment.now_ms) };
-            };
+            if !state.dirty && state.flight.has_news() {
+                self.ground.touch(&cell, &mut state);
+            }
+            return Next::Wait { deadline_ms: state.flight.deadline_ms(self.ground.moment().now_ms) };
+        }
+    }
+
+    fn begin_errands(&mut self) {
+        loop {
+            let mut state = self.cell.lock();
+            if state.gone {
+                return;
+            }
+            let Some(errand) = state.flight.next_errand(self.ground.moment()) else { return };
             let specs = state.specs.clone();
             drop(state);
             let work = self.errand(errand, specs);
@@ -283,7 +288,9 @@ impl Task {
                 flight.letter_failed(letter, moment);
             }
             Done::Load(_, Ok(found)) => flight.loaded(found),
-            Done::Found(Errand::Scan { key, .. }, Ok((found, end))) => flight.scanned(key, found, end, moment),
+            Done::Found(Errand::Scan { key, .. }, Ok((found, end))) => {
+                flight.scanned(key, found, end, moment)
+            }
             Done::Found(_, Ok((found, end))) => flight.read(found, end, moment),
             Done::Load(errand, Err(error)) | Done::Found(errand, Err(error)) => {
                 tracing::warn!(subscription = %self.cell.subscription, %error, "read again for a subscription");

@@ -21,8 +21,8 @@ use std::{
 use fanfare_catalog::{CatalogOptions, EventTypeStatus, NewEventType, NewSubscription, SinkChange, Tenant};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use fanfare_model::{
-    Event, KeyHash, Offset, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp, WebhookConfig,
-    WebhookMethod,
+    Event, KeyHash, Offset, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
+    WebhookConfig, WebhookMethod,
 };
 use fanfare_partition::{PartitionOptions, RecordBatchBuilder};
 use fanfare_sinks::{
@@ -253,7 +253,11 @@ impl World {
             let event = Event::parse(bytes).unwrap();
             let key = event.key_hash();
             let batch = batches.entry(shard.route(key));
-            batch.or_insert_with(|| RecordBatchBuilder::new(account, shard.epoch)).push(bytes, event.id_hash(), key);
+            batch.or_insert_with(|| RecordBatchBuilder::new(account, shard.epoch)).push(
+                bytes,
+                event.id_hash(),
+                key,
+            );
         }
         for (partition, batch) in batches {
             let receipt = self.events[usize::from(partition)].append(batch.finish()).await.unwrap();
@@ -283,12 +287,15 @@ impl World {
                 }
             }
         };
-        timeout(DEADLINE, waited).await.unwrap_or_else(|_| panic!("waited in vain: {:#?}", self.stats(subscription)))
+        timeout(DEADLINE, waited)
+            .await
+            .unwrap_or_else(|_| panic!("waited in vain: {:#?}", self.stats(subscription)))
     }
 
     /// Waits until `matched` events are matched, all are settled, and the replicated account says the same.
     async fn settled(&self, subscription: &Subscription, matched: u64) -> SubscriptionStats {
-        let stats = self.stats_when(subscription, |stats| stats.matched == matched && stats.pending == 0).await;
+        let stats =
+            self.stats_when(subscription, |stats| stats.matched == matched && stats.pending == 0).await;
         let mut ticks = interval(Duration::from_millis(2));
         let replicated = async {
             loop {
@@ -338,7 +345,8 @@ fn webhook(name: &str) -> SinkConfig {
 }
 
 fn subscription(sink: &Sink, types: &[&str]) -> NewSubscription {
-    let types = types.iter().map(|name| SubscribedType { event_type: (*name).to_owned(), schema_version: None });
+    let types =
+        types.iter().map(|name| SubscribedType { event_type: (*name).to_owned(), schema_version: None });
     NewSubscription { description: String::new(), sink: sink.id, types: types.collect() }
 }
 
@@ -355,7 +363,8 @@ fn event(event_type: &str, key: &str, number: usize, data: &str) -> Vec<u8> {
         field
     };
     let text = |text: &str| field(3, text.as_bytes());
-    let attribute = |name: &str, value: &str| field(5, &[field(1, name.as_bytes()), field(2, &text(value))].concat());
+    let attribute =
+        |name: &str, value: &str| field(5, &[field(1, name.as_bytes()), field(2, &text(value))].concat());
     [
         field(1, number.to_string().as_bytes()),
         field(2, b"/test"),

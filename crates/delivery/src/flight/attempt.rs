@@ -172,7 +172,11 @@ impl Flight {
     fn failed(&mut self, item: Item, failure: (Option<Duration>, Failure), moment: Moment) {
         let (after, why) = failure;
         self.last_failure = describe(&why);
-        let failed_at = if item.parked { self.parks.get(item.held.key).and_then(|parked| parked.failed_at) } else { None };
+        let failed_at = if item.parked {
+            self.parks.get(item.held.key).and_then(|parked| parked.failed_at)
+        } else {
+            None
+        };
         match self.breaker.failed(item.held.key, failed_at) {
             Verdict::Poison => self.park_or_give_up(item, after, moment),
             Verdict::Outage { unspent } => {
@@ -193,7 +197,9 @@ impl Flight {
         self.last_failure = describe(&why);
         let offset = item.held.offset;
         // An event that takes the sink down each time while others pass is at fault itself.
-        let again = self.accused.is_some_and(|(accused, passes)| accused == offset && passes != self.breaker.passes());
+        let again = self
+            .accused
+            .is_some_and(|(accused, passes)| accused == offset && passes != self.breaker.passes());
         if again && !self.breaker.is_down() {
             self.park_or_give_up(item, after, moment);
             return;
@@ -252,7 +258,11 @@ impl Flight {
     /// Takes the key's events out of the window; only their number stays.
     pub(super) fn park(&mut self, held: Held, attempts: u32) {
         let taken = self.window.take_key(held.key);
-        debug_assert_eq!(taken.first(), Some(&held.offset), "the first event of a lane is parked with all others");
+        debug_assert_eq!(
+            taken.first(),
+            Some(&held.offset),
+            "the first event of a lane is parked with all others"
+        );
         self.lanes.close(held.key);
         self.parks.insert(held, attempts, taken.len() as u64);
     }

@@ -52,7 +52,10 @@ pub(super) struct Parks {
 pub(super) enum Due {
     /// Its first event is at hand.
     Candidate(KeyHash),
-    Scan { key: KeyHash, from: Offset },
+    Scan {
+        key: KeyHash,
+        from: Offset,
+    },
 }
 
 impl Parks {

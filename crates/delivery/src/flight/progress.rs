@@ -50,7 +50,8 @@ impl Flight {
 
     /// Nothing is unsettled, nothing is left to replicate.
     pub(crate) fn is_done(&self) -> bool {
-        let at_rest = self.ledger.pending() == 0 && self.ledger.is_replicated() && self.window.unreleased() == 0;
+        let at_rest =
+            self.ledger.pending() == 0 && self.ledger.is_replicated() && self.window.unreleased() == 0;
         at_rest && self.reading.follows() && !self.reading.joins && self.busy() == 0
     }
 

@@ -17,7 +17,11 @@ fn the_ceiling_doubles_until_the_maximum() {
     for (failures, ceiling) in table {
         assert_eq!(retry_delay_ms(&POLICY, failures, None, u64::MAX), ceiling, "{failures} failures");
         assert_eq!(retry_delay_ms(&POLICY, failures, None, 0), 0, "{failures} failures");
-        assert_eq!(retry_delay_ms(&POLICY, failures, None, u64::MAX / 2 + 1), ceiling / 2, "{failures} failures");
+        assert_eq!(
+            retry_delay_ms(&POLICY, failures, None, u64::MAX / 2 + 1),
+            ceiling / 2,
+            "{failures} failures"
+        );
     }
 }
 

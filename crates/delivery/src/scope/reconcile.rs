@@ -39,7 +39,8 @@ impl Scope {
             return;
         }
         let known = self.cells.keys().chain(self.seen.keys());
-        let gone: BTreeSet<_> = known.filter(|account| !view.accounts.contains_key(account)).copied().collect();
+        let gone: BTreeSet<_> =
+            known.filter(|account| !view.accounts.contains_key(account)).copied().collect();
         for account in gone {
             self.seen.remove(&account);
             self.take_account(account, None);
@@ -116,7 +117,8 @@ impl Scope {
         let view = view.filter(|view| view.account.shard.partitions.contains(&here));
         let cells = self.cells.entry(account).or_default().clone();
         for (id, cell) in &cells {
-            let Some((subscription, view)) = view.and_then(|view| Some((view.subscriptions.get(id)?, view))) else {
+            let Some((subscription, view)) = view.and_then(|view| Some((view.subscriptions.get(id)?, view)))
+            else {
                 self.retire(cell);
                 continue;
             };

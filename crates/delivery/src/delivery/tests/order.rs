@@ -53,7 +53,8 @@ async fn a_sink_gets_no_more_requests_at_once_than_it_is_allowed() {
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     world.sink("shared").hang();
     world.publish("order", &keys, 0..100).await;
-    let attempts = timeout(DEADLINE, world.sink("shared").attempts_when(|attempts| attempts.running == 8)).await;
+    let attempts =
+        timeout(DEADLINE, world.sink("shared").attempts_when(|attempts| attempts.running == 8)).await;
     assert_eq!(attempts.unwrap().started, 8);
     world.sink("shared").up();
     world.settled(&one, 100).await;

@@ -93,7 +93,11 @@ async fn types_changed_with_a_backlog_before_a_crash_leave_every_event_accounted
     world.publish("order", &KEYS, 0..90).await;
     world.publish("refund", &KEYS, 90..180).await;
     world.stats_when(&orders, |stats| stats.matched == 180 && stats.state == State::SinkDown).await;
-    world.catalog.update_subscription(world.tenant(), orders.id, subscription(&sink, &["order"]), None).await.unwrap();
+    world
+        .catalog
+        .update_subscription(world.tenant(), orders.id, subscription(&sink, &["order"]), None)
+        .await
+        .unwrap();
     world.delivery.reconciled(orders.account, orders.id).await.unwrap();
     let world = world.crash().await;
     world.sink("orders").up();
