@@ -10,7 +10,7 @@ use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, Initial
 use openraft::raft::ClientWriteResult;
 use openraft::{ChangeMembers, Config, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -178,7 +178,7 @@ impl<S: StateMachine> Group<S> {
     /// If the proposal's kind is 0 or 255.
     pub async fn propose(&self, term: u64, proposal: Proposal) -> Result<Pending<S::Reply>, ProposeError> {
         assert!(is_application(proposal.kind), "kinds 0 and 255 are not the proposer's");
-        let Shared { raft, replica, window, role, .. } = &*self.shared;
+        let Shared { window, role, .. } = &*self.shared;
         let places = u32::try_from(proposal.payload.len() / PLACE_BYTES + 1).unwrap_or(PLACES).min(PLACES);
         let place = window.clone().acquire_many_owned(places).await.map_err(|_| ProposeError::Stopped)?;
         match *role.borrow() {
@@ -188,13 +188,7 @@ impl<S: StateMachine> Group<S> {
             Role::Unknown => return Err(ProposeError::NotLeader { leader: None }),
             Role::Failed => return Err(ProposeError::Stopped),
         }
-        let (answer, waiting) = oneshot::channel();
-        raft.write(Application(proposal))
-            .with_leader(LeaderId { term, node_id: *replica })
-            .responder(Completion { answer, _place: place })
-            .await
-            .map_err(|_| ProposeError::Stopped)?;
-        Ok(Pending { answer: waiting, replica: *replica, reply: PhantomData })
+        self.shared.submit(term, proposal, place).await
     }
 
     pub fn role(&self) -> watch::Receiver<Role> {
@@ -236,6 +230,19 @@ impl<S: StateMachine> Group<S> {
     /// Writes a checkpoint if anything was applied since the last, and stops the group's tasks. The store stays open.
     pub async fn shutdown(&self) {
         self.shared.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+impl<S: StateMachine> Group<S> {
+    /// A proposal of somebody whose view of the role is stale.
+    pub(crate) async fn submit_unchecked(
+        &self,
+        term: u64,
+        proposal: Proposal,
+    ) -> Result<Pending<S::Reply>, ProposeError> {
+        let place = self.shared.window.clone().acquire_owned().await.map_err(|_| ProposeError::Stopped)?;
+        self.shared.submit(term, proposal, place).await
     }
 }
 
@@ -294,6 +301,21 @@ impl Shared {
             .await
             .map_err(|e| OpenError::Group { group: options.name, what: e.to_string() })?;
         Ok(shared)
+    }
+
+    /// The role that was seen may be stale, so openraft checks the term again where it appends.
+    async fn submit<R>(
+        &self,
+        term: u64,
+        proposal: Proposal,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Pending<R>, ProposeError> {
+        let (answer, waiting) = oneshot::channel();
+        let leader = LeaderId { term, node_id: self.replica };
+        let completion = Completion { answer, _place: place };
+        let write = self.raft.write(Application(proposal)).with_leader(leader).responder(completion);
+        write.await.map_err(|_| ProposeError::Stopped)?;
+        Ok(Pending { answer: waiting, replica: self.replica, reply: PhantomData })
     }
 
     /// Without other voters there is nobody to wait for.

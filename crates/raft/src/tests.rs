@@ -1,6 +1,7 @@
 //! Groups of real replicas in one process, over the log's in-memory file system or a temporary directory.
 
 mod anchored;
+mod crash;
 mod group_of_one;
 mod ledger;
 mod node;

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fanfare_log::DiskFileSystem;
+use fanfare_log::memory::Failure;
+use fanfare_log::{DiskFileSystem, MemoryFileSystem};
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::ledger::{Ledger, add};
-use super::node::{Files, Node, eventually, member, options};
+use super::node::{DEADLINE, Files, Node, member, options};
 use crate::{NoPeers, ProposeError, Role};
 
 async fn started(files: Files) -> (Node, u64) {
@@ -145,15 +147,28 @@ async fn without_an_anchor_the_log_is_purged_every_snapshot_entries() {
 }
 
 #[tokio::test]
-async fn a_failed_disk_stops_the_group_for_good() {
-    let (node, _) = started(Files::in_memory()).await;
-    node.store.close();
-    let term = node.leading().await;
-    let unknown = node.propose(term, add(1, b"x")).await.applied().await.err();
-    assert_eq!(unknown, Some(ProposeError::Unknown));
+async fn a_stale_view_of_the_role_does_not_bind_a_proposal_to_another_term() {
+    let (node, term) = started(Files::in_memory()).await;
+    for other in [term - 1, term + 1] {
+        let pending = node.group.submit_unchecked(other, add(1, b"x")).await.unwrap();
+        assert_eq!(pending.applied().await.err(), Some(ProposeError::TermEnded));
+    }
+    assert!(node.group.read(|ledger| ledger.seen.is_empty()));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_sync_stops_the_group_for_good() {
+    let fs = MemoryFileSystem::default();
+    let (node, term) = started(Files::over(fs.clone())).await;
+    node.apply(term, add(1, b"x")).await;
+    fs.fail_sync(0, Failure::Io);
+    let outcome = node.propose(term, add(1, b"y")).await.applied().await.err();
+    assert_eq!(outcome, Some(ProposeError::Unknown));
     let mut role = node.group.role();
     let failed = role.wait_for(|role| *role == Role::Failed);
-    tokio::time::timeout(super::node::DEADLINE, failed).await.expect("fails in time").unwrap();
-    eventually(|| node.group.read(|ledger| ledger.seen.is_empty())).await;
-    node.group.shutdown().await;
+    timeout(DEADLINE, failed).await.expect("fails in time").unwrap();
+    assert_eq!(node.group.propose(term, add(1, b"z")).await.err(), Some(ProposeError::Stopped));
+    assert_eq!(node.group.read(|ledger| ledger.seen.len()), 1, "what was not synced is not applied");
+    node.stop().await;
 }

@@ -123,6 +123,7 @@ impl StateMachine for Ledger {
         let mut from = log.bounds().purged.map_or(0, |purged| purged.index + 1);
         while from <= upto.index {
             let frames = log.read(from, upto.index + 1, 1 << 20)?;
+            assert!(!frames.is_empty(), "the log ends before index {}", upto.index);
             frames.iter().for_each(|frame| self.note(frame));
             from += frames.len() as u64;
         }

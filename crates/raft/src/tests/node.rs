@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare_log::{FileSystem, Log, MemoryFileSystem, RollPolicy, Store, StoreOptions};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::ledger::{Calls, Ledger};
+use crate::apply::Applier;
+use crate::checkpoint::Checkpoints;
 use crate::{Group, GroupOptions, Member, OpenError, PeerTransport, Pending, Proposal, Role};
 
 /// Longer than anything takes on a busy machine; a test that waits this long has failed.
@@ -24,7 +28,11 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn in_memory() -> Self {
-        Self { fs: Arc::new(MemoryFileSystem::default()), dir: PathBuf::from("/data"), segment_bytes: 4096 }
+        Self::over(MemoryFileSystem::default())
+    }
+
+    pub(super) fn over(fs: MemoryFileSystem) -> Self {
+        Self { fs: Arc::new(fs), dir: PathBuf::from("/data"), segment_bytes: 4096 }
     }
 
     pub(super) fn store(&self) -> Store {
@@ -41,6 +49,18 @@ impl Files {
         let roll = RollPolicy { segment_bytes: self.segment_bytes, age_ms: u64::MAX };
         store.open_log(GROUP, replica, roll).unwrap()
     }
+}
+
+/// A machine without an anchor over `log`, without a group around it.
+pub(super) fn applier(store: &Store, log: &Log) -> Arc<Applier> {
+    Arc::new(Applier {
+        machine: Arc::new(RwLock::new(Ledger::unanchored(Arc::new(Calls::default())))),
+        progress: Mutex::default(),
+        checkpoints: Checkpoints::new(store.clone(), GROUP),
+        log: log.clone(),
+        installed: Arc::default(),
+        applied_leader: watch::Sender::new(None),
+    })
 }
 
 pub(super) struct Node {
