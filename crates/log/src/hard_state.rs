@@ -6,7 +6,7 @@
 mod record;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -40,33 +40,30 @@ pub(crate) struct HardState {
     synced_byte: u64,
     sequence: u64,
     logs: BTreeMap<u32, LogFacts>,
+    /// Logs whose marks are their very ends once the flusher has stopped.
+    exact: BTreeSet<u32>,
 }
 
 /// What an earlier run left.
 #[derive(Default)]
 struct Left {
     logs: BTreeMap<u32, LogFacts>,
-    clean_stop: bool,
+    exact: BTreeSet<u32>,
 }
 
 impl HardState {
     /// An empty journal; durable at return.
     pub(crate) fn create(fs: Arc<dyn FileSystem>, dir: &Path, segment_bytes: u64) -> Result<Self, Fatal> {
-        Self::write(fs, dir, size_bytes(segment_bytes), BTreeMap::new())
+        Self::write(fs, dir, size_bytes(segment_bytes), Left::default())
     }
 
-    /// Reads what is there and replaces it by a compacted journal. Also tells whether the last stop was clean.
-    pub(crate) fn open(
-        fs: Arc<dyn FileSystem>,
-        dir: &Path,
-        segment_bytes: u64,
-    ) -> Result<(Self, bool), OpenError> {
+    /// Reads what is there and replaces it by a compacted journal.
+    pub(crate) fn open(fs: Arc<dyn FileSystem>, dir: &Path, segment_bytes: u64) -> Result<Self, OpenError> {
         let path = dir.join(FILE_NAME);
         let bytes =
             sealed_file::read(&*fs, &path)?.ok_or_else(|| OpenError::corrupt(&path, 0, "file is missing"))?;
         let left = read(&path, &bytes)?;
-        let journal = Self::write(fs, dir, size_bytes(segment_bytes), left.logs)?;
-        Ok((journal, left.clean_stop))
+        Ok(Self::write(fs, dir, size_bytes(segment_bytes), left)?)
     }
 
     pub(crate) fn log(&self, name: &str) -> Option<&LogFacts> {
@@ -97,10 +94,25 @@ impl HardState {
         self.append(&Record::Marks(marks.to_vec()))
     }
 
+    /// Whether the log was closed in order and has not been opened since.
+    pub(crate) fn was_closed(&self, id: u32) -> bool {
+        self.exact.contains(&id)
+    }
+
+    /// The log was opened and ends at `mark`; durable at return.
+    pub(crate) fn opened(&mut self, id: u32, mark: Option<Mark>) -> Result<(), Fatal> {
+        if let Some(mark) = mark.filter(|mark| self.logs[&id].mark != Some(*mark)) {
+            self.mark(&[(id, mark)])?;
+            self.sync()?;
+        }
+        self.exact.insert(id);
+        Ok(())
+    }
+
     /// Durable at return.
     pub(crate) fn clean_stop(&mut self) -> Result<(), Fatal> {
         self.sync()?;
-        self.append(&Record::CleanStop)?;
+        self.append(&Record::CleanStop(self.exact.iter().copied().collect()))?;
         self.sync()
     }
 
@@ -123,8 +135,8 @@ impl HardState {
         let bytes = frame(record, self.sequence, self.synced_byte, self.nonce);
         if self.end_byte + bytes.len() as u64 > self.size_bytes {
             let dir = self.path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
-            let logs = std::mem::take(&mut self.logs);
-            *self = Self::write(Arc::clone(&self.fs), &dir, self.size_bytes, logs)?;
+            let kept = Left { logs: std::mem::take(&mut self.logs), exact: std::mem::take(&mut self.exact) };
+            *self = Self::write(Arc::clone(&self.fs), &dir, self.size_bytes, kept)?;
             let bytes = frame(record, self.sequence, self.synced_byte, self.nonce);
             return self.write_record(&bytes);
         }
@@ -140,13 +152,9 @@ impl HardState {
         Ok(())
     }
 
-    /// A new journal that holds `logs`, in place of the one there is.
-    fn write(
-        fs: Arc<dyn FileSystem>,
-        dir: &Path,
-        size_bytes: u64,
-        logs: BTreeMap<u32, LogFacts>,
-    ) -> Result<Self, Fatal> {
+    /// A new journal that holds what is `left`, in place of the one there is.
+    fn write(fs: Arc<dyn FileSystem>, dir: &Path, size_bytes: u64, left: Left) -> Result<Self, Fatal> {
+        let Left { logs, exact } = left;
         let path = dir.join(FILE_NAME);
         let temporary = dir.join(format!("{FILE_NAME}{TEMPORARY_SUFFIX}"));
         let nonce = fs.random().map_err(|error| Fatal::new("draw a nonce for", &path, &error))?;
@@ -164,7 +172,7 @@ impl HardState {
         sealed_file::replace(&*fs, &path, &temporary, &bytes)?;
         let file = fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
         let sequence = logs.len() as u64;
-        Ok(Self { fs, path, file, nonce, size_bytes, end_byte, synced_byte: end_byte, sequence, logs })
+        Ok(Self { fs, path, file, nonce, size_bytes, end_byte, synced_byte: end_byte, sequence, logs, exact })
     }
 }
 
@@ -244,7 +252,8 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Left, OpenError> {
         }
         at += framed.length;
         sequence += 1;
-        left.clean_stop = framed.record == Record::CleanStop;
+        // Whatever follows a clean stop was written by another run.
+        left.exact.clear();
         left.take(framed.record);
     }
     if vouched_byte(bytes, at, nonce, whole_byte) > at as u64 {
@@ -290,7 +299,7 @@ impl Left {
                     }
                 }
             }
-            Record::CleanStop => {}
+            Record::CleanStop(ids) => self.exact.extend(ids),
         }
     }
 }

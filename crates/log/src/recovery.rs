@@ -29,7 +29,8 @@ pub(crate) struct Recovery<'a> {
     pub(crate) fs: &'a dyn FileSystem,
     pub(crate) dir: &'a Path,
     pub(crate) facts: &'a LogFacts,
-    pub(crate) clean_stop: bool,
+    /// Closed in order: its mark is its very end.
+    pub(crate) closed: bool,
     pub(crate) log: u32,
 }
 
@@ -202,8 +203,7 @@ impl Recovery<'_> {
         let marked_byte = own_mark.map_or(0, |mark| mark.byte).max(own_cut.map_or(0, |cut| cut.byte));
         let limit = match own_cut {
             Some(cut) => cut.byte,
-            // A clean stop recorded the very end.
-            None if self.clean_stop => marked_byte.max(SEGMENT_HEADER_BYTES as u64),
+            None if self.closed => marked_byte.max(SEGMENT_HEADER_BYTES as u64),
             None => length,
         };
         let mut extent = Extent::empty(&header);

@@ -113,7 +113,6 @@ impl Disk {
 pub(crate) struct Handle {
     pub(crate) disk: Arc<Disk>,
     identity: Identity,
-    clean_stop: bool,
     logs: Mutex<HashMap<String, LogSlot>>,
     files_saved: AtomicU64,
     flusher: Mutex<Option<JoinHandle<()>>>,
@@ -160,7 +159,7 @@ impl Store {
         fs.create_dir(dir).map_err(|error| Fatal::new("create directory", dir, &error))?;
         let lock = fs.lock(&dir.join(LOCK_NAME)).map_err(|error| Fatal::new("lock", dir, &error))?;
         let lock = lock.ok_or_else(|| OpenError::Locked { path: dir.display().to_string() })?;
-        let (identity, journal, clean_stop) = open_or_create(&fs, dir, options.segment_bytes)?;
+        let (identity, journal) = open_or_create(&fs, dir, options.segment_bytes)?;
         for name in ["", FILES_DIR] {
             sealed_file::remove_temporary(&*fs, &dir.join(name))?;
         }
@@ -185,7 +184,6 @@ impl Store {
         let handle = Handle {
             disk,
             identity,
-            clean_stop,
             logs: Mutex::default(),
             files_saved: AtomicU64::new(0),
             flusher: Mutex::new(Some(flusher)),
@@ -233,11 +231,13 @@ impl Store {
             fs: &*disk.fs,
             dir: &dir,
             facts: &facts,
-            clean_stop: self.handle.clean_stop,
+            closed: disk.journal.lock().was_closed(facts.id),
             log: crc32fast::hash(name.as_bytes()),
         };
         let recovered = recovery.run()?;
-        Ok(LogShared::new(&facts, dir, roll, recovered))
+        let log = LogShared::new(&facts, dir, roll, recovered);
+        disk.journal.lock().opened(log.id, log.mark()).inspect_err(|fatal| disk.latch.trip(fatal.clone()))?;
+        Ok(log)
     }
 
     /// The directory is durable before the journal names the log.
@@ -330,7 +330,7 @@ fn open_or_create(
     fs: &Arc<dyn FileSystem>,
     dir: &Path,
     segment_bytes: u64,
-) -> Result<(Identity, HardState, bool), OpenError> {
+) -> Result<(Identity, HardState), OpenError> {
     let path = dir.join(IDENTITY_NAME);
     if let Some((version, content)) = sealed_file::load(&**fs, &path)? {
         if version > IDENTITY_VERSION {
@@ -338,8 +338,8 @@ fn open_or_create(
         }
         let identity =
             decode_identity(&content).ok_or_else(|| OpenError::corrupt(&path, 0, "identity is malformed"))?;
-        let (journal, clean_stop) = HardState::open(Arc::clone(fs), dir, segment_bytes)?;
-        return Ok((identity, journal, clean_stop));
+        let journal = HardState::open(Arc::clone(fs), dir, segment_bytes)?;
+        return Ok((identity, journal));
     }
     for name in [LOGS_DIR, POOL_DIR, FILES_DIR] {
         let inner = dir.join(name);
@@ -361,7 +361,7 @@ fn open_or_create(
         &temporary,
         &sealed_file::encode(IDENTITY_VERSION, &encode_identity(&identity)),
     )?;
-    Ok((identity, journal, false))
+    Ok((identity, journal))
 }
 
 fn draw_identity(fs: &dyn FileSystem, path: &Path) -> Result<Identity, Fatal> {

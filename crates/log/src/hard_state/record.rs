@@ -39,7 +39,8 @@ pub(crate) struct LogFacts {
 pub(super) enum Record {
     Log(LogFacts),
     Marks(Vec<(u32, Mark)>),
-    CleanStop,
+    /// The marks of these logs are their very ends.
+    CleanStop(Vec<u32>),
 }
 
 const KIND_LOG: u8 = 1;
@@ -59,7 +60,14 @@ impl Record {
                 }
                 bytes
             }
-            Self::CleanStop => vec![KIND_CLEAN_STOP],
+            Self::CleanStop(ids) => {
+                let mut bytes = vec![KIND_CLEAN_STOP];
+                bytes.extend_from_slice(&to_u32(ids.len()).to_le_bytes());
+                for id in ids {
+                    bytes.extend_from_slice(&id.to_le_bytes());
+                }
+                bytes
+            }
         }
     }
 
@@ -75,7 +83,10 @@ impl Record {
                 }
                 Some(Self::Marks(marks))
             }
-            KIND_CLEAN_STOP => Some(Self::CleanStop),
+            KIND_CLEAN_STOP => {
+                let count = fields.u32()?;
+                (0..count).map(|_| fields.u32()).collect::<Option<Vec<u32>>>().map(Self::CleanStop)
+            }
             _ => None,
         }
     }

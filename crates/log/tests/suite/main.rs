@@ -1,6 +1,9 @@
 //! The log's promises, on tiny segments in memory.
 mod crash;
 mod damage;
+mod faults;
 mod log;
 mod model;
+mod property;
+mod store;
 mod support;

@@ -120,6 +120,19 @@ impl Model {
         }
     }
 
+    /// Every offset is found in the frame that holds it, and every time at the first frame that is not older.
+    pub(crate) fn check_lookups(&self, log: &Log) {
+        let offset_of = |(position, base, _): &(Position, u64, Vec<u8>)| (position.index, *base);
+        for (index, base) in self.frames.values().map(offset_of) {
+            for offset in base..base + count(index) {
+                assert_eq!(log.index_of_offset(offset).expect("lookup"), Some(index), "offset {offset}");
+            }
+            let found = log.index_of_time(frame(index, 0, 0).time_ms - 3).expect("lookup");
+            assert_eq!(found, Some(index), "time of {index}");
+        }
+        assert_eq!(log.index_of_offset(self.next_offset).expect("lookup"), None);
+    }
+
     pub(crate) fn term(&self) -> u64 {
         self.term
     }

@@ -29,7 +29,11 @@ pub(crate) fn roll() -> RollPolicy {
 }
 
 pub(crate) fn open_store(fs: &MemoryFileSystem) -> Result<Store, OpenError> {
-    Store::open(Arc::new(fs.clone()), Path::new(DIR), options(), Box::new(|_| {}))
+    open_with(fs, options())
+}
+
+pub(crate) fn open_with(fs: &MemoryFileSystem, options: StoreOptions) -> Result<Store, OpenError> {
+    Store::open(Arc::new(fs.clone()), Path::new(DIR), options, Box::new(|_| {}))
 }
 
 pub(crate) fn open(fs: &MemoryFileSystem) -> Result<(Store, Log), OpenError> {

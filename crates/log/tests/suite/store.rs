@@ -1,0 +1,243 @@
+//! The data directory: one holder, one identity, known formats, whole small files, spare segments.
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use fanfare_log::{
+    DiskFileSystem, MemoryFileSystem, NewFrame, OpenError, Position, RollPolicy, Store, StoreOptions,
+};
+
+use crate::support::{
+    DIR, LOG, REPLICA, SEGMENT_BYTES, append, append_range, frame, open, open_store, open_with, options,
+    read_all, roll, wait,
+};
+
+fn files(fs: &MemoryFileSystem, kind: &str) -> Vec<PathBuf> {
+    fs.paths().into_iter().filter(|path| path.extension().is_some_and(|found| found == kind)).collect()
+}
+
+fn open_on_disk(dir: &Path) -> Result<Store, OpenError> {
+    Store::open(Arc::new(DiskFileSystem), dir, options(), Box::new(|_| {}))
+}
+
+#[test]
+fn a_directory_in_use_is_refused_by_name_until_it_is_released() {
+    let fs = MemoryFileSystem::default();
+    let first = open_store(&fs).expect("open");
+    let error = open_store(&fs).map(|_| ()).expect_err("locked");
+    assert!(matches!(&error, OpenError::Locked { path } if path == DIR), "{error}");
+    first.close();
+    open_store(&fs).expect("released by close");
+}
+
+#[test]
+fn the_same_holds_on_the_real_disk() {
+    let temporary = tempfile::tempdir().expect("temporary directory");
+    let dir = temporary.path().join("data");
+    let store = open_on_disk(&dir).expect("open");
+    let identity = store.identity();
+    assert!(matches!(open_on_disk(&dir), Err(OpenError::Locked { .. })));
+    store.fill_pool();
+    assert!(store.free_bytes() > 0);
+    let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
+    append_range(&log, 1..40, 1, 150);
+    wait(|done| log.truncate_after(Some(30), done)).expect("truncate");
+    append_range(&log, 31..60, 2, 150);
+    wait(|done| log.purge(Position { term: 1, leader: 1, index: 20 }, 40, done)).expect("purge");
+    store.save_file("checkpoint", 3, b"state").expect("save");
+    let before = (log.bounds(), read_all(&log));
+    drop((store, log));
+    let store = open_on_disk(&dir).expect("reopen");
+    let log = store.open_log(LOG, REPLICA, roll()).expect("reopen log");
+    assert_eq!((log.bounds(), read_all(&log)), before);
+    assert_eq!(store.load_file("checkpoint").expect("load"), Some((3, b"state".to_vec())));
+    assert_eq!(store.identity(), identity);
+}
+
+#[test]
+fn formats_of_a_newer_version_are_refused() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    append_range(&log, 1..4, 1, 50);
+    store.save_file("checkpoint", 1, b"state").expect("save");
+    store.close();
+    drop((store, log));
+    let segment = files(&fs, "seg").remove(0);
+    for path in [segment.as_path(), Path::new("/data/hard-state"), Path::new("/data/identity")] {
+        let newer = fs.after(fs.operations());
+        newer.flip(path, 8, 2);
+        let error = open(&newer).map(|_| ()).expect_err("newer");
+        assert!(matches!(&error, OpenError::Newer { version: 3, .. }), "{}: {error}", path.display());
+    }
+    fs.flip(Path::new("/data/files/checkpoint"), 8, 2);
+    let loaded = open_store(&fs).expect("open").load_file("checkpoint");
+    assert!(matches!(loaded, Err(OpenError::Newer { version: 3, .. })));
+}
+
+#[test]
+fn a_directory_that_lost_its_identity_is_refused() {
+    let fs = MemoryFileSystem::default();
+    drop(open(&fs).expect("open"));
+    fanfare_log::FileSystem::remove(&fs, Path::new("/data/identity")).expect("remove");
+    assert!(matches!(open_store(&fs), Err(OpenError::Corrupt { .. })));
+}
+
+#[test]
+fn a_log_belongs_to_one_replica() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    assert!(matches!(store.open_log(LOG, 8, roll()), Err(OpenError::OtherReplica { recorded: REPLICA, .. })));
+    drop((store, log));
+    let store = open_store(&fs).expect("reopen");
+    assert!(matches!(store.open_log(LOG, 8, roll()), Err(OpenError::OtherReplica { asked: 8, .. })));
+}
+
+#[test]
+fn a_small_file_is_replaced_whole_and_damage_is_told() {
+    let fs = MemoryFileSystem::default();
+    let store = open_store(&fs).expect("open");
+    assert_eq!(store.load_file("checkpoint").expect("load"), None);
+    for version in 1..4 {
+        store.save_file("checkpoint", version, &[7; 100]).expect("save");
+        assert_eq!(store.load_file("checkpoint").expect("load"), Some((version, vec![7; 100])));
+    }
+    let path = Path::new("/data/files/checkpoint");
+    for at in 0..fs.content(path).expect("file").len() as u64 {
+        let damaged = fs.after(fs.operations());
+        damaged.flip(path, at, 1);
+        let loaded = open_store(&damaged).expect("open").load_file("checkpoint");
+        assert!(matches!(loaded, Err(OpenError::Corrupt { .. } | OpenError::Newer { .. })), "byte {at}");
+    }
+}
+
+#[test]
+fn after_close_everything_fails_and_nothing_hangs() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    store.close();
+    append(&log, vec![frame(1, 1, 10)]).expect_err("closed");
+    wait(|done| log.save_vote(vec![1], done)).expect_err("closed");
+    store.save_file("checkpoint", 1, b"").expect_err("closed");
+    store.fill_pool();
+    store.close();
+}
+
+#[test]
+fn logs_of_one_round_are_called_back_in_the_order_of_submission() {
+    let fs = MemoryFileSystem::default();
+    let store = open_store(&fs).expect("open");
+    let logs: Vec<_> = (0..5)
+        .map(|number| store.open_log(&format!("events-{number}"), number, roll()).expect("log"))
+        .collect();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut submitted = Vec::new();
+    for index in 1..100 {
+        for (number, log) in logs.iter().enumerate() {
+            let called = Arc::clone(&order);
+            submitted.push((number, index));
+            let done = move |result: Result<(), _>| {
+                result.expect("append");
+                called.lock().expect("no panic").push((number, index));
+            };
+            log.append(vec![frame(index, 1, 64)], Box::new(done));
+        }
+    }
+    store.close();
+    assert_eq!(*order.lock().expect("no panic"), submitted);
+}
+
+#[test]
+fn appends_beyond_the_limit_of_the_queue_wait_and_pass() {
+    let fs = MemoryFileSystem::default();
+    let store = open_with(&fs, StoreOptions { queue_bytes_max: 500, ..options() }).expect("open");
+    let log = store.open_log(LOG, REPLICA, roll()).expect("log");
+    for index in 1..200 {
+        log.append(vec![frame(index, 1, 200)], Box::new(|result| result.expect("append")));
+    }
+    // The flusher's own thread must not wait for itself.
+    let again = log.clone();
+    wait(|done| {
+        log.append(vec![frame(200, 1, 600)], Box::new(move |_| again.append(vec![frame(201, 1, 600)], done)))
+    })
+    .expect("append");
+    assert_eq!(log.bounds().synced_index, 201);
+}
+
+#[test]
+fn memory_holds_the_newest_frames_within_its_budget() {
+    let fs = MemoryFileSystem::default();
+    let store = open_with(&fs, StoreOptions { cache_bytes: 5000, ..options() }).expect("open");
+    let log = store.open_log(LOG, REPLICA, roll()).expect("log");
+    append_range(&log, 1..100, 1, 400);
+    assert_eq!(log.read_cached(99, 100, 1).expect("cached").len(), 1);
+    assert!(log.read_cached(80, 100, u64::MAX).is_none());
+    let cached = (1..100).filter(|index| log.read_cached(*index, index + 1, 1).is_some()).count();
+    assert!((5..=12).contains(&cached), "{cached} frames are cached");
+    let read = log.read(1, 200, u64::MAX).expect("read");
+    assert_eq!(
+        read.iter().map(|frame| frame.header.position.index).collect::<Vec<_>>(),
+        (1..100).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_read_gives_at_least_one_frame_and_then_keeps_to_its_limit() {
+    for cache_bytes in [0, 1 << 20] {
+        let fs = MemoryFileSystem::default();
+        let store = open_with(&fs, StoreOptions { cache_bytes, ..options() }).expect("open");
+        let log = store.open_log(LOG, REPLICA, roll()).expect("log");
+        append_range(&log, 1..30, 1, 400);
+        let lengths = [0, 400, 799, 800, 2000].map(|bytes| log.read(3, 30, bytes).expect("read").len());
+        assert_eq!(lengths, [1, 1, 1, 2, 5]);
+        assert_eq!(log.read(3, 5, u64::MAX).expect("read").len(), 2);
+        assert!(log.read(30, 40, u64::MAX).expect("read").is_empty());
+    }
+}
+
+#[test]
+fn a_segment_ends_by_age_only_if_it_holds_events() {
+    let by_age = RollPolicy { segment_bytes: SEGMENT_BYTES, age_ms: 1000 };
+    let timed = |index, count, time_ms| NewFrame { count, time_ms, ..frame(index, 1, 10) };
+    let fs = MemoryFileSystem::default();
+    let store = open_store(&fs).expect("open");
+    let log = store.open_log(LOG, REPLICA, by_age).expect("log");
+    append(&log, vec![timed(1, 0, 0), timed(2, 0, 5000), timed(3, 1, 6000), timed(4, 1, 6999)])
+        .expect("append");
+    assert_eq!(log.segments().len(), 1);
+    append(&log, vec![timed(5, 0, 7000), timed(6, 0, 90_000)]).expect("append");
+    let spans = log.segments();
+    assert_eq!(
+        spans.iter().map(|span| (span.first_index, span.sealed)).collect::<Vec<_>>(),
+        [(1, true), (5, false)]
+    );
+}
+
+#[test]
+fn a_frame_larger_than_a_segment_gets_one_of_its_own() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    append(&log, vec![frame(1, 1, 10), frame(2, 1, 10_000), frame(3, 1, 10)]).expect("append");
+    assert_eq!(log.segments().iter().map(|span| span.first_index).collect::<Vec<_>>(), [1, 2, 3]);
+    let before = read_all(&log);
+    drop((store, log));
+    assert_eq!(read_all(&open(&fs).expect("reopen").1), before);
+}
+
+#[test]
+fn spare_segments_are_used_refilled_by_purges_and_kept_across_restarts() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    store.fill_pool();
+    assert_eq!(files(&fs, "free").len(), 2);
+    append_range(&log, 1..8, 1, 500);
+    assert!(log.segments().len() >= 2 && files(&fs, "free").is_empty());
+    wait(|done| log.purge(Position { term: 1, leader: 1, index: 7 }, 14, done)).expect("purge");
+    let spare = files(&fs, "free");
+    assert!(!spare.is_empty());
+    drop((store, log));
+    let (_store, log) = open(&fs).expect("reopen");
+    assert_eq!(files(&fs, "free"), spare);
+    append_range(&log, 8..12, 1, 500);
+    assert!(files(&fs, "free").len() < spare.len());
+}
