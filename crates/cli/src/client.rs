@@ -27,7 +27,7 @@ use tonic::{
 };
 
 pub use cloud_event::CloudEventJson;
-pub use event_builder::EventBuilder;
+pub use event_builder::{DEFAULT_SOURCE, EventBuilder};
 pub use publish_stream::{PublishStream, Settled, Stored};
 
 /// Most bytes of one answer: a request's 4 MiB of events with room for what surrounds them.

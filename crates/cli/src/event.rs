@@ -6,7 +6,13 @@ use clap::{Args, Subcommand};
 use fanfare_proto::v1::{self, read_events_request::From};
 use serde::Serialize;
 
-use crate::{client::CloudEventJson, command::Session, failure::Failure, output::json_text, time};
+use crate::{
+    client::{CloudEventJson, DEFAULT_SOURCE},
+    command::Session,
+    failure::Failure,
+    output::json_text,
+    time,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -39,8 +45,8 @@ pub struct TailArguments {
 pub struct GetArguments {
     /// The event's id
     id: String,
-    /// The event's source; without it, the newest event of any source with this id
-    #[arg(long, value_name = "URI", default_value = "")]
+    /// The event's source: an id is unique within it
+    #[arg(long, value_name = "URI", default_value = DEFAULT_SOURCE)]
     source: String,
 }
 

@@ -65,11 +65,14 @@ impl Failure {
         let details = status.get_error_details();
         let reason = details.error_info().map(|info| info.reason.clone()).filter(|reason| !reason.is_empty());
         let lost = is_transport(status);
+        let message = format!("{attempted}: {}", message_of(status));
+        let mut lines = detail_lines(&details);
+        lines.retain(|line| !message.contains(line.as_str()));
         Self {
             exit: if lost { Exit::Unavailable } else { exit_of(status.code()) },
-            message: format!("{attempted}: {}", message_of(status)),
+            message,
             next: next_step(if lost { Code::Unavailable } else { status.code() }, reason.as_deref()),
-            details: detail_lines(&details),
+            details: lines,
             reason,
             silent: false,
         }
@@ -203,7 +206,7 @@ fn next_step(code: Code, reason: Option<&str>) -> String {
             "see the types with `fanfare type list`, or add it with `fanfare type create NAME`"
         }
         ("SCHEMA_VIOLATION", _) => {
-            "fix the data; `fanfare schema get ID --version 0` shows the newest schema"
+            "fix the data; `fanfare type get TYPE` names its schema, `fanfare schema get ID --version 0` shows it"
         }
         ("ETAG_MISMATCH", _) => "it changed meanwhile: get it again, then repeat the change",
         ("EVENT_TOO_LARGE", _) => "send less, or keep the large part elsewhere and publish where it is",
@@ -237,7 +240,11 @@ fn next_step(code: Code, reason: Option<&str>) -> String {
 fn detail_lines(details: &ErrorDetails) -> Vec<String> {
     let mut lines = Vec::new();
     for violation in details.bad_request().iter().flat_map(|bad| &bad.field_violations) {
-        lines.push(format!("{}: {}", violation.field, violation.description));
+        // The empty JSON pointer is the whole value.
+        match violation.field.as_str() {
+            "" => lines.push(violation.description.clone()),
+            field => lines.push(format!("{field}: {}", violation.description)),
+        }
     }
     for violation in details.precondition_failure().iter().flat_map(|failure| &failure.violations) {
         lines.push(format!("{}: {}", violation.subject, violation.description));

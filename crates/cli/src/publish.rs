@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{EventBuilder, PublishStream, Settled, Stored},
+    client::{DEFAULT_SOURCE, EventBuilder, PublishStream, Settled, Stored},
     command::Session,
     failure::{Exit, Failure},
     output::{Fields, Output, say},
@@ -28,7 +28,7 @@ pub struct Arguments {
     #[arg(value_name = "JSON|@FILE|-")]
     data: Option<String>,
     /// Where the event comes from, a URI reference
-    #[arg(long, value_name = "URI", default_value = "fanfare-cli")]
+    #[arg(long, value_name = "URI", default_value = DEFAULT_SOURCE)]
     source: String,
     /// What the event is about; decides the order unless --partition-key is given
     #[arg(long)]
@@ -206,7 +206,8 @@ impl<'a> Stream<'a> {
 
     fn refuse(&mut self, number: u64, failure: &Failure) {
         self.failed += 1;
-        say(&format!("line {number}: {}", failure.summary()));
+        let unit = if self.arguments.count.is_some() { "event" } else { "line" };
+        say(&format!("{unit} {number}: {}", failure.summary()));
     }
 
     fn print(&mut self, settled: Result<Option<Settled>, tonic::Status>) -> Result<(), Failure> {
@@ -237,7 +238,7 @@ impl<'a> Stream<'a> {
             return Err(Failure::new(
                 Exit::Failed,
                 format!("{} of {} events were not published", self.failed, self.failed + self.committed),
-                "correct the lines named above and publish those again",
+                "correct what is named above and publish those again",
             ));
         }
         Ok(())

@@ -10,7 +10,8 @@ use fanfare_proto::cloudevents::v1::{
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 
-const DEFAULT_SOURCE: &str = "fanfare-cli";
+/// Source of events that name none.
+pub const DEFAULT_SOURCE: &str = "fanfare-cli";
 
 /// A CloudEvent in the making. Unless given, the id is a fresh UUIDv7 and the source `fanfare-cli`.
 ///

@@ -58,6 +58,16 @@ fn details_name_the_field_the_reason_and_when_to_retry() {
 }
 
 #[test]
+fn what_the_message_says_is_not_repeated_below_it() {
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation("", "\"total\" is required");
+    details.add_bad_request_violation("", "\"id\" is required");
+    let status = Status::with_error_details(Code::InvalidArgument, "no: \"total\" is required", details);
+    let summary = Failure::from_status("publish a.b", &status).summary();
+    assert_eq!(summary, "publish a.b: no: \"total\" is required; \"id\" is required");
+}
+
+#[test]
 fn a_refused_event_is_told_as_a_single_publish_would_tell_it() {
     let error = PublishError {
         code: Code::NotFound as i32,
