@@ -127,6 +127,9 @@ fn sum_of(key: &[u8], value: &[u8]) -> u128 {
     u128::from_be_bytes(*hash.first_chunk().expect("32 bytes begin with 16"))
 }
 
+/// Objects of one kind, as a view holds them.
+type Shared<K, V> = BTreeMap<K, Arc<V>>;
+
 /// Collects how one view differs from an earlier one. Objects are shared between views, so equal pointers are equal
 /// objects; accounts are never deleted.
 struct Difference {
@@ -167,7 +170,7 @@ impl Difference {
 
     fn of_maps<K: Ord, V: Serialize>(
         &mut self,
-        (old, new): (&BTreeMap<K, Arc<V>>, &BTreeMap<K, Arc<V>>),
+        (old, new): (&Shared<K, V>, &Shared<K, V>),
         key_of: impl Fn(&K) -> Vec<u8>,
     ) {
         for (name, object) in new {

@@ -17,7 +17,6 @@ pub(super) struct MemView {
 struct Disk {
     written: Records,
     flushed: Records,
-    writes: u64,
     writes_until_failure: Option<u64>,
 }
 
@@ -60,7 +59,6 @@ impl ViewStore for MemView {
             Some(left) => *left -= 1,
             None => {}
         }
-        disk.writes += 1;
         for operation in batch {
             match operation {
                 Operation::Put { key, value } => disk.written.insert(key, value),

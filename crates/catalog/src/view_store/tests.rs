@@ -38,7 +38,7 @@ fn what_was_brought_is_what_is_loaded_at_every_step() {
     bring(&direct, &Contents::default(), &reached(&last), IDENTITY).unwrap();
     assert_eq!(direct.records(), store.records());
     // And from what was loaded one may go on.
-    let mut later = last.clone();
+    let mut later = last;
     later.time = Timestamp(1 << 40);
     later.applied = Some(Position { term: 9, leader: 9, index: 1000 });
     let loaded = Contents::load(&store, IDENTITY).unwrap().unwrap();

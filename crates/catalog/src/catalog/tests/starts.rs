@@ -74,12 +74,14 @@ async fn deleting_the_view_under_a_running_catalog_changes_nothing() {
     reopened.stop().await;
 }
 
+type Damage<'a> = &'a dyn Fn(&Path);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_view_is_set_aside_and_made_again() {
     let (node, _) = furnished().await;
     let (files, hash) = (node.files_after_crash(), node.catalog.state_hash());
     let noise: Vec<u8> = (0..200_000_u32).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
-    let damages: [(&str, &dyn Fn(&Path)); 3] = [
+    let damages: [(&str, Damage<'_>); 3] = [
         ("noise", &|db| fs::write(db, &noise).unwrap()),
         ("zeros", &|db| {
             let length = fs::metadata(db).unwrap().len();
