@@ -152,3 +152,46 @@ fn write_zeros(
     }
     Ok(Some(file))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::MemoryFileSystem;
+
+    const SEGMENT_BYTES: u64 = 4096;
+
+    fn filled() -> (MemoryFileSystem, Pool) {
+        let fs = MemoryFileSystem::default();
+        let dir = Path::new("/pool");
+        fs.create_dir(dir).expect("create directory");
+        let pool = Pool::open(&fs, dir, SEGMENT_BYTES, 1).expect("open");
+        assert!(pool.fill_one(&fs, &|| false).expect("fill"));
+        assert!(!pool.fill_one(&fs, &|| false).expect("full"));
+        (fs, pool)
+    }
+
+    #[test]
+    fn a_file_that_a_reader_holds_is_not_handed_out() {
+        let (fs, pool) = filled();
+        let spare = pool.take(SEGMENT_BYTES).expect("a spare file");
+        let reader = Arc::clone(&spare.file);
+        pool.give(&fs, spare).expect("give");
+        assert!(pool.take(SEGMENT_BYTES).is_none());
+        drop(reader);
+        assert!(pool.take(SEGMENT_BYTES).is_some());
+    }
+
+    #[test]
+    fn files_of_another_size_are_neither_kept_nor_handed_out() {
+        let (fs, pool) = filled();
+        assert!(pool.take(SEGMENT_BYTES / 2).is_none());
+        drop(pool.take(SEGMENT_BYTES));
+        for length in [SEGMENT_BYTES / 2, SEGMENT_BYTES + 1] {
+            let path = PathBuf::from("/pool/freed.seg");
+            let file = fs.create(&path).expect("create");
+            file.write_all_at(&vec![1; usize::try_from(length).expect("small")], 0).expect("write");
+            pool.give(&fs, Spare { path, file }).expect("give");
+            assert!(pool.take(SEGMENT_BYTES).is_none(), "a file of {length} bytes was kept");
+        }
+    }
+}
