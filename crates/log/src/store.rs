@@ -125,11 +125,13 @@ type LogSlot = Arc<Mutex<Option<Arc<LogShared>>>>;
 impl Handle {
     fn stop(&self, stop: Stop) {
         self.disk.queue.stop(stop);
-        let flusher = self.flusher.lock().take();
-        // The last handle may die inside a callback on the flusher's own thread, which then ends by itself.
-        if let Some(flusher) = flusher.filter(|_| !self.disk.queue.is_flusher())
-            && flusher.join().is_err()
-        {
+        // A callback on the flusher's own thread may be the last user: then the thread ends by itself.
+        if self.disk.queue.is_flusher() {
+            return;
+        }
+        // Held while joining, so that nobody returns from here before the flusher has ended.
+        let mut flusher = self.flusher.lock();
+        if flusher.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(dir = %self.disk.dir.display(), "the flusher panicked");
         }
         self.lock.lock().take();

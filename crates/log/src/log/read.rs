@@ -46,13 +46,15 @@ impl Gathered {
 
 impl DiskRange {
     fn of(state: &State, segment: &Segment, start: Entry) -> Self {
-        let uncached = state.cache.first_index().unwrap_or(u64::MAX);
+        // What is cached may stand on disk in an older version, and what lies above the end is about to be cut.
+        let end = state.last.map_or(0, |last| last.index + 1);
+        let uncached = state.cache.first_index().unwrap_or(end);
         Self {
             file: Arc::clone(&segment.file),
             path: segment.path.clone(),
             start,
             end_byte: segment.extent.end_byte,
-            end_index: segment.extent.next_index().min(uncached),
+            end_index: segment.extent.next_index().min(uncached).min(end),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a log promises while nothing goes wrong, and across orderly and abrupt restarts.
 use crate::support::{append, append_range, frame, open, read_all, wait};
+use std::sync::mpsc;
+
 use fanfare_log::{MemoryFileSystem, Position, ReadError};
 
 #[test]
@@ -104,4 +106,33 @@ fn a_vote_is_there_after_a_crash_once_it_is_called_durable() {
     let crashed = fs.crashed(|_| fanfare_log::memory::Keep::Nothing);
     let (_store, log) = open(&crashed).expect("reopen");
     assert_eq!(log.vote(), Some(vec![1, 2, 3]));
+}
+
+#[test]
+fn a_truncation_is_effective_before_it_is_durable() {
+    let fs = MemoryFileSystem::default();
+    let (_store, log) = open(&fs).expect("open");
+    append_range(&log, 1..30, 1, 100);
+    let offset = log.read(11, 12, 0).expect("read")[0].header.base_offset;
+    // The flusher is held up in a callback, so the frames are still on disk while we look.
+    let (entered, wait_entered) = mpsc::sync_channel(1);
+    let (release, wait_release) = mpsc::sync_channel::<()>(1);
+    let hold = move |_: Result<(), _>| {
+        entered.send(()).expect("the test waits");
+        wait_release.recv().expect("the test releases");
+    };
+    log.save_vote(vec![1], Box::new(hold));
+    wait_entered.recv().expect("the flusher got there");
+    let (done, wait_done) = mpsc::sync_channel(1);
+    log.truncate_after(Some(10), Box::new(move |result| done.send(result).expect("the test waits")));
+    assert_eq!(read_all(&log).len(), 10);
+    assert_eq!(log.index_of_offset(offset).expect("lookup"), None);
+    assert_eq!(log.index_of_time(1000 + 10 * 10 + 5).expect("lookup"), None);
+    log.append(vec![frame(11, 2, 50)], Box::new(|result| result.expect("append")));
+    assert_eq!(log.read(10, 20, u64::MAX).expect("read")[1].header.position.term, 2);
+    assert_eq!(log.bounds().synced_index, 10);
+    release.send(()).expect("the flusher waits");
+    wait_done.recv().expect("answered").expect("truncate");
+    append_range(&log, 12..20, 2, 100);
+    assert_eq!(log.bounds().synced_index, 19);
 }
