@@ -1,6 +1,8 @@
-//! openraft's state machine over ours: applies runs, answers proposers, builds and installs anchored snapshots.
+//! openraft's state machine over ours: applies runs, answers proposers, builds and installs anchored
+//! snapshots.
 //!
-//! It owns the place in the log that the machine has reached; machine and place change together, under `progress`.
+//! It owns the place in the log that the machine has reached; machine and place change together, under
+//! `progress`.
 
 use std::io;
 use std::sync::Arc;
@@ -59,8 +61,8 @@ impl Progress {
     }
 }
 
-/// The machine of one replica with its place in the log. Shared by openraft's worker, snapshot builders and the
-/// checkpoint task.
+/// The machine of one replica with its place in the log. Shared by openraft's worker, snapshot builders and
+/// the checkpoint task.
 pub(crate) struct Applier {
     pub(crate) machine: Arc<dyn Machine>,
     pub(crate) progress: Mutex<Progress>,
@@ -168,7 +170,8 @@ impl RaftStateMachine<Types> for Adapter {
         Ok(())
     }
 
-    /// A snapshot is made of the newest durable checkpoint. Only a forced one may be made of the present state.
+    /// A snapshot is made of the newest durable checkpoint. Only a forced one may be made of the present
+    /// state.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Self> {
         if !force {
             self.0.checkpoints.latest()?.base()?;
@@ -196,7 +199,8 @@ impl RaftSnapshotBuilder<Types> for Adapter {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let snapshot = self.0.checkpoints.latest().and_then(|checkpoint| checkpoint.to_snapshot());
-        // Of nothing: a start on a purged log asks for it, but recovery has refused a log without its state before.
+        // Of nothing: a start on a purged log asks for it, but recovery has refused a log without its state
+        // before.
         let of_nothing = || Snapshot { meta: SnapshotMeta::default(), snapshot: Bytes::new() };
         Ok(snapshot.unwrap_or_else(of_nothing))
     }

@@ -1,8 +1,9 @@
-//! Checkpoints: a machine's accumulated state with the place in the log that it belongs to; one file per replica.
+//! Checkpoints: a machine's accumulated state with the place in the log that it belongs to; one file per
+//! replica.
 //!
-//! The file is the durable form of the machine, and the newest one is also what a snapshot is made of. Invariant:
-//! a checkpoint is written only when the log has flushed the entry it stands at, except for an installed snapshot,
-//! whose log begins above it.
+//! The file is the durable form of the machine, and the newest one is also what a snapshot is made of.
+//! Invariant: a checkpoint is written only when the log has flushed the entry it stands at, except for an
+//! installed snapshot, whose log begins above it.
 
 use std::sync::Arc;
 
@@ -23,7 +24,8 @@ pub(crate) struct Checkpoint {
     pub(crate) applied: LogId,
     /// The offset that follows `applied`.
     pub(crate) next_offset: u64,
-    /// The first index that the accumulated state does not contain; above `applied` only after an installed snapshot.
+    /// The first index that the accumulated state does not contain; above `applied` only after an installed
+    /// snapshot.
     pub(crate) full_from: u64,
     /// Memberships in log order: the one in effect at the base first, the one in effect at `applied` last.
     pub(crate) memberships: Vec<StoredMembership>,
@@ -112,7 +114,8 @@ pub(crate) struct Checkpoints {
     store: Store,
     file: String,
     latest: Mutex<Option<Arc<Checkpoint>>>,
-    /// Held from taking a machine's state to having saved it, so that an older state never replaces a newer one.
+    /// Held from taking a machine's state to having saved it, so that an older state never replaces a newer
+    /// one.
     pub(crate) saving: tokio::sync::Mutex<()>,
 }
 

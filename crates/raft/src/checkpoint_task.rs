@@ -1,4 +1,5 @@
-//! Writes checkpoints in the background, and has openraft snapshot and purge once a durable one has a new base.
+//! Writes checkpoints in the background, and has openraft snapshot and purge once a durable one has a new
+//! base.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,8 @@ use crate::checkpoint::is_flushed;
 use crate::entry::{Types, position_of};
 use crate::group::GroupOptions;
 
-/// How often, and how many times, to look whether the log has flushed what was applied. A follower can apply entries
-/// that a majority of others has flushed before its own disk has.
+/// How often, and how many times, to look whether the log has flushed what was applied. A follower can apply
+/// entries that a majority of others has flushed before its own disk has.
 const FLUSH_POLL: Duration = Duration::from_millis(2);
 const FLUSH_POLLS_MAX: u32 = 500;
 

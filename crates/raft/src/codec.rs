@@ -1,7 +1,8 @@
 //! Explicit little-endian encodings of what this crate stores and sends: votes, log ids, memberships.
 //!
-//! Each stored or sent unit starts with a version byte; the pieces inside it have none of their own. A decoder
-//! refuses what it does not know and what is cut short, and never panics on bytes from disk or network.
+//! Each stored or sent unit starts with a version byte; the pieces inside it have none of their own. A
+//! decoder refuses what it does not know and what is cut short, and never panics on bytes from disk or
+//! network.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! The types that openraft is configured with: entries that share their payload with the log, replica ids, votes,
-//! and the channel that a proposer waits on.
+//! The types that openraft is configured with: entries that share their payload with the log, replica ids,
+//! votes, and the channel that a proposer waits on.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -140,8 +140,8 @@ impl<S: StateMachine> Clone for Group<S> {
 }
 
 impl<S: StateMachine> Group<S> {
-    /// Recovers machine and log, starts the group's tasks. Does not wait for a leader, but a group whose only voter is
-    /// this replica has begun to elect it.
+    /// Recovers machine and log, starts the group's tasks. Does not wait for a leader, but a group whose only
+    /// voter is this replica has begun to elect it.
     pub async fn open(
         options: GroupOptions,
         store: Store,
@@ -171,8 +171,8 @@ impl<S: StateMachine> Group<S> {
         }
     }
 
-    /// Hands a proposal to Raft, bound to `term`. Proposals handed over by one task keep their order. Bounded: waits
-    /// while too many are under way.
+    /// Hands a proposal to Raft, bound to `term`. Proposals handed over by one task keep their order.
+    /// Bounded: waits while too many are under way.
     ///
     /// # Panics
     /// If the proposal's kind is 0 or 255.
@@ -209,14 +209,15 @@ impl<S: StateMachine> Group<S> {
         Inbox::new(self.shared.raft.clone(), self.shared.replica)
     }
 
-    /// Adds a replica that receives the log and does not vote. Leader only; returns when the change is committed, not
-    /// when the learner has caught up.
+    /// Adds a replica that receives the log and does not vote. Leader only; returns when the change is
+    /// committed, not when the learner has caught up.
     pub async fn add_learner(&self, member: Member) -> Result<(), MembershipError> {
         let (replica, node) = member.into_node();
         self.shared.changed(self.shared.raft.add_learner(replica, node, false).await)
     }
 
-    /// Makes exactly these members vote; former voters leave the group. Leader only; each must be a learner or voter.
+    /// Makes exactly these members vote; former voters leave the group. Leader only; each must be a learner
+    /// or voter.
     pub async fn set_voters(&self, replicas: BTreeSet<u64>) -> Result<(), MembershipError> {
         let change = ChangeMembers::ReplaceAllVoters(replicas);
         self.shared.changed(self.shared.raft.change_membership(change, false).await)
@@ -227,7 +228,8 @@ impl<S: StateMachine> Group<S> {
         self.shared.raft.trigger().transfer_leader(to).await.map_err(|_| ProposeError::Stopped)
     }
 
-    /// Writes a checkpoint if anything was applied since the last, and stops the group's tasks. The store stays open.
+    /// Writes a checkpoint if anything was applied since the last, and stops the group's tasks. The store
+    /// stays open.
     pub async fn shutdown(&self) {
         self.shared.shutdown().await;
     }
@@ -380,7 +382,8 @@ fn config(options: &GroupOptions) -> Result<Arc<Config>, openraft::ConfigError> 
         election_timeout_min: options.election_min_ms,
         election_timeout_max: options.election_max_ms,
         install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
-        // Snapshots are taken when a durable checkpoint has a new base, and the log is purged exactly up to it.
+        // Snapshots are taken when a durable checkpoint has a new base, and the log is purged exactly up to
+        // it.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
         purge_batch_size: 1,

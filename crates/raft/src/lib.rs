@@ -1,8 +1,9 @@
 //! One replicated group over one log: the only crate that names openraft.
 //!
-//! The group's log *is* the data: payloads are written once, by `fanfare-log`, and a [`StateMachine`] keeps positions
-//! and counters. A snapshot is *anchored*: it stands at the last trimmed entry, not at the applied one, and
-//! carries the machine's state at a later index; a replica that installs it then streams every retained entry.
+//! The group's log *is* the data: payloads are written once, by `fanfare-log`, and a [`StateMachine`] keeps
+//! positions and counters. A snapshot is *anchored*: it stands at the last trimmed entry, not at the applied
+//! one, and carries the machine's state at a later index; a replica that installs it then streams every
+//! retained entry.
 //!
 //! ```text
 //!   log:      purged │ A ................. S ............ applied ......... last

@@ -1,7 +1,7 @@
 //! openraft's log storage over a `fanfare_log::Log`: entries in, entries out, votes; no copy of a payload.
 //!
-//! `committed` is not saved: a leader's first act is a blank entry whose commit commits everything below it, and the
-//! checkpoint bounds what is applied again after a start.
+//! `committed` is not saved: a leader's first act is a blank entry whose commit commits everything below it,
+//! and the checkpoint bounds what is applied again after a start.
 
 use std::fmt::Debug;
 use std::io;
@@ -28,7 +28,8 @@ const APPLY_BYTES_MAX: u64 = 4 << 20;
 #[derive(Clone)]
 pub(crate) struct LogStorage {
     log: Log,
-    /// Where an installed snapshot made the log start; the purge that follows the install takes the offset from it.
+    /// Where an installed snapshot made the log start; the purge that follows the install takes the offset
+    /// from it.
     installed: Arc<Mutex<Option<Anchor>>>,
 }
 

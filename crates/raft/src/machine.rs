@@ -1,7 +1,8 @@
-//! What a group replicates for: the state machine's contract, and the form in which the rest of the crate holds it.
+//! What a group replicates for: the state machine's contract, and the form in which the rest of the crate
+//! holds it.
 //!
-//! openraft's engine is compiled once, for a machine behind a `dyn` reference, and not again for each `S`; the
-//! price is one boxed reply per own proposal.
+//! openraft's engine is compiled once, for a machine behind a `dyn` reference, and not again for each `S`;
+//! the price is one boxed reply per own proposal.
 
 use std::any::Any;
 
@@ -43,18 +44,19 @@ pub trait StateMachine: Send + Sync + 'static {
     type Reply: Send + Sync + 'static;
     /// Called for every entry of kind 1..=254, in order.
     fn apply(&mut self, frame: &Frame, scope: Scope) -> Self::Reply;
-    /// Called once after each run of applied entries (also blanks) and after an installed snapshot, outside the
-    /// write lock: publish positions to watchers here.
+    /// Called once after each run of applied entries (also blanks) and after an installed snapshot, outside
+    /// the write lock: publish positions to watchers here.
     fn applied(&self, upto: Position);
     /// The whole accumulated state, versioned and self-contained.
     fn checkpoint(&self) -> Vec<u8>;
     /// Replaces all state, derived state included, by that of a checkpoint.
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
-    /// None: ordinary snapshots at the applied position. Some: the log is kept above the anchor, and the log below
-    /// it is purged; a position with index 0 says that nothing was trimmed yet. Always the same of the two.
+    /// None: ordinary snapshots at the applied position. Some: the log is kept above the anchor, and the log
+    /// below it is purged; a position with index 0 says that nothing was trimmed yet. Always the same of the
+    /// two.
     fn anchor(&self) -> Option<Anchor>;
-    /// After restore at start: rebuild what is derived from the retained log up to and including `upto`. Blocking
-    /// reads are fine.
+    /// After restore at start: rebuild what is derived from the retained log up to and including `upto`.
+    /// Blocking reads are fine.
     fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError>;
 }
 

@@ -1,4 +1,5 @@
-//! A transport between replicas of one process, with links that can be cut. For tests of what is built on groups.
+//! A transport between replicas of one process, with links that can be cut. For tests of what is built on
+//! groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

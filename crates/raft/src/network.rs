@@ -19,8 +19,9 @@ use crate::entry::{Broker, Snapshot, Types, Vote};
 use crate::peer::{Lane, Message, PeerError, PeerTransport};
 use crate::rpc;
 
-/// An append that carries entries may wait for the follower's disk, so it has longer than a heartbeat; but not for
-/// ever, because a follower that takes entries and never answers keeps the leader's log from being purged.
+/// An append that carries entries may wait for the follower's disk, so it has longer than a heartbeat; but
+/// not for ever, because a follower that takes entries and never answers keeps the leader's log from being
+/// purged.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes clients for the other replicas of one group.

@@ -1,6 +1,7 @@
 //! The seam between replicas: messages go out through a [`PeerTransport`] and come in through an [`Inbox`].
 //!
-//! Messages are opaque here and to the transport; it carries them to (group, replica) and brings the answer back.
+//! Messages are opaque here and to the transport; it carries them to (group, replica) and brings the answer
+//! back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub struct Message {
     pub lane: Lane,
     /// Opaque; its parts share memory with the log.
     pub body: Payload,
-    /// When nobody waits for the answer any more. A transport gives up by then, whatever the peer does: a peer that
-    /// takes messages and never answers would keep the log from being purged.
+    /// When nobody waits for the answer any more. A transport gives up by then, whatever the peer does: a
+    /// peer that takes messages and never answers would keep the log from being purged.
     pub timeout: Duration,
 }
 
@@ -52,8 +53,8 @@ pub enum PeerError {
 
 /// Carries Raft messages between replicas of different brokers.
 pub trait PeerTransport: Send + Sync + 'static {
-    /// Brings the message to its replica's [`Inbox`] and the answer back. Messages of one lane to one replica are
-    /// delivered in the order of the calls.
+    /// Brings the message to its replica's [`Inbox`] and the answer back. Messages of one lane to one replica
+    /// are delivered in the order of the calls.
     fn call(&self, message: Message) -> BoxFuture<'static, Result<Bytes, PeerError>>;
 }
 

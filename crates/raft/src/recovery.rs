@@ -1,8 +1,9 @@
-//! What a replica starts from: its checkpoint if that fits its log, otherwise everything that the log retains.
+//! What a replica starts from: its checkpoint if that fits its log, otherwise everything that the log
+//! retains.
 //!
-//! If the state were ahead of the log, openraft would take the gap for a hole and purge the whole log up to the
-//! state. So a checkpoint above the log's last entry is thrown away, unless it is an installed snapshot, whose
-//! log is made to start above it here.
+//! If the state were ahead of the log, openraft would take the gap for a hole and purge the whole log up to
+//! the state. So a checkpoint above the log's last entry is thrown away, unless it is an installed snapshot,
+//! whose log is made to start above it here.
 
 use std::io;
 
@@ -14,6 +15,9 @@ use crate::checkpoint::{Checkpoint, Checkpoints, Found};
 use crate::entry::position_of;
 use crate::group::OpenError;
 use crate::machine::Machine;
+
+const WAY_OUT: &str =
+    "remove this replica so that its peers build it anew, or restore the directory from a backup";
 
 pub(crate) struct Recovery<'a> {
     pub(crate) group: &'a str,
@@ -68,7 +72,7 @@ impl Recovery<'_> {
             let (applied, purged) = (applied.index, purged.index);
             return Err(self.refused(format!(
                 "the checkpoint stands at index {applied}, but the log was purged up to {purged}; \
-                 remove this replica and let it be built again from its peers, or restore the directory from a backup"
+                 {WAY_OUT}"
             )));
         }
         self.machine.restore(&checkpoint.machine).map_err(|e| self.refused(e.to_string()))?;
@@ -84,7 +88,7 @@ impl Recovery<'_> {
             None => Ok(Progress::default()),
             Some(purged) => Err(self.refused(format!(
                 "{why}, and the log was purged up to index {}: the state before it is gone; \
-                 remove this replica and let it be built again from its peers, or restore the directory from a backup",
+                 {WAY_OUT}",
                 purged.index
             ))),
         }

@@ -1,6 +1,7 @@
 //! The encoding of Raft messages between replicas: one version byte, one kind byte, then fields in order.
 //!
-//! An entry's payload travels as the parts it has in the log, and is a slice of the message on the other side.
+//! An entry's payload travels as the parts it has in the log, and is a slice of the message on the other
+//! side.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use fanfare_log::Payload;

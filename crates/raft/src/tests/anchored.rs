@@ -1,14 +1,18 @@
-//! Three replicas whose snapshots are anchored: trimmed on command, yet a new replica gets every retained entry.
+//! Three replicas whose snapshots are anchored: trimmed on command, yet a new replica gets every retained
+//! entry.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare_log::MemoryFileSystem;
+use fanfare_log::memory::Keep;
 use tokio::time::timeout;
 
 use super::ledger::{Seen, add, trim};
 use super::node::{DEADLINE, Files, GROUP, Node, member};
 use crate::memory::MemoryNetwork;
-use crate::{ProposeError, Role};
+use crate::{NoPeers, ProposeError, Role};
 
 async fn join(network: &MemoryNetwork, files: Files, replica: u64) -> Node {
     let node = Node::open(files, replica, network.transport(replica)).await;
@@ -213,4 +217,44 @@ async fn a_leader_that_is_cut_off_is_replaced_and_its_lost_proposal_is_not_appli
     for node in nodes {
         leave(&network, node).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_any_moment_of_an_install_leaves_a_replica_that_starts() {
+    let network = MemoryNetwork::default();
+    let nodes = three(&network).await;
+    let (at, term) = leader(&nodes).await;
+    publish(&nodes[at], term, 60).await;
+    let anchor = trim_to(&nodes[at], term, 30).await;
+    let fs = MemoryFileSystem::default();
+    let learner = join(&network, Files::over(fs.clone()), 4).await;
+    let begin = fs.operations();
+    nodes[at].group.add_learner(member(4)).await.unwrap();
+    assert_same(&learner, &nodes[at], anchor.position.index).await;
+    let state = sum(&learner);
+    leave(&network, learner).await;
+    for node in nodes {
+        leave(&network, node).await;
+    }
+
+    let mut with_state = 0;
+    for operations in begin..=fs.operations() {
+        for keep in [Keep::Nothing, Keep::All] {
+            let files = Files::over(fs.after(operations).crashed(|_| keep));
+            let node = Node::open(files, 4, Arc::new(NoPeers)).await;
+            let purged = node.group.log().bounds().purged;
+            match sum(&node) {
+                0 => assert_eq!(
+                    purged, None,
+                    "after {operations}: the log was purged for a state that is not there"
+                ),
+                restored => {
+                    assert_eq!((restored, purged), (state, Some(anchor.position)), "after {operations}");
+                    with_state += 1;
+                }
+            }
+            node.stop().await;
+        }
+    }
+    assert!(with_state > 0, "no crash fell behind the install");
 }

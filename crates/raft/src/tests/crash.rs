@@ -18,7 +18,8 @@ use crate::checkpoint_task;
 use crate::entry::{Entry, log_id_of, position_of};
 use crate::log_storage::durable;
 
-/// One run that appends, trims and checkpoints; for each acknowledgement, the operations on the disk until then.
+/// One run that appends, trims and checkpoints; for each acknowledgement, the operations on the disk until
+/// then.
 async fn run(fs: &MemoryFileSystem) -> Vec<(usize, u64)> {
     let node = Node::open(Files::over(fs.clone()), 1, Arc::new(NoPeers)).await;
     node.group.initialize(vec![member(1)]).await.unwrap();
@@ -37,7 +38,8 @@ async fn run(fs: &MemoryFileSystem) -> Vec<(usize, u64)> {
     acknowledged
 }
 
-/// Every entry takes one offset and adds one, so whatever is trimmed: state and log agree if sum and offset do.
+/// Every entry takes one offset and adds one, so whatever is trimmed: state and log agree if sum and offset
+/// do.
 async fn assert_whole(files: Files, acknowledged: u64, context: &str) {
     let node = Node::open(files, 1, Arc::new(NoPeers)).await;
     node.leading().await;

@@ -1,5 +1,5 @@
-//! openraft's own conformance suite over our storage. Its machine has no anchor: the suite takes a snapshot's place
-//! and the applied place for the same.
+//! openraft's own conformance suite over our storage. Its machine has no anchor: the suite takes a snapshot's
+//! place and the applied place for the same.
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
