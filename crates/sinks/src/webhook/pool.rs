@@ -23,7 +23,7 @@ use crate::egress::Connector;
 
 /// Shorter than the 5 s after which many servers close, so that we rarely send into a closing connection.
 const IDLE_MAX: Duration = Duration::from_secs(4);
-const CONNECTIONS_IDLE_MAX: usize = 64;
+const CONNECTIONS_IDLE_MAX: usize = 256;
 /// Also the limit of an answer's head.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 
@@ -33,6 +33,7 @@ pub(super) struct Pool {
     connector: Connector,
     origin: Uri,
     idle: Arc<Mutex<Idle>>,
+    idle_max: Duration,
     tasks: TaskTracker,
 }
 
@@ -45,7 +46,12 @@ struct Idle {
 
 impl Pool {
     pub(super) fn new(connector: Connector, origin: Uri) -> Self {
-        Self { connector, origin, idle: Arc::default(), tasks: TaskTracker::new() }
+        Self { connector, origin, idle: Arc::default(), idle_max: IDLE_MAX, tasks: TaskTracker::new() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_idle_max(&mut self, idle_max: Duration) {
+        self.idle_max = idle_max;
     }
 
     /// Sends `request` once and waits for the head of the answer until `deadline`.
@@ -82,7 +88,7 @@ impl Pool {
         idle.connections.push_back((Instant::now(), connection));
         if !idle.watched {
             idle.watched = true;
-            self.tasks.spawn(close_when_idle_for_long(Arc::downgrade(&self.idle)));
+            self.tasks.spawn(close_when_idle_for_long(Arc::downgrade(&self.idle), self.idle_max));
         }
     }
 
@@ -132,16 +138,16 @@ async fn exchange(
 }
 
 /// Ends when no connection is left; [`Pool::keep`] starts it anew.
-async fn close_when_idle_for_long(idle: Weak<Mutex<Idle>>) {
+async fn close_when_idle_for_long(idle: Weak<Mutex<Idle>>, idle_max: Duration) {
     while let Some(idle) = idle.upgrade() {
         let next = {
             let mut idle = idle.lock();
             let now = Instant::now();
-            while idle.connections.front().is_some_and(|(since, _)| *since + IDLE_MAX <= now) {
+            while idle.connections.front().is_some_and(|(since, _)| *since + idle_max <= now) {
                 idle.connections.pop_front();
             }
             match idle.connections.front() {
-                Some((since, _)) => *since + IDLE_MAX,
+                Some((since, _)) => *since + idle_max,
                 None => {
                     idle.watched = false;
                     return;

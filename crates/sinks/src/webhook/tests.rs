@@ -5,6 +5,7 @@ use std::{
 };
 
 use fanfare_model::{Secret, WebhookMethod};
+use futures_util::{StreamExt, stream};
 use http::{Method, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame};
@@ -13,6 +14,7 @@ use rustls::{RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -185,7 +187,7 @@ async fn a_connection_is_used_again_unless_its_answer_never_ended() {
 
     let frames = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 4096])));
     let endless = Receiver::start(move |_| {
-        let body = StreamBody::new(futures_util::stream::repeat_with(frames));
+        let body = StreamBody::new(stream::repeat_with(frames));
         Response::new(BodyExt::boxed(body))
     })
     .await;
@@ -193,6 +195,35 @@ async fn a_connection_is_used_again_unless_its_answer_never_ended() {
     for requests in 1..=3 {
         assert_eq!(attempt_one(&sink).await, Outcome::Delivered, "the head already said so");
         assert_eq!(endless.connections.load(Ordering::SeqCst), requests);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_does_not_hold_the_outcome() {
+    let receiver = Receiver::start(|_| {
+        let first = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"wait")));
+        let body = stream::iter([first]).chain(stream::pending());
+        Response::new(BodyExt::boxed(StreamBody::new(body)))
+    })
+    .await;
+    let sink = sink(&WebhookConfig { timeout_ms: 30_000, ..config(&receiver.url()) });
+    let started = Instant::now();
+    assert_eq!(attempt_one(&sink).await, Outcome::Delivered);
+    assert!(started.elapsed() < Duration::from_secs(10), "took {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_idle_for_long_is_closed() {
+    let (address, serving) = raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", End::Wait).await;
+    let mut sink = sink(&config(&format!("http://{address}/")));
+    sink.pool.set_idle_max(Duration::from_millis(50));
+    for connections in 1..=2 {
+        assert_eq!(attempt_one(&sink).await, Outcome::Delivered);
+        let mut ended = serving.ended.clone();
+        tokio::time::timeout(Duration::from_secs(5), ended.wait_for(|ended| *ended == connections))
+            .await
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -211,37 +242,55 @@ async fn a_request_given_back_by_a_closed_connection_goes_out_on_another() {
     assert_eq!(receiver.seen.lock().len(), 5);
 }
 
-/// A server that speaks bytes, not HTTP: reads some of the request, writes `answer`, then closes or hangs.
-async fn raw_server(answer: &'static [u8], hang: bool) -> (SocketAddr, AbortOnDropHandle<()>) {
+/// A server that speaks bytes, not HTTP.
+struct RawServer {
+    /// Connections that the client ended.
+    ended: watch::Receiver<usize>,
+    _serving: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Close after the answer.
+    Close,
+    /// Leave that to the client.
+    Wait,
+}
+
+/// For each connection: reads some of the request, writes `answer`, and ends as told.
+async fn raw_server(answer: &'static [u8], end: End) -> (SocketAddr, RawServer) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let tasks = TaskTracker::new();
-    let serving = tasks.spawn(async move {
-        let mut held = Vec::new();
+    let (ended, ended_seen) = watch::channel(0);
+    let serving = TaskTracker::new().spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = [0; 64 * 1024];
-            if stream.read(&mut request).await.is_ok() && stream.write_all(answer).await.is_ok() && hang {
-                held.push(stream);
+            stream.read(&mut request).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            if end == End::Wait {
+                // An error is an end too: the client may drop what we still send.
+                while stream.read(&mut request).await.is_ok_and(|read| read > 0) {}
+                ended.send_modify(|ended| *ended += 1);
             }
         }
     });
-    (address, AbortOnDropHandle::new(serving))
+    (address, RawServer { ended: ended_seen, _serving: AbortOnDropHandle::new(serving) })
 }
 
 #[tokio::test]
 async fn what_goes_wrong_is_told_apart() {
     let huge_head: &[u8] =
         Box::leak(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(40_000)).into_bytes().into());
-    for (answer, hang, class, down) in [
-        (&b""[..], true, Failure::TIMEOUT, false),
-        (b"HTTP/1.1 200 OK\r\n", true, Failure::TIMEOUT, false),
-        (b"", false, Failure::CONNECTION_LOST, false),
-        (b"HTTP/1.1 20", false, Failure::CONNECTION_LOST, false),
-        (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", true, Failure::PROTOCOL, true),
-        (huge_head, true, Failure::PROTOCOL, true),
+    for (answer, end, class, down) in [
+        (&b""[..], End::Wait, Failure::TIMEOUT, false),
+        (b"HTTP/1.1 200 OK\r\n", End::Wait, Failure::TIMEOUT, false),
+        (b"", End::Close, Failure::CONNECTION_LOST, false),
+        (b"HTTP/1.1 20", End::Close, Failure::CONNECTION_LOST, false),
+        (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", End::Wait, Failure::PROTOCOL, true),
+        (huge_head, End::Wait, Failure::PROTOCOL, true),
     ] {
-        let (address, _serving) = raw_server(answer, hang).await;
+        let (address, _serving) = raw_server(answer, end).await;
         let config = WebhookConfig { timeout_ms: 300, ..config(&format!("http://{address}/")) };
         let outcome = attempt_one(&sink(&config)).await;
         assert_eq!(
@@ -353,7 +402,7 @@ async fn tls_is_always_verified() {
 
 #[tokio::test]
 async fn a_tls_server_that_says_nothing_is_given_up_in_time() {
-    let (address, _serving) = raw_server(b"", true).await;
+    let (address, _serving) = raw_server(b"", End::Wait).await;
     let destination = WebhookConfig { timeout_ms: 200, ..config(&format!("https://{address}/")) };
     let outcome = attempt_one(&sink(&destination)).await;
     assert!(matches!(outcome, Outcome::SinkDown { .. }));
