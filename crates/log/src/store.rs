@@ -45,7 +45,7 @@ pub struct StoreOptions {
     pub queue_bytes_max: u64,
 }
 
-/// Drawn when the directory is first opened. `node` is 1 until a cluster says otherwise.
+/// Drawn when the directory is first opened, as that of the first node of a new cluster: `node` is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub cluster: [u8; 16],
