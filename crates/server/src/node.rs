@@ -1,6 +1,6 @@
 //! The wiring of one node, in the order in which its parts come up; shutdown is the reverse.
 
-use std::{io, net::SocketAddr, process, sync::Arc};
+use std::{io, net::SocketAddr, process, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use fanfare_catalog::{Catalog, CatalogOptions};
@@ -9,10 +9,10 @@ use fanfare_delivery::{Delivery, DeliveryParts};
 use fanfare_ingest::{Ingest, PublisherEdge, ReaderEdge};
 use fanfare_log::{DiskFileSystem, Fatal, Store};
 use fanfare_model::PartitionId;
-use fanfare_partition::Partition;
+use fanfare_partition::{Partition, Role};
 use fanfare_sinks::{EgressPolicy, Factory};
-use futures_util::future::try_join_all;
-use tokio::net::TcpListener;
+use futures_util::future::{join_all, try_join_all};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -26,6 +26,9 @@ use crate::{
 pub(crate) const EXIT_DISK_FAILED: i32 = 74;
 /// Exit code of a process that can no longer accept connections.
 pub(crate) const EXIT_LISTENER_FAILED: i32 = 71;
+
+/// How long a start waits for its partitions to have leaders.
+const LEADER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running node.
 pub(crate) struct Node {
@@ -88,7 +91,8 @@ impl Node {
         tasks.spawn(serve(listener, services, stop_serving.clone()));
         let pool = store.clone();
         tasks.spawn_blocking(move || pool.fill_pool());
-        let partitions = events.into_iter().chain([dead_letters]).collect();
+        let partitions: Vec<Partition> = events.into_iter().chain([dead_letters]).collect();
+        wait_for_leaders(&partitions).await;
         Ok(Self { catalog, grpc, config, store, partitions, delivery, tasks, stop_serving })
     }
 
@@ -162,6 +166,19 @@ async fn open_events(config: &Config, store: &Store, tasks: &TaskTracker) -> any
         Partition::open(id, store.clone(), config.events_options(), Arc::new(WallClock), tasks.clone())
     });
     Ok(try_join_all(opening).await?)
+}
+
+/// Ready means that a publish can succeed: a node without peers leads every partition first. One that does not
+/// come up in time (a damaged log) must not keep the others from serving; it has said why already.
+async fn wait_for_leaders(partitions: &[Partition]) {
+    let leading = partitions.iter().map(|partition| async move {
+        let mut role = partition.role();
+        let decided = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
+        if !matches!(timeout(LEADER_DEADLINE, decided).await, Ok(Ok(_))) {
+            tracing::warn!(partition = %partition.id(), "no leader yet");
+        }
+    });
+    join_all(leading).await;
 }
 
 /// A node that cannot serve is of no use: the process ends, and whoever watches it starts it again.
