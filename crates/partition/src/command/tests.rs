@@ -1,1 +1,86 @@
+use super::*;
 
+fn commands() -> Vec<(&'static str, Command)> {
+    let subscription = SubscriptionId::from_bytes([0xd0; 16]);
+    let account = AccountId::from_bytes([0xa0; 16]);
+    let attach = |start| Command::Attach { subscription, account, epoch: 3, spec_revision: 9, start };
+    let record = CursorRecord {
+        read_to: Offset(0x64),
+        window: vec![Offset(0x50), Offset(0x51)],
+        parked: vec![ParkedKey {
+            key: KeyHash(7),
+            from: Offset(0x40),
+            attempts: 2,
+            retry_in_ms: 1_500,
+            pending: 4,
+        }],
+    };
+    let settled = BTreeMap::from([(Outcome::Delivered, 5), (Outcome::DeadLettered(Reason::Rejected), 1)]);
+    let (epoch, matched) = (3, 12);
+    let empty = CursorAdvance {
+        subscription,
+        epoch,
+        matched,
+        matched_to: None,
+        settled: BTreeMap::new(),
+        record: None,
+    };
+    let full = CursorAdvance { matched_to: Some(Offset(0x70)), settled, record: Some(record), ..empty };
+    let position = Position { term: 4, leader: 5, index: 6 };
+    vec![
+        ("attach next", attach(Start::Next)),
+        ("attach earliest", attach(Start::Earliest)),
+        ("attach time", attach(Start::Time { time: Timestamp(0x11), offset: Offset(0x22) })),
+        ("detach", Command::Detach { subscription, epoch: 3, reason: Reason::Deleted }),
+        (
+            "advance",
+            Command::Advance {
+                term: 4,
+                advance: Advance { frontier: Offset(0x80), cursors: vec![full, empty] },
+            },
+        ),
+        ("trim", Command::Trim { term: 4, to: Offset(0x30), position }),
+    ]
+}
+
+#[test]
+fn the_formats_are_the_golden_ones() {
+    let mut golden = include_str!("golden.txt").lines();
+    for (name, command) in commands() {
+        let hex: String = command.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(Some(format!("{name}: {hex}").as_str()), golden.next());
+        assert_eq!(Command::decode(&command.encode()), Ok(command));
+    }
+    assert_eq!(golden.next(), None);
+}
+
+#[test]
+fn cut_extended_or_flipped_bytes_never_panic_and_never_pass_for_the_same_command() {
+    for (name, command) in commands() {
+        let bytes = command.encode();
+        for end in 0..bytes.len() {
+            assert!(Command::decode(&bytes[..end]).is_err(), "{name} cut at {end}");
+        }
+        assert_eq!(Command::decode(&[&bytes[..], &[0]].concat()), Err(CodecError::Trailing));
+        for (at, bit) in (0..bytes.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << bit;
+            assert_ne!(Command::decode(&flipped).as_ref(), Ok(&command), "{name} flipped at {at}");
+        }
+    }
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let (_, command) = commands().remove(0);
+    let mut bytes = command.encode();
+    bytes[0] = 2;
+    assert_eq!(Command::decode(&bytes), Err(CodecError::Version { what: "command", version: 2 }));
+}
+
+#[test]
+fn counters_that_settled_more_than_they_matched_are_refused() {
+    let mut out = Encoder::default();
+    encode_counters(&mut out, &Counters { matched: 4, settled: BTreeMap::from([(Outcome::Delivered, 5)]) });
+    assert_eq!(decode_counters(&mut Decoder(&out.0)), Err(CodecError::Value("counters")));
+}
