@@ -267,9 +267,11 @@ fn detail_lines(details: &ErrorDetails) -> Vec<String> {
     lines
 }
 
-/// The connection failed, rather than the server answering with this code.
+/// The connection failed, rather than the node answering with this code.
 fn is_transport(status: &Status) -> bool {
-    status.source().is_some_and(|source| source.is::<tonic::transport::Error>())
+    let first = status.source();
+    std::iter::successors(first, |&error| error.source())
+        .any(|error| error.is::<tonic::transport::Error>() || error.is::<hyper::Error>())
 }
 
 fn message_of(status: &Status) -> String {
@@ -277,8 +279,9 @@ fn message_of(status: &Status) -> String {
         ("", None) => status.code().description().to_owned(),
         ("", Some(source)) => with_sources(source),
         // What is below "transport error" is the message worth reading.
-        (message, Some(source)) if is_transport(status) => {
-            source.source().map_or_else(|| message.to_owned(), with_sources)
+        (_, Some(source)) if is_transport(status) => {
+            let cause = source.source().unwrap_or(source);
+            format!("the connection was lost: {}", with_sources(cause))
         }
         (message, _) => message.to_owned(),
     }

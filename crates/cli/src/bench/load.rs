@@ -105,12 +105,12 @@ pub(super) async fn drive(
         next_request: AtomicU64::new(0),
         ledger,
     });
-    let schedules = schedules(load, &plan, begin, producers.len())?;
-    let tracker = TaskTracker::new();
+    let tasks = TaskTracker::new();
+    let schedules = schedules(load, &plan, begin, producers.len(), &tasks);
     let running: Vec<_> = producers
         .into_iter()
         .zip(schedules)
-        .map(|(producer, schedule)| tracker.spawn(producer.run(plan.clone(), schedule)))
+        .map(|(producer, schedule)| tasks.spawn(producer.run(plan.clone(), schedule)))
         .collect();
     let mut tally = Tally::new();
     for producer in running {
@@ -123,15 +123,19 @@ pub(super) async fn drive(
     Ok(Outcome { tally, span })
 }
 
-fn schedules(load: Load, plan: &Plan, started: Instant, producers: usize) -> Result<Vec<Schedule>, Failure> {
-    let Some(rate) = load.rate else { return Ok(vec![Schedule::Closed; producers]) };
+fn schedules(
+    load: Load,
+    plan: &Plan,
+    started: Instant,
+    producers: usize,
+    tasks: &TaskTracker,
+) -> Vec<Schedule> {
+    let Some(rate) = load.rate else { return vec![Schedule::Closed; producers] };
     let requests_per_second = f64::from(rate) / f64::from(load.batch);
     let timetable = Timetable { started, requests_per_second, requests: plan.requests };
-    // The thread ends by itself with the last request, or when no producer listens.
-    let (due, _thread) = pacer::start(timetable)
-        .map_err(|error| Failure::new(Exit::Failed, format!("start the pacer: {error}"), "try again"))?;
+    let due = pacer::start(timetable, tasks);
     let step = producers as u64;
-    Ok((0..step).map(|next| Schedule::Open { timetable, due: due.clone(), next, step }).collect())
+    (0..step).map(|next| Schedule::Open { timetable, due: due.clone(), next, step }).collect()
 }
 
 #[cfg(test)]

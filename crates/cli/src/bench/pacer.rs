@@ -1,14 +1,15 @@
 //! The clock of an open-loop run: says how many requests are due.
 //!
-//! A thread of its own, because the runtime's timers are a millisecond coarse, which would count as latency.
+//! It blocks one of the runtime's threads for blocking work, because the runtime's timers are a millisecond
+//! coarse, which would count as latency.
 
 use std::{
-    io,
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 /// Requests due sooner than this after another are announced together.
 const TICK_MIN: Duration = Duration::from_micros(100);
@@ -38,10 +39,10 @@ impl Timetable {
     }
 }
 
-/// Runs until every request is due or nobody listens.
-pub(super) fn start(timetable: Timetable) -> io::Result<(watch::Receiver<u64>, JoinHandle<()>)> {
+/// Runs on `tasks` until every request is due or nobody listens.
+pub(super) fn start(timetable: Timetable, tasks: &TaskTracker) -> watch::Receiver<u64> {
     let (announce, due) = watch::channel(0);
-    let thread = thread::Builder::new().name("bench-pacer".to_owned()).spawn(move || {
+    tasks.spawn_blocking(move || {
         while !announce.is_closed() {
             let due = timetable.due_by(Instant::now());
             announce.send_if_modified(|announced| std::mem::replace(announced, due) != due);
@@ -51,8 +52,8 @@ pub(super) fn start(timetable: Timetable) -> io::Result<(watch::Receiver<u64>, J
             let wait = timetable.due_at(due).saturating_duration_since(Instant::now());
             thread::park_timeout(wait.max(TICK_MIN));
         }
-    })?;
-    Ok((due, thread))
+    });
+    due
 }
 
 #[cfg(test)]
@@ -73,9 +74,11 @@ mod tests {
     #[tokio::test]
     async fn every_request_is_announced_and_not_before_its_time() {
         let timetable = Timetable { started: Instant::now(), requests_per_second: 2000.0, requests: 100 };
-        let (mut due, thread) = start(timetable).unwrap();
+        let tasks = TaskTracker::new();
+        let mut due = start(timetable, &tasks);
         let last = *due.wait_for(|&due| due == 100).await.unwrap();
         assert!(Instant::now() >= timetable.due_at(last - 1));
-        thread.join().unwrap();
+        tasks.close();
+        tasks.wait().await;
     }
 }

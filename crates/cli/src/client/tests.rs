@@ -1,3 +1,6 @@
+use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio_util::task::TaskTracker;
+
 use super::*;
 use crate::failure::{Exit, Failure};
 
@@ -32,4 +35,20 @@ async fn a_node_that_is_not_there_is_unavailable_and_named() {
     assert_eq!(failure.exit(), Exit::Unavailable);
     let summary = failure.summary();
     assert!(summary.contains(&addr) && summary.contains("refused"), "{summary}");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_during_a_call_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = format!("http://{}", listener.local_addr().unwrap());
+    TaskTracker::new().spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+    });
+    let client =
+        Client::connect(Options { addr, key: None, timeout: Duration::from_secs(30) }).await.unwrap();
+    let status = client.publish(EventBuilder::new("t").build()).await.unwrap_err();
+    let failure = Failure::from_status("publish t", &status);
+    assert_eq!(failure.exit(), Exit::Unavailable, "{failure:?} of {status:?}");
+    assert!(failure.summary().contains("the connection was lost"), "{failure:?}");
 }
