@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     DeliveryOptions,
     dead_letter::DeadLetter,
-    letters::{DeadLetterPage, DeadLetterQuery, Letters},
+    letters::{self, DeadLetterPage, DeadLetterQuery, Letters},
     node::{Lead, Node, Pace},
     scope::{Ended, Scope},
     sink_pool::SinkPool,
@@ -85,6 +85,10 @@ impl Delivery {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         for lead in &leads {
             tasks.spawn(follow(node.clone(), lead.clone(), cancel.clone()));
+        }
+        for partition in node.letters.partitions() {
+            let stop = node.draining.clone();
+            tasks.spawn(letters::keep_trimmed(partition.clone(), pace, stop));
         }
         Self { node, leads: Arc::new(leads), tasks, cancel }
     }

@@ -1,10 +1,17 @@
 //! The stream `dead-letters`: written before an event is settled as dead-lettered, read back for people.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, SubscriptionId};
-use fanfare_partition::{AppendError, Partition, ReadError, RecordBatchBuilder};
+use fanfare_partition::{AppendError, Partition, ReadError, RecordBatchBuilder, Role};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
-use crate::dead_letter::{DeadLetter, Draft};
+use crate::{
+    dead_letter::{DeadLetter, Draft},
+    node::Pace,
+};
 
 const PAGE_MAX: usize = 1_000;
 /// Read at once while listing.
@@ -43,6 +50,10 @@ impl Letters {
     pub(crate) fn new(partitions: Vec<Partition>) -> Self {
         assert!(!partitions.is_empty(), "the dead-letters stream has at least one partition");
         Self { partitions }
+    }
+
+    pub(crate) fn partitions(&self) -> &[Partition] {
+        &self.partitions
     }
 
     /// Returns when the letter is committed. A letter that was committed before is fine.
@@ -124,5 +135,18 @@ impl Cursor {
     fn parse(text: &str) -> Option<Self> {
         let (partition, offset) = text.split_once('.')?;
         Some(Self { partition: partition.parse().ok()?, offset: Offset(offset.parse().ok()?) })
+    }
+}
+
+/// Trims the partition where its own retention wants it; letters are settled by nobody.
+pub(crate) async fn keep_trimmed(partition: Partition, pace: Pace, stop: CancellationToken) {
+    let mut checks = interval(Duration::from_millis(pace.retention_check_ms));
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(checks.tick()).await.is_some() {
+        let role = *partition.role().borrow();
+        let (Role::Leader { term }, Some(target)) = (role, partition.trim_target()) else { continue };
+        if let Err(error) = partition.trim(term, target).await {
+            tracing::warn!(partition = %partition.id(), %error, "trim the dead letters");
+        }
     }
 }

@@ -45,7 +45,7 @@ fn ceiling_ms(initial_ms: u64, max_ms: u64, factor: f64, failures: u32) -> u64 {
 
 /// Uniform in 0..=ceiling.
 fn jitter(ceiling: u64, random: u64) -> u64 {
-    let scaled = (u128::from(ceiling) + 1) * u128::from(random) >> 64;
+    let scaled = ((u128::from(ceiling) + 1) * u128::from(random)) >> 64;
     u64::try_from(scaled).expect("a part of a u64 is a u64")
 }
 

@@ -65,7 +65,7 @@ impl SubscriptionStats {
         if flight.is_down() || broken.is_some() {
             self.state = State::SinkDown;
         }
-        let failure = broken.map_or(flight.last_failure(), String::as_str);
+        let failure = broken.map_or_else(|| flight.last_failure(), String::as_str);
         if !failure.is_empty() {
             failure.clone_into(&mut self.last_failure);
         }

@@ -29,11 +29,12 @@ pub(crate) enum Errand {
 impl Flight {
     /// The next thing to do, if there is one; it counts as begun.
     pub(crate) fn next_errand(&mut self, moment: Moment) -> Option<Errand> {
-        self.take_in(moment);
         if self.holds(moment.now_ms) {
             self.unload();
         }
+        // Before the window fills again: a parked event takes up room, too.
         let scan = self.promote_parked(moment);
+        self.take_in(moment);
         if self.expires() {
             self.give_up_expired();
         }
@@ -149,8 +150,9 @@ impl Flight {
 
     /// Makes parked keys that are due candidates, until one has to be read first.
     fn promote_parked(&mut self, moment: Moment) -> Option<Errand> {
-        let attempts = !self.paused && !matches!(self.breaker.gate(moment.now_ms), Gate::Shut { .. });
-        while let Some(due) = self.parks.next_due(moment.now_ms, self.expire_below, attempts) {
+        let gate = !self.paused && !matches!(self.breaker.gate(moment.now_ms), Gate::Shut { .. });
+        let room = |flight: &Self| flight.window.has_room(0, flight.parks.busy() + flight.unloaded.len());
+        while let Some(due) = self.parks.next_due(moment.now_ms, self.expire_below, gate && room(self)) {
             match due {
                 Due::Scan { key, from } => {
                     return Some(Errand::Scan { key, from, upto: self.reading.read_to(moment.front) });

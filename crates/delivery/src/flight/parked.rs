@@ -111,8 +111,10 @@ impl Parks {
         self.keys.len()
     }
 
+    /// Keys whose first event is under way, or about to be.
     pub(super) fn busy(&self) -> usize {
-        self.keys.values().filter(|parked| parked.phase == Phase::Busy).count()
+        let is_busy = |parked: &&Parked| matches!(parked.phase, Phase::Queued | Phase::Busy);
+        self.keys.values().filter(is_busy).count()
     }
 
     pub(super) fn pending(&self) -> u64 {
@@ -144,7 +146,7 @@ impl Parks {
             parked.buffer.pop_front();
         }
         parked.scanned_to = parked.scanned_to.max(offset.plus(1));
-        parked.from = parked.buffer.front().map_or(offset.plus(1), |held| held.offset);
+        parked.from = parked.buffer.front().map_or_else(|| offset.plus(1), |held| held.offset);
         parked.append_time = parked.buffer.front().map(|held| held.append_time);
         (parked.attempts, parked.failed_at, parked.given_up) = (0, None, None);
         (parked.phase, parked.retry_at_ms) = (Phase::Waiting, now_ms);

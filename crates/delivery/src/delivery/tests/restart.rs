@@ -57,16 +57,18 @@ async fn a_parked_key_stays_parked_across_a_crash_with_its_attempts() {
             ticks.tick().await;
             let records = world.events.iter().filter_map(|partition| partition.counters(orders.id)?.1);
             let parked: Vec<_> = records.flat_map(|record| record.parked).collect();
-            if let [parked] = parked[..] {
+            if let [parked] = parked[..]
+                && parked.pending == 20
+            {
                 return parked;
             }
         }
     };
     let before = timeout(DEADLINE, parked(&world)).await.expect("it is replicated as parked");
-    assert_eq!((before.key, before.pending), (poison, 20));
+    assert_eq!(before.key, poison);
     let world = world.crash().await;
     let after = timeout(DEADLINE, parked(&world)).await.expect("it is still parked");
-    assert_eq!((after.from, after.pending), (before.from, before.pending));
+    assert_eq!(after.from, before.from);
     assert!(after.attempts >= before.attempts);
     world.sink("orders").heal_key(poison);
     assert_eq!(world.settled(&orders, 180).await.delivered, 180);

@@ -31,4 +31,36 @@ async fn what_retention_overtakes_becomes_dead_letters_before_the_log_is_trimmed
     let letters = world.delivery.list_dead_letters(orders.account, DeadLetterQuery::default()).await.unwrap();
     assert_eq!(letters.letters.len() as u64, stats.dead_lettered);
     check_order(&world.sink("orders").delivered());
+    assert_eq!(world.stats(&orders).oldest_pending_age_ms, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_go_by_the_retention_of_their_own_stream() {
+    let mut setup = Setup::default();
+    setup.partition.segment_bytes = 4 << 10;
+    setup.partition.entry_bytes_max = 1 << 10;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
+    for key in KEYS {
+        world.sink("orders").fail_key(KeyHash::of(key), Answer::Rejected { why: why.clone() });
+    }
+    for start in (0..100).step_by(10) {
+        world.publish("order", &KEYS, start..start + 10).await;
+    }
+    assert_eq!(world.settled(&orders, 100).await.dead_lettered, 100);
+    world.machine.clock.0.fetch_add(120_000, Ordering::Relaxed);
+    let mut ticks = interval(Duration::from_millis(5));
+    let trimmed = async {
+        loop {
+            ticks.tick().await;
+            let page =
+                world.delivery.list_dead_letters(orders.account, DeadLetterQuery::default()).await.unwrap();
+            if page.letters.len() < 100 {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, trimmed).await.expect("old letters go");
+    assert_eq!(world.stats(&orders).dead_lettered, 100, "their number stays");
 }
