@@ -16,3 +16,6 @@ mod status;
 mod time;
 
 pub use control::Control;
+
+#[cfg(test)]
+mod tests;
