@@ -163,7 +163,8 @@ impl<S: StateMachine> Group<S> {
         let members: BTreeMap<u64, Broker> = members.into_iter().map(Member::into_node).collect();
         assert!(members.contains_key(replica), "a replica initializes only a group that it is a member of");
         match raft.initialize(members).await {
-            Ok(()) => self.shared.elect_if_alone().await,
+            // A new group has no leader to disturb.
+            Ok(()) => self.shared.elect().await,
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
                 Err(ProposeError::Stopped)
@@ -324,10 +325,12 @@ impl Shared {
     async fn elect_if_alone(&self) -> Result<(), ProposeError> {
         let effective =
             self.raft.with_raft_state(|state| voters(state.membership_state.effective().membership()));
-        if effective.await.map_err(|_| ProposeError::Stopped)? == BTreeSet::from([self.replica]) {
-            self.raft.trigger().elect(false).await.map_err(|_| ProposeError::Stopped)?;
-        }
-        Ok(())
+        let alone = effective.await.map_err(|_| ProposeError::Stopped)? == BTreeSet::from([self.replica]);
+        if alone { self.elect().await } else { Ok(()) }
+    }
+
+    async fn elect(&self) -> Result<(), ProposeError> {
+        self.raft.trigger().elect(false).await.map_err(|_| ProposeError::Stopped)
     }
 
     fn changed<T>(

@@ -44,8 +44,9 @@ pub trait StateMachine: Send + Sync + 'static {
     type Reply: Send + Sync + 'static;
     /// Called for every entry of kind 1..=254, in order.
     fn apply(&mut self, frame: &Frame, scope: Scope) -> Self::Reply;
-    /// Called once after each run of applied entries (also blanks) and after an installed snapshot, outside
-    /// the write lock: publish positions to watchers here.
+    /// Called once after each run of applied entries (also blanks) and after an installed snapshot, outside the write
+    /// lock: publish positions to watchers here. The proposers of the run have been answered by then, so who is
+    /// answered finds the entry in the machine, but maybe not yet in what is published.
     fn applied(&self, upto: Position);
     /// The whole accumulated state, versioned and self-contained.
     fn checkpoint(&self) -> Vec<u8>;

@@ -75,9 +75,10 @@ pub(super) fn options(replica: u64) -> GroupOptions {
     GroupOptions {
         name: GROUP.to_owned(),
         replica,
-        heartbeat_ms: 50,
-        election_min_ms: 300,
-        election_max_ms: 600,
+        // Nobody must lose leadership because a test machine is busy.
+        heartbeat_ms: 100,
+        election_min_ms: 1000,
+        election_max_ms: 2000,
         checkpoint_interval_ms: 20,
         snapshot_entries: 50,
     }
