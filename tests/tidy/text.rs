@@ -34,6 +34,7 @@ const BANNED: &[Rule] = &[
             "crates/cli/",
             "crates/proto/build.rs",
             "crates/catalog/src/view_store",
+            "tests/src/",
         ],
     },
     Rule {

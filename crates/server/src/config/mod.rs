@@ -243,7 +243,7 @@ pub(crate) enum LogFormat {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { log: "info".into(), log_format: LogFormat::Auto }
+        Self { log: "info,openraft=warn".into(), log_format: LogFormat::Auto }
     }
 }
 

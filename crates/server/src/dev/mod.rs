@@ -98,7 +98,7 @@ fn config(command: &DevCommand, data_dir: &std::path::Path) -> Config {
     config.listen.grpc = SocketAddr::from(([127, 0, 0, 1], command.port));
     config.storage.segment_bytes = ByteSize::mib(16);
     config.storage.pool_segments_max = 4;
-    config.telemetry = Telemetry { log: "warn".into(), log_format: LogFormat::Text };
+    config.telemetry = Telemetry { log: "warn,openraft=error".into(), log_format: LogFormat::Text };
     config
 }
 
