@@ -127,6 +127,7 @@ async fn a_follower_that_was_down_across_a_trim_recovers_and_a_restarted_one_goe
     let mut nodes = three(&network).await;
     let (at, term) = leader(&nodes).await;
     publish(&nodes[at], term, 200).await;
+    assert_same(&nodes[(at + 1) % 3], &nodes[at], 0).await;
     let down = nodes.remove((at + 1) % 3);
     let (at, term) = leader(&nodes).await;
     let replica = down.replica;
