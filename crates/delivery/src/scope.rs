@@ -195,8 +195,9 @@ impl Scope {
         if self.commands.running.is_some() {
             return;
         }
-        let waits = self.commands.retry_at.is_some_and(|at| at > Instant::now());
-        let changes = !waits && !self.draining && !self.commands.changes.is_empty();
+        self.commands.retry_at = self.commands.retry_at.filter(|at| *at > Instant::now());
+        let waits = self.commands.retry_at.is_some() || self.draining;
+        let changes = !waits && !self.commands.changes.is_empty();
         self.commands.reconciling = false;
         // What a deleted subscription has settled is counted before it is detached.
         if changes && self.ground.is_dirty() || self.advance_is_due() {
@@ -205,7 +206,6 @@ impl Scope {
             // An attachment takes effect at an offset that the fan-out must not have passed when it learns of it.
             self.commands.reconciling = true;
             if self.reading.is_none() {
-                self.commands.retry_at = None;
                 self.begin_reconciling();
             }
         } else {
@@ -224,8 +224,9 @@ impl Scope {
     /// When to look again if nothing happens.
     fn wake_at(&self) -> Option<Instant> {
         let drain_until = self.ground.node.drain_until.get().copied().filter(|_| self.draining);
-        let retry_at = self.commands.retry_at;
-        let advance_at = if self.commands.running.is_none() { self.advance_at() } else { None };
+        let idle = self.commands.running.is_none();
+        let retry_at = self.commands.retry_at.filter(|_| idle);
+        let advance_at = self.advance_at().filter(|_| idle);
         let retention_at = Some(self.trims.next_check());
         [drain_until, retry_at, advance_at, retention_at].into_iter().flatten().min()
     }

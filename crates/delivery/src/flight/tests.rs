@@ -148,9 +148,13 @@ impl World {
     }
 
     fn held(&self, offset: u64) -> Held {
-        let key = KeyHash(self.log[usize::try_from(offset).unwrap()]);
+        let key = self.key(offset);
         let append_time = Timestamp(offset);
         Held { offset: Offset(offset), key, append_time, bytes: Bytes::from_static(b"event"), pin: None }
+    }
+
+    fn key(&self, offset: u64) -> KeyHash {
+        KeyHash(self.log[usize::try_from(offset).unwrap()])
     }
 
     fn step(&mut self, step: Step) {
@@ -272,8 +276,7 @@ impl World {
         assert!(record.window.len() <= WINDOW);
         let mut named: BTreeSet<u64> = record.window.iter().map(|offset| offset.0).collect();
         for parked in &record.parked {
-            let of_key = (parked.from.0..record.read_to.0)
-                .filter(|offset| KeyHash(self.log[*offset as usize]) == parked.key);
+            let of_key = (parked.from.0..record.read_to.0).filter(|offset| self.key(*offset) == parked.key);
             let of_key: Vec<u64> = of_key.collect();
             assert_eq!(of_key.len() as u64, parked.pending, "{parked:?}");
             named.extend(of_key);
@@ -367,7 +370,7 @@ proptest! {
         let mut seen = BTreeSet::new();
         let mut newest = BTreeMap::new();
         let mut repeats = 0;
-        for offset in world.delivered {
+        for &offset in &world.delivered {
             if !seen.insert(offset) {
                 repeats += 1;
                 continue;
@@ -375,7 +378,7 @@ proptest! {
             if world.lettered.contains(&offset) {
                 continue;
             }
-            let before = newest.insert(world.log[offset as usize], offset);
+            let before = newest.insert(world.key(offset), offset);
             prop_assert!(before.is_none_or(|before| before < offset), "{:?} before {}", before, offset);
         }
         prop_assert!(repeats <= world.repeats_allowed);
