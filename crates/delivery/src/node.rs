@@ -43,7 +43,7 @@ pub(crate) struct Lead {
 pub(crate) struct Pace {
     /// Whether retention is due.
     pub(crate) retention_check_ms: u64,
-    /// Least time between two trims.
+    /// Least time between two small trims.
     pub(crate) trim_interval_ms: u64,
     /// How long a change of a subscription may take.
     pub(crate) reconcile_timeout_ms: u64,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fanfare_model::Offset;
-use fanfare_partition::CommandError;
+use fanfare_partition::{CommandError, Positions};
 use tokio::time::Instant;
 
 use super::{Ended, Finished, Scope};
@@ -38,10 +38,12 @@ impl Scope {
         let pace = self.ground.node.pace;
         self.trims.next_check = now + Duration::from_millis(pace.retention_check_ms);
         let interval = Duration::from_millis(pace.trim_interval_ms);
-        if self.draining || self.trims.trimmed_at.is_some_and(|at| now < at + interval) {
+        if self.draining {
             return;
         }
-        self.trims.target = self.ground.partition.trim_target();
+        let lately = self.trims.trimmed_at.is_some_and(|at| now < at + interval);
+        let target = self.ground.partition.trim_target();
+        self.trims.target = target.filter(|target| !lately || self.frees_much(*target));
         let Some(target) = self.trims.target else { return };
         for cell in self.lead.cells.read().values() {
             let mut state = cell.lock();
@@ -50,6 +52,12 @@ impl Scope {
                 ensure_running(&self.ground, cell, &mut state.running);
             }
         }
+    }
+
+    /// A quarter of what is kept is due: the log grows too fast to wait.
+    fn frees_much(&self, target: Offset) -> bool {
+        let Positions { log_start, high_watermark, .. } = *self.positions.borrow();
+        target.since(log_start) >= high_watermark.since(log_start) / 4
     }
 
     /// Trims if a target is set and everything below it is settled, and known to be by the state machine.
