@@ -20,8 +20,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(FILES, [&root])?;
     fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .bytes(".io.cloudevents.v1.CloudEvent")
-        .compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".io.cloudevents.v1.CloudEvent").compile_fds(descriptors)?;
     Ok(())
 }

@@ -17,8 +17,10 @@ pub(crate) struct Source {
 impl Source {
     fn read(root: &Path, path: &Path) -> Self {
         let text = fs::read_to_string(path).expect("a file that was just listed");
-        let product_lines =
-            text.lines().position(|line| line.starts_with("#[cfg(test)]")).unwrap_or(text.lines().count());
+        let product_lines = text
+            .lines()
+            .position(|line| line.starts_with("#[cfg(test)]"))
+            .unwrap_or_else(|| text.lines().count());
         let path =
             path.strip_prefix(root).expect("below the root").to_str().expect("UTF-8").replace('\\', "/");
         Self { path, text, product_lines }

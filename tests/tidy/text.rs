@@ -1,6 +1,6 @@
 //! Words that do not belong: in names, in code, in comments.
 
-use crate::source::{Source, files, sources};
+use crate::source::{Source, files, root, sources};
 
 struct Rule {
     why: &'static str,
@@ -164,4 +164,21 @@ fn the_project_speaks_of_itself_only() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn links_of_the_documents_lead_somewhere() {
+    let mut dead = Vec::new();
+    let documents = ["README.md", "crates/README.md"];
+    for document in documents {
+        let path = root().join(document);
+        let text = std::fs::read_to_string(&path).expect("a document");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.starts_with("http")) {
+            if !path.parent().expect("a folder").join(target).exists() {
+                dead.push(format!("{document}: {target}"));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
 }

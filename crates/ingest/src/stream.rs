@@ -6,7 +6,7 @@
 //!               └──────────── held partitions ◄──────────────────┘
 //! ```
 //! The intake takes all requests that are there into one round, so that small ones share a record batch; it
-//! never waits for a commit. The answers settle rounds in order. When a partition refuses for now, it is held:
+//! never waits for a commit. The answers settle rounds in order. When a partition refuses what may pass later, it is held:
 //! whatever comes later for it is refused as behind, until the client has seen the refusal and resumes.
 
 mod answers;

@@ -86,8 +86,12 @@ impl<'a> Event<'a> {
                 _ => {}
             }
         }
-        let required =
-            [("id", event.id), ("source", event.source), ("spec_version", event.spec_version), ("type", event.event_type)];
+        let required = [
+            ("id", event.id),
+            ("source", event.source),
+            ("spec_version", event.spec_version),
+            ("type", event.event_type),
+        ];
         match required.iter().find(|(_, value)| value.is_empty()) {
             Some((field, _)) => Err(EventError::Missing { field }),
             None => Ok(event),
@@ -101,7 +105,9 @@ impl<'a> Event<'a> {
     }
 
     /// The attributes beyond the required four, in stored order; malformed ones end the sequence with an error.
-    pub fn attributes(&self) -> impl Iterator<Item = Result<(&'a str, AttributeValue<'a>), EventError>> + use<'a> {
+    pub fn attributes(
+        &self,
+    ) -> impl Iterator<Item = Result<(&'a str, AttributeValue<'a>), EventError>> + use<'a> {
         let mut fields = Fields(self.bytes);
         std::iter::from_fn(move || {
             loop {
@@ -189,7 +195,10 @@ fn attribute_value(bytes: &[u8]) -> Result<Option<AttributeValue<'_>>, EventErro
     while let Some((number, value)) = fields.next()? {
         found = Some(match (number, value) {
             (1, Value::Number(value)) => AttributeValue::Boolean(value != 0),
-            #[expect(clippy::cast_possible_truncation, reason = "protobuf stores an int32 sign-extended to 64 bits")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "protobuf stores an int32 sign-extended to 64 bits"
+            )]
             (2, Value::Number(value)) => AttributeValue::Integer(value as i32),
             (3, Value::Bytes(value)) => AttributeValue::String(text(value, "attribute")?),
             (4, Value::Bytes(value)) => AttributeValue::Bytes(value),
@@ -202,7 +211,11 @@ fn attribute_value(bytes: &[u8]) -> Result<Option<AttributeValue<'_>>, EventErro
     Ok(found)
 }
 
-#[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "protobuf's encoding of int64 and int32")]
+#[expect(
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
+    reason = "protobuf's encoding of int64 and int32"
+)]
 fn timestamp(bytes: &[u8]) -> Result<AttributeValue<'_>, EventError> {
     let (mut seconds, mut nanos) = (0, 0);
     let mut fields = Fields(bytes);

@@ -126,7 +126,13 @@ mod tests {
         let id = AccountId::from_bytes([0xab; 16]);
         assert_eq!(id.to_string(), format!("AC{}", "ab".repeat(16)));
         assert_eq!(id.to_string().parse(), Ok(id));
-        for bad in ["", "AC", "DG00000000000000000000000000000000", "AC0000000000000000000000000000000", "AC0000000000000000000000000000000G"] {
+        for bad in [
+            "",
+            "AC",
+            "DG00000000000000000000000000000000",
+            "AC0000000000000000000000000000000",
+            "AC0000000000000000000000000000000G",
+        ] {
             assert!(bad.parse::<AccountId>().is_err(), "{bad} was taken");
         }
     }

@@ -97,6 +97,9 @@ impl Console {
 
     pub(super) fn farewell(&self, data_dir: &Path, ephemeral: bool) {
         println!("\npublished {}, delivered {}", self.published, self.delivered);
+        if self.receiver.missed() > 0 {
+            println!("{} deliveries came too fast to be shown", self.receiver.missed());
+        }
         if !ephemeral {
             println!("events are in {}; start again and delivery goes on where it was", data_dir.display());
         }

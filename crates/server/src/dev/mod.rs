@@ -59,7 +59,8 @@ pub(crate) async fn run(command: DevCommand) -> anyhow::Result<()> {
         command.rate
     );
     let temporary = command.ephemeral.then(tempfile::tempdir).transpose()?;
-    let data_dir = temporary.as_ref().map_or(command.data_dir.clone(), |folder| folder.path().to_owned());
+    let data_dir =
+        temporary.as_ref().map_or_else(|| command.data_dir.clone(), |folder| folder.path().to_owned());
     let receiver_address = SocketAddr::from(([127, 0, 0, 1], command.receiver_port));
     let listener = TcpListener::bind(receiver_address).await.with_context(|| {
         format!(

@@ -72,7 +72,6 @@ pub(crate) struct Received {
 pub(crate) struct Receiver {
     address: SocketAddr,
     events: mpsc::Receiver<Received>,
-    #[cfg(test)]
     desk: Arc<Desk>,
 }
 
@@ -89,12 +88,12 @@ impl Receiver {
             cancel,
         });
         tasks.spawn(accept(listener, desk.clone(), tasks.clone()));
-        Self {
-            address,
-            events,
-            #[cfg(test)]
-            desk,
-        }
+        Self { address, events, desk }
+    }
+
+    /// Events that arrived faster than they were taken by [`Receiver::next`], and are missing there.
+    pub(crate) fn missed(&self) -> u64 {
+        self.desk.missed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
