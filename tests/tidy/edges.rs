@@ -60,7 +60,9 @@ fn openraft_is_named_in_raft_alone() {
         .filter(|source| !["raft"].contains(&source.crate_name().unwrap_or_default()))
         .filter(|source| !source.path.starts_with("tests/tidy/"))
         .flat_map(|source| {
-            let named = source.product().filter(|(_, line)| line.contains("openraft"));
+            let named = source
+                .product()
+                .filter(|(_, line)| line.contains("openraft::") || line.contains("use openraft"));
             named.map(|(number, _)| format!("{}:{number}", source.path)).collect::<Vec<_>>()
         })
         .collect();
