@@ -170,7 +170,7 @@ impl Flight {
         self.parks.len()
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> Counters {
         self.ledger.live()
     }
 
@@ -225,7 +225,10 @@ impl Flight {
                 self.ready.push_back(Candidate::Window(next));
             }
         }
-        self.ledger.settled(outcome, 1);
+        // What matches only since the types were changed was never counted as matched.
+        if !self.restored || self.ledger.pending() > 0 {
+            self.ledger.settled(outcome, 1);
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl SubscriptionStats {
         let state = cell.lock();
         let flight = &state.flight;
         let counters = flight.counters();
-        self.count(counters);
+        self.count(&counters);
         self.partitions.push((index, counters.matched, counters.pending(), frontier));
         let age_ms = flight.oldest().map(|oldest| now.millis_since(oldest));
         self.oldest_pending_age_ms = self.oldest_pending_age_ms.max(age_ms);

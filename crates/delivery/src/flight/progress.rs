@@ -73,39 +73,44 @@ impl Flight {
         [window, unloaded, parked, self.reading.oldest()].into_iter().flatten().min()
     }
 
+    /// Names no more events than are pending: more than that are held only of a choice that grew before a restart.
     fn record(&self, moment: Moment) -> CursorRecord {
+        let mut left = self.ledger.pending();
+        let mut take = |count: u64| {
+            let taken = count.min(left);
+            left -= taken;
+            taken
+        };
         let unloaded = self.unloaded.iter().map(|(offset, _)| *offset);
-        let parked = |(key, parked): (&_, &super::parked::Parked)| ParkedKey {
+        let offsets = unloaded.chain(self.window.unsettled().map(|held| held.offset));
+        let window = offsets.take_while(|_| take(1) == 1).collect();
+        let parked = self.parks.iter().map(|(key, parked)| ParkedKey {
             key: *key,
             from: parked.from,
             attempts: parked.attempts,
             retry_in_ms: parked.retry_at_ms.saturating_sub(moment.now_ms),
-            pending: parked.pending,
-        };
-        CursorRecord {
-            read_to: self.reading.read_to(moment.front),
-            window: unloaded.chain(self.window.unsettled().map(|held| held.offset)).collect(),
-            parked: self.parks.iter().map(parked).collect(),
-        }
+            pending: take(parked.pending),
+        });
+        let parked = parked.filter(|parked| parked.pending > 0).collect();
+        CursorRecord { read_to: self.reading.read_to(moment.front), window, parked }
     }
 
     /// After a restart events are read again with the types that are chosen now. What was matched before and matches
-    /// no longer is cancelled; what matches only now is counted.
+    /// no longer is cancelled. What matches only now is delivered, too, but the partition's account stays as it was.
     fn correct(&mut self) {
-        if !self.restored {
+        if !self.restored || !self.reading.follows() {
             return;
         }
-        let held = (self.window.len() + self.unloaded.len()) as u64 + self.parks.pending();
-        let pending = self.ledger.pending();
-        if held > pending {
-            self.ledger.matched(held - pending);
+        let Some(missing) = self.ledger.pending().checked_sub(self.held()) else { return };
+        self.restored = false;
+        if missing > 0 {
+            tracing::info!(count = missing, "cancel what is no longer chosen");
+            self.ledger.settled(Outcome::Cancelled(Reason::Repointed), missing);
         }
-        if self.reading.follows() {
-            if held < pending {
-                tracing::info!(count = pending - held, "what is no longer chosen was cancelled");
-                self.ledger.settled(Outcome::Cancelled(Reason::Repointed), pending - held);
-            }
-            self.restored = false;
-        }
+    }
+
+    /// Unsettled events that are known by offset or, if their key is parked, by number.
+    fn held(&self) -> u64 {
+        (self.window.len() + self.unloaded.len()) as u64 + self.parks.pending()
     }
 }

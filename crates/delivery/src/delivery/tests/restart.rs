@@ -106,3 +106,25 @@ async fn types_changed_with_a_backlog_before_a_crash_leave_every_event_accounted
     let stats = world.settled(&orders, 180).await;
     assert_eq!((stats.delivered, stats.reasons), (90, BTreeMap::from([("repointed", 90)])));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_added_with_a_backlog_before_a_crash_lose_nothing_that_was_matched() {
+    let world = World::new().await;
+    world.create_type("refund", None).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let sink = world.catalog.view().account(orders.account).unwrap().sinks[&orders.sink].clone();
+    world.sink("orders").down();
+    world.publish("order", &KEYS, 0..90).await;
+    world.publish("refund", &KEYS, 90..180).await;
+    world.stats_when(&orders, |stats| stats.matched == 90 && stats.state == State::SinkDown).await;
+    let change = subscription(&sink, &["order", "refund"]);
+    world.catalog.update_subscription(world.tenant(), orders.id, change, None).await.unwrap();
+    world.delivery.reconciled(orders.account, orders.id).await.unwrap();
+    let world = world.crash().await;
+    world.sink("orders").up();
+    assert_eq!(world.settled(&orders, 90).await.delivered, 90);
+    let delivered = world.delivered("orders", 180).await;
+    assert_eq!(sorted(&delivered), (0..180).collect::<Vec<_>>());
+    world.publish("refund", &KEYS, 180..190).await;
+    assert_eq!(world.settled(&orders, 100).await.delivered, 100);
+}
