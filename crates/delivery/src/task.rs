@@ -104,6 +104,8 @@ impl Task {
     fn begin_all(&mut self) -> Next {
         let cell = self.cell.clone();
         loop {
+            // What becomes due while this runs is due after this: the deadline is counted from here.
+            let now_ms = self.ground.moment().now_ms;
             self.begin_errands();
             // What was given up instead of attempted is an errand.
             if self.begin_attempts() {
@@ -117,7 +119,7 @@ impl Task {
             if !state.dirty && state.flight.has_news() {
                 self.ground.touch(&cell, &mut state);
             }
-            return Next::Wait { deadline_ms: state.flight.deadline_ms(self.ground.moment().now_ms) };
+            return Next::Wait { deadline_ms: state.flight.deadline_ms(now_ms) };
         }
     }
 
