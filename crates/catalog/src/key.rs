@@ -35,15 +35,19 @@ impl Tenant {
 pub struct NewKey {
     pub id: KeyId,
     pub text: Secret,
+    /// What is stored of it.
+    pub(crate) secret_hash: [u8; 32],
 }
 
-/// A key just made: what its owner gets, and what is stored.
-pub(crate) fn generate(rng: &mut impl Rng) -> (NewKey, [u8; 32]) {
-    let id = KeyId::random(rng);
-    let mut secret = [0; 32];
-    rng.fill_bytes(&mut secret);
-    let text = format!("{PREFIX}{}_{}", hex::text(id.as_bytes()), hex::text(&secret));
-    (NewKey { id, text: Secret::new(text) }, hash(&secret))
+impl NewKey {
+    /// A key that nothing knows yet: it is live once the catalog has taken it.
+    pub fn generate(rng: &mut impl Rng) -> Self {
+        let id = KeyId::random(rng);
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        let text = format!("{PREFIX}{}_{}", hex::text(id.as_bytes()), hex::text(&secret));
+        Self { id, text: Secret::new(text), secret_hash: hash(&secret) }
+    }
 }
 
 /// The tenant that `text` proves, if it is a live key's. Takes the same time for every wrong secret.

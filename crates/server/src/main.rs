@@ -3,6 +3,7 @@
 mod clock;
 mod config;
 mod dev;
+mod first_key;
 mod grpc;
 mod node;
 mod secret_file;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 
-/// Writes `secret` and a newline to `path` with mode 0600, replacing what was there.
+/// Writes `secret` and a newline to `path` with mode 0600, replacing what was there; durable at return.
 ///
 /// # Errors
 /// If the file cannot be written; the old one is then still whole.
@@ -20,7 +20,9 @@ pub(crate) fn write(path: &Path, secret: &str) -> anyhow::Result<()> {
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         writeln!(file, "{secret}")?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        fs::File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
     };
     attempt().with_context(|| format!("write the secret file {}", path.display()))
 }

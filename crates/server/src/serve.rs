@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::{config, node::Node, secret_file, shutdown, telemetry};
+use crate::{config, first_key, node::Node, shutdown, telemetry};
 
 /// Starts a node.
 #[derive(Debug, clap::Args)]
@@ -39,11 +39,7 @@ pub(crate) async fn run(command: ServeCommand) -> anyhow::Result<()> {
     telemetry::install(&config.telemetry)?;
     let (egress, data_dir) = (config.egress_policy(), config.node.data_dir.clone());
     let node = Node::start(config, egress).await?;
-    let key_file = data_dir.join("first-key");
-    if let Some((account, key)) = node.catalog.bootstrap("default").await? {
-        secret_file::write(&key_file, key.text.expose())?;
-        tracing::info!(account = %account.id, key_file = %key_file.display(), "made the first account; its key is in the file");
-    }
+    first_key::ensure(&node.catalog, "default", &data_dir.join("first-key")).await?;
     tracing::info!(grpc = %node.grpc, data_dir = %data_dir.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     shutdown::requested().await;
     node.shutdown().await;

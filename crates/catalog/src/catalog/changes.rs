@@ -12,7 +12,6 @@ use super::Catalog;
 use crate::{
     Account, ChangeError, EventType, NewEventType, NewKey, NewSubscription, Schema, SinkChange, Tenant,
     command::{Change, CreatedSubscription, KeyRecord, NewAccount, SinkSpec},
-    key,
     state::{Changed, Object},
 };
 
@@ -32,12 +31,16 @@ macro_rules! expect {
 }
 
 impl Catalog {
-    /// An account with a key, if the catalog has no account yet.
-    pub async fn bootstrap(&self, account_name: &str) -> Result<Option<(Arc<Account>, NewKey)>, ChangeError> {
-        let (key, record) = new_key("made at the first start");
+    /// An account with `key`, if the catalog has no account yet. Keep the key before: no other is made for it later.
+    pub async fn bootstrap(
+        &self,
+        account_name: &str,
+        key: &NewKey,
+    ) -> Result<Option<Arc<Account>>, ChangeError> {
+        let record = key_record(key, "made at the first start");
         let account = self.new_account(account_name);
         match self.change(Change::Bootstrap { account, key: record }).await {
-            Ok(changed) => expect!(changed, Account).map(|account| Some((account, key))),
+            Ok(changed) => expect!(changed, Account).map(Some),
             Err(ChangeError::Exists { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -48,7 +51,8 @@ impl Catalog {
     }
 
     pub async fn create_key(&self, account: AccountId, description: &str) -> Result<NewKey, ChangeError> {
-        let (key, record) = new_key(description);
+        let key = NewKey::generate(&mut rand::rng());
+        let record = key_record(&key, description);
         self.change(Change::CreateKey { account, key: record, limit: KEYS_MAX }).await?;
         Ok(key)
     }
@@ -216,10 +220,8 @@ impl Catalog {
     }
 }
 
-fn new_key(description: &str) -> (NewKey, KeyRecord) {
-    let (key, secret_hash) = key::generate(&mut rand::rng());
-    let record = KeyRecord { id: key.id, description: description.to_owned(), secret_hash };
-    (key, record)
+fn key_record(key: &NewKey, description: &str) -> KeyRecord {
+    KeyRecord { id: key.id, description: description.to_owned(), secret_hash: key.secret_hash }
 }
 
 fn with_secret(config: SinkConfig) -> SinkConfig {

@@ -86,7 +86,8 @@ impl Node {
     }
 
     async fn tenant(&self) -> Tenant {
-        let (_, key) = self.catalog.bootstrap("acme").await.unwrap().expect("the catalog is empty");
+        let key = NewKey::generate(&mut rand::rng());
+        self.catalog.bootstrap("acme", &key).await.unwrap().expect("the catalog is empty");
         self.catalog.authenticate(key.text.expose()).unwrap()
     }
 

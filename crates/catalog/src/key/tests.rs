@@ -21,8 +21,8 @@ fn view_with(keys: &[(AccountId, KeyId, [u8; 32])]) -> View {
 #[test]
 fn a_key_proves_its_own_account_and_no_other() {
     let (one, other) = (AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16]));
-    let ((key, hash), (other_key, other_hash)) = (generate(&mut rand::rng()), generate(&mut rand::rng()));
-    let view = view_with(&[(one, key.id, hash), (other, other_key.id, other_hash)]);
+    let (key, other_key) = (NewKey::generate(&mut rand::rng()), NewKey::generate(&mut rand::rng()));
+    let view = view_with(&[(one, key.id, key.secret_hash), (other, other_key.id, other_key.secret_hash)]);
     let tenant = authenticate(&view, key.text.expose()).unwrap();
     assert_eq!((tenant.account(), tenant.key()), (one, key.id));
     assert_eq!(authenticate(&view, other_key.text.expose()).unwrap().account(), other);
@@ -31,8 +31,9 @@ fn a_key_proves_its_own_account_and_no_other() {
 #[test]
 fn nothing_but_the_exact_key_is_taken() {
     let account = AccountId::from_bytes([1; 16]);
-    let ((key, hash), (stranger, stranger_hash)) = (generate(&mut rand::rng()), generate(&mut rand::rng()));
-    let view = view_with(&[(account, key.id, hash), (account, stranger.id, stranger_hash)]);
+    let (key, stranger) = (NewKey::generate(&mut rand::rng()), NewKey::generate(&mut rand::rng()));
+    let keys = [(account, key.id, key.secret_hash), (account, stranger.id, stranger.secret_hash)];
+    let view = view_with(&keys);
     let text = key.text.expose();
     assert_eq!(text.len(), "fanfare_sk_".len() + 32 + 1 + 64);
     assert!(authenticate(&view, text).is_some());
@@ -50,7 +51,7 @@ fn nothing_but_the_exact_key_is_taken() {
         format!("fanfare_sk_{id}{secret}"),
         format!("fanfare_sk_{id}_{foreign}"),
         format!("fanfare_sk_{}_{secret}", "0".repeat(32)),
-        format!("fanfare_sk_{id}_{}", hex::text(&hash)),
+        format!("fanfare_sk_{id}_{}", hex::text(&key.secret_hash)),
         "ü".repeat(64),
     ];
     for at in 0..secret.len() {
@@ -65,7 +66,7 @@ fn nothing_but_the_exact_key_is_taken() {
 
 #[test]
 fn a_fresh_key_is_not_printed() {
-    let (key, _) = generate(&mut rand::rng());
+    let key = NewKey::generate(&mut rand::rng());
     let secret = key.text.expose().rsplit_once('_').unwrap().1.to_owned();
     assert!(!format!("{key:?}").contains(&secret));
 }

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{ByteSize, Config, LogFormat, Telemetry},
+    first_key,
     node::Node,
     shutdown, telemetry,
 };
@@ -117,20 +118,9 @@ fn egress() -> EgressPolicy {
 /// The dev account's key: made on the first start, kept beside the data for the next.
 async fn key(node: &Node, data_dir: &std::path::Path) -> anyhow::Result<Secret> {
     let file = data_dir.join("dev-key");
-    match node.catalog.bootstrap("dev").await? {
-        Some((_, new)) => {
-            crate::secret_file::write(&file, new.text.expose())?;
-            Ok(new.text)
-        }
-        None => {
-            let text = std::fs::read_to_string(&file).with_context(|| {
-                format!(
-                    "read the dev account's key {}; remove {} to begin anew",
-                    file.display(),
-                    data_dir.display()
-                )
-            })?;
-            Ok(Secret::new(text.trim().to_owned()))
-        }
-    }
+    first_key::ensure(&node.catalog, "dev", &file).await?;
+    let text = std::fs::read_to_string(&file).with_context(|| {
+        format!("read the dev account's key {}; remove {} to begin anew", file.display(), data_dir.display())
+    })?;
+    Ok(Secret::new(text.trim().to_owned()))
 }

@@ -30,12 +30,13 @@ fn subscription(sink: SinkId, types: &[(&str, Option<u32>)]) -> NewSubscription 
 #[tokio::test]
 async fn only_the_first_start_makes_an_account() {
     let node = Node::new().await;
-    let (account, key) = node.catalog.bootstrap("acme").await.unwrap().expect("the catalog was empty");
+    let key = NewKey::generate(&mut rand::rng());
+    let account = node.catalog.bootstrap("acme", &key).await.unwrap().expect("the catalog was empty");
     let tenant = node.catalog.authenticate(key.text.expose()).expect("the key is live at the answer");
     assert_eq!((tenant.account(), tenant.key()), (account.id, key.id));
     let revision = node.catalog.view().revision;
-    assert!(node.catalog.bootstrap("acme").await.unwrap().is_none());
-    assert!(node.catalog.bootstrap("other").await.unwrap().is_none());
+    assert!(node.catalog.bootstrap("acme", &key).await.unwrap().is_none());
+    assert!(node.catalog.bootstrap("other", &key).await.unwrap().is_none());
     assert_eq!(node.catalog.view().revision, revision);
     node.stop().await;
 }
