@@ -1,5 +1,6 @@
-//! The newest frames of one log, in order and without a gap up to its last one.
-use std::collections::VecDeque;
+//! The newest frames of one log, in order and without a gap up to its last one. Frames that leave are handed to
+//! the caller: freeing their buffers takes long, and whoever holds a lock does it after unlocking.
+use std::{collections::VecDeque, ops::Range};
 
 use crate::frame::Frame;
 
@@ -61,19 +62,23 @@ impl TailCache {
         self.frames.get(above).filter(|frame| frame.header.base_offset <= offset)
     }
 
-    pub(crate) fn keep_up_to(&mut self, index: u64) {
-        while self.frames.back().is_some_and(|frame| frame.header.position.index > index) {
-            self.bytes -= self.frames.pop_back().as_ref().map_or(0, cost);
-        }
+    pub(crate) fn keep_up_to(&mut self, index: u64) -> Vec<Frame> {
+        let kept = self.frames.partition_point(|frame| frame.header.position.index <= index);
+        self.remove(kept..self.frames.len())
     }
 
-    pub(crate) fn drop_up_to(&mut self, index: u64) {
-        while self.frames.front().is_some_and(|frame| frame.header.position.index <= index) {
-            self.bytes -= self.frames.pop_front().as_ref().map_or(0, cost);
-        }
+    pub(crate) fn drop_up_to(&mut self, index: u64) -> Vec<Frame> {
+        let dropped = self.frames.partition_point(|frame| frame.header.position.index <= index);
+        self.remove(0..dropped)
     }
 
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+    pub(crate) fn clear(&mut self) -> Vec<Frame> {
+        self.remove(0..self.frames.len())
+    }
+
+    fn remove(&mut self, places: Range<usize>) -> Vec<Frame> {
+        let removed: Vec<Frame> = self.frames.drain(places).collect();
+        self.bytes -= removed.iter().map(cost).sum::<u64>();
+        removed
     }
 }

@@ -6,6 +6,7 @@ mod state;
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
+    cache::TailCache,
     error::{Fatal, ReadError},
     frame::{Frame, NewFrame, Position},
     queue::{Done, Request, Work},
@@ -85,6 +86,7 @@ impl Log {
             Some(Ok(frames)) => Ok(frames.into_iter().next().map(|frame| frame.header)),
             Some(Err(error)) => Err(self.unreadable(&error)),
         };
+        let mut uncached = Vec::new();
         self.submit(done, |state| {
             let kept = match last {
                 Ok(kept) => kept,
@@ -98,18 +100,20 @@ impl Log {
             let index = state.last.map(|last| last.index);
             state.flushed = state.flushed.min(index);
             state.resets_pending += 1;
-            state.with_cache(&self.handle.disk.cached_bytes, |cache| match index {
+            uncached = state.uncache(&self.handle.disk.cached_bytes, |cache| match index {
                 Some(index) => cache.keep_up_to(index),
                 None => cache.clear(),
             });
             Work::Cut(index)
         });
+        drop(uncached);
     }
 
     /// Drops ..=position.index logically and frees segments wholly at or below it, but never the newest.
     /// `next_offset` is the offset after `position`. An index above the last frame empties the log and makes it
     /// continue after `position` (a follower that installs a snapshot); `next_offset` then seeds the offsets.
     pub fn purge(&self, position: Position, next_offset: u64, done: Done) {
+        let mut uncached = Vec::new();
         self.submit(done, |state| {
             if state.purged_index() >= Some(position.index) {
                 return Work::Append(Vec::new());
@@ -120,15 +124,17 @@ impl Log {
             state.purged = Some(position);
             let start_offset = state.start_offset;
             if !restarts {
-                state.with_cache(&self.handle.disk.cached_bytes, |cache| cache.drop_up_to(position.index));
+                uncached =
+                    state.uncache(&self.handle.disk.cached_bytes, |cache| cache.drop_up_to(position.index));
                 return Work::Purge { position, start_offset };
             }
             state.last = Some(position);
             state.next_offset = next_offset;
             state.resets_pending += 1;
-            state.with_cache(&self.handle.disk.cached_bytes, |cache| cache.clear());
+            uncached = state.uncache(&self.handle.disk.cached_bytes, TailCache::clear);
             Work::Restart { position, start_offset }
         });
+        drop(uncached);
     }
 
     /// From memory only; None if any of it is not cached. At least one frame, then up to `bytes_max` of payload.

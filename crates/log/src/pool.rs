@@ -1,16 +1,20 @@
 //! Spare segment files whose blocks have been written once, so that a sync of them is not also a commit of the
-//! filesystem's journal. A file that some reader still holds is never handed out.
+//! filesystem's journal. A file that some reader still holds is never handed out. Whoever fills the pool is known
+//! to it, so that no file is written into a directory that was given up.
 use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::fs::{File, FileSystem};
 
-const FILL_CHUNK_BYTES: usize = 1024 * 1024;
+const WRITE_BYTES: usize = 1024 * 1024;
+/// The filesystem never has a whole segment to write back at once, nor to commit its journal for every write.
+const SYNC_BYTES: u64 = 8 * 1024 * 1024;
 const SUFFIX: &str = ".free";
 
 pub(crate) struct Spare {
@@ -23,12 +27,31 @@ pub(crate) struct Pool {
     segment_bytes: u64,
     segments_max: usize,
     spares: Mutex<Spares>,
+    /// A spare was asked for, the pool was closed, or somebody stopped filling it.
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Spares {
     files: Vec<Spare>,
+    /// Places of files that are on their way into the pool.
+    reserved: usize,
     next_number: u64,
+    asked: u64,
+    fillers: usize,
+    closed: bool,
+}
+
+/// Held by whoever fills the pool; it may write as long as it has this.
+pub(crate) struct Filling<'a> {
+    pool: &'a Pool,
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.pool.spares.lock().fillers -= 1;
+        self.pool.changed.notify_all();
+    }
 }
 
 impl Pool {
@@ -55,7 +78,13 @@ impl Pool {
                 fs.remove(&path)?;
             }
         }
-        Ok(Self { dir: dir.to_owned(), segment_bytes, segments_max, spares: Mutex::new(spares) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            segment_bytes,
+            segments_max,
+            spares: Mutex::new(spares),
+            changed: Condvar::new(),
+        })
     }
 
     /// None if there is no spare file, or none for segments of this size.
@@ -64,6 +93,8 @@ impl Pool {
             return None;
         }
         let mut spares = self.spares.lock();
+        spares.asked += 1;
+        self.changed.notify_all();
         let unread = spares.files.iter().position(|spare| Arc::strong_count(&spare.file) == 1)?;
         Some(spares.files.remove(unread))
     }
@@ -71,53 +102,111 @@ impl Pool {
     /// Takes the file of a freed segment, or removes it. Durable at return.
     pub(crate) fn give(&self, fs: &dyn FileSystem, spare: Spare) -> io::Result<()> {
         let length = spare.file.length()?;
-        let mut spares = self.spares.lock();
-        if spares.files.len() >= self.segments_max || !fits(length, self.segment_bytes) {
-            drop(spares);
+        let place = if fits(length, self.segment_bytes) { self.reserve() } else { None };
+        let Some(path) = place else {
             fs.remove(&spare.path)?;
             return sync_parent(fs, &spare.path);
-        }
-        let path = self.next_path(&mut spares);
-        drop(spares);
-        fs.rename(&spare.path, &path)?;
-        sync_parent(fs, &spare.path)?;
-        fs.sync_dir(&self.dir)?;
-        self.spares.lock().files.push(Spare { path, file: spare.file });
-        Ok(())
+        };
+        let moved = fs
+            .rename(&spare.path, &path)
+            .and_then(|()| sync_parent(fs, &spare.path))
+            .and_then(|()| fs.sync_dir(&self.dir));
+        self.settle(moved.is_ok().then_some(Spare { path, file: spare.file }));
+        moved
     }
 
-    /// Writes one more spare file; false if the pool is full or `stop` says so. What was written of an unfinished
-    /// one is removed.
-    pub(crate) fn fill_one(&self, fs: &dyn FileSystem, stop: &dyn Fn() -> bool) -> io::Result<bool> {
-        let mut spares = self.spares.lock();
-        if spares.files.len() >= self.segments_max || stop() {
-            return Ok(false);
-        }
-        let path = self.next_path(&mut spares);
-        drop(spares);
-        let unfinished = path.with_extension("new");
-        match write_zeros(fs, &unfinished, self.segment_bytes, stop) {
-            Ok(Some(file)) => {
-                fs.rename(&unfinished, &path)?;
-                fs.sync_dir(&self.dir)?;
-                self.spares.lock().files.push(Spare { path, file });
-                Ok(true)
-            }
-            Ok(None) => fs.remove(&unfinished).map(|()| false),
+    /// Writes one more spare file; false if the pool is full or `has_room` denies that so many more bytes may be
+    /// written. What was written of an unfinished one is removed.
+    pub(crate) fn fill_one(&self, fs: &dyn FileSystem, has_room: &dyn Fn(u64) -> bool) -> io::Result<bool> {
+        let Some(path) = self.reserve() else { return Ok(false) };
+        let written = self.write_spare(fs, &path, has_room);
+        let (spare, result) = match written {
+            Ok(Some(file)) => (Some(Spare { path, file }), Ok(true)),
+            Ok(None) => (None, Ok(false)),
             Err(error) => {
-                // The disk is full or failing: the first error is the one to tell.
-                if let Err(second) = fs.remove(&unfinished) {
-                    tracing::debug!(path = %unfinished.display(), error = %second, "remove unfinished spare segment");
-                }
-                Err(error)
+                remove_if_there(fs, &path);
+                (None, Err(error))
             }
-        }
+        };
+        self.settle(spare);
+        result
     }
 
-    fn next_path(&self, spares: &mut Spares) -> PathBuf {
+    /// None if there was no room.
+    fn write_spare(
+        &self,
+        fs: &dyn FileSystem,
+        path: &Path,
+        has_room: &dyn Fn(u64) -> bool,
+    ) -> io::Result<Option<Arc<dyn File>>> {
+        let unfinished = path.with_extension("new");
+        let written = write_zeros(fs, &unfinished, self.segment_bytes, has_room);
+        let Ok(Some(file)) = written else {
+            remove_if_there(fs, &unfinished);
+            return written;
+        };
+        fs.rename(&unfinished, path).inspect_err(|_| remove_if_there(fs, &unfinished))?;
+        fs.sync_dir(&self.dir)?;
+        Ok(Some(file))
+    }
+
+    /// None if the pool is closed.
+    pub(crate) fn start_filling(&self) -> Option<Filling<'_>> {
+        let mut spares = self.spares.lock();
+        if spares.closed {
+            return None;
+        }
+        spares.fillers += 1;
+        Some(Filling { pool: self })
+    }
+
+    /// How often a spare file was asked for, whether or not there was one.
+    pub(crate) fn asked(&self) -> u64 {
+        self.spares.lock().asked
+    }
+
+    /// Waits until a spare file is asked for after `asked` times; false if the pool is closed.
+    pub(crate) fn wait_until_asked(&self, asked: u64) -> bool {
+        let mut spares = self.spares.lock();
+        while spares.asked == asked && !spares.closed {
+            self.changed.wait(&mut spares);
+        }
+        !spares.closed
+    }
+
+    /// Nobody starts to fill it any more, and whoever waits to is woken.
+    pub(crate) fn close(&self) {
+        self.spares.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// False if somebody still fills it at the deadline.
+    pub(crate) fn wait_until_unfilled(&self, deadline: Instant) -> bool {
+        let mut spares = self.spares.lock();
+        while spares.fillers > 0 {
+            if self.changed.wait_until(&mut spares, deadline).timed_out() {
+                return spares.fillers == 0;
+            }
+        }
+        true
+    }
+
+    /// The name of one more file, if there is a place for it; `settle` must follow.
+    fn reserve(&self) -> Option<PathBuf> {
+        let mut spares = self.spares.lock();
+        if spares.files.len() + spares.reserved >= self.segments_max {
+            return None;
+        }
+        spares.reserved += 1;
         let number = spares.next_number;
         spares.next_number += 1;
-        self.dir.join(format!("{number:016x}{SUFFIX}"))
+        Some(self.dir.join(format!("{number:016x}{SUFFIX}")))
+    }
+
+    fn settle(&self, spare: Option<Spare>) {
+        let mut spares = self.spares.lock();
+        spares.reserved -= 1;
+        spares.files.extend(spare);
     }
 }
 
@@ -130,31 +219,47 @@ fn sync_parent(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     fs.sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
 }
 
-/// None if stopped early.
+/// The disk is full or failing: the error that led here is the one to tell.
+fn remove_if_there(fs: &dyn FileSystem, path: &Path) {
+    match fs.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::debug!(path = %path.display(), %error, "remove unfinished spare segment");
+        }
+        _ => {}
+    }
+}
+
+/// None if there was no room, be it for the rest only.
 fn write_zeros(
     fs: &dyn FileSystem,
     path: &Path,
     length: u64,
-    stop: &dyn Fn() -> bool,
+    has_room: &dyn Fn(u64) -> bool,
 ) -> io::Result<Option<Arc<dyn File>>> {
+    if !has_room(length) {
+        return Ok(None);
+    }
     let file = fs.create(path)?;
-    let zeros = vec![0; FILL_CHUNK_BYTES];
+    let zeros = vec![0; WRITE_BYTES];
     let mut at = 0;
     while at < length {
-        if stop() {
+        if !has_room(length - at) {
             return Ok(None);
         }
         let chunk = usize::try_from(length - at).map_or(zeros.len(), |rest| rest.min(zeros.len()));
         file.write_all_at(&zeros[..chunk], at)?;
-        // In steps, so that the filesystem never has a whole segment to write back at once.
-        file.sync()?;
         at += chunk as u64;
+        if at.is_multiple_of(SYNC_BYTES) || at == length {
+            file.sync()?;
+        }
     }
     Ok(Some(file))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::fs::MemoryFileSystem;
 
@@ -165,8 +270,8 @@ mod tests {
         let dir = Path::new("/pool");
         fs.create_dir(dir).expect("create directory");
         let pool = Pool::open(&fs, dir, SEGMENT_BYTES, 1).expect("open");
-        assert!(pool.fill_one(&fs, &|| false).expect("fill"));
-        assert!(!pool.fill_one(&fs, &|| false).expect("full"));
+        assert!(pool.fill_one(&fs, &|_| true).expect("fill"));
+        assert!(!pool.fill_one(&fs, &|_| true).expect("full"));
         (fs, pool)
     }
 
@@ -193,5 +298,49 @@ mod tests {
             pool.give(&fs, Spare { path, file }).expect("give");
             assert!(pool.take(SEGMENT_BYTES).is_none(), "a file of {length} bytes was kept");
         }
+    }
+
+    #[test]
+    fn a_file_for_which_room_runs_out_is_removed() {
+        for granted in 0..4_u64 {
+            let fs = MemoryFileSystem::default();
+            let dir = Path::new("/pool");
+            fs.create_dir(dir).expect("create directory");
+            let pool = Pool::open(&fs, dir, 3 * WRITE_BYTES as u64, 1).expect("open");
+            let left = Cell::new(granted);
+            let has_room = |_| left.replace(left.get().saturating_sub(1)) > 0;
+            assert!(!pool.fill_one(&fs, &has_room).expect("no error"));
+            assert_eq!(fs.paths(), [] as [PathBuf; 0], "with room granted {granted} times");
+            assert!(pool.fill_one(&fs, &|_| true).expect("its place is free again"));
+        }
+    }
+
+    #[test]
+    fn zeros_are_synced_in_steps_but_not_at_every_write() {
+        let fs = MemoryFileSystem::default();
+        fs.create_dir(Path::new("/pool")).expect("create directory");
+        let file = write_zeros(&fs, Path::new("/pool/x"), 2 * SYNC_BYTES + 1, &|_| true);
+        assert_eq!(file.expect("write").expect("room").length().expect("length"), 2 * SYNC_BYTES + 1);
+        assert_eq!(fs.syncs(), 3);
+    }
+
+    #[test]
+    fn a_freed_file_does_not_take_the_place_of_one_being_written() {
+        let (fs, pool) = filled();
+        let freed = pool.take(SEGMENT_BYTES).expect("a spare file");
+        let place = pool.reserve();
+        pool.give(&fs, freed).expect("give");
+        assert!(place.is_some() && fs.paths().is_empty());
+    }
+
+    #[test]
+    fn closing_waits_for_whoever_fills_but_not_forever() {
+        let (_fs, pool) = filled();
+        let filling = pool.start_filling().expect("open");
+        pool.close();
+        assert!(!pool.wait_until_unfilled(Instant::now()));
+        assert!(pool.start_filling().is_none());
+        drop(filling);
+        assert!(pool.wait_until_unfilled(Instant::now()));
     }
 }

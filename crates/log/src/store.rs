@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -30,6 +31,11 @@ const IDENTITY_VERSION: u32 = 1;
 const LOGS_DIR: &str = "logs";
 const POOL_DIR: &str = "pool";
 const FILES_DIR: &str = "files";
+
+/// Segments for which filling the pool leaves room on disk, beside what is queued: logs go on without the pool.
+const RESERVED_SEGMENTS: u64 = 2;
+/// For the chunk of a spare segment that is being written when the store closes.
+const FILLING_ENDS_MAX: Duration = Duration::from_secs(5);
 
 /// Called once, at the first failed write or sync.
 pub type OnFatal = Box<dyn Fn(&Fatal) + Send + Sync>;
@@ -63,6 +69,7 @@ pub(crate) struct Disk {
     pub(crate) pool: Pool,
     pub(crate) journal: Mutex<HardState>,
     pub(crate) cached_bytes: AtomicU64,
+    lock: Mutex<Option<DirectoryLock>>,
 }
 
 /// Remembers the first failure for good.
@@ -107,6 +114,31 @@ impl Disk {
             None => Ok(()),
         }
     }
+
+    fn free_bytes(&self) -> u64 {
+        self.fs.free_bytes(&self.dir).unwrap_or_else(|error| {
+            tracing::warn!(dir = %self.dir.display(), %error, "ask for free space");
+            0
+        })
+    }
+
+    /// Ends at the first failure, which harms nobody: the files are only spare.
+    fn fill_pool(&self) {
+        let reserve =
+            (RESERVED_SEGMENTS * self.options.segment_bytes).saturating_add(self.options.queue_bytes_max);
+        let has_room =
+            |bytes: u64| self.usable().is_ok() && self.free_bytes() >= bytes.saturating_add(reserve);
+        loop {
+            match self.pool.fill_one(&*self.fs, &has_room) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(dir = %self.dir.display(), %error, "write spare segments");
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// Shared by all clones of a store and of its logs; the flusher ends with the last of them.
@@ -116,7 +148,6 @@ pub(crate) struct Handle {
     logs: Mutex<HashMap<String, LogSlot>>,
     files_saved: AtomicU64,
     flusher: Mutex<Option<JoinHandle<()>>>,
-    lock: Mutex<Option<DirectoryLock>>,
 }
 
 /// Locked while its log is being opened.
@@ -125,6 +156,7 @@ type LogSlot = Arc<Mutex<Option<Arc<LogShared>>>>;
 impl Handle {
     fn stop(&self, stop: Stop) {
         self.disk.queue.stop(stop);
+        self.disk.pool.close();
         // A callback on the flusher's own thread may be the last user: then the thread ends by itself.
         if self.disk.queue.is_flusher() {
             return;
@@ -134,7 +166,12 @@ impl Handle {
         if flusher.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(dir = %self.disk.dir.display(), "the flusher panicked");
         }
-        self.lock.lock().take();
+        if self.disk.pool.wait_until_unfilled(Instant::now() + FILLING_ENDS_MAX) {
+            self.disk.lock.lock().take();
+        } else {
+            // Released with the last user of `disk`: a file may still get a name in the directory.
+            tracing::warn!(dir = %self.disk.dir.display(), "a spare segment is still being written");
+        }
     }
 }
 
@@ -176,6 +213,7 @@ impl Store {
             pool,
             journal: Mutex::new(journal),
             cached_bytes: AtomicU64::new(0),
+            lock: Mutex::new(Some(lock)),
             options,
         });
         let flusher = Flusher::new(Arc::clone(&disk));
@@ -189,7 +227,6 @@ impl Store {
             logs: Mutex::default(),
             files_saved: AtomicU64::new(0),
             flusher: Mutex::new(Some(flusher)),
-            lock: Mutex::new(Some(lock)),
         };
         Ok(Self { handle: Arc::new(handle) })
     }
@@ -261,18 +298,26 @@ impl Store {
         Ok(facts)
     }
 
-    /// Writes spare segment files up to the pool's limit; blocking, to be run on a thread of its own, stops early
-    /// when the store closes. Stops at the first failure: the files are only spare.
+    /// Writes spare segment files up to the pool's limit; blocking. Returns early when the store closes, at the
+    /// first failure, and where the disk would be left with less room than logs need without spare files.
     pub fn fill_pool(&self) {
         let disk = &self.handle.disk;
+        if let Some(_filling) = disk.pool.start_filling() {
+            disk.fill_pool();
+        }
+    }
+
+    /// Fills the pool as `fill_pool` does, and again whenever a segment was started. Blocking, to be run on a
+    /// thread of its own; returns when the store is closed, or dropped by all others.
+    pub fn keep_pool_filled(self) {
+        let disk = Arc::clone(&self.handle.disk);
+        drop(self);
+        let Some(_filling) = disk.pool.start_filling() else { return };
         loop {
-            match disk.pool.fill_one(&*disk.fs, &|| disk.usable().is_err()) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::warn!(dir = %disk.dir.display(), %error, "write spare segments");
-                    return;
-                }
+            let asked = disk.pool.asked();
+            disk.fill_pool();
+            if !disk.pool.wait_until_asked(asked) {
+                return;
             }
         }
     }
@@ -299,11 +344,7 @@ impl Store {
 
     /// Of the filesystem that holds the directory; 0 if it cannot be told.
     pub fn free_bytes(&self) -> u64 {
-        let disk = &self.handle.disk;
-        disk.fs.free_bytes(&disk.dir).unwrap_or_else(|error| {
-            tracing::warn!(dir = %disk.dir.display(), %error, "ask for free space");
-            0
-        })
+        self.handle.disk.free_bytes()
     }
 
     /// Flushes what is queued, writes the clean-stop mark, joins the flusher. Blocking. Later calls on logs fail.

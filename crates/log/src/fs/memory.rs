@@ -49,6 +49,12 @@ impl MemoryFileSystem {
         self.disk.lock().faults.sync = Some((passing, failure));
     }
 
+    /// From now on only `bytes` more fit in, and what files with a name give up; a write of more fails.
+    pub fn leave_free(&self, bytes: u64) {
+        let mut disk = self.disk.lock();
+        disk.capacity_bytes = Some(disk.used_bytes() + bytes);
+    }
+
     /// Inverts the bits of `mask` at `at`, behind everybody's back.
     pub fn flip(&self, path: &Path, at: u64, mask: u8) {
         self.disk.lock().damage(path, |bytes| {
@@ -103,6 +109,7 @@ impl File for MemoryFile {
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         let mut disk = self.disk.lock();
         disk.faults.check_write()?;
+        disk.check_room(self.number, at + bytes.len() as u64)?;
         disk.perform(Operation::Write { number: self.number, at, bytes: Bytes::copy_from_slice(bytes) });
         Ok(())
     }

@@ -88,11 +88,17 @@ impl State {
         self.purged.map(|purged| purged.index)
     }
 
-    /// Changes the cache and keeps the store's sum of all caches true.
-    pub(super) fn with_cache(&mut self, total: &AtomicU64, change: impl FnOnce(&mut TailCache)) {
+    /// Takes frames out of the cache and keeps the store's sum of all caches true. To be dropped after unlocking.
+    #[must_use]
+    pub(super) fn uncache(
+        &mut self,
+        total: &AtomicU64,
+        take: impl FnOnce(&mut TailCache) -> Vec<Frame>,
+    ) -> Vec<Frame> {
         let before = self.cache.bytes();
-        change(&mut self.cache);
+        let taken = take(&mut self.cache);
         total.fetch_sub(before - self.cache.bytes(), Ordering::Relaxed);
+        taken
     }
 }
 
@@ -237,9 +243,10 @@ impl LogShared {
     /// Drops flushed frames up to `index` from memory.
     pub(crate) fn evict(&self, disk: &Disk, index: u64) {
         let mut state = self.state.lock();
-        if let Some(flushed) = state.flushed {
-            state.with_cache(&disk.cached_bytes, |cache| cache.drop_up_to(flushed.min(index)));
-        }
+        let Some(flushed) = state.flushed else { return };
+        let evicted = state.uncache(&disk.cached_bytes, |cache| cache.drop_up_to(flushed.min(index)));
+        drop(state);
+        drop(evicted);
     }
 
     /// Whether frames up to `index` may be in memory.

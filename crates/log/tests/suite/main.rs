@@ -5,6 +5,7 @@ mod faults;
 mod golden;
 mod log;
 mod model;
+mod pool;
 mod property;
 mod store;
 mod support;

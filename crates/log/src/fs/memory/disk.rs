@@ -139,6 +139,8 @@ pub(super) struct Disk {
     pub(super) faults: Faults,
     pub(super) locks: BTreeSet<PathBuf>,
     pub(super) syncs: u64,
+    /// None: more than any test writes.
+    pub(super) capacity_bytes: Option<u64>,
     random: u64,
 }
 
@@ -204,9 +206,22 @@ impl Disk {
         Ok(names)
     }
 
+    /// Of the files that have a name.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.content.names.values().map(|number| self.view(*number).len() as u64).sum()
+    }
+
     pub(super) fn free_bytes(&self) -> u64 {
-        let used: u64 = self.content.inodes.iter().map(|inode| inode.view.len() as u64).sum();
-        CAPACITY_BYTES.saturating_sub(used)
+        self.capacity_bytes.unwrap_or(CAPACITY_BYTES).saturating_sub(self.used_bytes())
+    }
+
+    /// Whether the file may be written up to `end`.
+    pub(super) fn check_room(&self, number: usize, end: u64) -> io::Result<()> {
+        let growth = end.saturating_sub(self.view(number).len() as u64);
+        if self.capacity_bytes.is_some() && growth > self.free_bytes() {
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        Ok(())
     }
 
     /// The splitmix64 sequence: the same in every run, never the same twice within one.
