@@ -124,8 +124,8 @@ impl Disk {
 
     /// Ends at the first failure, which harms nobody: the files are only spare.
     fn fill_pool(&self) {
-        let reserve =
-            (RESERVED_SEGMENTS * self.options.segment_bytes).saturating_add(self.options.queue_bytes_max);
+        let segments_bytes = self.options.segment_bytes.saturating_mul(RESERVED_SEGMENTS);
+        let reserve = segments_bytes.saturating_add(self.options.queue_bytes_max);
         let has_room =
             |bytes: u64| self.usable().is_ok() && self.free_bytes() >= bytes.saturating_add(reserve);
         loop {

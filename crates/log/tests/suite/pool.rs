@@ -157,13 +157,15 @@ impl Drop for Watched {
     }
 }
 
+type Way = (&'static str, fn(&Log));
+
 fn position(index: u64) -> Position {
     Position { term: 1, leader: 1, index }
 }
 
 #[test]
 fn the_log_can_be_used_while_buffers_that_left_memory_are_freed() {
-    let ways: [(&str, fn(&Log)); 4] = [
+    let ways: [Way; 4] = [
         ("evict", |log| append(log, vec![frame(3, 1, 3000)]).expect("append")),
         ("purge", |log| wait(|done| log.purge(position(1), 2, done)).expect("purge")),
         ("restart", |log| wait(|done| log.purge(position(9), 20, done)).expect("restart")),
