@@ -141,6 +141,7 @@ impl Scope {
         let draining = ground.node.draining.cancelled();
         tokio::pin!(draining);
         loop {
+            self.check_retention();
             self.begin_command();
             self.begin_reading();
             if self.draining && self.is_drained() {
@@ -175,7 +176,7 @@ impl Scope {
                 },
                 () = ground.wake.notified() => {}
                 () = &mut draining, if !self.draining => self.drain(),
-                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => self.check_retention(),
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
             }
         }
     }

@@ -70,6 +70,7 @@ impl Scope {
             return Err(Ended::Failed);
         }
         self.commands.frontier = frontier;
+        self.trims.advanced();
         for cell in cells {
             let mut state = cell.lock();
             state.flight.applied();

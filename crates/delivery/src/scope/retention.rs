@@ -12,19 +12,26 @@ use crate::task::ensure_running;
 /// Where the log is to begin, and when it was cut last.
 pub(super) struct Trims {
     target: Option<Offset>,
+    /// What is below the target may have changed since it was looked at.
+    look: bool,
     next_check: Instant,
     trimmed_at: Option<Instant>,
 }
 
 impl Default for Trims {
     fn default() -> Self {
-        Self { target: None, next_check: Instant::now(), trimmed_at: None }
+        Self { target: None, look: false, next_check: Instant::now(), trimmed_at: None }
     }
 }
 
 impl Trims {
     pub(super) fn next_check(&self) -> Instant {
         self.next_check
+    }
+
+    /// Progress is replicated.
+    pub(super) fn advanced(&mut self) {
+        self.look = true;
     }
 }
 
@@ -45,6 +52,7 @@ impl Scope {
         let target = self.ground.partition.trim_target();
         self.trims.target = target.filter(|target| !lately || self.frees_much(*target));
         let Some(target) = self.trims.target else { return };
+        self.trims.look = true;
         for cell in self.lead.cells.read().values() {
             let mut state = cell.lock();
             if !state.gone && state.flight.low_water().is_some_and(|oldest| oldest < target) {
@@ -60,11 +68,12 @@ impl Scope {
         target.since(log_start) >= high_watermark.since(log_start) / 4
     }
 
-    /// Trims if a target is set and everything below it is settled, and known to be by the state machine.
+    /// Trims if a target is set and everything below it is settled. What is settled here and not replicated yet makes
+    /// the state machine refuse; waiting for a moment without any of that would be waiting for deliveries to cease.
     pub(super) fn begin_trim(&mut self) {
-        let Some(target) = self.trims.target else { return };
+        let Some(target) = self.trims.target.filter(|_| self.trims.look) else { return };
+        self.trims.look = false;
         let settled = self.commands.frontier >= target
-            && !self.ground.is_dirty()
             && self.lead.cells.read().values().all(|cell| {
                 let oldest = cell.lock().flight.low_water();
                 oldest.is_none_or(|oldest| oldest >= target)
@@ -85,7 +94,7 @@ impl Scope {
                 self.trims.trimmed_at = Some(Instant::now());
                 Ok(())
             }
-            // Something was matched or put back meanwhile: the next check asks again.
+            // Something below is not replicated as settled: the next check asks again.
             Err(CommandError::Refused(refusal)) => {
                 tracing::debug!(partition = %self.ground.partition.id(), %refusal, "trim");
                 Ok(())
