@@ -5,7 +5,7 @@
 //! oldest first, when the section is older than the window or the memory budget is used up.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     hash::{BuildHasher, Hash, Hasher, RandomState},
 };
 
@@ -134,8 +134,11 @@ impl Window {
             for (&id, at) in oldest.ids.iter().zip(0..) {
                 let identity = Identity::of(oldest.account, id);
                 let shard = &mut self.shards[identity.shard()];
-                if shard.get(&identity).is_some_and(|committed| committed.offset == oldest.base.plus(at)) {
-                    shard.remove(&identity);
+                // Committed again since, it is known by its later place.
+                if let Entry::Occupied(known) = shard.entry(identity)
+                    && known.get().offset == oldest.base.plus(at)
+                {
+                    known.remove();
                 }
             }
             self.release(oldest.account);
