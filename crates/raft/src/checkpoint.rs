@@ -132,6 +132,10 @@ impl Checkpoints {
         Self { store, file, latest: Mutex::default(), saving: tokio::sync::Mutex::default() }
     }
 
+    pub(crate) fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Reads the file. Blocking.
     pub(crate) fn load(&self) -> Result<Found, OpenError> {
         match self.store.load_file(&self.file) {

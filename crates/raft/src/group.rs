@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use fanfare_log::{Log, Position, Store};
+use fanfare_log::{Bounds, Log, Position, Store};
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, RaftError};
 use openraft::raft::ClientWriteResult;
 use openraft::{ChangeMembers, Config, SnapshotPolicy};
@@ -62,6 +62,10 @@ pub enum OpenError {
     },
     #[error("open group {group}: {what}")]
     Group { group: String, what: String },
+    /// Files of this group are damaged; other groups of the store may be sound. `what` names the file, the place
+    /// and the offsets that cannot be read.
+    #[error("open group {group}: {what}")]
+    Corrupt { group: String, what: String },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -266,6 +270,7 @@ impl Shared {
         let group = options.name.clone();
         let refused = |what: String| OpenError::Group { group: group.clone(), what };
         let config = config(&options).map_err(|e| refused(e.to_string()))?;
+        let bounds = log.bounds();
 
         let applier = Applier {
             machine,
@@ -278,9 +283,14 @@ impl Shared {
         let applier = recover(applier, group.clone()).await?;
         let network = Network { transport, group: group.as_str().into(), replica: options.replica };
         let storage = LogStorage::new(log, applier.installed.clone());
+        let damage = storage.damage();
+        let failed = |what: String| match damage.get() {
+            Some(found) => corrupt(&group, found, &bounds),
+            None => refused(what),
+        };
         let raft =
             openraft::Raft::new(options.replica, config, network, storage, Adapter(applier.clone())).await;
-        let raft = raft.map_err(|e| refused(e.to_string()))?;
+        let raft = raft.map_err(|e| failed(e.to_string()))?;
 
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -298,11 +308,8 @@ impl Shared {
         tasks.spawn(CheckpointTask::new(&options, applier.clone(), raft.clone(), stop.clone()).run());
         let applied_leader = applier.applied_leader.subscribe();
         let replica = options.replica;
-        tasks.spawn(RoleTask { raft, replica, group, applied_leader, role, stop }.run());
-        shared
-            .elect_if_alone()
-            .await
-            .map_err(|e| OpenError::Group { group: options.name, what: e.to_string() })?;
+        tasks.spawn(RoleTask { raft, replica, group: group.clone(), applied_leader, role, stop }.run());
+        shared.elect_if_alone().await.map_err(|e| failed(e.to_string()))?;
         Ok(shared)
     }
 
@@ -360,6 +367,12 @@ impl Shared {
             tracing::warn!(replica = self.replica, %error, "no checkpoint at shutdown");
         }
     }
+}
+
+/// A group does not open without what it cannot read, so none of its offsets can be read.
+pub(crate) fn corrupt(group: &str, what: &str, bounds: &Bounds) -> OpenError {
+    let what = format!("{what}; offsets {}..{} cannot be read", bounds.start_offset, bounds.next_offset);
+    OpenError::Corrupt { group: group.to_owned(), what }
 }
 
 async fn recover(applier: Applier, group: String) -> Result<Arc<Applier>, OpenError> {

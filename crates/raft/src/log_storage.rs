@@ -6,9 +6,9 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use fanfare_log::{Done, Fatal, Frame, Log};
+use fanfare_log::{Done, Fatal, Frame, Log, ReadError};
 use futures_util::{Stream, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -31,11 +31,18 @@ pub(crate) struct LogStorage {
     /// Where an installed snapshot made the log start; the purge that follows the install takes the offset
     /// from it.
     installed: Arc<Mutex<Option<Anchor>>>,
+    damage: Arc<OnceLock<String>>,
 }
 
 impl LogStorage {
     pub(crate) fn new(log: Log, installed: Arc<Mutex<Option<Anchor>>>) -> Self {
-        Self { log, installed }
+        Self { log, installed, damage: Arc::default() }
+    }
+
+    /// The first corruption that a read met, with its file and place: openraft's errors do not keep it apart from
+    /// others.
+    pub(crate) fn damage(&self) -> Arc<OnceLock<String>> {
+        self.damage.clone()
     }
 
     async fn frames(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Frame>> {
@@ -43,10 +50,12 @@ impl LogStorage {
             return Ok(frames);
         }
         let log = self.log.clone();
-        tokio::task::spawn_blocking(move || log.read(from, end, bytes_max))
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)
+        let read = tokio::task::spawn_blocking(move || log.read(from, end, bytes_max));
+        let frames = read.await.map_err(io::Error::other)?;
+        if let Err(error @ ReadError::Corrupt { .. }) = &frames {
+            self.damage.get_or_init(|| error.to_string());
+        }
+        frames.map_err(io::Error::other)
     }
 
     async fn entries(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {

@@ -7,13 +7,13 @@
 
 use std::io;
 
-use fanfare_log::Log;
+use fanfare_log::{Log, ReadError};
 use tokio::sync::oneshot;
 
 use crate::apply::Progress;
 use crate::checkpoint::{Checkpoint, Checkpoints, Found};
 use crate::entry::position_of;
-use crate::group::OpenError;
+use crate::group::{OpenError, corrupt};
 use crate::machine::Machine;
 
 const WAY_OUT: &str =
@@ -34,7 +34,7 @@ impl Recovery<'_> {
             Found::Nothing => self.replay_all("there is no checkpoint"),
             Found::Damaged(what) => {
                 tracing::warn!(group = self.group, what, "checkpoint unusable");
-                self.replay_all("its checkpoint is damaged")
+                self.replay_all(&format!("its checkpoint is damaged ({what})"))
             }
             Found::Checkpoint(checkpoint) if checkpoint.installed => {
                 self.start_log_above(&checkpoint).map_err(|e| self.refused(e.to_string()))?;
@@ -70,13 +70,16 @@ impl Recovery<'_> {
         let applied = position_of(checkpoint.applied);
         if let Some(purged) = self.log.bounds().purged.filter(|purged| purged.index > applied.index) {
             let (applied, purged) = (applied.index, purged.index);
-            return Err(self.refused(format!(
+            return Err(self.unfit(&format!(
                 "the checkpoint stands at index {applied}, but the log was purged up to {purged}; \
                  {WAY_OUT}"
             )));
         }
         self.machine.restore(&checkpoint.machine).map_err(|e| self.refused(e.to_string()))?;
-        self.machine.recover(self.log, applied).map_err(|e| self.refused(e.to_string()))?;
+        self.machine.recover(self.log, applied).map_err(|error| match error {
+            ReadError::Corrupt { .. } => corrupt(self.group, &error.to_string(), &self.log.bounds()),
+            ReadError::Purged { .. } | ReadError::Io { .. } => self.refused(error.to_string()),
+        })?;
         let progress = Progress::at(&checkpoint);
         self.checkpoints.adopt(checkpoint);
         self.machine.publish(applied);
@@ -86,12 +89,17 @@ impl Recovery<'_> {
     fn replay_all(&self, why: &str) -> Result<Progress, OpenError> {
         match self.log.bounds().purged {
             None => Ok(Progress::default()),
-            Some(purged) => Err(self.refused(format!(
+            Some(purged) => Err(self.unfit(&format!(
                 "{why}, and the log was purged up to index {}: the state before it is gone; \
                  {WAY_OUT}",
                 purged.index
             ))),
         }
+    }
+
+    /// The checkpoint alone does not make up for what is gone from the log.
+    fn unfit(&self, what: &str) -> OpenError {
+        corrupt(self.group, &format!("{}: {what}", self.checkpoints.file()), &self.log.bounds())
     }
 
     fn refused(&self, what: String) -> OpenError {

@@ -32,7 +32,7 @@ const ROLL_AGE_MS_MIN: u64 = 10 * 60 * 1_000;
 
 impl Partition {
     /// Opens or creates; a new partition of a node without peers makes itself its only voter. Does not wait for it to
-    /// lead. A corrupt log opens as a partition whose every call answers `DataLoss` (reads) or `Stopped` (writes),
+    /// lead. A corrupt log or checkpoint opens as a partition whose every call answers `DataLoss` (reads) or `Stopped` (writes),
     /// loudly; only resource errors fail.
     ///
     /// # Errors
@@ -46,7 +46,9 @@ impl Partition {
     ) -> Result<Self, OpenError> {
         let log = match open_log(id, &store, &options, &tasks).await {
             Ok(log) => log,
-            Err(error @ fanfare_log::OpenError::Corrupt { .. }) => return Ok(Self::dead(id, &error)),
+            Err(error @ fanfare_log::OpenError::Corrupt { .. }) => {
+                return Ok(Self::dead(id, loss(&error)));
+            }
             Err(source) => return Err(OpenError::Log { partition: id, source }),
         };
         let machine =
@@ -58,8 +60,9 @@ impl Partition {
                 source: error @ fanfare_log::OpenError::Corrupt { .. },
                 ..
             }) => {
-                return Ok(Self::dead(id, &error));
+                return Ok(Self::dead(id, loss(&error)));
             }
+            Err(fanfare_raft::OpenError::Corrupt { what, .. }) => return Ok(Self::dead(id, what)),
             Err(source) => return Err(OpenError::Group { partition: id, source }),
         };
         let admission = Arc::new(Admission::new(options.queue_bytes_max));
@@ -92,13 +95,7 @@ impl Partition {
         Ok(Self { id, kind: Kind::Live(Arc::new(live)) })
     }
 
-    fn dead(id: PartitionId, error: &fanfare_log::OpenError) -> Self {
-        let what = match error {
-            fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
-                format!("{error}; offsets {first_offset}..{end_offset} cannot be read")
-            }
-            error => error.to_string(),
-        };
+    fn dead(id: PartitionId, what: String) -> Self {
         tracing::error!(
             partition = %id,
             "{what}. The partition takes and gives nothing, and nothing was cut. Stop the node and restore the file \
@@ -112,6 +109,15 @@ impl Partition {
             attachments_changed: watch::Sender::new(0),
         };
         Self { id, kind: Kind::Dead(Arc::new(dead)) }
+    }
+}
+
+fn loss(error: &fanfare_log::OpenError) -> String {
+    match error {
+        fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
+            format!("{error}; offsets {first_offset}..{end_offset} cannot be read")
+        }
+        error => error.to_string(),
     }
 }
 

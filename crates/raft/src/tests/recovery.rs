@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use fanfare_log::MemoryFileSystem;
+
 use super::ledger::{Ledger, add, trim};
 use super::node::{Files, GROUP, Node, member, options};
 use crate::checkpoint::{CHECKPOINT_VERSION, Checkpoint};
@@ -9,7 +11,11 @@ use crate::entry::position_of;
 use crate::{Anchor, NoPeers, OpenError, StateMachine};
 
 async fn with_entries(count: u32) -> (Node, u64) {
-    let node = Node::open(Files::in_memory(), 1, Arc::new(NoPeers)).await;
+    with_entries_in(Files::in_memory(), count).await
+}
+
+async fn with_entries_in(files: Files, count: u32) -> (Node, u64) {
+    let node = Node::open(files, 1, Arc::new(NoPeers)).await;
     node.group.initialize(vec![member(1)]).await.unwrap();
     let term = node.leading().await;
     for _ in 0..count {
@@ -28,7 +34,7 @@ async fn trimmed_to_20() -> Files {
 
 async fn cannot_open(files: Files) -> String {
     match Node::try_open(files, options(1), Arc::new(NoPeers), Ledger::anchored).await {
-        Err(OpenError::Group { what, .. }) => what,
+        Err(OpenError::Corrupt { what, .. }) => what,
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("opened"),
     }
@@ -104,6 +110,31 @@ async fn a_purged_log_without_a_usable_checkpoint_is_refused() {
     edit_checkpoint(&files, |bytes| bytes.truncate(10));
     let what = cannot_open(files).await;
     assert!(what.contains("damaged") && what.contains("purged up to index"), "{what}");
+    assert!(what.contains(&format!("checkpoint-{GROUP}")) && what.contains("offsets 40..80"), "{what}");
+}
+
+#[tokio::test]
+async fn corruption_that_a_start_meets_is_told_from_other_errors_and_named() {
+    let fs = MemoryFileSystem::default();
+    let (node, _) = with_entries_in(Files::over(fs.clone()), 60).await;
+    assert!(node.group.log().segments().first().unwrap().sealed);
+    let files = node.stop().await;
+    let paths = fs.paths();
+    let segment = paths.iter().find(|path| path.extension().is_some_and(|ext| ext == "seg")).unwrap();
+    fs.flip(segment, 520, 1);
+    let named = segment.display().to_string();
+    let what = cannot_open(files.clone()).await;
+    assert!(
+        what.contains(&named) && what.contains("at byte 512") && what.contains("offsets 0..120"),
+        "{what}"
+    );
+    // Without a checkpoint the machine recovers from nothing, and openraft is the first to read.
+    edit_checkpoint(&files, |bytes| bytes.truncate(10));
+    let what = cannot_open(files).await;
+    assert!(
+        what.contains(&named) && what.contains("at byte 512") && what.contains("offsets 0..120"),
+        "{what}"
+    );
 }
 
 #[tokio::test]

@@ -241,3 +241,40 @@ async fn a_corrupt_log_opens_as_a_partition_that_names_its_loss_and_takes_nothin
     node.partition.shutdown().await;
     assert_eq!(fs.content(&segment).unwrap(), before, "nothing is cut");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
+    let small = || PartitionOptions { segment_bytes: 16 << 10, ..options() };
+    let node = Node::open(MemoryFileSystem::default(), small(), 1_000_000).await;
+    for event in 0..40 {
+        node.append(batch(1, &[&format!("{event}:{}", "x".repeat(1_000))])).await;
+    }
+    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
+    assert!(live.group.log().segments().first().unwrap().sealed);
+    node.partition.shutdown().await;
+    node.store.close();
+    let fs = node.fs.clone();
+    drop(node);
+    let segment = fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg"));
+    let segment = segment.expect("the log has a segment");
+    fs.flip(&segment, 8_000, 1);
+    let before = fs.content(&segment).unwrap();
+
+    let node = Node::open_any(fs.clone(), small(), 1_000_000).await;
+    assert_eq!(*node.partition.role().borrow(), Role::Failed);
+    let lost = node.partition.read(Offset(0), None, 1).await.unwrap_err();
+    assert!(matches!(lost, ReadError::DataLoss { .. }), "{lost}");
+    let lost = lost.to_string();
+    assert!(lost.contains(&segment.display().to_string()) && lost.contains("offsets 0..40"), "{lost}");
+    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Stopped { .. })));
+
+    let (other, tasks) = (PartitionId { index: 4, ..ID }, tokio_util::task::TaskTracker::new());
+    let other = Partition::open(other, node.store.clone(), small(), node.clock.clone(), tasks).await.unwrap();
+    let mut role = other.role();
+    let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+    timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
+    let appended = other.append(batch(1, &["a"])).await.unwrap().committed().await.unwrap();
+    assert_eq!(appended.base, Offset(0));
+    assert_eq!(other.read(Offset(0), None, 1).await.unwrap().next, Offset(1));
+    assert_eq!(fs.content(&segment).unwrap(), before, "nothing is cut");
+}
