@@ -2,11 +2,13 @@
 //!
 //! The tail is answered from the log's cache without leaving the task; anything older is read on a blocking thread.
 
+use std::sync::Arc;
+
 use fanfare_log::{Frame, Log};
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
 use fanfare_raft::Group;
-use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     CodecError, Positions, ReadError, StoredBatch, StoredEvent,
@@ -30,8 +32,16 @@ pub(crate) struct Reader {
     id: PartitionId,
     group: Group<Machine>,
     tasks: TaskTracker,
-    /// One search of the whole log at a time.
-    search: Semaphore,
+    /// One search of the whole log at a time, abandoned ones that have not ended yet included.
+    searches: Arc<Semaphore>,
+}
+
+/// A look through the log for an event of the account, backwards from the end that was applied when it was made.
+pub(crate) struct Search {
+    log: Log,
+    view: View,
+    account: AccountId,
+    id: EventIdHash,
 }
 
 /// What the state says about reading at an offset.
@@ -58,7 +68,8 @@ enum Taken {
     Full,
 }
 
-enum FramesError {
+#[derive(Debug)]
+pub(crate) enum FramesError {
     /// No longer, or not yet, in the log.
     Absent,
     Lost(String),
@@ -66,7 +77,7 @@ enum FramesError {
 
 impl Reader {
     pub(crate) fn new(id: PartitionId, group: Group<Machine>, tasks: TaskTracker) -> Self {
-        Self { id, group, tasks, search: Semaphore::new(1) }
+        Self { id, group, tasks, searches: Arc::new(Semaphore::new(1)) }
     }
 
     pub(crate) async fn read(
@@ -137,16 +148,38 @@ impl Reader {
                 Err(error @ ReadError::DataLoss { .. }) => return Err(error),
             }
         }
-        let _one = self.search.acquire().await.expect("the semaphore is never closed");
-        let view = self.view(Offset::ZERO);
-        let log = self.group.log().clone();
-        let found = self.blocking(move || Ok(search(&log, &view, account, id))).await;
-        match found {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(FramesError::Absent)) => Ok(None),
-            Ok(Err(FramesError::Lost(what))) => Err(self.lost(what)),
-            Err(error) => Err(self.lost(error.to_string())),
+        let turn = self.turn().await;
+        let search = self.search_for(account, id);
+        match self.scan(turn, move |stop| search.run(stop)).await {
+            Ok(found) => Ok(found),
+            Err(FramesError::Absent) => Ok(None),
+            Err(FramesError::Lost(what)) => Err(self.lost(what)),
         }
+    }
+
+    pub(crate) fn search_for(&self, account: AccountId, id: EventIdHash) -> Search {
+        Search { log: self.group.log().clone(), view: self.view(Offset::ZERO), account, id }
+    }
+
+    /// Waits until no scan runs.
+    pub(crate) async fn turn(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.searches).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Runs `scan` on a blocking thread. The turn is over when it has ended, not when its caller has gone: then its
+    /// token is cancelled, and it has to end soon.
+    pub(crate) async fn scan<T: Send + 'static>(
+        &self,
+        turn: OwnedSemaphorePermit,
+        scan: impl FnOnce(&CancellationToken) -> Result<T, FramesError> + Send + 'static,
+    ) -> Result<T, FramesError> {
+        let stop = CancellationToken::new();
+        let _stop_on_drop = stop.clone().drop_guard();
+        let scanned = self.blocking(move || {
+            let _turn = turn;
+            Ok(scan(&stop))
+        });
+        scanned.await.unwrap_or_else(|error| Err(FramesError::Lost(error.to_string())))
     }
 
     /// Where the entry that holds the event before `to` ends, at or below `to`, and its position; None if nothing below
@@ -275,36 +308,42 @@ impl Reading {
     }
 }
 
-/// Looks through the log backwards. Blocking.
-fn search(
-    log: &Log,
-    view: &View,
-    account: AccountId,
-    id: EventIdHash,
-) -> Result<Option<StoredEvent>, FramesError> {
-    let first = first_index(&log.bounds());
-    let mut end = view.end_index;
-    while end > first {
-        let start = end.saturating_sub(SEARCH_ENTRIES).max(first);
+impl Search {
+    /// Nothing is found after `stop`. Blocking.
+    pub(crate) fn run(&self, stop: &CancellationToken) -> Result<Option<StoredEvent>, FramesError> {
+        let log_start = self.view.positions.log_start;
+        let first = first_index(&self.log.bounds());
+        let mut end = self.view.end_index;
+        while end > first {
+            let start = end.saturating_sub(SEARCH_ENTRIES).max(first);
+            let frames = self.frames(start, end, stop)?;
+            for frame in frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
+                if frame.header.base_offset + u64::from(frame.header.count) <= log_start.0 {
+                    return Ok(None);
+                }
+                if let Some(event) = in_frame(frame, self.account, self.id)? {
+                    return Ok((event.offset >= log_start).then_some(event));
+                }
+            }
+            end = start;
+        }
+        Ok(None)
+    }
+
+    fn frames(&self, start: u64, end: u64, stop: &CancellationToken) -> Result<Vec<Frame>, FramesError> {
         let mut frames = Vec::new();
         while start + (frames.len() as u64) < end {
-            match log.read(start + frames.len() as u64, end, u64::MAX) {
+            if stop.is_cancelled() {
+                return Err(FramesError::Absent);
+            }
+            match self.log.read(start + frames.len() as u64, end, u64::MAX) {
                 Ok(more) => frames.extend(more),
                 Err(fanfare_log::ReadError::Purged { .. }) => return Err(FramesError::Absent),
                 Err(error) => return Err(FramesError::Lost(error.to_string())),
             }
         }
-        for frame in frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
-            if frame.header.base_offset + u64::from(frame.header.count) <= view.positions.log_start.0 {
-                return Ok(None);
-            }
-            if let Some(event) = in_frame(frame, account, id)? {
-                return Ok((event.offset >= view.positions.log_start).then_some(event));
-            }
-        }
-        end = start;
+        Ok(frames)
     }
-    Ok(None)
 }
 
 fn in_frame(frame: &Frame, account: AccountId, id: EventIdHash) -> Result<Option<StoredEvent>, FramesError> {

@@ -278,3 +278,40 @@ async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
     assert_eq!(other.read(Offset(0), None, 1).await.unwrap().next, Offset(1));
     assert_eq!(fs.content(&segment).unwrap(), before, "nothing is cut");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abandoned_search_ends_and_no_other_runs_until_then() {
+    let node = Node::new().await;
+    node.append(batch(1, &["a"])).await;
+    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
+    let reader = &live.reader;
+    let search = reader.search_for(account_id(1), id("a"));
+    let found = search.run(&CancellationToken::new()).unwrap();
+    assert_eq!(found.map(|event| text(&event)), Some((0, "a".to_owned())));
+
+    let ((begin, begun), (go_on, gone_on), (end, ended)) =
+        (oneshot::channel(), oneshot::channel::<()>(), oneshot::channel());
+    let abandoned = reader.scan(reader.turn().await, move |stop| {
+        begin.send(()).unwrap();
+        let told = tokio::runtime::Handle::current().block_on(timeout(DEADLINE, stop.cancelled()));
+        gone_on.blocking_recv().unwrap();
+        let found = search.run(stop);
+        end.send((told.is_ok(), matches!(found, Ok(Some(_))))).unwrap();
+        found
+    });
+    tokio::select! {
+        found = abandoned => panic!("it ended: {found:?}"),
+        begun = begun => begun.unwrap(),
+    }
+    tokio::select! {
+        biased;
+        _ = reader.turn() => panic!("its scan goes on"),
+        () = std::future::ready(()) => (),
+    }
+    go_on.send(()).unwrap();
+    assert_eq!(ended.await.unwrap(), (true, false), "it was told to end, and did");
+    node.pass(20_000);
+    node.append(batch(1, &["b"])).await;
+    let found = timeout(DEADLINE, node.partition.find(account_id(1), id("a"))).await.expect("it takes turns");
+    assert_eq!(found.unwrap().map(|event| text(&event)), Some((0, "a".to_owned())));
+}
