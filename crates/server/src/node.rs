@@ -90,7 +90,7 @@ impl Node {
         };
         tasks.spawn(serve(listener, services, stop_serving.clone()));
         let pool = store.clone();
-        tasks.spawn_blocking(move || pool.fill_pool());
+        tasks.spawn_blocking(move || pool.keep_pool_filled());
         let partitions: Vec<Partition> = events.into_iter().chain([dead_letters]).collect();
         wait_for_leaders(&partitions).await;
         Ok(Self { catalog, grpc, config, store, partitions, delivery, tasks, stop_serving })
