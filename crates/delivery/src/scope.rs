@@ -65,6 +65,8 @@ struct Commands {
     changes: VecDeque<Change>,
     /// Attachments change, or are about to: the fan-out waits.
     reconciling: bool,
+    /// All that was matched is replicated, or about to be: an advance was begun since the fan-out waits.
+    caught_up: bool,
     /// As replicated.
     frontier: Offset,
     /// When progress that is not replicated began to wait.
@@ -105,6 +107,7 @@ impl Scope {
                 running: None,
                 changes: VecDeque::new(),
                 reconciling: false,
+                caught_up: false,
                 frontier: state.frontier,
                 waiting_since: None,
                 retry_at: None,
@@ -199,17 +202,18 @@ impl Scope {
         self.commands.retry_at = self.commands.retry_at.filter(|at| *at > Instant::now());
         let waits = self.commands.retry_at.is_some() || self.draining;
         let changes = !waits && !self.commands.changes.is_empty();
-        self.commands.reconciling = false;
-        // What a deleted subscription has settled is counted before it is detached.
-        if changes && self.ground.is_dirty() || self.advance_is_due() {
+        // An attachment takes effect at an offset that the fan-out must not have passed when it learns of it.
+        self.commands.reconciling = changes;
+        self.commands.caught_up &= changes;
+        let due = self.advance_is_due();
+        let ready = changes && self.reading.is_none();
+        let owed = ready && self.owes_progress();
+        if ready && !owed {
+            self.begin_reconciling();
+        } else if due || owed {
+            self.commands.caught_up |= ready;
             self.begin_advance();
-        } else if changes {
-            // An attachment takes effect at an offset that the fan-out must not have passed when it learns of it.
-            self.commands.reconciling = true;
-            if self.reading.is_none() {
-                self.begin_reconciling();
-            }
-        } else {
+        } else if !changes {
             self.begin_trim();
         }
     }

@@ -60,6 +60,22 @@ impl Scope {
         self.lead.bump();
     }
 
+    /// Whether something has to be replicated before the next changes, while the fan-out waits: what was matched by
+    /// the choices that change, and what subscriptions that end have settled. One advance does it; what others settle
+    /// meanwhile is not waited for, that may never cease.
+    pub(super) fn owes_progress(&self) -> bool {
+        if !self.commands.caught_up && self.ground.is_dirty() {
+            return true;
+        }
+        self.commands.changes.iter().take(CHANGES_AT_ONCE).any(|change| {
+            let cell = self.cells.get(&change.account()).and_then(|cells| cells.get(&change.subscription()));
+            cell.is_some_and(|cell| {
+                let state = cell.lock();
+                state.gone && state.dirty
+            })
+        })
+    }
+
     pub(super) fn begin_reconciling(&mut self) {
         let count = self.commands.changes.len().min(CHANGES_AT_ONCE);
         let changes: Vec<_> = self.commands.changes.drain(..count).collect();
@@ -122,8 +138,14 @@ impl Scope {
                 self.retire(cell);
                 continue;
             };
+            if cell.epoch < subscription.epoch {
+                // What is pending is cancelled when the new epoch is attached.
+                end(cell);
+                self.commands.changes.push_back(Change::attach(subscription));
+                continue;
+            }
             self.equip(cell, subscription, view);
-            if cell.lock().spec_revision < subscription.revision || cell.epoch < subscription.epoch {
+            if cell.lock().spec_revision < subscription.revision {
                 self.commands.changes.push_back(Change::attach(subscription));
             }
         }
@@ -169,12 +191,7 @@ impl Scope {
 
     /// Deleted: nothing starts any more, what runs is aborted, what was settled is counted before it is detached.
     fn retire(&mut self, cell: &Arc<Cell>) {
-        let mut state = cell.lock();
-        state.gone = true;
-        if state.running {
-            cell.wake.notify_one();
-        }
-        drop(state);
+        end(cell);
         let Cell { subscription, account, epoch, .. } = **cell;
         self.commands.changes.push_back(Change::Detach { subscription, account, epoch });
     }
@@ -186,9 +203,7 @@ impl Scope {
             return;
         }
         if let Some(earlier) = known {
-            let mut state = earlier.lock();
-            state.gone = true;
-            earlier.wake.notify_one();
+            end(earlier);
         }
         self.add_cell(attachment);
     }
@@ -212,11 +227,27 @@ impl Change {
         })
     }
 
+    fn subscription(&self) -> SubscriptionId {
+        match self {
+            Self::Attach(attach) => attach.subscription,
+            Self::Detach { subscription, .. } => *subscription,
+        }
+    }
+
     fn account(&self) -> AccountId {
         match self {
             Self::Attach(attach) => attach.account,
             Self::Detach { account, .. } => *account,
         }
+    }
+}
+
+/// Nothing of it starts any more, and what runs is aborted.
+fn end(cell: &Cell) {
+    let mut state = cell.lock();
+    state.gone = true;
+    if state.running {
+        cell.wake.notify_one();
     }
 }
 

@@ -1,3 +1,5 @@
+use fanfare_partition::Outcome;
+
 use super::*;
 
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -78,4 +80,43 @@ async fn a_sink_that_is_changed_is_used_at_once() {
     world.catalog.update_sink(world.tenant(), sink.id, change).await.unwrap();
     assert_eq!(world.settled(&orders, 50).await.delivered, 50);
     assert_eq!(sorted(&world.sink("right").delivered()), (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_come_change_and_go_while_another_one_is_busy_without_a_pause() {
+    let world = World::new().await;
+    let busy = world.subscribe("busy", &["order"]).await;
+    world.create_type("refund", None).await;
+    let mut published = 0;
+    let publish = async {
+        loop {
+            world.publish("order", &KEYS, published..published + 10).await;
+            published += 10;
+            world.stats_when(&busy, |stats| stats.delivered + 40 > published as u64).await;
+        }
+    };
+    let change = async {
+        for round in 0..5 {
+            let sink = world.create_sink(&format!("other{round}")).await;
+            let other = world.subscribe_to(&sink, &["order"], StartAt::Next).await;
+            world.stats_when(&other, |stats| stats.delivered > 10).await;
+            let updated = subscription(&sink, &["order", "refund"]);
+            world.catalog.update_subscription(world.tenant(), other.id, updated, None).await.unwrap();
+            world.delivery.reconciled(other.account, other.id).await.unwrap();
+            world.catalog.delete_subscription(world.tenant(), other.id).await.unwrap();
+            world.delivery.reconciled(other.account, other.id).await.unwrap();
+            let counters = world.events.iter().filter_map(|partition| partition.counters(other.id));
+            let delivered: u64 = counters
+                .map(|(counters, _)| counters.settled.get(&Outcome::Delivered).copied().unwrap_or(0))
+                .sum();
+            let sent = world.sink(&format!("other{round}")).delivered().len() as u64;
+            // An answer that was under way when it was deleted is not waited for.
+            assert!((sent - KEYS.len() as u64..=sent).contains(&delivered), "{delivered} of {sent}");
+        }
+    };
+    tokio::select! {
+        () = publish => unreachable!("it never ends"),
+        changed = timeout(DEADLINE, change) => changed.expect("changes take effect"),
+    }
+    world.stats_when(&busy, |stats| stats.pending == 0).await;
 }
