@@ -73,6 +73,8 @@ pub(crate) struct Flight {
     lanes: Lanes,
     ready: VecDeque<Candidate>,
     letters: VecDeque<Letter>,
+    /// Letters of the window's events that could not be written, and when to try again.
+    letters_later: Vec<(u64, Letter)>,
     parks: Parks,
     breaker: Breaker,
     /// The last event that took the sink down, and how much had passed by then.
@@ -112,6 +114,7 @@ impl Flight {
             lanes: Lanes::default(),
             ready: VecDeque::new(),
             letters: VecDeque::new(),
+            letters_later: Vec::new(),
             parks: Parks::restore(&record.parked, moment.now_ms),
             breaker: Breaker::default(),
             accused: None,

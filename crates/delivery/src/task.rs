@@ -198,20 +198,23 @@ impl Task {
     fn attempt(&mut self, items: Vec<Item>, sink: Arc<dyn Sink>, permit: OwnedSemaphorePermit) -> bool {
         let limit = sink.abilities().event_bytes_max;
         let count = items.len();
-        let mut taken = Vec::with_capacity(count);
-        let mut deliveries = Vec::with_capacity(count);
-        for item in items {
-            match self.delivery(&item.held, limit) {
-                Ok(delivery) => {
-                    deliveries.push(delivery);
-                    taken.push(item);
-                }
-                Err((reason, detail)) => self.cell.lock().flight.refuse(item, reason, detail),
+        let checked: Vec<_> = items
+            .into_iter()
+            .map(|item| {
+                let delivery = self.delivery(&item.held, limit);
+                (item, delivery)
+            })
+            .collect();
+        let (taken, deliveries) = {
+            let mut state = self.cell.lock();
+            let sent = state.flight.send(checked);
+            if sent.0.is_empty() {
+                state.flight.attempt_lapsed();
             }
-        }
+            sent
+        };
         let gave_up = taken.len() < count;
         if taken.is_empty() {
-            self.cell.lock().flight.attempt_lapsed();
             return gave_up;
         }
         self.works.push(Box::pin(async move {
@@ -287,7 +290,8 @@ impl Task {
             Done::Letter(letter, Ok(())) => flight.lettered(&letter.item, letter.reason, moment.now_ms),
             Done::Letter(letter, Err(error)) => {
                 tracing::warn!(subscription = %self.cell.subscription, %error, "keep a dead letter");
-                flight.letter_failed(letter, moment);
+                let disk_is_full = matches!(error, AppendError::DiskFull { .. });
+                flight.letter_failed(letter, disk_is_full, moment);
             }
             Done::Load(_, Ok(found)) => flight.loaded(found),
             Done::Found(Errand::Scan { key, .. }, Ok((found, end))) => {

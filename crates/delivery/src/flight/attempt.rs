@@ -1,6 +1,6 @@
 //! Which events go into an attempt, and what its outcomes mean.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use fanfare_model::KeyHash;
 use fanfare_partition::{Outcome, Reason};
@@ -19,6 +19,9 @@ enum Earlier {
     GivenUp,
     Failed,
 }
+
+/// What is to be sent, or why it must not be.
+pub(crate) type Checked<D> = Result<D, (Reason, String)>;
 
 impl Flight {
     /// Whether [`Self::next_attempt`] is worth a permit of the sink.
@@ -67,8 +70,8 @@ impl Flight {
         for (index, (item, answer)) in answers.into_iter().enumerate() {
             let key = item.held.key;
             let before = earlier.iter().rev().find(|(other, _)| *other == key).map(|(_, why)| *why);
-            let retried = matches!(answer, Answer::Retry { .. } | Answer::SinkDown { .. });
-            if before == Some(Earlier::Failed) || before.is_some() && retried {
+            // At most one event of a key is given up or fails at a time.
+            if before == Some(Earlier::Failed) || before.is_some() && answer != Answer::Delivered {
                 stepping_back.push(item);
                 continue;
             }
@@ -98,12 +101,45 @@ impl Flight {
                 }
             }
         }
-        for item in stepping_back.into_iter().rev() {
+        self.step_back(stepping_back);
+    }
+
+    /// These events, in order, wait again behind earlier ones of their keys that were begun with them.
+    pub(crate) fn step_back(&mut self, items: Vec<Item>) {
+        for item in items.into_iter().rev() {
             if self.window.get(item.held.offset).is_some() {
                 self.window.set_busy(item.held.offset, false);
                 self.lanes.step_back(item.held.key, item.held.offset);
             }
         }
+    }
+
+    /// What of an attempt that was begun is sent. An event that must not be is given up if it is the first of its key
+    /// here; whatever comes behind it, or it itself behind another one, waits again.
+    pub(crate) fn send<D>(&mut self, checked: Vec<(Item, Checked<D>)>) -> (Vec<Item>, Vec<D>) {
+        let (mut taken, mut deliveries) = (Vec::new(), Vec::new());
+        let (mut seen, mut stopped) = (HashSet::new(), HashSet::new());
+        let mut stepping_back = Vec::new();
+        for (item, delivery) in checked {
+            let key = item.held.key;
+            let first = seen.insert(key);
+            match delivery {
+                Ok(delivery) if !stopped.contains(&key) => {
+                    taken.push(item);
+                    deliveries.push(delivery);
+                }
+                Err((reason, detail)) if first => {
+                    stopped.insert(key);
+                    self.refuse(item, reason, detail);
+                }
+                Ok(_) | Err(_) => {
+                    stopped.insert(key);
+                    stepping_back.push(item);
+                }
+            }
+        }
+        self.step_back(stepping_back);
+        (taken, deliveries)
     }
 
     /// An attempt that was begun never reached the sink: its events were all given up.
@@ -229,6 +265,9 @@ impl Flight {
     }
 
     fn park_or_give_up(&mut self, item: Item, after: Option<Duration>, moment: Moment) {
+        if !item.parked && self.window.get(item.held.offset).is_none() {
+            return;
+        }
         let attempts = self.attempts(&item) + 1;
         if attempts >= self.options.retry.attempts_max {
             let detail = self.last_failure.clone();

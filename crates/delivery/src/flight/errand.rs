@@ -29,6 +29,7 @@ pub(crate) enum Errand {
 impl Flight {
     /// The next thing to do, if there is one; it counts as begun.
     pub(crate) fn next_errand(&mut self, moment: Moment) -> Option<Errand> {
+        self.take_up_letters(moment.now_ms);
         if self.holds(moment.now_ms) {
             self.unload();
         }
@@ -67,7 +68,8 @@ impl Flight {
             Gate::Shut { until_ms } => until_ms,
             Gate::Open | Gate::Probe => None,
         };
-        let deadlines = [self.parks.deadline(), gate, Some(self.read_retry_ms)];
+        let letters = self.letters_later.iter().map(|(retry_at_ms, _)| *retry_at_ms).min();
+        let deadlines = [self.parks.deadline(), letters, gate, Some(self.read_retry_ms)];
         deadlines.into_iter().flatten().filter(|&deadline_ms| deadline_ms > now_ms).min()
     }
 
@@ -125,26 +127,41 @@ impl Flight {
         self.settle(item.held.offset, item.held.key, item.parked, how);
     }
 
-    /// The letter could not be written: its key is held until it can.
-    pub(crate) fn letter_failed(&mut self, letter: Letter, moment: Moment) {
-        let Letter { item, reason, detail, attempts } = letter;
-        if !item.parked && self.parks.len() >= self.options.parked_keys_max {
-            self.trip(None, moment);
-            self.put_back(&item, moment.now_ms);
+    /// The letter could not be written: its key is held until it can. What retention overtakes is not held for want of
+    /// disk space, as trimming alone may free some.
+    pub(crate) fn letter_failed(&mut self, letter: Letter, disk_is_full: bool, moment: Moment) {
+        let Held { offset, key, .. } = letter.item.held;
+        if disk_is_full && (letter.reason == Reason::Retention || offset < self.expire_below) {
+            let how = (Outcome::Expired(Reason::Retention), moment.now_ms);
+            self.settle(offset, key, letter.item.parked, how);
             return;
         }
         let delay_ms = probe_delay_ms(&self.options.retry, LETTER_BACKOFF, None, moment.random);
-        let key = item.held.key;
-        if !item.parked {
-            self.park(item.held.clone(), attempts);
+        let retry_at_ms = moment.now_ms + delay_ms;
+        if !letter.item.parked {
+            // Not parked: later events of the key may be settled already, and a parked key has none of these.
+            if self.window.get(offset).is_some() {
+                self.window.set_busy(offset, false);
+                self.letters_later.push((retry_at_ms, letter));
+            }
+            return;
         }
-        let Some(parked) = self.parks.get_mut(key) else { return };
+        let Letter { item, reason, detail, .. } = letter;
+        let Some(parked) = self.parks.get_mut(key).filter(|parked| parked.from == offset) else { return };
         parked.phase = Phase::Waiting;
-        parked.retry_at_ms = moment.now_ms + delay_ms;
+        parked.retry_at_ms = retry_at_ms;
         parked.given_up = Some((reason, detail));
-        if parked.buffer.front().is_none_or(|first| first.offset != item.held.offset) {
-            parked.scanned_to = parked.scanned_to.max(item.held.offset.plus(1));
+        if parked.buffer.front().is_none_or(|first| first.offset != offset) {
+            parked.scanned_to = parked.scanned_to.max(offset.plus(1));
             parked.buffer.push_front(item.held);
+        }
+    }
+
+    /// Takes up the letters whose time to try again has come.
+    fn take_up_letters(&mut self, now_ms: u64) {
+        for (_, letter) in self.letters_later.extract_if(.., |(retry_at_ms, _)| *retry_at_ms <= now_ms) {
+            self.window.set_busy(letter.item.held.offset, true);
+            self.letters.push_back(letter);
         }
     }
 
@@ -203,6 +220,8 @@ impl Flight {
         if self.window.len() > 0 {
             self.unloaded.extend(self.window.unload().into_iter().map(|(offset, time)| (offset, Some(time))));
             self.lanes.clear();
+            // What they are about is attempted again.
+            self.letters_later.clear();
             self.ready.retain(|candidate| matches!(candidate, Candidate::Parked(_)));
         }
     }

@@ -137,7 +137,7 @@ impl Parks {
         if parked.from != offset {
             return false;
         }
-        parked.pending -= 1;
+        parked.pending = parked.pending.checked_sub(1).expect("the event at `from` is pending");
         if parked.pending == 0 {
             self.keys.remove(&key);
             return true;

@@ -1,6 +1,8 @@
 //! A flight against a model of the log: whatever happens, in whatever order, each replicated record names exactly
 //! what is unsettled, and in the end every event is settled once.
 
+mod batches;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -231,7 +233,7 @@ impl World {
                 self.lettered.insert(offset);
                 self.flight.lettered(&letter.item, letter.reason, moment.now_ms);
             }
-            Errand::Letter(letter) => self.flight.letter_failed(letter, moment),
+            Errand::Letter(letter) => self.flight.letter_failed(letter, false, moment),
             errand if !well => self.flight.errand_failed(&errand, moment),
             Errand::Load(offsets) => {
                 let found = offsets.into_iter().map(|offset| (offset, Some(self.held(offset.0))));
