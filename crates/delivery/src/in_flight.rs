@@ -33,6 +33,8 @@ struct Entry {
     held: Held,
     /// Under way to the sink or to the dead letters.
     busy: bool,
+    /// It is attempted without others.
+    alone: bool,
     settled: bool,
 }
 
@@ -68,7 +70,7 @@ impl InFlight {
         );
         self.unsettled += 1;
         self.bytes += held.bytes.len();
-        self.entries.push_back(Entry { held, busy: false, settled: false });
+        self.entries.push_back(Entry { held, busy: false, alone: false, settled: false });
     }
 
     pub(crate) fn get(&self, offset: Offset) -> Option<&Held> {
@@ -85,6 +87,17 @@ impl InFlight {
                 if busy { self.busy += 1 } else { self.busy -= 1 }
             }
         }
+    }
+
+    /// From now on the event is attempted without others.
+    pub(crate) fn set_alone(&mut self, offset: Offset) {
+        if let Some(index) = self.position(offset) {
+            self.entries[index].alone = true;
+        }
+    }
+
+    pub(crate) fn is_alone(&self, offset: Offset) -> bool {
+        self.position(offset).is_some_and(|index| self.entries[index].alone)
     }
 
     /// False if there is no such unsettled event.

@@ -6,7 +6,7 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use fanfare_partition::{AppendError, ReadError, Reason};
-use fanfare_sinks::{Delivery, Failure, Outcome as Answer, Sink};
+use fanfare_sinks::{Abilities, Delivery, Failure, Outcome as Answer, Sink};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
@@ -24,7 +24,7 @@ use crate::{
 };
 
 enum Done {
-    Attempt(Vec<(Item, Answer)>),
+    Attempt { answers: Vec<(Item, Answer)>, atomic: bool },
     Letter(Letter, Result<(), AppendError>),
     Load(Errand, Result<Vec<(fanfare_model::Offset, Option<Held>)>, ReadError>),
     Found(Errand, Result<(Vec<Held>, fanfare_model::Offset), ReadError>),
@@ -196,7 +196,7 @@ impl Task {
 
     /// True if some of the events were given up before the attempt.
     fn attempt(&mut self, items: Vec<Item>, sink: Arc<dyn Sink>, permit: OwnedSemaphorePermit) -> bool {
-        let limit = sink.abilities().event_bytes_max;
+        let Abilities { event_bytes_max: limit, atomic_batch: atomic, .. } = sink.abilities();
         let count = items.len();
         let checked: Vec<_> = items
             .into_iter()
@@ -224,7 +224,7 @@ impl Task {
                 after: None,
                 why: Failure { class: "sink", status: 0, message: "the sink gave no outcome".to_owned() },
             });
-            Done::Attempt(taken.into_iter().zip(answers).collect())
+            Done::Attempt { answers: taken.into_iter().zip(answers).collect(), atomic }
         }));
         gave_up
     }
@@ -286,7 +286,8 @@ impl Task {
         let moment = self.ground.moment();
         let flight = &mut state.flight;
         match done {
-            Done::Attempt(answers) => flight.finish(answers, moment),
+            Done::Attempt { answers, atomic: true } => flight.finish_atomic(answers, moment),
+            Done::Attempt { answers, atomic: false } => flight.finish(answers, moment),
             Done::Letter(letter, Ok(())) => flight.lettered(&letter.item, letter.reason, moment.now_ms),
             Done::Letter(letter, Err(error)) => {
                 tracing::warn!(subscription = %self.cell.subscription, %error, "keep a dead letter");

@@ -47,11 +47,18 @@ impl Flight {
             if size_bytes.is_some_and(|size| !items.is_empty() && bytes + size > abilities.batch_bytes_max) {
                 break;
             }
+            let alone = self.goes_alone(candidate, abilities);
+            if alone && !items.is_empty() {
+                break;
+            }
             self.ready.pop_front();
             let Some(item) = self.begin(candidate) else { continue };
             bytes += item.held.bytes.len();
             let key = (!item.parked && abilities.keeps_key_order_in_batch).then_some(item.held.key);
             items.push(item);
+            if alone {
+                break;
+            }
             if let Some(key) = key {
                 let room = (events_max - items.len(), abilities.batch_bytes_max.saturating_sub(bytes));
                 bytes += self.followers(key, room, &mut items);
@@ -61,6 +68,43 @@ impl Flight {
             self.breaker.probe_started();
         }
         items
+    }
+
+    /// Whether the outcome has to be about this event and no other.
+    fn goes_alone(&self, candidate: Candidate, abilities: Abilities) -> bool {
+        match candidate {
+            Candidate::Window(offset) => self.window.is_alone(offset),
+            Candidate::Parked(_) => abilities.atomic_batch,
+        }
+    }
+
+    /// Like [`Self::finish`], for a sink whose outcome covers the whole batch: a failure does not tell which event is
+    /// at fault, so that nobody is judged and each is attempted alone.
+    pub(crate) fn finish_atomic(&mut self, answers: Vec<(Item, Answer)>, moment: Moment) {
+        let failed =
+            |(_, answer): &(Item, Answer)| matches!(answer, Answer::Retry { .. } | Answer::Rejected { .. });
+        if answers.len() < 2 || !answers.iter().all(failed) {
+            self.finish(answers, moment);
+            return;
+        }
+        let mut heads = HashSet::new();
+        let (mut first, mut behind) = (Vec::new(), Vec::new());
+        for (item, answer) in answers {
+            if let Answer::Retry { why, .. } | Answer::Rejected { why } = answer {
+                self.last_failure = describe(&why);
+            }
+            self.window.set_alone(item.held.offset);
+            if heads.insert(item.held.key) { first.push(item) } else { behind.push(item) }
+        }
+        self.step_back(behind);
+        for item in first.iter().rev() {
+            if item.parked {
+                self.put_back(item, moment.now_ms);
+            } else if self.window.get(item.held.offset).is_some() {
+                self.window.set_busy(item.held.offset, false);
+                self.ready.push_front(Candidate::Window(item.held.offset));
+            }
+        }
     }
 
     /// What became of the events of an attempt, in their order.
@@ -194,7 +238,7 @@ impl Flight {
             && let Some(offset) = self.lanes.follow(key)
         {
             let size_bytes = self.window.get(offset).map_or(0, |held| held.bytes.len());
-            if size_bytes > bytes {
+            if size_bytes > bytes || self.window.is_alone(offset) {
                 self.lanes.step_back(key, offset);
                 break;
             }

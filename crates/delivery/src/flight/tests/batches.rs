@@ -128,7 +128,7 @@ fn what_retention_overtakes_is_settled_without_a_letter_when_the_disk_is_full() 
     world.flight.expire(Offset(1));
     let [letter] = <[Letter; 1]>::try_from(letters(&mut world)).unwrap();
     let moment = world.moment();
-    world.flight.letter_failed(letter.clone(), false, moment);
+    world.flight.letter_failed(letter, false, moment);
     assert!(letters(&mut world).is_empty(), "it waits before it tries again");
     world.now_ms = world.flight.deadline_ms(world.now_ms).expect("the letter is tried again");
     let [letter] = <[Letter; 1]>::try_from(letters(&mut world)).unwrap();
@@ -137,4 +137,46 @@ fn what_retention_overtakes_is_settled_without_a_letter_when_the_disk_is_full() 
     assert_eq!(world.flight.low_water(), Some(Offset(1)));
     let expired = BTreeMap::from([(Outcome::Expired(Reason::Retention), 1)]);
     assert_eq!(world.flight.counters().settled, expired);
+}
+
+#[test]
+fn of_an_atomic_batch_that_is_rejected_only_the_event_at_fault_becomes_a_dead_letter() {
+    let abilities = Abilities { atomic_batch: true, ..BATCH };
+    let mut world = handed_over(&[1, 2, 2, 3, 4, 5]);
+    let at_fault = 1;
+    let mut sent = Vec::new();
+    loop {
+        for letter in letters(&mut world) {
+            let moment = world.moment();
+            world.end_errand(Errand::Letter(letter), true, moment);
+        }
+        let items = world.flight.next_attempt(world.now_ms, abilities);
+        if items.is_empty() {
+            break;
+        }
+        sent.push(offsets(&items));
+        let rejects = offsets(&items).contains(&at_fault);
+        let answer = if rejects { rejected() } else { Answer::Delivered };
+        let answers: Vec<_> = items.into_iter().map(|item| (item, answer.clone())).collect();
+        if !rejects {
+            world.settled.extend(answers.iter().map(|(item, _)| item.held.offset.0));
+        }
+        let moment = world.moment();
+        world.flight.finish_atomic(answers, moment);
+    }
+    assert_eq!(sent, [vec![0, 1, 2, 3], vec![0], vec![1], vec![3], vec![4, 5], vec![2]]);
+    assert_eq!(world.lettered, BTreeSet::from([at_fault]));
+    assert_eq!(world.settled.len(), 6);
+}
+
+#[test]
+fn a_sink_that_puts_off_a_whole_batch_parks_nothing_before_each_was_tried_alone() {
+    let abilities = Abilities { atomic_batch: true, ..BATCH };
+    let mut world = handed_over(&[1, 2, 3]);
+    let items = world.flight.next_attempt(0, abilities);
+    let moment = world.moment();
+    world.flight.finish_atomic(items.into_iter().map(|item| (item, retry())).collect(), moment);
+    assert_eq!((world.flight.parked_keys(), world.flight.is_down()), (0, false));
+    assert_eq!(offsets(&world.flight.next_attempt(0, abilities)), [0]);
+    assert_eq!(offsets(&world.flight.next_attempt(0, abilities)), [1]);
 }
