@@ -90,7 +90,7 @@ impl Reads {
     ) -> Result<mpsc::Receiver<Result<Page, Problem>>, Problem> {
         let mut cursors = Vec::new();
         for partition in self.partitions_read(tenant, query.partition)? {
-            cursors.push(Cursor::open(partition, query.from).await?);
+            cursors.push(Cursor::open(partition, tenant, query.from).await?);
         }
         let (pages, receiver) = mpsc::channel(PAGES_MAX);
         let reading = Reading { tenant, query, cursors, pages, stop: self.stop.clone() };
@@ -149,7 +149,7 @@ struct Cursor {
 }
 
 impl Cursor {
-    async fn open(partition: Partition, from: From) -> Result<Self, Problem> {
+    async fn open(partition: Partition, tenant: Tenant, from: From) -> Result<Self, Problem> {
         let positions = partition.positions();
         let Positions { log_start, high_watermark, .. } = *positions.borrow();
         let next = match from {
@@ -164,6 +164,10 @@ impl Cursor {
             }
             From::Offset(asked) => asked,
         };
+        if next == high_watermark {
+            // A partition whose log is damaged looks empty: only a read of it tells the two apart.
+            partition.read(next, Some(tenant.account()), 0).await?;
+        }
         Ok(Self { partition, positions, next, end: high_watermark })
     }
 

@@ -98,9 +98,8 @@ impl Partition {
     fn dead(id: PartitionId, what: String) -> Self {
         tracing::error!(
             partition = %id,
-            "{what}. The partition takes and gives nothing, and nothing was cut. Stop the node and restore the file \
-             from a backup or a replica, or move the directory of log {} away to accept the loss of this partition",
-            log_name(id)
+            "{what}. The partition takes and gives nothing, and nothing was cut; the others serve. Stop the node, \
+             restore the file from a backup, and start again",
         );
         let dead = Dead {
             what,
