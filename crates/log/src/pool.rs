@@ -5,7 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -165,13 +165,24 @@ impl Pool {
         self.spares.lock().asked
     }
 
-    /// Waits until a spare file is asked for after `asked` times; false if the pool is closed.
-    pub(crate) fn wait_until_asked(&self, asked: u64) -> bool {
+    /// Waits until a spare file was asked for after `asked` times, and then for none for `quiet`; false if the pool
+    /// is closed.
+    pub(crate) fn wait_until_quiet(&self, asked: u64, quiet: Duration) -> bool {
         let mut spares = self.spares.lock();
         while spares.asked == asked && !spares.closed {
             self.changed.wait(&mut spares);
         }
-        !spares.closed
+        loop {
+            let (seen, deadline) = (spares.asked, Instant::now() + quiet);
+            while spares.asked == seen && !spares.closed {
+                if self.changed.wait_until(&mut spares, deadline).timed_out() {
+                    return !spares.closed;
+                }
+            }
+            if spares.closed {
+                return false;
+            }
+        }
     }
 
     /// Nobody starts to fill it any more, and whoever waits to is woken.

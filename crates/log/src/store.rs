@@ -123,15 +123,16 @@ impl Disk {
     }
 
     /// Ends at the first failure, which harms nobody: the files are only spare.
-    fn fill_pool(&self) {
+    /// Stops early if `go_on` says so between two files.
+    fn fill_pool(&self, go_on: &dyn Fn() -> bool) {
         let segments_bytes = self.options.segment_bytes.saturating_mul(RESERVED_SEGMENTS);
         let reserve = segments_bytes.saturating_add(self.options.queue_bytes_max);
         let has_room =
             |bytes: u64| self.usable().is_ok() && self.free_bytes() >= bytes.saturating_add(reserve);
         loop {
             match self.pool.fill_one(&*self.fs, &has_room) {
-                Ok(true) => {}
-                Ok(false) => return,
+                Ok(true) if go_on() => {}
+                Ok(_) => return,
                 Err(error) => {
                     tracing::warn!(dir = %self.dir.display(), %error, "write spare segments");
                     return;
@@ -303,20 +304,21 @@ impl Store {
     pub fn fill_pool(&self) {
         let disk = &self.handle.disk;
         if let Some(_filling) = disk.pool.start_filling() {
-            disk.fill_pool();
+            disk.fill_pool(&|| true);
         }
     }
 
-    /// Fills the pool as `fill_pool` does, and again whenever a segment was started. Blocking, to be run on a
-    /// thread of its own; returns when the store is closed, or dropped by all others.
-    pub fn keep_pool_filled(self) {
+    /// Fills the pool as `fill_pool` does, and again after segments were started, once none has been started for
+    /// `quiet`: under load the disk is the log's, and filling would cost more than spare files gain. Blocking, to be
+    /// run on a thread of its own; returns when the store is closed, or dropped by all others.
+    pub fn keep_pool_filled(self, quiet: Duration) {
         let disk = Arc::clone(&self.handle.disk);
         drop(self);
         let Some(_filling) = disk.pool.start_filling() else { return };
         loop {
             let asked = disk.pool.asked();
-            disk.fill_pool();
-            if !disk.pool.wait_until_asked(asked) {
+            disk.fill_pool(&|| disk.pool.asked() == asked);
+            if !disk.pool.wait_until_quiet(asked, quiet) {
                 return;
             }
         }

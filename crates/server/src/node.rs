@@ -27,6 +27,8 @@ pub(crate) const EXIT_DISK_FAILED: i32 = 74;
 /// Exit code of a process that can no longer accept connections.
 pub(crate) const EXIT_LISTENER_FAILED: i32 = 71;
 
+/// Spare segments are written again when no segment was started for so long.
+const POOL_QUIET: Duration = Duration::from_secs(2);
 /// How long a start waits for its partitions to have leaders.
 const LEADER_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -90,7 +92,7 @@ impl Node {
         };
         tasks.spawn(serve(listener, services, stop_serving.clone()));
         let pool = store.clone();
-        tasks.spawn_blocking(move || pool.keep_pool_filled());
+        tasks.spawn_blocking(move || pool.keep_pool_filled(POOL_QUIET));
         let partitions: Vec<Partition> = events.into_iter().chain([dead_letters]).collect();
         wait_for_leaders(&partitions).await;
         Ok(Self { catalog, grpc, config, store, partitions, delivery, tasks, stop_serving })

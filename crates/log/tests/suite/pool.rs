@@ -34,11 +34,11 @@ fn eventually(story: &str, condition: impl Fn() -> bool) {
 }
 
 /// Told when the filling has ended.
-fn keep_filled(store: &Store) -> mpsc::Receiver<()> {
+fn keep_filled(store: &Store, quiet: Duration) -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let store = store.clone();
     thread::spawn(move || {
-        store.keep_pool_filled();
+        store.keep_pool_filled(quiet);
         sender.send(()).expect("the test waits");
     });
     receiver
@@ -50,10 +50,22 @@ fn reserve_bytes() -> u64 {
 }
 
 #[test]
+fn a_pool_is_not_refilled_while_segments_are_being_started() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    let ended = keep_filled(&store, Duration::from_secs(3600));
+    eventually("the pool is full", || pool_files(&fs) == 2);
+    append_range(&log, 1..33, 1, 500);
+    assert_eq!(pool_files(&fs), 0);
+    store.close();
+    ended.recv_timeout(DEADLINE).expect("close ends the waiting");
+}
+
+#[test]
 fn a_pool_that_is_kept_filled_replaces_every_spare_that_was_taken() {
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
-    let ended = keep_filled(&store);
+    let ended = keep_filled(&store, Duration::ZERO);
     for round in 0..10 {
         eventually("the pool is full", || pool_files(&fs) == 2);
         append_range(&log, 1 + round * 8..9 + round * 8, 1, 500);
@@ -72,7 +84,7 @@ fn filling_ends_with_the_store_and_leaves_the_directory_free() {
         for _ in 0..50 {
             let fs = MemoryFileSystem::default();
             let store = open_store(&fs).expect("open");
-            let ended = keep_filled(&store);
+            let ended = keep_filled(&store, Duration::ZERO);
             close(store);
             ended.recv_timeout(DEADLINE).expect("the filling ended");
             assert!(fs.paths().iter().all(|path| path.extension().is_none_or(|found| found != "new")));
@@ -98,7 +110,7 @@ fn filling_goes_on_with_the_next_segment_after_room_was_made() {
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
     fs.leave_free(reserve_bytes());
-    let ended = keep_filled(&store);
+    let ended = keep_filled(&store, Duration::ZERO);
     append_range(&log, 1..3, 1, 500);
     assert_eq!(pool_files(&fs), 0);
     fs.leave_free(1 << 30);
