@@ -2,9 +2,10 @@
 //!
 //! Registered through the public API, so that it is also the shortest example of how to use it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
+use fanfare_cli::client::{Client, Options};
 use fanfare_model::Secret;
 use fanfare_proto::{
     cloudevents::v1::{
@@ -13,59 +14,38 @@ use fanfare_proto::{
     },
     v1::{
         CreateEventTypeRequest, CreateSchemaRequest, CreateSinkRequest, CreateSubscriptionRequest, EventType,
-        GetEventTypeRequest, GetSchemaRequest, ListSinksRequest, ListSubscriptionsRequest, PublishRequest,
-        PublishResponse, Schema, Sink, SubscribedType, Subscription, UpdateSinkRequest, WebhookSink,
-        event_type_service_client::EventTypeServiceClient, publisher_service_client::PublisherServiceClient,
-        schema_service_client::SchemaServiceClient, sink::Kind, sink_service_client::SinkServiceClient,
-        subscription_service_client::SubscriptionServiceClient,
+        GetEventTypeRequest, GetSchemaRequest, ListSinksRequest, ListSubscriptionsRequest, PublishResponse,
+        Schema, Sink, SubscribedType, Subscription, UpdateSinkRequest, WebhookSink, sink::Kind,
     },
 };
-use tonic::{
-    Code, Request, Status,
-    metadata::{Ascii, MetadataValue},
-    service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status};
 
 pub(super) const EVENT_TYPE: &str = "com.acme.order.paid";
 const SCHEMA_ID: &str = "Acme.OrderPaid";
 const SCHEMA: &str = include_str!("order_paid.schema.json");
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const DESCRIPTION: &str = "built-in receiver of fanfare dev";
-
-/// Adds the key to every call.
-#[derive(Clone)]
-struct Credentials(MetadataValue<Ascii>);
-
-impl Interceptor for Credentials {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
-        Ok(request)
-    }
-}
 
 /// The registered sample and a connection to publish it.
 pub(super) struct Sample {
     pub(super) subscription: String,
-    publisher: PublisherServiceClient<InterceptedService<Channel, Credentials>>,
+    client: Client,
     published: u64,
 }
 
 impl Sample {
     /// Registers what is not there yet, and points the sink at `destination`.
     pub(super) async fn register(grpc: SocketAddr, key: Secret, destination: &str) -> anyhow::Result<Self> {
-        let channel = Endpoint::from_shared(format!("http://{grpc}"))?
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .context("connect")?;
-        let credentials = Credentials(format!("Bearer {}", key.expose()).parse()?);
-        register_type(&channel, &credentials).await.context("register the sample event type")?;
-        let sink =
-            register_sink(&channel, &credentials, destination).await.context("register the receiver")?;
-        let subscription =
-            register_subscription(&channel, &credentials, sink).await.context("subscribe the receiver")?;
-        let publisher = PublisherServiceClient::with_interceptor(channel, credentials);
-        Ok(Self { subscription, publisher, published: 0 })
+        let options = Options {
+            addr: format!("http://{grpc}"),
+            key: Some(key.expose().to_owned()),
+            timeout: CALL_TIMEOUT,
+        };
+        let client = Client::connect(options).await?;
+        register_type(&client).await.context("register the sample event type")?;
+        let sink = register_sink(&client, destination).await.context("register the receiver")?;
+        let subscription = register_subscription(&client, sink).await.context("subscribe the receiver")?;
+        Ok(Self { subscription, client, published: 0 })
     }
 
     /// Publishes the next sample event; gives its id and where it was committed.
@@ -73,20 +53,20 @@ impl Sample {
         self.published += 1;
         let id = uuid::Uuid::now_v7().to_string();
         let event = event(&id, self.published);
-        let response = self.publisher.publish(PublishRequest { event: Some(event) }).await?.into_inner();
+        let response = self.client.publish(event).await?;
         Ok((id, response))
     }
 }
 
-async fn register_type(channel: &Channel, credentials: &Credentials) -> Result<(), Status> {
-    let mut schemas = SchemaServiceClient::with_interceptor(channel.clone(), credentials.clone());
+async fn register_type(client: &Client) -> Result<(), Status> {
+    let mut schemas = client.schemas();
     if missing(schemas.get_schema(GetSchemaRequest { id: SCHEMA_ID.into() }).await)? {
         let schema =
             Schema { id: SCHEMA_ID.into(), description: "A paid order.".into(), ..Schema::default() };
         let request = CreateSchemaRequest { schema: Some(schema), document: SCHEMA.into() };
         schemas.create_schema(request).await?;
     }
-    let mut types = EventTypeServiceClient::with_interceptor(channel.clone(), credentials.clone());
+    let mut types = client.event_types();
     if missing(types.get_event_type(GetEventTypeRequest { name: EVENT_TYPE.into() }).await)? {
         let event_type = EventType {
             name: EVENT_TYPE.into(),
@@ -107,12 +87,8 @@ fn missing<T>(result: Result<T, Status>) -> Result<bool, Status> {
     }
 }
 
-async fn register_sink(
-    channel: &Channel,
-    credentials: &Credentials,
-    destination: &str,
-) -> Result<String, Status> {
-    let mut sinks = SinkServiceClient::with_interceptor(channel.clone(), credentials.clone());
+async fn register_sink(client: &Client, destination: &str) -> Result<String, Status> {
+    let mut sinks = client.sinks();
     let webhook = WebhookSink { destination: destination.into(), ..WebhookSink::default() };
     let listed =
         sinks.list_sinks(ListSinksRequest { page_size: 1000, ..Default::default() }).await?.into_inner();
@@ -130,12 +106,8 @@ async fn register_sink(
     Ok(found.id)
 }
 
-async fn register_subscription(
-    channel: &Channel,
-    credentials: &Credentials,
-    sink_id: String,
-) -> Result<String, Status> {
-    let mut subscriptions = SubscriptionServiceClient::with_interceptor(channel.clone(), credentials.clone());
+async fn register_subscription(client: &Client, sink_id: String) -> Result<String, Status> {
+    let mut subscriptions = client.subscriptions();
     let request = ListSubscriptionsRequest { page_size: 1000, ..Default::default() };
     let listed = subscriptions.list_subscriptions(request).await?.into_inner();
     if let Some(found) = listed.subscriptions.into_iter().find(|found| found.sink_id == sink_id) {
