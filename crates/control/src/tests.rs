@@ -202,6 +202,7 @@ fn open_store() -> Store {
         pool_segments_max: 1,
         cache_bytes: 8 << 20,
         queue_bytes_max: 8 << 20,
+        page_cache_bytes: 0,
     };
     let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
     Store::open(Arc::new(MemoryFileSystem::default()), Path::new("/data"), options, fatal).unwrap()
@@ -246,6 +247,7 @@ fn delivery_options() -> DeliveryOptions {
         sink_concurrency: 8,
         retry,
         parked_keys_max: 100,
+        dead_letter_bytes_max: 1 << 30,
         fanout_chunk_bytes: 64 << 10,
     }
 }

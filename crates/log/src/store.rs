@@ -49,6 +49,9 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// `Log::append` waits while more than this is on its way to disk.
     pub queue_bytes_max: u64,
+    /// What was written and synced stays in the operating system's page cache up to about this; 0: as long as the
+    /// system likes.
+    pub page_cache_bytes: u64,
 }
 
 /// Drawn when the directory is first opened, as that of the first node of a new cluster: `node` is 1.

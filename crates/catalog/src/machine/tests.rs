@@ -87,6 +87,7 @@ async fn log_of(frames: Vec<(u8, Vec<u8>)>) -> (Store, Log) {
         pool_segments_max: 0,
         cache_bytes: 1 << 20,
         queue_bytes_max: 1 << 20,
+        page_cache_bytes: 0,
     };
     let files = Arc::new(MemoryFileSystem::default());
     let store = Store::open(files, Path::new("/data"), options, Box::new(|_| ())).unwrap();

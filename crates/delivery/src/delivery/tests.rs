@@ -91,6 +91,7 @@ impl Default for Setup {
                 sink_concurrency: 8,
                 retry,
                 parked_keys_max: 4,
+                dead_letter_bytes_max: 1 << 30,
                 fanout_chunk_bytes: 4 << 10,
             },
             partition: PartitionOptions {
@@ -131,6 +132,7 @@ impl World {
             pool_segments_max: 2,
             cache_bytes: 4 << 20,
             queue_bytes_max: 16 << 20,
+            page_cache_bytes: 0,
         };
         let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
         let store = Store::open(Arc::new(machine.fs.clone()), Path::new("/data"), store, fatal).unwrap();

@@ -78,6 +78,8 @@ pub(crate) struct Storage {
     pub(crate) cache_bytes: ByteSize,
     /// Bytes handed to the disk and not yet written.
     pub(crate) queue_bytes_max: ByteSize,
+    /// What stays of the written log in the system's page cache.
+    pub(crate) page_cache_bytes: ByteSize,
     /// How often a partition's state is checkpointed.
     pub(crate) checkpoint_interval: Span,
 }
@@ -93,6 +95,7 @@ impl Default for Storage {
             pool_segments_max: 8,
             cache_bytes: ByteSize::mib(96),
             queue_bytes_max: ByteSize::mib(64),
+            page_cache_bytes: ByteSize::mib(256),
             checkpoint_interval: Span::seconds(5),
         }
     }
@@ -208,6 +211,8 @@ pub(crate) struct Limits {
     pub(crate) schemas_max: u64,
     /// Largest JSON Schema document.
     pub(crate) schema_bytes_max: ByteSize,
+    /// What one account's dead letters may take.
+    pub(crate) dead_letter_bytes_max: ByteSize,
 }
 
 impl Default for Limits {
@@ -220,6 +225,7 @@ impl Default for Limits {
             event_types_max: 1000,
             schemas_max: 1000,
             schema_bytes_max: ByteSize::kib(256),
+            dead_letter_bytes_max: ByteSize(1 << 30),
         }
     }
 }
@@ -254,6 +260,7 @@ impl Storage {
             pool_segments_max: self.pool_segments_max,
             cache_bytes: self.cache_bytes.0,
             queue_bytes_max: self.queue_bytes_max.0,
+            page_cache_bytes: self.page_cache_bytes.0,
         }
     }
 }
@@ -296,6 +303,7 @@ impl Config {
                 probe_max_ms: delivery.probe_max.as_millis(),
             },
             parked_keys_max: delivery.parked_keys_max,
+            dead_letter_bytes_max: self.limits.dead_letter_bytes_max.0,
             fanout_chunk_bytes: 1 << 20,
         }
     }
