@@ -70,7 +70,7 @@ impl Delivery {
     pub(crate) fn start_at_pace(parts: DeliveryParts, options: DeliveryOptions, pace: Pace) -> Self {
         let node = Arc::new(Node {
             catalog: parts.catalog,
-            letters: Letters::new(parts.dead_letters),
+            letters: Letters::new(parts.dead_letters, options.dead_letter_bytes_max),
             sinks: SinkPool::new(parts.sinks, options.sink_concurrency),
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
             clock: parts.clock,

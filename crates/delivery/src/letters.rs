@@ -1,5 +1,7 @@
 //! The stream `dead-letters`: written before an event is settled as dead-lettered, read back for people.
 
+mod budget;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +10,7 @@ use fanfare_partition::{AppendError, Partition, ReadError, RecordBatchBuilder, R
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::budget::Budget;
 use crate::{
     dead_letter::{DeadLetter, Draft},
     node::Pace,
@@ -44,12 +47,29 @@ struct Cursor {
 
 pub(crate) struct Letters {
     partitions: Vec<Partition>,
+    /// As many.
+    budgets: Vec<Budget>,
+}
+
+/// Why a letter was not kept.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeepError {
+    /// Final: the event counts as expired.
+    #[error("the account's dead letters take all that limits.dead_letter_bytes_max allows")]
+    OverBudget,
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// What is kept already could not be counted.
+    #[error(transparent)]
+    Count(#[from] ReadError),
 }
 
 impl Letters {
-    pub(crate) fn new(partitions: Vec<Partition>) -> Self {
+    /// `account_bytes_max` is what one account's letters may take.
+    pub(crate) fn new(partitions: Vec<Partition>, account_bytes_max: u64) -> Self {
         assert!(!partitions.is_empty(), "the dead-letters stream has at least one partition");
-        Self { partitions }
+        let budgets = partitions.iter().map(|_| Budget::new(account_bytes_max)).collect();
+        Self { partitions, budgets }
     }
 
     pub(crate) fn partitions(&self) -> &[Partition] {
@@ -62,12 +82,17 @@ impl Letters {
         account: AccountId,
         key: KeyHash,
         draft: &Draft<'_>,
-    ) -> Result<(), AppendError> {
+    ) -> Result<(), KeepError> {
         let mut batch = RecordBatchBuilder::new(account, 0);
         batch.push(&draft.encode(), draft.origin.id(), key);
-        let receipt = self.home(account).append(batch.finish()).await?;
+        let home = self.home(account);
+        let (partition, budget) = (&self.partitions[home], &self.budgets[home]);
+        let place = budget.place(partition, account, batch.size_bytes() as u64).await?;
+        let _until_committed = place.ok_or(KeepError::OverBudget)?;
+        let receipt = partition.append(batch.finish()).await?;
         // A repeat with another time or detail counts as a conflict: the first one is what is kept.
-        receipt.committed().await.map(drop)
+        receipt.committed().await?;
+        Ok(())
     }
 
     pub(crate) async fn list(
@@ -120,10 +145,10 @@ impl Letters {
     }
 
     /// All of an account's letters are in one partition, so that they have an order.
-    fn home(&self, account: AccountId) -> &Partition {
+    fn home(&self, account: AccountId) -> usize {
         let hash =
             account.as_bytes().iter().fold(0usize, |hash, byte| hash.wrapping_mul(31) + usize::from(*byte));
-        &self.partitions[hash % self.partitions.len()]
+        hash % self.partitions.len()
     }
 }
 

@@ -15,6 +15,8 @@ pub struct DeliveryOptions {
     pub retry: RetryPolicy,
     /// More failing keys than this hold the subscription as an outage does.
     pub parked_keys_max: usize,
+    /// What one account's dead letters may take; events beyond it expire instead.
+    pub dead_letter_bytes_max: u64,
     /// How much of the log is read at once.
     pub fanout_chunk_bytes: u64,
 }

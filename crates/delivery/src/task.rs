@@ -18,6 +18,7 @@ use crate::{
     dead_letter::{Draft, Origin},
     flight::{Errand, Item, Letter},
     in_flight::Held,
+    letters::KeepError,
     sink_pool::OpenSink,
     spec::Specs,
     sweep::Sweep,
@@ -25,7 +26,7 @@ use crate::{
 
 enum Done {
     Attempt { answers: Vec<(Item, Answer)>, atomic: bool },
-    Letter(Letter, Result<(), AppendError>),
+    Letter(Letter, Result<(), KeepError>),
     Load(Errand, Result<Vec<(fanfare_model::Offset, Option<Held>)>, ReadError>),
     Found(Errand, Result<(Vec<Held>, fanfare_model::Offset), ReadError>),
 }
@@ -289,9 +290,12 @@ impl Task {
             Done::Attempt { answers, atomic: true } => flight.finish_atomic(answers, moment),
             Done::Attempt { answers, atomic: false } => flight.finish(answers, moment),
             Done::Letter(letter, Ok(())) => flight.lettered(&letter.item, letter.reason, moment.now_ms),
+            Done::Letter(letter, Err(KeepError::OverBudget)) => {
+                flight.expired(&letter.item, Reason::DeadLetterBudget, moment.now_ms);
+            }
             Done::Letter(letter, Err(error)) => {
                 tracing::warn!(subscription = %self.cell.subscription, %error, "keep a dead letter");
-                let disk_is_full = matches!(error, AppendError::DiskFull { .. });
+                let disk_is_full = matches!(error, KeepError::Append(AppendError::DiskFull { .. }));
                 flight.letter_failed(letter, disk_is_full, moment);
             }
             Done::Load(_, Ok(found)) => flight.loaded(found),
@@ -319,7 +323,7 @@ async fn wait(acquire: &mut Option<(Arc<Semaphore>, Acquire)>) -> Result<OwnedSe
     }
 }
 
-async fn keep(ground: &Ground, cell: &Cell, letter: &Letter) -> Result<(), AppendError> {
+async fn keep(ground: &Ground, cell: &Cell, letter: &Letter) -> Result<(), KeepError> {
     let held = &letter.item.held;
     let origin = Origin {
         subscription: cell.subscription,

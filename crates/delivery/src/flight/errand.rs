@@ -127,13 +127,17 @@ impl Flight {
         self.settle(item.held.offset, item.held.key, item.parked, how);
     }
 
+    /// The event is given up and no letter is kept.
+    pub(crate) fn expired(&mut self, item: &Item, reason: Reason, now_ms: u64) {
+        self.settle(item.held.offset, item.held.key, item.parked, (Outcome::Expired(reason), now_ms));
+    }
+
     /// The letter could not be written: its key is held until it can. What retention overtakes is not held for want of
     /// disk space, as trimming alone may free some.
     pub(crate) fn letter_failed(&mut self, letter: Letter, disk_is_full: bool, moment: Moment) {
         let Held { offset, key, .. } = letter.item.held;
         if disk_is_full && (letter.reason == Reason::Retention || offset < self.expire_below) {
-            let how = (Outcome::Expired(Reason::Retention), moment.now_ms);
-            self.settle(offset, key, letter.item.parked, how);
+            self.expired(&letter.item, Reason::Retention, moment.now_ms);
             return;
         }
         let delay_ms = probe_delay_ms(&self.options.retry, LETTER_BACKOFF, None, moment.random);

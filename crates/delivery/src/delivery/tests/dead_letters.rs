@@ -117,3 +117,29 @@ async fn a_pinned_subscription_gets_what_is_valid_naming_the_version_and_the_res
     assert!(letters[0].detail.contains("/n"), "{}", letters[0].detail);
     assert_eq!(letters[0].attempts, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_its_budget_an_account_has_events_expire_and_a_crash_resets_nothing() {
+    let mut setup = Setup::default();
+    setup.delivery.dead_letter_bytes_max = 2_000;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
+    world.sink("orders").fail_key(KeyHash::of("poison"), Answer::Rejected { why });
+    world.publish("order", &["poison"], 0..50).await;
+    let stats = world.settled(&orders, 50).await;
+    let kept = letters(&world, &orders).await;
+    assert_eq!(stats.dead_lettered, kept.len() as u64, "each one counted as a letter is kept");
+    assert!((3..50).contains(&kept.len()), "{} letters of some 160 bytes in 2000", kept.len());
+    assert_eq!(stats.expired, 50 - stats.dead_lettered);
+    assert_eq!(stats.reasons.get("dead_letter_budget"), Some(&stats.expired));
+
+    let world = world.crash().await;
+    world.sink("orders").fail_key(
+        KeyHash::of("poison"),
+        Answer::Rejected { why: Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400) },
+    );
+    world.publish("order", &["poison"], 50..60).await;
+    let after = world.settled(&orders, 60).await;
+    assert!(after.expired >= stats.expired + 9, "what was kept before the crash still counts: {after:?}");
+}
