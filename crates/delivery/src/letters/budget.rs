@@ -152,8 +152,7 @@ mod tests {
             counted.count(one, Offset(offset * 10), RUN_BYTES / 2);
         }
         counted.count(other, Offset(50), 7);
-        let bytes =
-            |counted: &Counted, account| counted.accounts.get(&account).map(|kept: &Kept| kept.bytes);
+        let bytes = |counted: &Counted, account| counted.accounts.get(&account).map(|kept: &Kept| kept.bytes);
         assert_eq!((bytes(&counted, one), bytes(&counted, other)), (Some(2 * RUN_BYTES), Some(7)));
         counted.forget_below(Offset(19));
         assert_eq!(bytes(&counted, one), Some(2 * RUN_BYTES), "its last letter is still there");
