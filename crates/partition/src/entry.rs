@@ -227,18 +227,19 @@ impl<'a> Entry<'a> {
         })
     }
 
-    /// The batches of `account` (of all accounts if none), each checked against its section's checksum.
+    /// The batches of the accounts that are wanted, each checked against its section's checksum. Nothing of the others
+    /// is looked at but their lines of the table.
     pub(crate) fn batches(
         &self,
         base: Offset,
         append_time: Timestamp,
-        account: Option<AccountId>,
+        wanted: impl Fn(AccountId) -> bool,
     ) -> impl Iterator<Item = Result<StoredBatch, CodecError>> {
         let mut at = self.bodies_at;
         self.heads.iter().zip(self.sections()).filter_map(move |(head, section)| {
             let range = at..at + head.body_bytes as usize;
             at = range.end;
-            if account.is_some_and(|account| account != head.account) {
+            if !wanted(head.account) {
                 return None;
             }
             let records: Vec<RecordHeader> = section.records().collect();
@@ -274,7 +275,8 @@ pub(crate) fn stored_batches(
     account: Option<AccountId>,
 ) -> Result<Vec<StoredBatch>, CodecError> {
     let entry = Entry::decode(&frame.payload, frame.header.count)?;
-    entry.batches(Offset(frame.header.base_offset), Timestamp(frame.header.time_ms), account).collect()
+    let wanted = |owner| account.is_none_or(|account| account == owner);
+    entry.batches(Offset(frame.header.base_offset), Timestamp(frame.header.time_ms), wanted).collect()
 }
 
 fn decode_heads(bytes: &[u8], sections: usize, count: u32) -> Result<Vec<Head>, CodecError> {

@@ -2,7 +2,7 @@
 
 mod open;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use fanfare_log::Payload;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, StartAt, SubscriptionId, Timestamp};
@@ -20,7 +20,7 @@ use crate::{
     command::{self, Command, Start},
     entry::EntryBuilder,
     machine::Machine,
-    reader::Reader,
+    reader::{Reader, Whose},
     retention::Retention,
     stamp::Stamp,
     state::Reply,
@@ -182,7 +182,21 @@ impl Partition {
         account: Option<AccountId>,
         bytes_max: u64,
     ) -> Result<ReadChunk, ReadError> {
-        self.readable()?.reader.read(from, account, bytes_max).await
+        let whose = account.map_or(Whose::Everyone, Whose::Account);
+        self.readable()?.reader.read(from, whose, bytes_max).await
+    }
+
+    /// Like [`Self::read`], of these accounts; may find nothing and go on at a higher offset.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_among(
+        &self,
+        from: Offset,
+        accounts: Arc<HashSet<AccountId>>,
+        bytes_max: u64,
+    ) -> Result<ReadChunk, ReadError> {
+        self.readable()?.reader.read(from, Whose::Among(accounts), bytes_max).await
     }
 
     /// First offset appended at or after `time`, clamped to log start and high watermark.

@@ -1,8 +1,11 @@
 //! Reading what is committed: never at or above the high watermark, never below the start of the log.
 //!
 //! The tail is answered from the log's cache without leaving the task; anything older is read on a blocking thread.
+//! Those who follow an account through older parts read one after another, and share what they read.
 
-use std::sync::Arc;
+mod shelf;
+
+use std::{collections::HashSet, sync::Arc};
 
 use fanfare_log::{Frame, Log};
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
@@ -10,6 +13,7 @@ use fanfare_raft::Group;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::shelf::{Found, Run, Shelf};
 use crate::{
     CodecError, Positions, ReadError, StoredBatch, StoredEvent,
     entry::{self, Entry},
@@ -18,6 +22,8 @@ use crate::{
 
 /// Least payload asked of the log at once: a reader of a small account passes over the others' sections.
 const READ_BYTES_MIN: u64 = 256 << 10;
+/// Payload read at once for all who follow an account. Whoever asks for less looks up single events.
+const SHARED_BYTES: u64 = 1 << 20;
 /// Entries looked at together when an event is searched from the newest backwards.
 const SEARCH_ENTRIES: u64 = 16;
 
@@ -34,6 +40,17 @@ pub(crate) struct Reader {
     tasks: TaskTracker,
     /// One search of the whole log at a time, abandoned ones that have not ended yet included.
     searches: Arc<Semaphore>,
+    pub(crate) shelf: Shelf,
+    /// To fill the shelf.
+    shelf_turn: Semaphore,
+}
+
+/// Whose sections are read; others are skipped.
+#[derive(Clone, Debug)]
+pub(crate) enum Whose {
+    Everyone,
+    Account(AccountId),
+    Among(Arc<HashSet<AccountId>>),
 }
 
 /// A look through the log for an event of the account, backwards from the end that was applied when it was made.
@@ -55,7 +72,7 @@ struct View {
 
 /// A chunk in the making.
 struct Reading {
-    account: Option<AccountId>,
+    whose: Whose,
     bytes_max: u64,
     bytes: u64,
     batches: Vec<StoredBatch>,
@@ -77,16 +94,17 @@ pub(crate) enum FramesError {
 
 impl Reader {
     pub(crate) fn new(id: PartitionId, group: Group<Machine>, tasks: TaskTracker) -> Self {
-        Self { id, group, tasks, searches: Arc::new(Semaphore::new(1)) }
+        let searches = Arc::new(Semaphore::new(1));
+        Self { id, group, tasks, searches, shelf: Shelf::default(), shelf_turn: Semaphore::new(1) }
     }
 
     pub(crate) async fn read(
         &self,
         from: Offset,
-        account: Option<AccountId>,
+        whose: Whose,
         bytes_max: u64,
     ) -> Result<ReadChunk, ReadError> {
-        let mut reading = Reading { account, bytes_max, bytes: 0, batches: Vec::new(), next: from };
+        let mut reading = Reading { whose, bytes_max, bytes: 0, batches: Vec::new(), next: from };
         loop {
             let asked = reading.next;
             let view = self.view(asked);
@@ -97,16 +115,23 @@ impl Reader {
             if asked >= high_watermark {
                 return Ok(reading.chunk());
             }
-            let frames = self.frames(asked, &view, bytes_max.max(READ_BYTES_MIN)).await;
-            let frames = frames.map_err(|error| self.explain(asked, error))?;
-            for frame in &frames {
+            if reading.whose.is_nobody() {
+                reading.next = high_watermark;
+                return Ok(reading.chunk());
+            }
+            let run = match reading.whose {
+                Whose::Account(_) if bytes_max >= READ_BYTES_MIN => self.shared(asked, &view).await,
+                _ => self.frames(asked, &view, bytes_max.max(READ_BYTES_MIN)).await.map(Run::new),
+            };
+            let run = run.map_err(|error| self.explain(asked, error))?;
+            for frame in run.frames() {
                 let taken =
                     reading.take(frame, high_watermark).map_err(|error| self.damaged(frame, error))?;
                 if taken == Taken::Full {
                     return Ok(reading.chunk());
                 }
             }
-            if !reading.batches.is_empty() {
+            if !reading.batches.is_empty() || matches!(reading.whose, Whose::Among(_)) {
                 return Ok(reading.chunk());
             }
             assert!(reading.next > asked, "reading at {asked} made no progress");
@@ -139,7 +164,7 @@ impl Reader {
     ) -> Result<Option<StoredEvent>, ReadError> {
         let known = self.group.read(|machine| machine.state.dedup().account(account)?.get(id));
         if let Some(known) = known {
-            match self.read(known.offset, Some(account), 1).await {
+            match self.read(known.offset, Whose::Account(account), 1).await {
                 Ok(chunk) => {
                     let first = chunk.batches.first().and_then(|batch| batch.events().next());
                     return Ok(first.filter(|event| event.offset == known.offset));
@@ -222,12 +247,46 @@ impl Reader {
     }
 
     async fn frames(&self, offset: Offset, view: &View, bytes_max: u64) -> Result<Vec<Frame>, FramesError> {
-        let (log, end, known) = (self.group.log().clone(), view.end_index, view.index);
-        if let Some(index) = known
-            && let Some(frames) = log.read_cached(index, end, bytes_max)
-        {
-            return Ok(frames);
+        match self.cached(view, bytes_max) {
+            Some(frames) => Ok(frames),
+            None => self.cold(offset, view.index, view.end_index, bytes_max).await,
         }
+    }
+
+    fn cached(&self, view: &View, bytes_max: u64) -> Option<Vec<Frame>> {
+        let frames = self.group.log().read_cached(view.index?, view.end_index, bytes_max)?;
+        self.shelf.tidy();
+        Some(frames)
+    }
+
+    /// Like [`Self::frames`], but what is on disk is read once for all who ask for it while it is remembered, by one
+    /// at a time.
+    async fn shared(&self, offset: Offset, view: &View) -> Result<Run, FramesError> {
+        if let Some(frames) = self.cached(view, SHARED_BYTES) {
+            return Ok(Run::new(frames));
+        }
+        if let Found::Frames(run) = self.shelf.find(offset) {
+            return Ok(run);
+        }
+        let _turn = self.shelf_turn.acquire().await.expect("the semaphore is never closed");
+        let known = match self.shelf.find(offset) {
+            Found::Frames(run) => return Ok(run),
+            Found::Index(index) => view.index.or(Some(index)),
+            Found::Nothing => view.index,
+        };
+        let run = Run::new(self.cold(offset, known, view.end_index, SHARED_BYTES).await?);
+        self.shelf.put(&run);
+        Ok(run)
+    }
+
+    async fn cold(
+        &self,
+        offset: Offset,
+        known: Option<u64>,
+        end: u64,
+        bytes_max: u64,
+    ) -> Result<Vec<Frame>, FramesError> {
+        let log = self.group.log().clone();
         let read = self.blocking(move || {
             let Some(index) = known.map_or_else(|| log.index_of_offset(offset.0), |index| Ok(Some(index)))?
             else {
@@ -277,6 +336,20 @@ impl Reader {
     }
 }
 
+impl Whose {
+    fn wants(&self, account: AccountId) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Account(wanted) => *wanted == account,
+            Self::Among(wanted) => wanted.contains(&account),
+        }
+    }
+
+    fn is_nobody(&self) -> bool {
+        matches!(self, Self::Among(wanted) if wanted.is_empty())
+    }
+}
+
 impl Reading {
     /// Adds the frame's batches from `next` on, as far as they fit.
     fn take(&mut self, frame: &Frame, high_watermark: Offset) -> Result<Taken, CodecError> {
@@ -287,7 +360,8 @@ impl Reading {
         }
         assert!(end <= high_watermark, "an applied entry ends at or below the high watermark");
         let entry = Entry::decode(&frame.payload, header.count)?;
-        for batch in entry.batches(base, Timestamp(header.time_ms), self.account) {
+        let whose = self.whose.clone();
+        for batch in entry.batches(base, Timestamp(header.time_ms), |account| whose.wants(account)) {
             let batch = batch?.cut_below(self.next);
             if batch.is_empty() {
                 continue;

@@ -2,6 +2,7 @@
 
 mod delivery;
 mod publish;
+mod reading;
 
 use std::{
     path::Path,

@@ -1,0 +1,58 @@
+//! Reading by many, of some accounts, and of what has long left memory.
+
+use std::collections::HashSet;
+
+use super::*;
+
+/// Twelve accounts in turn, 1000 events of 4 KiB: four times what stays in memory.
+async fn filled() -> Node {
+    let node = Node::new().await;
+    for event in 0..1_000_u16 {
+        let account = u8::try_from(event % 12).unwrap() + 1;
+        node.append(batch(account, &[&format!("{event}:{}", "x".repeat(4_000))])).await;
+    }
+    node
+}
+
+async fn followed(partition: Partition, account: u8) -> Vec<Offset> {
+    let (mut next, mut found) = (Offset::ZERO, Vec::new());
+    loop {
+        let chunk = partition.read(next, Some(account_id(account)), 256 << 10).await.unwrap();
+        if chunk.batches.is_empty() {
+            return found;
+        }
+        found.extend(chunk.batches.iter().flat_map(|batch| batch.events().map(|event| event.offset)));
+        next = chunk.next;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accounts_that_follow_from_the_same_place_share_what_is_read_from_disk() {
+    let node = filled().await;
+    let tasks = tokio_util::task::TaskTracker::new();
+    let readers = (1..=12).map(|account| tasks.spawn(followed(node.partition.clone(), account)));
+    for (account, reader) in readers.collect::<Vec<_>>().into_iter().enumerate() {
+        let expected: Vec<_> = (account as u64..1_000).step_by(12).map(Offset).collect();
+        assert_eq!(reader.await.unwrap(), expected);
+    }
+    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
+    let reads = live.reader.shelf.puts();
+    assert!((3..=12).contains(&reads), "12 readers of 3 MB made {reads} reads of 1 MiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_among_accounts_finds_theirs_alone_and_passes_everything_if_there_are_none() {
+    let node = filled().await;
+    let among: Arc<HashSet<_>> = Arc::new([account_id(3), account_id(7), account_id(99)].into());
+    let (mut next, mut found) = (Offset::ZERO, Vec::new());
+    while next < Offset(1_000) {
+        let chunk = node.partition.read_among(next, among.clone(), 64 << 10).await.unwrap();
+        assert!(chunk.next > next);
+        found.extend(chunk.batches.iter().flat_map(|batch| batch.events().map(|event| event.offset.0)));
+        next = chunk.next;
+    }
+    let expected: Vec<_> = (0..1_000).filter(|event| event % 12 == 2 || event % 12 == 6).collect();
+    assert_eq!(found, expected);
+    let nobody = node.partition.read_among(Offset(5), Arc::default(), 1).await.unwrap();
+    assert_eq!((nobody.batches.len(), nobody.next), (0, Offset(1_000)));
+}
