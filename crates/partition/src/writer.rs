@@ -7,14 +7,14 @@
 //! is proposed until it is applied or has failed; so no two entries of a term carry it.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
 };
 
 use fanfare_log::Store;
-use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId};
+use fanfare_model::{AccountId, Offset, PartitionId};
 use fanfare_raft::{Applied, Group, Proposal, ProposeError, Role};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -25,7 +25,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     AppendError, Appended, RecordBatch, RecordHeader,
     admission::{Admission, Admitted},
-    dedup::{Committed, Seeded},
+    dedup::{Committed, UnderWay},
     entry::{self, Built, EntryBuilder},
     machine::Machine,
     stamp::Stamp,
@@ -70,7 +70,7 @@ pub(crate) struct Writer {
     broken: bool,
     /// Of the next entry, if all flights are applied.
     next_offset: Offset,
-    under_way: HashMap<(AccountId, EventIdHash), Committed, Seeded>,
+    under_way: UnderWay,
     disk: Disk,
     _finished: DropGuard,
 }
@@ -128,7 +128,7 @@ impl Writer {
             term: 0,
             broken: false,
             next_offset: Offset::ZERO,
-            under_way: HashMap::with_hasher(Seeded::random()),
+            under_way: UnderWay::new(),
             disk: Disk { checked: None, is_full: false },
             _finished: finished.drop_guard(),
         }
@@ -247,14 +247,12 @@ impl Writer {
                 Some((_, committed)) => committed,
                 None => {
                     let own = base.plus(u64::from(index) - left_out.len() as u64);
-                    match self.under_way.entry((batch.account, record.id)) {
-                        hash_map::Entry::Vacant(free) => {
-                            free.insert(Committed { offset: own, checksum: record.checksum });
-                            continue;
-                        }
-                        hash_map::Entry::Occupied(other) => {
+                    let place = Committed { offset: own, checksum: record.checksum };
+                    match self.under_way.list(batch.account, record.id, place) {
+                        Ok(()) => continue,
+                        Err(other) => {
                             planned.waits = true;
-                            *other.get()
+                            other
                         }
                     }
                 }
@@ -344,9 +342,7 @@ impl Writer {
 
     fn forget(&mut self, identities: &[(AccountId, Vec<RecordHeader>)]) {
         for (account, records) in identities {
-            for record in records {
-                self.under_way.remove(&(*account, record.id));
-            }
+            self.under_way.forget(*account, records);
         }
     }
 

@@ -1,0 +1,108 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::batch::tests::batch;
+
+const LIMITS: Limits = Limits { window_ms: 100, bytes_max: 1 << 20 };
+
+fn insert(window: &mut Window, account: u8, base: u64, time: u64, events: &[&str]) {
+    let records = batch(account, events).records;
+    window.insert(AccountId::from_bytes([account; 16]), Offset(base), Timestamp(time), records.into_iter());
+}
+
+fn get(window: &Window, account: u8, event: &str) -> Option<u64> {
+    let found = window.account(AccountId::from_bytes([account; 16]))?.get(EventIdHash::of("/test", event));
+    found.map(|committed| committed.offset.0)
+}
+
+#[test]
+fn an_identity_is_known_within_its_account_and_window_only() {
+    let mut window = Window::new(LIMITS);
+    insert(&mut window, 1, 0, 1_000, &["a", "b"]);
+    insert(&mut window, 2, 2, 1_050, &["a"]);
+    assert_eq!(
+        [get(&window, 1, "a"), get(&window, 1, "b"), get(&window, 2, "a")],
+        [Some(0), Some(1), Some(2)]
+    );
+    assert_eq!((get(&window, 2, "b"), get(&window, 3, "a")), (None, None));
+    assert_eq!(window.start(Timestamp(1_100)), Some(Offset(0)));
+    assert_eq!(window.start(Timestamp(1_101)), Some(Offset(2)));
+    assert_eq!(window.start(Timestamp(9_999)), None);
+    insert(&mut window, 2, 3, 1_101, &["c"]);
+    assert_eq!([get(&window, 1, "a"), get(&window, 1, "b")], [None, None]);
+    assert_eq!([get(&window, 2, "a"), get(&window, 2, "c")], [Some(2), Some(3)]);
+}
+
+#[test]
+fn an_identity_committed_again_is_known_by_its_last_place() {
+    let mut window = Window::new(LIMITS);
+    insert(&mut window, 1, 0, 1_000, &["a"]);
+    insert(&mut window, 1, 1, 1_090, &["a"]);
+    insert(&mut window, 1, 2, 1_150, &["b"]);
+    assert_eq!(get(&window, 1, "a"), Some(1));
+}
+
+#[test]
+fn a_budget_shortens_the_window_and_says_so() {
+    let mut window = Window::new(Limits { window_ms: 100, bytes_max: 3 * (SECTION_BYTES + IDENTITY_BYTES) });
+    for (offset, time) in (0..10).zip((1_000..).step_by(10)) {
+        insert(&mut window, 1, offset, time, &[&offset.to_string()]);
+    }
+    let known: Vec<_> = (0..10).filter_map(|offset: u64| get(&window, 1, &offset.to_string())).collect();
+    assert_eq!(known, [7, 8, 9]);
+    assert_eq!(window.length_ms(), 29);
+    assert!(window.bytes <= window.limits.bytes_max);
+}
+
+proptest! {
+    #[test]
+    fn the_window_is_what_a_list_of_the_last_sections_says(
+        sections in prop::collection::vec((0_u8..4, 0_u64..40, prop::collection::vec(0_u32..50, 1..4)), 1..60)
+    ) {
+        let mut window = Window::new(LIMITS);
+        let (mut time, mut next, mut all) = (0, 0, Vec::new());
+        for (account, wait, ids) in sections {
+            time += wait;
+            let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+            insert(&mut window, account, next, time, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+            for id in ids {
+                all.push((account, id, time, next));
+                next += 1;
+            }
+        }
+        for account in 0..4 {
+            for id in (0..50).map(|id: u32| id.to_string()) {
+                let expected = all.iter().rev().find(|(a, i, t, _)| *a == account && *i == id && time - t <= 100);
+                prop_assert_eq!(get(&window, account, &id), expected.map(|(.., offset)| *offset));
+            }
+        }
+        let remembered = usize::try_from(window.lines.len()).expect("few");
+        prop_assert_eq!(remembered, all.iter().filter(|(.., t, _)| time - t <= 100).count());
+        prop_assert!(window.tables.iter().map(Places::len).sum::<usize>() <= remembered);
+        prop_assert_eq!(window.numbered.iter().flatten().count(), window.accounts.len());
+    }
+}
+
+#[test]
+fn a_full_window_takes_no_more_memory_than_its_budget() {
+    for eighths in 8..16 {
+        let bytes_max = (1 << 20) * eighths / 4;
+        let limits = Limits { window_ms: u64::MAX, bytes_max };
+        let mut window = Window::new(limits);
+        let (account, mut base) = (AccountId::from_bytes([1; 16]), 0);
+        while base < 4 * limits.identities_max() {
+            let records = (base..base + 100).map(|number| RecordHeader {
+                id: EventIdHash::of("/test", &number.to_string()),
+                key: fanfare_model::KeyHash(0),
+                checksum: 0,
+                length: 0,
+            });
+            window.insert(account, Offset(base), Timestamp(0), records.collect::<Vec<_>>().into_iter());
+            base += 100;
+        }
+        let tables: usize = window.tables.iter().map(Places::size_bytes).sum();
+        let order = window.order.capacity() * size_of::<Section>();
+        let taken = (window.lines.size_bytes() + tables + order) as u64;
+        assert!(taken <= bytes_max, "{taken} of {bytes_max} for {}", window.lines.len());
+    }
+}
