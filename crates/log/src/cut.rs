@@ -1,6 +1,7 @@
 //! Taking frames away: truncation from the end, purge from the start, and starting anew behind a snapshot. The
 //! journal says so durably before a file is touched, so no crash brings the frames back or leaves a hole.
 use crate::{
+    chores::Chore,
     error::Fatal,
     frame::Position,
     hard_state::{Cut, LogFacts, Mark},
@@ -89,7 +90,8 @@ fn record(disk: &Disk, log: &LogShared, change: impl FnOnce(&mut LogFacts)) -> R
 
 fn recycle(disk: &Disk, log: &LogShared, dead: impl Iterator<Item = Segment>) -> Result<(), Fatal> {
     for segment in dead {
-        remove_index(disk, log, segment.header.sequence)?;
+        let path = log.dir.join(SegmentHeader::index_name(segment.header.sequence));
+        disk.chores.add(Chore::RemoveIndex { path });
         let Segment { path, file, .. } = segment;
         let named = path.clone();
         disk.pool
@@ -97,14 +99,4 @@ fn recycle(disk: &Disk, log: &LogShared, dead: impl Iterator<Item = Segment>) ->
             .map_err(|error| Fatal::new("recycle", &named, &error))?;
     }
     Ok(())
-}
-
-fn remove_index(disk: &Disk, log: &LogShared, sequence: u64) -> Result<(), Fatal> {
-    let path = log.dir.join(SegmentHeader::index_name(sequence));
-    match disk.fs.remove(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Fatal::new("remove", &path, &error))
-        }
-        _ => Ok(()),
-    }
 }

@@ -8,11 +8,13 @@ use std::{
 };
 
 use crate::{
+    chores::{Chore, Worker},
     cut,
     error::Fatal,
     frame::Frame,
     hard_state::Mark,
     log::LogShared,
+    page_cache::PageCache,
     queue::{Done, Request, Stop, Taken, Work},
     store::Disk,
     sync::{Dirty, Syncers},
@@ -25,7 +27,12 @@ const CACHED_CHECK_MIN: usize = 1024;
 
 pub(crate) struct Flusher {
     disk: Arc<Disk>,
+    /// Ends with the flusher.
+    _chores: Worker,
     syncers: Syncers,
+    page_cache: PageCache,
+    /// Logs of the round whose callbacks have been or are about to be called.
+    appended: Vec<Arc<LogShared>>,
     /// When the journal must be synced at the latest.
     mark_deadline: Option<Instant>,
     /// Flushed frames in the order of their flush, for eviction.
@@ -35,8 +42,11 @@ pub(crate) struct Flusher {
 }
 
 impl Flusher {
-    pub(crate) fn new(disk: Arc<Disk>) -> Self {
+    pub(crate) fn new(disk: Arc<Disk>, chores: Worker) -> Self {
         Self {
+            page_cache: PageCache::new(disk.options.page_cache_bytes),
+            _chores: chores,
+            appended: Vec::new(),
             disk,
             syncers: Syncers::default(),
             mark_deadline: None,
@@ -87,6 +97,7 @@ impl Flusher {
             for Request { done, .. } in run {
                 call(done, &result);
             }
+            self.make_room();
         }
     }
 
@@ -134,11 +145,10 @@ impl Flusher {
         for log in logs {
             log.writer.lock().publish(log);
             marks.extend(log.mark().map(|mark| (log.id, mark)));
-            self.cached.push_back((Arc::clone(log), log.last_written()));
+            self.appended.push(Arc::clone(log));
         }
         self.disk.journal.lock().mark(&marks)?;
         self.mark_soon();
-        self.evict();
         Ok(())
     }
 
@@ -177,6 +187,21 @@ impl Flusher {
         let mut journal = self.disk.journal.lock();
         journal.sync()?;
         journal.mark(&[])
+    }
+
+    /// Gives memory back, the log's own and the system's, when those who waited for the round have been answered.
+    fn make_room(&mut self) {
+        for log in self.appended.drain(..) {
+            for written in log.writer.lock().take_written() {
+                self.page_cache.add(written);
+            }
+            let last = log.last_written();
+            self.cached.push_back((log, last));
+        }
+        while let Some(excess) = self.page_cache.excess() {
+            self.disk.chores.add(Chore::DropCached(excess));
+        }
+        self.evict();
     }
 
     fn evict(&mut self) {

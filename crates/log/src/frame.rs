@@ -8,7 +8,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::codec::{Fields, to_u32};
+use crate::{
+    codec::{Fields, to_u32},
+    outgoing::Outgoing,
+};
 
 pub(crate) const HEADER_BYTES: usize = 64;
 const FLAG_FRAME: u8 = 0;
@@ -141,7 +144,7 @@ pub(crate) enum Parsed {
 }
 
 /// Appends header and payload to `out`; returns what the next header continues.
-pub(crate) fn encode(frame: &Frame, link: Link, out: &mut Vec<u8>) -> Link {
+pub(crate) fn encode(frame: &Frame, link: Link, out: &mut Outgoing) -> Link {
     let mut payload_crc = crc32fast::Hasher::new();
     for part in frame.payload.parts() {
         payload_crc.update(part);
@@ -149,13 +152,13 @@ pub(crate) fn encode(frame: &Frame, link: Link, out: &mut Vec<u8>) -> Link {
     let bytes = header_bytes(&frame.header, FLAG_FRAME, payload_crc.finalize());
     let next = seal_header(bytes, link, out);
     for part in frame.payload.parts() {
-        out.extend_from_slice(part);
+        out.share(part);
     }
     next
 }
 
 /// Appends an epoch mark: from here on the frames are sealed with `nonce`.
-pub(crate) fn encode_epoch(nonce: u64, link: Link, out: &mut Vec<u8>) -> Link {
+pub(crate) fn encode_epoch(nonce: u64, link: Link, out: &mut Outgoing) -> Link {
     let position = Position { term: nonce, leader: 0, index: 0 };
     let header = FrameHeader { kind: 0, position, base_offset: 0, count: 0, time_ms: 0, payload_bytes: 0 };
     let next = seal_header(header_bytes(&header, FLAG_EPOCH, 0), link, out);
@@ -176,11 +179,11 @@ fn header_bytes(header: &FrameHeader, flag: u8, payload_crc: u32) -> Vec<u8> {
     bytes
 }
 
-fn seal_header(mut bytes: Vec<u8>, link: Link, out: &mut Vec<u8>) -> Link {
+fn seal_header(mut bytes: Vec<u8>, link: Link, out: &mut Outgoing) -> Link {
     bytes.extend_from_slice(&link.nonce_tag());
     let chain = link.checksum(&bytes);
-    out.extend_from_slice(&bytes);
-    out.extend_from_slice(&chain.to_le_bytes());
+    bytes.extend_from_slice(&chain.to_le_bytes());
+    out.copy(&bytes);
     Link { nonce: link.nonce, chain }
 }
 

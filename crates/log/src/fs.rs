@@ -3,7 +3,12 @@
 mod disk;
 pub mod memory;
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io::{self, IoSlice},
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
 
 pub use disk::DiskFileSystem;
 pub use memory::MemoryFileSystem;
@@ -17,10 +22,18 @@ pub trait File: Send + Sync {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
     /// Writes all of `bytes`, growing the file where needed. Not durable before `sync`.
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()>;
+    /// The same with all `parts`, one behind the other.
+    fn write_parts_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<()>;
     /// Makes content and length durable.
     fn sync(&self) -> io::Result<()>;
     fn length(&self) -> io::Result<u64>;
+    /// Advice to forget what memory holds of whole pages of `range`. What is not synced stays.
+    fn drop_cached(&self, range: Range<u64>) -> io::Result<()>;
 }
+
+/// The unit in which files are held in memory. Writing a part of one that is on disk and not in memory reads it
+/// first.
+pub(crate) const PAGE_BYTES: u64 = 4096;
 
 /// Names become durable by `sync_dir` of the directory that holds them, contents by `File::sync`.
 pub trait FileSystem: Send + Sync {

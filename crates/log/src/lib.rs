@@ -12,6 +12,7 @@
 //! <dir>/files/          small files that are replaced whole
 //! ```
 mod cache;
+mod chores;
 mod codec;
 mod cut;
 mod error;
@@ -21,6 +22,8 @@ mod fs;
 mod hard_state;
 mod index;
 mod log;
+mod outgoing;
+mod page_cache;
 mod pool;
 mod queue;
 mod recovery;

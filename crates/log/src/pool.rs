@@ -262,6 +262,7 @@ fn write_zeros(
         at += chunk as u64;
         if at.is_multiple_of(SYNC_BYTES) || at == length {
             file.sync()?;
+            file.drop_cached(0..at)?;
         }
     }
     Ok(Some(file))

@@ -164,7 +164,7 @@ impl Recovery<'_> {
                 extent
             }
         };
-        Ok(Segment { header, path, file, extent, sealed: true })
+        Ok(Segment { header, path, file, file_bytes: end.end_byte, extent, sealed: true })
     }
 
     fn scan_failed(&self, error: ScanError, path: &Path, header: &SegmentHeader) -> OpenError {
@@ -232,7 +232,7 @@ impl Recovery<'_> {
         extent.link = scanner.link();
         // What was found may so far be in the page cache only, but is from now on counted as durable.
         file.sync().map_err(|error| Fatal::new("sync", &path, &error))?;
-        Ok(Segment { header, path, file, extent, sealed: false })
+        Ok(Segment { header, path, file, file_bytes: length, extent, sealed: false })
     }
 }
 

@@ -138,6 +138,8 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn File>,
+    /// Length of the file when it was opened or became a segment.
+    pub(crate) file_bytes: u64,
     pub(crate) extent: Extent,
     pub(crate) sealed: bool,
 }

@@ -13,6 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
+    chores::{Chores, Worker},
     codec::Fields,
     error::{Fatal, OpenError},
     flusher::Flusher,
@@ -71,6 +72,7 @@ pub(crate) struct Disk {
     pub(crate) queue: Queue,
     pub(crate) pool: Pool,
     pub(crate) journal: Mutex<HardState>,
+    pub(crate) chores: Arc<Chores>,
     pub(crate) cached_bytes: AtomicU64,
     lock: Mutex<Option<DirectoryLock>>,
 }
@@ -216,11 +218,14 @@ impl Store {
             queue: Queue::new(options.queue_bytes_max),
             pool,
             journal: Mutex::new(journal),
+            chores: Arc::default(),
             cached_bytes: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
             options,
         });
-        let flusher = Flusher::new(Arc::clone(&disk));
+        let worker = Worker::start(Arc::clone(&disk.chores), Arc::clone(&disk.fs))
+            .map_err(|error| Fatal::new("start a thread for", dir, &error))?;
+        let flusher = Flusher::new(Arc::clone(&disk), worker);
         let flusher = thread::Builder::new()
             .name("log-flusher".to_owned())
             .spawn(move || flusher.run())

@@ -3,28 +3,37 @@
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
+    chores::Chore,
+    codec::to_usize,
     error::Fatal,
     frame::{self, Frame, FrameHeader, Link, Position},
-    fs::File,
-    index::{Extent, INDEX_VERSION, Placed},
+    fs::{File, PAGE_BYTES},
+    index::{Extent, Placed},
     log::{LogShared, RollPolicy},
+    outgoing::Outgoing,
+    page_cache::Written,
     pool::Spare,
-    sealed_file::{self, TEMPORARY_SUFFIX},
+    sealed_file::TEMPORARY_SUFFIX,
     segment::{Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
     store::Disk,
     sync::Dirty,
 };
 
+/// From so many pages on they are told to be written.
+const TOLD_BYTES: u64 = 1024 * 1024;
+
 /// A round's frames of one log are handed to the kernel in pieces of about this size.
-const BUFFER_BYTES: usize = 4 * 1024 * 1024;
+const OUTGOING_BYTES: usize = 4 * 1024 * 1024;
 
 pub(crate) struct Writer {
     pub(crate) active: Option<Active>,
     pub(crate) next_segment: u64,
     /// Of the last frame, or the purge point where there is none.
     pub(crate) previous: Option<Position>,
-    buffer: Vec<u8>,
+    outgoing: Outgoing,
     placed: Vec<Placed>,
+    /// Of segments that have ended.
+    written: Vec<Written>,
 }
 
 /// The segment being written.
@@ -34,6 +43,10 @@ pub(crate) struct Active {
     file: Arc<dyn File>,
     /// Where the next frame goes; includes what is still in the buffer.
     end_byte: u64,
+    /// Length of the file when it was opened: up to here a write replaces something.
+    file_bytes: u64,
+    /// Start of the pages that nobody has been told to be written.
+    untold_byte: u64,
     link: Link,
     first_event_ms: Option<u64>,
     has_frames: bool,
@@ -58,6 +71,8 @@ impl Active {
             path: segment.path.clone(),
             file: Arc::clone(&segment.file),
             end_byte: segment.extent.end_byte,
+            file_bytes: segment.file_bytes,
+            untold_byte: page_start(segment.extent.end_byte),
             link: segment.extent.link,
             first_event_ms: segment.extent.first_event_ms,
             has_frames: segment.extent.last.is_some(),
@@ -72,11 +87,34 @@ impl Active {
         let old = header.time_ms.saturating_sub(oldest_ms) >= roll.age_ms && self.first_event_ms.is_some();
         self.continuation != Continuation::Cut && !(self.has_frames && (full || old))
     }
+
+    /// How many zeros to write behind the end. In a recycled file they fill up the last page, which would otherwise
+    /// be read from disk in order to keep bytes that mean nothing; zeros never parse.
+    fn padding(&self) -> usize {
+        let page_end = self.end_byte.next_multiple_of(PAGE_BYTES);
+        if page_end <= self.file_bytes { to_usize(page_end - self.end_byte) } else { 0 }
+    }
+
+    fn tell_up_to(&mut self, end: u64, bytes_min: u64) -> Option<Written> {
+        let start = self.untold_byte;
+        if end <= start || end - start < bytes_min {
+            return None;
+        }
+        self.untold_byte = end;
+        Some(Written::new(&self.file, start..end))
+    }
 }
 
 impl Writer {
     pub(crate) fn new(active: Option<Active>, next_segment: u64, previous: Option<Position>) -> Self {
-        Self { active, next_segment, previous, buffer: Vec::new(), placed: Vec::new() }
+        Self {
+            active,
+            next_segment,
+            previous,
+            outgoing: Outgoing::default(),
+            placed: Vec::new(),
+            written: Vec::new(),
+        }
     }
 
     /// Gives the frame its place on disk. Nothing of it is durable before `write_out`, a sync and `publish`.
@@ -86,22 +124,22 @@ impl Writer {
             self.roll(disk, log, &frame.header, roll)?;
         }
         let active = self.active.as_mut().expect("a roll leaves an active segment");
-        let start = self.buffer.len();
+        let start = self.outgoing.bytes();
         if active.continuation == Continuation::NewEpoch {
-            active.link = frame::encode_epoch(disk.nonce()?, active.link, &mut self.buffer);
+            active.link = frame::encode_epoch(disk.nonce()?, active.link, &mut self.outgoing);
             active.continuation = Continuation::Open;
         }
-        let byte = active.end_byte + (self.buffer.len() - start) as u64;
+        let byte = active.end_byte + (self.outgoing.bytes() - start) as u64;
         let before = active.link;
-        active.link = frame::encode(frame, before, &mut self.buffer);
-        active.end_byte += (self.buffer.len() - start) as u64;
+        active.link = frame::encode(frame, before, &mut self.outgoing);
+        active.end_byte += (self.outgoing.bytes() - start) as u64;
         active.has_frames = true;
         if frame.header.count > 0 {
             active.first_event_ms.get_or_insert(frame.header.time_ms);
         }
         self.placed.push(Placed { header: frame.header.clone(), byte, before, after: active.link });
         self.previous = Some(frame.header.position);
-        if self.buffer.len() >= BUFFER_BYTES {
+        if self.outgoing.bytes() >= OUTGOING_BYTES {
             self.write_out()?;
         }
         Ok(())
@@ -109,15 +147,13 @@ impl Writer {
 
     /// Hands what was placed to the kernel.
     pub(crate) fn write_out(&mut self) -> Result<(), Fatal> {
-        let Some(active) = self.active.as_mut().filter(|_| !self.buffer.is_empty()) else { return Ok(()) };
-        let at = active.end_byte - self.buffer.len() as u64;
-        active
-            .file
-            .write_all_at(&self.buffer, at)
+        let Some(active) = self.active.as_mut().filter(|_| self.outgoing.bytes() > 0) else { return Ok(()) };
+        let at = active.end_byte - self.outgoing.bytes() as u64;
+        self.outgoing
+            .write(&*active.file, at, active.padding())
             .map_err(|error| Fatal::new("write", &active.path, &error))?;
         active.dirty = true;
-        self.buffer.clear();
-        self.buffer.shrink_to(2 * BUFFER_BYTES);
+        self.outgoing.clear(2 * OUTGOING_BYTES);
         Ok(())
     }
 
@@ -126,6 +162,15 @@ impl Writer {
         let active = self.active.as_mut().filter(|active| active.dirty)?;
         active.dirty = false;
         Some(Dirty { file: Arc::clone(&active.file), path: active.path.clone() })
+    }
+
+    /// Takes what was written and synced since the last call, as far as it is worth telling.
+    pub(crate) fn take_written(&mut self) -> Vec<Written> {
+        let mut written = std::mem::take(&mut self.written);
+        if let Some(active) = &mut self.active {
+            written.extend(active.tell_up_to(page_start(active.end_byte), TOLD_BYTES));
+        }
+        written
     }
 
     /// What was placed is durable: readers may find it on disk.
@@ -148,7 +193,12 @@ impl Writer {
         }
         self.publish(log);
         if let Some((header, content)) = log.seal_newest() {
-            write_index(disk, log, &header, &content)?;
+            let path = log.dir.join(SegmentHeader::index_name(header.sequence));
+            disk.chores.add(Chore::WriteIndex { path, content });
+        }
+        if let Some(active) = &mut self.active {
+            let end = active.end_byte.next_multiple_of(PAGE_BYTES);
+            self.written.extend(active.tell_up_to(end, 0));
         }
         let predecessor = self.active.take().map(|active| Predecessor {
             sequence: active.sequence,
@@ -184,20 +234,20 @@ fn create(disk: &Disk, log: &LogShared, header: SegmentHeader, segment_bytes: u6
             Spare { path, file }
         }
     };
-    let bytes = header.encode();
+    let file_bytes = unnamed.file.length().map_err(|error| Fatal::new("measure", &unnamed.path, &error))?;
+    let mut bytes = header.encode();
     debug_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
+    if file_bytes >= PAGE_BYTES {
+        bytes.resize(to_usize(PAGE_BYTES), 0);
+    }
     unnamed.file.write_all_at(&bytes, 0).map_err(|error| Fatal::new("write", &unnamed.path, &error))?;
     unnamed.file.sync().map_err(|error| Fatal::new("sync", &unnamed.path, &error))?;
     disk.fs.rename(&unnamed.path, &path).map_err(|error| Fatal::new("rename", &path, &error))?;
     disk.fs.sync_dir(&log.dir).map_err(|error| Fatal::new("sync directory", &log.dir, &error))?;
     let extent = Extent::empty(&header);
-    Ok(Segment { header, path, file: unnamed.file, extent, sealed: false })
+    Ok(Segment { header, path, file: unnamed.file, file_bytes, extent, sealed: false })
 }
 
-/// Not synced: a lost or torn index is rebuilt.
-fn write_index(disk: &Disk, log: &LogShared, header: &SegmentHeader, content: &[u8]) -> Result<(), Fatal> {
-    let path = log.dir.join(SegmentHeader::index_name(header.sequence));
-    let file = disk.fs.create(&path).map_err(|error| Fatal::new("create", &path, &error))?;
-    file.write_all_at(&sealed_file::encode(INDEX_VERSION, content), 0)
-        .map_err(|error| Fatal::new("write", &path, &error))
+fn page_start(byte: u64) -> u64 {
+    byte - byte % PAGE_BYTES
 }

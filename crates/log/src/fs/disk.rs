@@ -1,13 +1,19 @@
 //! The machine's own files.
 use std::{
     fs,
-    io::{self, Read},
+    io::{self, IoSlice, Read},
+    num::NonZero,
+    ops::Range,
     os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
 };
 
 use super::{DirectoryLock, File, FileSystem};
+
+/// What the kernel takes in one call.
+#[cfg(target_os = "linux")]
+const PARTS_MAX: usize = 1024;
 
 /// The machine's own files.
 pub struct DiskFileSystem;
@@ -34,12 +40,60 @@ impl File for DiskFile {
         self.file.write_all_at(bytes, at)
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_parts_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<()> {
+        let mut at = at;
+        for parts in parts.chunks(PARTS_MAX) {
+            let bytes: usize = parts.iter().map(|part| part.len()).sum();
+            let written = match rustix::io::pwritev(&self.file, parts, at) {
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            if written < bytes {
+                self.write_rest_at(parts, written, at)?;
+            }
+            at += bytes as u64;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn write_parts_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<()> {
+        self.write_rest_at(parts, 0, at)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn drop_cached(&self, range: Range<u64>) -> io::Result<()> {
+        // A length of zero would mean all that follows.
+        let Some(length) = NonZero::new(range.end.saturating_sub(range.start)) else { return Ok(()) };
+        Ok(rustix::fs::fadvise(&self.file, range.start, Some(length), rustix::fs::Advice::DontNeed)?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn drop_cached(&self, _range: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl DiskFile {
+    /// All but the first `skipped` bytes of `parts`, the first of which belongs at `at`.
+    fn write_rest_at(&self, parts: &[IoSlice<'_>], skipped: usize, at: u64) -> io::Result<()> {
+        let mut start = 0;
+        for part in parts {
+            let from = skipped.saturating_sub(start).min(part.len());
+            self.file.write_all_at(&part[from..], at + (start + from) as u64)?;
+            start += part.len();
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
 //! Files in memory, for tests: knows what was synced, leaves any chosen part of the rest after a crash, fails on
 //! demand, and can be taken back to any earlier operation.
 mod disk;
+mod pages;
 
 use std::{
-    io,
+    io::{self, IoSlice},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +16,7 @@ use parking_lot::Mutex;
 use super::{DirectoryLock, File, FileSystem};
 use disk::{Disk, Operation};
 pub use disk::{Failure, Keep, Unsynced};
+pub use pages::PageUse;
 
 /// Clones share the same files. Directories are durable as soon as they are made; names and contents are not.
 #[derive(Clone, Default)]
@@ -86,6 +89,11 @@ impl MemoryFileSystem {
         self.disk.lock().syncs
     }
 
+    /// What a system's page cache would hold, and what it cost.
+    pub fn pages(&self) -> PageUse {
+        self.disk.lock().pages.usage()
+    }
+
     fn file(&self, number: usize) -> Arc<dyn File> {
         Arc::new(MemoryFile { number, disk: Arc::clone(&self.disk) })
     }
@@ -98,11 +106,12 @@ struct MemoryFile {
 
 impl File for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let disk = self.disk.lock();
+        let mut disk = self.disk.lock();
         let content = disk.view(self.number);
         let start = usize::try_from(at).map_or(content.len(), |at| at.min(content.len()));
         let length = buffer.len().min(content.len() - start);
         buffer[..length].copy_from_slice(&content[start..start + length]);
+        disk.pages.read(self.number, start as u64..(start + length) as u64);
         Ok(length)
     }
 
@@ -110,8 +119,15 @@ impl File for MemoryFile {
         let mut disk = self.disk.lock();
         disk.faults.check_write()?;
         disk.check_room(self.number, at + bytes.len() as u64)?;
+        let length = disk.view(self.number).len() as u64;
+        disk.pages.write(self.number, at..at + bytes.len() as u64, length);
         disk.perform(Operation::Write { number: self.number, at, bytes: Bytes::copy_from_slice(bytes) });
         Ok(())
+    }
+
+    fn write_parts_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<()> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.write_all_at(&bytes, at)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -127,6 +143,13 @@ impl File for MemoryFile {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.disk.lock().view(self.number).len() as u64)
+    }
+
+    fn drop_cached(&self, range: Range<u64>) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        let unsynced = disk.unsynced(self.number);
+        disk.pages.drop(self.number, range, &unsynced);
+        Ok(())
     }
 }
 

@@ -3,11 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
+
+use super::pages::Pages;
 
 const SECTOR_BYTES: usize = 512;
 const CAPACITY_BYTES: u64 = 1 << 40;
@@ -139,6 +142,7 @@ pub(super) struct Disk {
     pub(super) faults: Faults,
     pub(super) locks: BTreeSet<PathBuf>,
     pub(super) syncs: u64,
+    pub(super) pages: Pages,
     /// None: more than any test writes.
     pub(super) capacity_bytes: Option<u64>,
     random: u64,
@@ -186,6 +190,12 @@ impl Disk {
 
     pub(super) fn view(&self, number: usize) -> &[u8] {
         &self.content.inodes[number].view
+    }
+
+    /// What was written to the file and not synced since.
+    pub(super) fn unsynced(&self, number: usize) -> Vec<Range<u64>> {
+        let writes = &self.content.inodes[number].unsynced;
+        writes.iter().map(|(at, _, bytes)| *at..*at + bytes.len() as u64).collect()
     }
 
     pub(super) fn require_parent(&self, path: &Path) -> io::Result<()> {
