@@ -61,14 +61,14 @@ impl<'view> Validation<'view> {
         if bytes.len() > self.event_bytes_max {
             return Err(Refusal::TooLarge { size_bytes: bytes.len(), limit_bytes: self.event_bytes_max });
         }
-        let event = Event::parse(bytes).map_err(|error| unreadable(&error))?;
+        let mut attributes = Attributes::default();
+        let event = Event::parse_with(bytes, |name, value| attributes.take(name, value))?;
         if event.spec_version != SPEC_VERSION {
             let problem = format!("{:?} is not supported: send \"{SPEC_VERSION}\"", cut(event.spec_version));
             return Err(Refusal::invalid("spec_version", problem));
         }
         text("id", event.id, ID_BYTES_MAX)?;
         text("source", event.source, SOURCE_BYTES_MAX)?;
-        let attributes = Attributes::of(&event)?;
         let event_type = self.event_type(event.event_type)?;
         let key = attributes.partition_key.or(attributes.subject).unwrap_or(event.id);
         Ok(Checked {
@@ -127,37 +127,36 @@ struct Attributes<'event> {
     partition_key: Option<&'event str>,
     subject: Option<&'event str>,
     dataschema: Option<&'event str>,
+    count: usize,
 }
 
 impl<'event> Attributes<'event> {
-    fn of(event: &Event<'event>) -> Result<Self, Refusal> {
-        let mut found = Self::default();
-        for (count, attribute) in event.attributes().enumerate() {
-            let (name, value) = attribute.map_err(|error| unreadable(&error))?;
-            if count == ATTRIBUTES_MAX {
-                let problem =
-                    format!("are more than {ATTRIBUTES_MAX}: move what is not context into the data");
-                return Err(Refusal::invalid("attributes", problem));
-            }
-            attribute_name(name)?;
-            match name {
-                "partitionkey" => found.partition_key = text_value(name, value, PARTITION_KEY_BYTES_MAX)?,
-                "subject" => found.subject = text_value(name, value, SUBJECT_BYTES_MAX)?,
-                "dataschema" => found.dataschema = text_value(name, value, SUBJECT_BYTES_MAX)?,
-                "datacontenttype" => drop(text_value(name, value, ATTRIBUTE_NAME_BYTES_MAX * 4)?),
-                "time" => time(value)?,
-                _ => other(name, value)?,
-            }
+    fn take(&mut self, name: &'event str, value: AttributeValue<'event>) -> Result<(), Refusal> {
+        if self.count == ATTRIBUTES_MAX {
+            let problem = format!("are more than {ATTRIBUTES_MAX}: move what is not context into the data");
+            return Err(Refusal::invalid("attributes", problem));
         }
-        Ok(found)
+        self.count += 1;
+        attribute_name(name)?;
+        match name {
+            "partitionkey" => self.partition_key = text_value(name, value, PARTITION_KEY_BYTES_MAX)?,
+            "subject" => self.subject = text_value(name, value, SUBJECT_BYTES_MAX)?,
+            "dataschema" => self.dataschema = text_value(name, value, SUBJECT_BYTES_MAX)?,
+            "datacontenttype" => drop(text_value(name, value, ATTRIBUTE_NAME_BYTES_MAX * 4)?),
+            "time" => time(value)?,
+            _ => other(name, value)?,
+        }
+        Ok(())
     }
 }
 
-fn unreadable(error: &EventError) -> Refusal {
-    match error {
-        EventError::Malformed => Refusal::invalid("event", error.to_string()),
-        EventError::NotText { field } => Refusal::invalid(*field, "is not UTF-8"),
-        EventError::Missing { field } => Refusal::invalid(*field, "is required"),
+impl From<EventError> for Refusal {
+    fn from(error: EventError) -> Self {
+        match error {
+            EventError::Malformed => Self::invalid("event", error.to_string()),
+            EventError::NotText { field } => Self::invalid(field, "is not UTF-8"),
+            EventError::Missing { field } => Self::invalid(field, "is required"),
+        }
     }
 }
 
@@ -182,10 +181,17 @@ fn text(field: &str, value: &str, bytes_max: usize) -> Result<(), Refusal> {
             format!("has {} bytes; at most {bytes_max} are allowed", value.len()),
         ));
     }
-    if value.chars().any(char::is_control) {
+    if has_control(value) {
         return Err(Refusal::invalid(field, "contains a control character"));
     }
     Ok(())
+}
+
+fn has_control(text: &str) -> bool {
+    // Without an early end, so that many bytes are looked at at once. Of the other characters, only U+0080 to U+009F are
+    // control characters.
+    let suspicious = |byte: u8| u8::from(byte < b' ' || byte >= 0x7f);
+    text.bytes().fold(0, |found, byte| found | suspicious(byte)) != 0 && text.chars().any(char::is_control)
 }
 
 /// An empty text counts as not given, as everywhere in protobuf.
@@ -224,4 +230,25 @@ fn other(name: &str, value: AttributeValue<'_>) -> Result<(), Refusal> {
 /// A piece of somebody's text that is short enough to be repeated in a message.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(128)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_found_wherever_unicode_has_them() {
+        for (text, expected) in [
+            ("", false),
+            ("an ordinary text of more than sixteen bytes ~", false),
+            ("größer als 日本 🦀", false),
+            ("\n", true),
+            ("deleted\u{7f}", true),
+            ("a long text whose last character is a next line\u{85}", true),
+            ("\u{9f}", true),
+            ("\u{a0}", false),
+        ] {
+            assert_eq!(has_control(text), expected, "{text:?}");
+        }
+    }
 }

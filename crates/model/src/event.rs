@@ -70,6 +70,27 @@ impl<'a> Event<'a> {
     /// # Errors
     /// If the bytes are not a CloudEvent, or one of id, source, spec_version and type is missing or empty.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EventError> {
+        Self::scan(bytes, |_| Ok(()))
+    }
+
+    /// As [`Self::parse`], and in the same pass shows each of the other attributes to `visit`, in stored order.
+    ///
+    /// # Errors
+    /// As [`Self::parse`], if an attribute is malformed, and what `visit` says.
+    pub fn parse_with<E: From<EventError>>(
+        bytes: &'a [u8],
+        mut visit: impl FnMut(&'a str, AttributeValue<'a>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        Self::scan(bytes, |entry| {
+            let (name, value) = attribute(entry)?;
+            visit(name, value)
+        })
+    }
+
+    fn scan<E: From<EventError>>(
+        bytes: &'a [u8],
+        mut entry: impl FnMut(&'a [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let mut event =
             Self { bytes, id: "", source: "", spec_version: "", event_type: "", data: Data::None };
         let mut fields = Fields(bytes);
@@ -79,10 +100,11 @@ impl<'a> Event<'a> {
                 (2, Value::Bytes(value)) => event.source = text(value, "source")?,
                 (3, Value::Bytes(value)) => event.spec_version = text(value, "spec_version")?,
                 (4, Value::Bytes(value)) => event.event_type = text(value, "type")?,
+                (5, Value::Bytes(value)) => entry(value)?,
                 (6, Value::Bytes(value)) => event.data = Data::Binary(value),
                 (7, Value::Bytes(value)) => event.data = Data::Text(text(value, "text_data")?),
                 (8, Value::Bytes(value)) => event.data = Data::Proto(value),
-                (1..=8, Value::Number(_)) => return Err(EventError::Malformed),
+                (1..=8, Value::Number(_)) => return Err(EventError::Malformed.into()),
                 _ => {}
             }
         }
@@ -93,7 +115,7 @@ impl<'a> Event<'a> {
             ("type", event.event_type),
         ];
         match required.iter().find(|(_, value)| value.is_empty()) {
-            Some((field, _)) => Err(EventError::Missing { field }),
+            Some((field, _)) => Err(EventError::Missing { field }.into()),
             None => Ok(event),
         }
     }
@@ -238,6 +260,7 @@ enum Value<'a> {
 }
 
 impl<'a> Fields<'a> {
+    #[inline]
     fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, EventError> {
         if self.0.is_empty() {
             return Ok(None);
@@ -261,7 +284,19 @@ impl<'a> Fields<'a> {
         }
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, EventError> {
+        // Keys and most lengths are of one byte.
+        match self.0 {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.0 = rest;
+                Ok((*byte).into())
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, EventError> {
         let mut value = 0;
         for (index, &byte) in self.0.iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * index);
