@@ -12,12 +12,12 @@ use crate::{
     cut,
     error::Fatal,
     frame::Frame,
-    hard_state::Mark,
+    hard_state::{Mark, Unsynced},
     log::LogShared,
     page_cache::PageCache,
     queue::{Done, Request, Stop, Taken, Work},
     store::Disk,
-    sync::{Dirty, Syncers},
+    sync::Syncers,
 };
 
 /// A synced end is on its way to disk for at most this long.
@@ -131,14 +131,15 @@ impl Flusher {
             writer.write_out()?;
             dirty.extend(writer.dirty());
         }
-        let journal_due = self.mark_deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if journal_due {
-            let (file, path) = self.disk.journal.lock().file();
-            dirty.push(Dirty { file, path });
-        }
+        let due = self.mark_deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let journal = due.then(|| self.disk.journal.lock().written());
+        let vouched = journal.map(|Unsynced { dirty: file, nonce, end_byte }| {
+            dirty.push(file);
+            (nonce, end_byte)
+        });
         self.syncers.sync_all(dirty)?;
-        if journal_due {
-            self.disk.journal.lock().synced_by_caller();
+        if let Some((nonce, end_byte)) = vouched {
+            self.disk.journal.lock().synced_by_caller(nonce, end_byte);
             self.mark_deadline = None;
         }
         let mut marks: Vec<(u32, Mark)> = Vec::new();

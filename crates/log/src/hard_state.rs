@@ -16,6 +16,7 @@ use crate::{
     error::{Fatal, OpenError},
     fs::{File, FileSystem},
     sealed_file::{self, TEMPORARY_SUFFIX},
+    sync::Dirty,
 };
 use record::Record;
 pub(crate) use record::{Cut, LogFacts, Mark};
@@ -42,6 +43,13 @@ pub(crate) struct HardState {
     logs: BTreeMap<u32, LogFacts>,
     /// Logs whose marks are their very ends once the flusher has stopped.
     exact: BTreeSet<u32>,
+}
+
+/// What the journal held at some moment: its file, and up to where a sync of that vouches for it.
+pub(crate) struct Unsynced {
+    pub(crate) dirty: Dirty,
+    pub(crate) nonce: u64,
+    pub(crate) end_byte: u64,
 }
 
 /// What an earlier run left.
@@ -123,12 +131,16 @@ impl HardState {
     }
 
     /// For a sync together with other files; `synced_by_caller` follows it.
-    pub(crate) fn file(&self) -> (Arc<dyn File>, PathBuf) {
-        (Arc::clone(&self.file), self.path.clone())
+    pub(crate) fn written(&self) -> Unsynced {
+        let dirty = Dirty { file: Arc::clone(&self.file), path: self.path.clone() };
+        Unsynced { dirty, nonce: self.nonce, end_byte: self.end_byte }
     }
 
-    pub(crate) fn synced_by_caller(&mut self) {
-        self.synced_byte = self.end_byte;
+    /// What was written since `written` is not vouched for, and nothing of a journal that has replaced that one.
+    pub(crate) fn synced_by_caller(&mut self, nonce: u64, end_byte: u64) {
+        if nonce == self.nonce {
+            self.synced_byte = self.synced_byte.max(end_byte);
+        }
     }
 
     fn append(&mut self, record: &Record) -> Result<(), Fatal> {
@@ -301,5 +313,65 @@ impl Left {
             }
             Record::CleanStop(ids) => self.exact.extend(ids),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{MemoryFileSystem, memory::Keep};
+
+    const DIR: &str = "/data";
+    const SEGMENT_BYTES: u64 = 2048;
+
+    fn journal() -> (MemoryFileSystem, HardState) {
+        let fs = MemoryFileSystem::default();
+        fs.create_dir(Path::new(DIR)).expect("create directory");
+        let journal = HardState::create(Arc::new(fs.clone()), Path::new(DIR), SEGMENT_BYTES).expect("create");
+        (fs, journal)
+    }
+
+    fn facts(id: u32) -> LogFacts {
+        LogFacts { id, name: format!("events-{id}"), ..LogFacts::default() }
+    }
+
+    /// Of three records the first is synced by the flusher while another thread adds the second; the third tells
+    /// what was synced. A crash then leaves the third alone of what was not synced.
+    fn reopened(meanwhile: impl FnOnce(&mut HardState)) -> Result<HardState, OpenError> {
+        let (fs, mut journal) = journal();
+        journal.record(facts(1)).expect("record");
+        let Unsynced { dirty, nonce, end_byte } = journal.written();
+        dirty.file.sync().expect("sync");
+        meanwhile(&mut journal);
+        journal.synced_by_caller(nonce, end_byte);
+        journal.mark(&[]).expect("mark");
+        let mut unsynced = 0;
+        fs.crashed(|_| {
+            unsynced += 1;
+            Keep::Nothing
+        });
+        let crashed = fs.crashed(|_| {
+            unsynced -= 1;
+            if unsynced == 0 { Keep::All } else { Keep::Nothing }
+        });
+        HardState::open(Arc::new(crashed), Path::new(DIR), SEGMENT_BYTES)
+    }
+
+    #[test]
+    fn a_record_added_during_a_sync_is_not_vouched_for() {
+        let journal =
+            reopened(|journal| journal.record(facts(2)).expect("record")).expect("a torn end, no damage");
+        assert!(journal.log("events-1").is_some() && journal.log("events-2").is_none());
+    }
+
+    #[test]
+    fn a_sync_of_the_journal_vouches_for_nothing_of_its_successor() {
+        let journal = reopened(|journal| {
+            let replaced = journal.nonce;
+            while journal.nonce == replaced {
+                journal.record(facts(2)).expect("record");
+            }
+        });
+        journal.expect("a torn end, no damage");
     }
 }

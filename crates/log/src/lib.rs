@@ -10,6 +10,7 @@
 //! <dir>/logs/<name>/    <sequence>.seg: header, then frames; <sequence>.idx: rebuildable
 //! <dir>/pool/           spare segment files, written once
 //! <dir>/files/          small files that are replaced whole
+//! <dir>/quarantine/     damaged files, kept as they were when their loss was accepted
 //! ```
 mod cache;
 mod chores;
@@ -27,6 +28,7 @@ mod page_cache;
 mod pool;
 mod queue;
 mod recovery;
+mod salvage;
 mod scan;
 mod sealed_file;
 mod segment;
@@ -39,5 +41,6 @@ pub use frame::{Frame, FrameHeader, NewFrame, Payload, Position};
 pub use fs::{DirectoryLock, DiskFileSystem, File, FileSystem, MemoryFileSystem, memory};
 pub use log::{Bounds, Log, RollPolicy};
 pub use queue::Done;
+pub use salvage::{Known, Lost, Survey};
 pub use segment::SegmentSpan;
 pub use store::{Identity, OnFatal, Store, StoreOptions};

@@ -54,6 +54,12 @@ impl Outgoing {
         file.write_parts_at(&parts, at)
     }
 
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes);
+        self.parts.iter().for_each(|part| bytes.extend_from_slice(self.part(part)));
+        bytes
+    }
+
     /// Keeps at most `kept_bytes` of room.
     pub(crate) fn clear(&mut self, kept_bytes: usize) {
         self.copied.clear();

@@ -29,7 +29,7 @@ use crate::{
 const LOCK_NAME: &str = "LOCK";
 const IDENTITY_NAME: &str = "identity";
 const IDENTITY_VERSION: u32 = 1;
-const LOGS_DIR: &str = "logs";
+pub(crate) const LOGS_DIR: &str = "logs";
 const POOL_DIR: &str = "pool";
 const FILES_DIR: &str = "files";
 
@@ -190,7 +190,7 @@ impl Drop for Handle {
 /// One data directory: lock, identity, flusher thread, recycled segments, hard state, sealed files. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    handle: Arc<Handle>,
+    pub(crate) handle: Arc<Handle>,
 }
 
 impl Store {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     codec::to_usize,
     frame::{self, Frame, FrameHeader, HEADER_BYTES, Link, Parsed, Payload, Position},
+    outgoing::Outgoing,
     segment::{Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 
@@ -55,15 +56,47 @@ impl Contents {
         let end = to_usize(expected.end_byte.min(bytes.len() as u64));
         let bytes = bytes.slice(..end);
         while expected.next_index.is_none_or(|next| contents.next_index < next) {
-            if let Err(what) = contents.step(&bytes, expected.synced_byte) {
-                let is_damage = expected.next_index.is_some() || contents.byte < expected.synced_byte;
-                if is_damage {
-                    contents.damage.get_or_insert((contents.byte, what));
-                }
+            let Err(what) = contents.step(&bytes, expected.synced_byte) else { continue };
+            if contents.byte >= expected.synced_byte {
+                break;
+            }
+            contents.damage.get_or_insert((contents.byte, what));
+            if !contents.resume(&bytes, expected) {
                 break;
             }
         }
         contents
+    }
+
+    /// Goes on at the next frame that proves itself without the one before: by the segment's nonce, its payload's
+    /// checksum, and the header behind it, which continues it. What lies between is lost.
+    fn resume(&mut self, bytes: &Bytes, expected: Expected) -> bool {
+        let starts = to_usize(self.byte) + 1..bytes.len().saturating_sub(HEADER_BYTES);
+        for start in starts {
+            let Some((header, payload_crc, link)) = frame::parse_unlinked(&bytes[start..], self.link.nonce)
+            else {
+                continue;
+            };
+            let index = header.position.index;
+            let continues = index == self.next_index && header.base_offset == self.next_offset;
+            let is_next = (continues || index > self.next_index && header.base_offset >= self.next_offset)
+                && expected.next_index.is_none_or(|next| index < next);
+            let end = start + HEADER_BYTES + header.payload_bytes as usize;
+            let payload = bytes.get(start + HEADER_BYTES..end);
+            if !is_next || payload.is_none_or(|payload| crc32fast::hash(payload) != payload_crc) {
+                continue;
+            }
+            let is_last = expected.next_index == Some(index + 1) || end as u64 >= expected.synced_byte;
+            let behind = bytes.get(end..).and_then(<[u8]>::first_chunk);
+            if is_last || behind.is_some_and(|behind| frame::parse(behind, link).is_ok()) {
+                self.lose_up_to(index, header.base_offset, &BTreeMap::from([(index, header.position)]));
+                self.byte = end as u64;
+                self.link = link;
+                self.keep(header, bytes.slice(start + HEADER_BYTES..end));
+                return true;
+            }
+        }
+        false
     }
 
     /// An epoch mark may stand behind the last frame, and then the next segment continues that.
@@ -109,15 +142,28 @@ impl Contents {
         }
         self.byte = end as u64;
         self.link = link;
+        if is_whole {
+            self.keep(header, bytes.slice(start..end));
+        } else {
+            self.lose(header);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, header: FrameHeader, payload: Bytes) {
+        self.pass(&header);
+        self.frames.push(Found::Kept(Frame { header, payload: Payload::new(vec![payload]) }));
+    }
+
+    fn lose(&mut self, header: FrameHeader) {
+        self.pass(&header);
+        self.frames.push(Found::Lost(header));
+    }
+
+    fn pass(&mut self, header: &FrameHeader) {
         self.next_index += 1;
         self.next_offset = header.end_offset();
         self.time_ms = self.time_ms.max(header.time_ms);
-        self.frames.push(if is_whole {
-            Found::Kept(Frame { header, payload: Payload::new(vec![bytes.slice(start..end)]) })
-        } else {
-            Found::Lost(header)
-        });
-        Ok(())
     }
 
     /// Takes up to `end_index` and `end_offset` for lost: their headers are gone, too. Entries get the positions that
@@ -126,8 +172,8 @@ impl Contents {
         while self.next_index < end_index {
             let index = self.next_index;
             let newest = known.range(..=index).next_back().map(|(_, position)| *position);
-            let own = self.frames.last().map(|found| found.header().position);
-            let position = Position { index, ..newest.max(own).unwrap_or_default() };
+            let before = self.frames.last().map(|found| found.header().position);
+            let position = Position { index, ..newest.max(before).unwrap_or_default() };
             let count = u32::try_from(end_offset - self.next_offset).unwrap_or(u32::MAX);
             let header = FrameHeader {
                 kind: 0,
@@ -137,16 +183,15 @@ impl Contents {
                 time_ms: self.time_ms,
                 payload_bytes: 0,
             };
-            self.next_index += 1;
-            self.next_offset = header.end_offset();
-            self.frames.push(Found::Lost(header));
+            self.lose(header);
         }
         assert_eq!(self.next_offset, end_offset, "each lost entry held less than 2^32 events");
     }
 
     /// A whole segment file of these frames, with a filler of this kind for each lost one.
     pub(super) fn rewrite(&self, header: &SegmentHeader, filler_kind: u8) -> (Vec<u8>, Link) {
-        let mut bytes = header.encode();
+        let mut out = Outgoing::default();
+        out.copy(&header.encode());
         let mut link = header.link();
         for found in &self.frames {
             let filler;
@@ -158,13 +203,13 @@ impl Contents {
                     &filler
                 }
             };
-            link = frame::encode(frame, link, &mut bytes);
+            link = frame::encode(frame, link, &mut out);
         }
-        (bytes, link)
+        (out.to_vec(), link)
     }
 
-    pub(super) fn has_losses(&self) -> bool {
-        self.frames.iter().any(|found| matches!(found, Found::Lost(_)))
+    pub(super) fn is_damaged(&self) -> bool {
+        self.damage.is_some() || self.frames.iter().any(|found| matches!(found, Found::Lost(_)))
     }
 
     /// Where these frames end as they lie in the file.

@@ -1,0 +1,413 @@
+//! Giving a damaged log up to what is left of it: for an operator who accepts the loss, never done by itself.
+//!
+//! Every frame that still proves itself is kept, before and behind the damage. In the place of each lost entry stands
+//! a filler: an entry of the caller's kind at the same index, that takes the same offsets and holds nothing. So no
+//! index and no offset ever names something else, and all that points into the log goes on to fit. The damaged
+//! files are kept in `<dir>/quarantine/<log>/`.
+//!
+//! Each step leaves a log that opens whole or is still damaged, so an interrupted repair is simply made again.
+mod segment;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    codec::to_usize,
+    error::{Fatal, OpenError},
+    frame::Position,
+    fs::FileSystem,
+    hard_state::{LogFacts, Mark},
+    sealed_file::{self, TEMPORARY_SUFFIX},
+    segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
+    store::{Disk, LOGS_DIR, Store},
+};
+use segment::{Contents, Expected, Found};
+
+const QUARANTINE_DIR: &str = "quarantine";
+
+/// What the log's owner knows of it from elsewhere.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Of entries that were flushed; lost ones get these back.
+    pub positions: Vec<Position>,
+    /// Every offset below it was given to an entry.
+    pub next_offset: u64,
+}
+
+/// Entries that are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub path: String,
+    pub at: u64,
+    pub what: String,
+    pub indexes: Range<u64>,
+    pub offsets: Range<u64>,
+}
+
+/// What a log has lost, and what of it stays readable.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// In log order. Empty: every entry is there.
+    pub lost: Vec<Lost>,
+    /// How many offsets stay readable.
+    pub kept: u64,
+    pub next_offset: u64,
+    /// Where the damaged files are kept as they are.
+    pub quarantine: PathBuf,
+}
+
+impl Store {
+    /// Replica that the log belongs to; None if there is no such log.
+    pub fn log_replica(&self, name: &str) -> Option<u64> {
+        self.handle.disk.journal.lock().log(name).map(|facts| facts.replica)
+    }
+
+    /// Reads every frame of a log that is not open, and changes nothing. Blocking.
+    ///
+    /// # Errors
+    /// If it cannot be read at all, or is of a newer format.
+    pub fn survey_loss(&self, name: &str, known: &Known) -> Result<Survey, OpenError> {
+        Walk::new(&self.handle.disk, name, known, None)?.run()
+    }
+
+    /// Puts fillers of `filler_kind` in the place of what [`Store::survey_loss`] reports; the log opens after that.
+    /// Durable at return. Blocking.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written; to be made again.
+    pub fn accept_loss(&self, name: &str, known: &Known, filler_kind: u8) -> Result<Survey, OpenError> {
+        Walk::new(&self.handle.disk, name, known, Some(filler_kind))?.run()
+    }
+}
+
+/// One walk through the segments of a log, oldest first.
+struct Walk<'a> {
+    disk: &'a Disk,
+    dir: PathBuf,
+    facts: LogFacts,
+    closed: bool,
+    known: BTreeMap<u64, Position>,
+    known_offset: u64,
+    /// None: nothing is changed.
+    filler_kind: Option<u8>,
+    survey: Survey,
+}
+
+/// Segments in log order, and files that are none.
+struct Files {
+    segments: Vec<SegmentHeader>,
+    unreadable: Vec<(u64, &'static str)>,
+    next_sequence: u64,
+}
+
+impl<'a> Walk<'a> {
+    fn new(disk: &'a Disk, name: &str, known: &Known, filler_kind: Option<u8>) -> Result<Self, OpenError> {
+        let dir = disk.dir.join(LOGS_DIR).join(name);
+        let journal = disk.journal.lock();
+        let unknown = || OpenError::corrupt(&dir, 0, "the hard state does not know this log");
+        let facts = journal.log(name).cloned().ok_or_else(unknown)?;
+        let positions = known.positions.iter().chain(&facts.purged);
+        let quarantine = disk.dir.join(QUARANTINE_DIR).join(name);
+        Ok(Self {
+            closed: journal.was_closed(facts.id),
+            known: positions.map(|position| (position.index, *position)).collect(),
+            known_offset: known.next_offset.max(facts.start_offset),
+            survey: Survey { quarantine, ..Survey::default() },
+            disk,
+            dir,
+            facts,
+            filler_kind,
+        })
+    }
+
+    fn run(mut self) -> Result<Survey, OpenError> {
+        let mut files = self.files()?;
+        if files.segments.is_empty() && self.end_index() == self.first_index() {
+            return Ok(self.survey);
+        }
+        if self.filler_kind.is_some() {
+            for (sequence, _) in &files.unreadable {
+                self.set_aside(&SegmentHeader::file_name(*sequence))?;
+            }
+        }
+        let starts =
+            |header: &SegmentHeader| header.first_index <= self.first_index() || header.predecessor.is_none();
+        if !files.segments.first().is_some_and(starts) {
+            let header = self.missing_start(&files)?;
+            files.segments.insert(0, header);
+        }
+        let mut end = None;
+        for (at, header) in files.segments.iter().enumerate() {
+            let before = if at == 0 { header.predecessor } else { end };
+            end = Some(self.segment(header, before, &files)?);
+        }
+        Ok(self.survey)
+    }
+
+    fn first_index(&self) -> u64 {
+        self.facts.purged.map_or(0, |purged| purged.index + 1)
+    }
+
+    /// After the last entry that is known to have been there.
+    fn end_index(&self) -> u64 {
+        let marked = self.facts.mark.map_or(0, |mark| mark.index + 1);
+        let known = self.known.last_key_value().map_or(0, |(index, _)| index + 1);
+        marked.max(known).max(self.first_index())
+    }
+
+    fn end_offset(&self) -> u64 {
+        self.facts.mark.map_or(0, |mark| mark.end_offset).max(self.known_offset)
+    }
+
+    fn path(&self, sequence: u64) -> PathBuf {
+        self.dir.join(SegmentHeader::file_name(sequence))
+    }
+
+    fn files(&self) -> Result<Files, OpenError> {
+        let names = self.disk.fs.list(&self.dir).map_err(|error| Fatal::new("list", &self.dir, &error))?;
+        let mut sequences: Vec<u64> =
+            names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
+        sequences.sort_unstable();
+        let cut = self.facts.cut;
+        let next_sequence = sequences.last().copied().max(self.facts.mark.map(|mark| mark.segment));
+        let next_sequence = (next_sequence.unwrap_or(0) + 1).max(cut.map_or(1, |cut| cut.next_segment));
+        sequences.retain(|sequence| {
+            !cut.is_some_and(|cut| cut.segment < *sequence && *sequence < cut.next_segment)
+        });
+        let (mut segments, mut unreadable) = (Vec::new(), Vec::new());
+        for sequence in sequences {
+            match self.header(sequence)? {
+                Ok(header) => segments.push(header),
+                Err(what) => unreadable.push((sequence, what)),
+            }
+        }
+        // What lies before the segment of the first entry was purged, and only not removed yet.
+        let first_index = self.first_index();
+        let start = segments.iter().rposition(|header| header.first_index <= first_index).unwrap_or(0);
+        segments.drain(..start);
+        let oldest = segments.first().filter(|header| header.first_index <= first_index);
+        let oldest = oldest.map_or(0, |header| header.sequence);
+        unreadable.retain(|(sequence, _)| *sequence > oldest);
+        Ok(Files { segments, unreadable, next_sequence })
+    }
+
+    fn header(&self, sequence: u64) -> Result<Result<SegmentHeader, &'static str>, OpenError> {
+        let path = self.path(sequence);
+        let bytes = read(&*self.disk.fs, &path, SEGMENT_HEADER_BYTES as u64)?;
+        let Some(bytes) = bytes.first_chunk() else { return Ok(Err("segment header is cut short")) };
+        let header = match SegmentHeader::decode(bytes) {
+            Ok(header) => header,
+            Err(HeaderError::Bad(what)) => return Ok(Err(what)),
+            Err(HeaderError::Newer(version)) => {
+                return Err(OpenError::Newer { path: path.display().to_string(), version });
+            }
+        };
+        let log = crc32fast::hash(self.facts.name.as_bytes());
+        let is_own = header.sequence == sequence && header.replica == self.facts.replica && header.log == log;
+        Ok(if is_own { Ok(header) } else { Err("segment of another log") })
+    }
+
+    /// Stands for a start that is gone as a whole.
+    fn missing_start(&self, files: &Files) -> Result<SegmentHeader, Fatal> {
+        let next = files.segments.first().and_then(|header| header.predecessor);
+        Ok(SegmentHeader {
+            sequence: next.map_or(files.next_sequence, |before| before.sequence),
+            nonce: self.disk.nonce()?,
+            replica: self.facts.replica,
+            log: crc32fast::hash(self.facts.name.as_bytes()),
+            first_index: self.first_index(),
+            base_offset: self.facts.start_offset,
+            previous: self.facts.purged,
+            predecessor: None,
+        })
+    }
+
+    /// Looks through one segment and, if asked to, repairs it; returns where it ends.
+    fn segment(
+        &mut self,
+        header: &SegmentHeader,
+        before: Option<Predecessor>,
+        files: &Files,
+    ) -> Result<Predecessor, OpenError> {
+        let path = self.path(header.sequence);
+        let is_unreadable = files.unreadable.iter().any(|(sequence, _)| *sequence == header.sequence);
+        let length = if is_unreadable { 0 } else { u64::MAX };
+        let bytes = Bytes::from(read(&*self.disk.fs, &path, length)?);
+        let next = files.segments.iter().find(|other| other.sequence > header.sequence);
+        let contents = match next {
+            Some(next) => self.sealed(&bytes, header, next),
+            None => self.newest(&bytes, header),
+        };
+        self.report(&contents, header, files);
+        let Some(filler_kind) = self.filler_kind else { return Ok(contents.end(header.sequence)) };
+        let end = if contents.is_damaged() {
+            if !bytes.is_empty() {
+                self.copy_aside(&SegmentHeader::file_name(header.sequence), &bytes)?;
+            }
+            let header = SegmentHeader { nonce: self.disk.nonce()?, predecessor: before, ..header.clone() };
+            let (rewritten, link) = contents.rewrite(&header, filler_kind);
+            self.replace(&path, &rewritten)?;
+            Predecessor { sequence: header.sequence, end_byte: rewritten.len() as u64, chain: link.chain }
+        } else {
+            if header.predecessor != before {
+                let mut relinked = SegmentHeader { predecessor: before, ..header.clone() }.encode();
+                relinked.extend_from_slice(&bytes[SEGMENT_HEADER_BYTES..]);
+                self.replace(&path, &relinked)?;
+            }
+            contents.end(header.sequence)
+        };
+        if next.is_none() {
+            self.record_end(&contents, end)?;
+        }
+        Ok(end)
+    }
+
+    fn sealed(&self, bytes: &Bytes, header: &SegmentHeader, next: &SegmentHeader) -> Contents {
+        let expected =
+            Expected { next_index: Some(next.first_index), end_byte: u64::MAX, synced_byte: u64::MAX };
+        let mut contents = Contents::read(bytes, header, expected);
+        let known = self.known.iter().map(|(index, position)| (*index, *position));
+        let known = known.chain(next.previous.map(|previous| (previous.index, previous))).collect();
+        contents.lose_up_to(next.first_index, next.base_offset, &known);
+        if let Some(before) = next.predecessor.filter(|before| before.sequence == header.sequence) {
+            contents.pass_epochs(bytes, before.end_byte);
+        }
+        contents
+    }
+
+    fn newest(&self, bytes: &Bytes, header: &SegmentHeader) -> Contents {
+        let marked = self.facts.mark.filter(|mark| mark.segment >= header.sequence);
+        let cut = self.facts.cut.filter(|cut| cut.segment == header.sequence);
+        let own_mark = marked.filter(|mark| mark.segment == header.sequence).map_or(0, |mark| mark.byte);
+        let synced_byte = own_mark.max(cut.map_or(0, |cut| cut.byte));
+        let end_byte = match cut {
+            Some(cut) => cut.byte,
+            None if self.closed => synced_byte,
+            None => u64::MAX,
+        };
+        let mut contents =
+            Contents::read(bytes, header, Expected { next_index: None, end_byte, synced_byte });
+        let (end_index, end_offset) = (self.end_index(), self.end_offset());
+        if contents.next_index < end_index {
+            let end_offset = end_offset.max(contents.next_offset);
+            contents.lose_up_to(end_index, end_offset, &self.known);
+        }
+        contents
+    }
+
+    fn report(&mut self, contents: &Contents, header: &SegmentHeader, files: &Files) {
+        let (sequence, at, what) = self.cause(contents, header, files);
+        let path = self.path(sequence).display().to_string();
+        let mut is_run = false;
+        for found in &contents.frames {
+            let header = found.header();
+            let (index, end_offset) = (header.position.index, header.end_offset());
+            match found {
+                Found::Kept(_) => self.survey.kept += u64::from(header.count),
+                Found::Lost(_) => match self.survey.lost.last_mut().filter(|_| is_run) {
+                    Some(lost) => (lost.indexes.end, lost.offsets.end) = (index + 1, end_offset),
+                    None => self.survey.lost.push(Lost {
+                        path: path.clone(),
+                        at,
+                        what: what.to_owned(),
+                        indexes: index..index + 1,
+                        offsets: header.base_offset..end_offset,
+                    }),
+                },
+            }
+            is_run = matches!(found, Found::Lost(_));
+        }
+        self.survey.next_offset = contents.next_offset;
+    }
+
+    /// Where the losses of a segment come from: its own file, or one behind it that is no segment any more.
+    fn cause(&self, contents: &Contents, header: &SegmentHeader, files: &Files) -> (u64, u64, &'static str) {
+        let next = files.segments.iter().find(|other| other.sequence > header.sequence);
+        let newest = || self.facts.mark.map_or(header.sequence, |mark| mark.segment);
+        let before = next.map_or_else(newest, |next| next.predecessor.map_or(0, |before| before.sequence));
+        let is_behind = |sequence: u64| sequence >= header.sequence && sequence <= before;
+        match (files.unreadable.iter().find(|(sequence, _)| is_behind(*sequence)), contents.damage) {
+            (Some((sequence, what)), _) => (*sequence, 0, what),
+            (None, Some((at, what))) if before <= header.sequence => (header.sequence, at, what),
+            _ => (before.max(header.sequence), 0, "segment file is missing"),
+        }
+    }
+
+    /// The newest segment ends here now.
+    fn record_end(&self, contents: &Contents, end: Predecessor) -> Result<(), Fatal> {
+        let Some(last) = contents.next_index.checked_sub(1) else { return Ok(()) };
+        let mark =
+            Mark { index: last, segment: end.sequence, byte: end.end_byte, end_offset: contents.next_offset };
+        let mut facts = self.facts.clone();
+        facts.mark = Some(mark);
+        facts.cut = facts.cut.map(|mut cut| {
+            if cut.segment == end.sequence {
+                cut.byte = end.end_byte;
+            }
+            cut
+        });
+        if facts == self.facts {
+            return Ok(());
+        }
+        let mut journal = self.disk.journal.lock();
+        journal.record(facts)?;
+        journal.sync()
+    }
+
+    /// Atomic and durable.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
+        let temporary = path.with_extension(format!("seg{TEMPORARY_SUFFIX}"));
+        sealed_file::replace(&*self.disk.fs, path, &temporary, bytes)
+    }
+
+    /// A file of the log goes to the quarantine; durable.
+    fn set_aside(&self, name: &str) -> Result<(), Fatal> {
+        let (from, to) = (self.dir.join(name), self.free_name(name)?);
+        let fs = &*self.disk.fs;
+        fs.rename(&from, &to).map_err(|error| Fatal::new("set aside", &from, &error))?;
+        for dir in [&self.survey.quarantine, &self.dir] {
+            fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))?;
+        }
+        Ok(())
+    }
+
+    fn copy_aside(&self, name: &str, bytes: &[u8]) -> Result<(), Fatal> {
+        let to = self.free_name(name)?;
+        self.replace(&to, bytes)
+    }
+
+    /// A name in the quarantine that is not taken; its directory is durable.
+    fn free_name(&self, name: &str) -> Result<PathBuf, Fatal> {
+        let (fs, dir) = (&*self.disk.fs, &self.survey.quarantine);
+        fs.create_dir(dir).map_err(|error| Fatal::new("create directory", dir, &error))?;
+        for parent in dir.ancestors().skip(1).take(2) {
+            fs.sync_dir(parent).map_err(|error| Fatal::new("sync directory", parent, &error))?;
+        }
+        let taken = fs.list(dir).map_err(|error| Fatal::new("list", dir, &error))?;
+        let numbered = (1_u64..).map(|number| format!("{name}.{number}"));
+        let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !taken.contains(name));
+        Ok(dir.join(free.expect("there are more numbers than files")))
+    }
+}
+
+/// Up to `length` bytes of a file; nothing of one that is missing.
+fn read(fs: &dyn FileSystem, path: &Path, length: u64) -> Result<Vec<u8>, Fatal> {
+    let file = match fs.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Fatal::new("open", path, &error)),
+    };
+    let file = Arc::clone(&file);
+    let length = file.length().map_err(|error| Fatal::new("measure", path, &error))?.min(length);
+    let mut bytes = vec![0; to_usize(length)];
+    let filled = file.read_at(&mut bytes, 0).map_err(|error| Fatal::new("read", path, &error))?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
