@@ -1,6 +1,11 @@
 //! The gRPC listener: every public service, reflection and health on one port.
 
-use std::time::Duration;
+mod arriving;
+mod listener;
+mod places;
+mod requests;
+
+use std::{collections::HashMap, time::Duration};
 
 use fanfare_catalog::Catalog;
 use fanfare_control::Control;
@@ -13,19 +18,15 @@ use fanfare_proto::v1::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    Code, Status,
     service::{Routes, interceptor::InterceptedService},
-    transport::{Server, server::TcpIncoming},
 };
+use tonic_types::{ErrorDetails, StatusExt};
 
-/// HTTP/2 credit of one stream and of one connection: enough for a full window of batches, small enough
-/// that a connection's memory stays bounded.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-const FRAME_BYTES_MAX: u32 = 1 << 20;
-const STREAMS_MAX: u32 = 256;
-const HEADER_BYTES_MAX: u32 = 16 << 10;
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) use listener::ListenerLimits;
+pub(crate) use places::SHARE_MIN;
+
+const OVERLOADED_RETRY: Duration = Duration::from_millis(500);
 
 /// The services of the public port.
 pub(crate) struct Services {
@@ -72,21 +73,16 @@ fn guarded<S>(service: S, authentication: &Authentication) -> InterceptedService
 pub(crate) async fn serve(
     listener: TcpListener,
     services: Services,
+    limits: ListenerLimits,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_concurrent_streams(STREAMS_MAX)
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(services.routes().await?)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stop.cancelled_owned(),
-        )
-        .await?;
-    Ok(())
+    let routes = services.routes().await?;
+    Ok(listener::serve(listener, routes, limits, stop).await?)
+}
+
+/// The answer to what the node has no room for.
+fn overloaded(message: &str) -> Status {
+    let mut details = ErrorDetails::with_error_info("OVERLOADED", "fanfare", HashMap::new());
+    details.set_retry_info(Some(OVERLOADED_RETRY));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }

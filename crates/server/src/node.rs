@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     clock::WallClock,
     config::Config,
-    grpc::{self, Services},
+    grpc::{self, ListenerLimits, Services},
 };
 
 /// Exit code of a process whose disk failed a write or a sync. Nothing is acknowledged after that; a restart
@@ -90,7 +90,7 @@ impl Node {
             control: Control::new(catalog.clone(), delivery.clone(), sinks, tasks.clone()),
             catalog: catalog.clone(),
         };
-        tasks.spawn(serve(listener, services, stop_serving.clone()));
+        tasks.spawn(serve(listener, services, config.listener_limits(), stop_serving.clone()));
         let pool = store.clone();
         tasks.spawn_blocking(move || pool.keep_pool_filled(POOL_QUIET));
         let partitions: Vec<Partition> = events.into_iter().chain([dead_letters]).collect();
@@ -184,8 +184,8 @@ async fn wait_for_leaders(partitions: &[Partition]) {
 }
 
 /// A node that cannot serve is of no use: the process ends, and whoever watches it starts it again.
-async fn serve(listener: TcpListener, services: Services, stop: CancellationToken) {
-    if let Err(error) = grpc::serve(listener, services, stop).await {
+async fn serve(listener: TcpListener, services: Services, limits: ListenerLimits, stop: CancellationToken) {
+    if let Err(error) = grpc::serve(listener, services, limits, stop).await {
         tracing::error!(error = %format!("{error:#}"), "the gRPC listener failed");
         process::exit(EXIT_LISTENER_FAILED);
     }

@@ -4,7 +4,8 @@ use std::{fs, path::Path};
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::{Config, Span};
+use crate::grpc::SHARE_MIN;
 
 /// Why there is no configuration. The text names the key and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +106,27 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "listen.grpc",
             listen.grpc.to_string(),
             "keys would cross the network in clear; listen on 127.0.0.1 behind a TLS proxy, or set listen.allow_plaintext = true",
+        );
+    }
+    if listen.connections_max == 0 || listen.requests_max == 0 || listen.idle_timeout < Span::seconds(1) {
+        return refuse(
+            "listen.connections_max",
+            listen.connections_max.to_string(),
+            "connections_max and requests_max must be at least 1, idle_timeout at least 1s",
+        );
+    }
+    if listen.window_bytes_max.as_usize() / listen.connections_max < SHARE_MIN {
+        return refuse(
+            "listen.window_bytes_max",
+            listen.window_bytes_max.to_string(),
+            "must hold 80KiB for each of listen.connections_max",
+        );
+    }
+    if config.limits.request_bytes_max.0.saturating_mul(2) > listen.arriving_bytes_max.0 {
+        return refuse(
+            "listen.arriving_bytes_max",
+            listen.arriving_bytes_max.to_string(),
+            "must be at least twice limits.request_bytes_max",
         );
     }
     if !(1..=1024).contains(&config.publish.partitions) {

@@ -15,6 +15,8 @@ use fanfare_partition::PartitionOptions;
 use fanfare_sinks::EgressPolicy;
 use serde::{Deserialize, Serialize};
 
+use crate::grpc::ListenerLimits;
+
 pub(crate) use load::load;
 pub(crate) use units::{ByteSize, Span};
 
@@ -51,11 +53,29 @@ pub(crate) struct Listen {
     pub(crate) grpc: SocketAddr,
     /// Allow `grpc` on an address other than loopback. Keys then cross the network in clear.
     pub(crate) allow_plaintext: bool,
+    /// Connections at once; further ones are closed when they are accepted.
+    pub(crate) connections_max: usize,
+    /// Calls at once; a stream is one while it is open.
+    pub(crate) requests_max: usize,
+    /// Memory for what clients send before it is read, divided among the connections.
+    pub(crate) window_bytes_max: ByteSize,
+    /// Memory for requests that are being received and not complete.
+    pub(crate) arriving_bytes_max: ByteSize,
+    /// A connection without a call for so long is closed.
+    pub(crate) idle_timeout: Span,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { grpc: SocketAddr::from(([127, 0, 0, 1], 7070)), allow_plaintext: false }
+        Self {
+            grpc: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            allow_plaintext: false,
+            connections_max: 512,
+            requests_max: 1024,
+            window_bytes_max: ByteSize::mib(256),
+            arriving_bytes_max: ByteSize::mib(64),
+            idle_timeout: Span::seconds(600),
+        }
     }
 }
 
@@ -316,6 +336,17 @@ impl Config {
             stream_window_events: self.publish.stream_window_events,
             stream_window_bytes: self.publish.stream_window_bytes.as_u32(),
             schema_cache_bytes: self.publish.schema_cache_bytes.as_usize(),
+        }
+    }
+
+    pub(crate) fn listener_limits(&self) -> ListenerLimits {
+        let listen = &self.listen;
+        ListenerLimits {
+            connections_max: listen.connections_max,
+            requests_max: listen.requests_max,
+            window_bytes_max: listen.window_bytes_max.as_usize(),
+            arriving_bytes_max: listen.arriving_bytes_max.as_usize(),
+            idle_timeout: listen.idle_timeout.0,
         }
     }
 

@@ -65,6 +65,9 @@ fn a_wrong_configuration_names_the_key_and_the_way_out() {
         ("", Some(("FANFARE_STORAGE__RETENTOIN", "1h")), "did you mean `retention`?"),
         ("", Some(("FANFARE_LISTEN__GRPC", "0.0.0.0:7070")), "listen.allow_plaintext = true"),
         ("[publish]\npartitions = 0\n", None, "publish.partitions = 0"),
+        ("[listen]\nconnections_max = 100000\n", None, "80KiB for each"),
+        ("[listen]\nrequests_max = 0\n", None, "at least 1"),
+        ("[listen]\narriving_bytes_max = \"4MiB\"\n", None, "twice limits.request_bytes_max"),
         ("[limits]\nevent_bytes_max = \"8MiB\"\n", None, "limits.request_bytes_max"),
         ("[delivery]\nretry_factor = 0.5\n", None, "delivery.retry_factor"),
     ] {
