@@ -283,10 +283,14 @@ impl<'a> Walk<'a> {
     }
 
     fn newest(&self, bytes: &Bytes, header: &SegmentHeader) -> Contents {
-        let marked = self.facts.mark.filter(|mark| mark.segment >= header.sequence);
         let cut = self.facts.cut.filter(|cut| cut.segment == header.sequence);
-        let own_mark = marked.filter(|mark| mark.segment == header.sequence).map_or(0, |mark| mark.byte);
-        let synced_byte = own_mark.max(cut.map_or(0, |cut| cut.byte));
+        let synced_byte = match self.facts.mark {
+            // A newer one was there: this one was whole.
+            Some(mark) if mark.segment > header.sequence => u64::MAX,
+            Some(mark) if mark.segment == header.sequence => mark.byte,
+            _ => 0,
+        };
+        let synced_byte = synced_byte.max(cut.map_or(0, |cut| cut.byte));
         let end_byte = match cut {
             Some(cut) => cut.byte,
             None if self.closed => synced_byte,
