@@ -1,6 +1,6 @@
 //! The core of publishing, whatever the edge: from raw events to what became of each.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fanfare_catalog::{
@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
+    lanes::Lanes,
     refusal::Refusal,
     round::{Gathering, InFlight, Settled},
     validation::{Checked, Validation, Version},
@@ -104,18 +105,18 @@ impl Ingest {
             Ok(view) => view,
             Err(refusal) => return all(&refusal),
         };
-        let mut gathering = Gathering::default();
-        self.gather(&view, events, &BTreeSet::new(), &mut gathering).await;
-        let settled = self.commit(gathering.append(self.partitions()).await).await;
+        let (mut gathering, mut lanes) = (Gathering::default(), Lanes::default());
+        self.gather(&view, events, &mut lanes, &mut gathering).await;
+        let settled = self.commit(gathering.append(self.partitions(), &mut lanes).await).await;
         (0..settled.len()).map(|index| settled.outcome(index)).collect()
     }
 
-    /// Validates events and gathers the good ones; those of partitions that are `held` are refused as behind.
+    /// Validates events and gathers the good ones; those of partitions that `lanes` hold are refused as behind.
     pub(crate) async fn gather<'event>(
         &self,
         view: &AccountView,
         events: impl Iterator<Item = &'event [u8]>,
-        held: &BTreeSet<u16>,
+        lanes: &mut Lanes,
         gathering: &mut Gathering,
     ) {
         let mut validation = Validation::new(view, self.limits().event_bytes_max);
@@ -131,6 +132,7 @@ impl Ingest {
             };
             if let Some(version) = checked.schema {
                 if let Err(refusal) = self.validate(&checked, version, &mut last_schema).await {
+                    lanes.hold(refusal.is_retryable().then(|| view.account.shard.route(checked.key)));
                     gathering.refuse(refusal);
                     continue;
                 }
@@ -140,7 +142,7 @@ impl Ingest {
                     tokio::task::yield_now().await;
                 }
             }
-            match held.contains(&view.account.shard.route(checked.key)) {
+            match lanes.is_held(view.account.shard.route(checked.key)) {
                 true => gathering.refuse(Refusal::Behind),
                 false => gathering.place(view, event, &checked),
             }

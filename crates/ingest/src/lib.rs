@@ -8,6 +8,7 @@
 mod admission;
 mod authentication;
 mod ingest;
+mod lanes;
 mod publisher;
 mod read;
 mod reader;

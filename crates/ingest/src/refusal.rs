@@ -38,7 +38,7 @@ pub enum Refusal {
     #[error("the node is shutting down: retry on another connection")]
     Draining,
     #[error(transparent)]
-    Append(#[from] AppendError),
+    Append(AppendError),
 }
 
 impl Refusal {
@@ -51,7 +51,7 @@ impl Refusal {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Overloaded | Self::Behind | Self::Draining => true,
-            Self::Append(error) => !matches!(error, AppendError::Stopped { .. }),
+            Self::Append(error) => error.is_retryable(),
             Self::Invalid { .. }
             | Self::TooLarge { .. }
             | Self::TypeUnknown { .. }
@@ -60,6 +60,15 @@ impl Refusal {
             | Self::Data { .. }
             | Self::Schema { .. }
             | Self::Conflict { .. } => false,
+        }
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Behind { .. } => Self::Behind,
+            error => Self::Append(error),
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     ingest::{Committed, PublishOutcome},
+    lanes::Lanes,
     refusal::Refusal,
     validation::Checked,
 };
@@ -51,17 +52,16 @@ impl Gathering {
         self.slots.len()
     }
 
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = u16> + '_ {
-        self.batches.iter().map(|(partition, _)| *partition)
-    }
-
-    /// Queues every batch; those of one caller stay in the order of its calls.
-    pub(crate) async fn append(self, events: &[Partition]) -> InFlight {
+    /// Queues every batch in its lane.
+    pub(crate) async fn append(self, events: &[Partition], lanes: &mut Lanes) -> InFlight {
         let mut sent = Vec::with_capacity(self.batches.len());
         for (partition, builder) in self.batches {
             let receipt = match events.get(usize::from(partition)) {
-                Some(handle) => handle.append(builder.finish()).await,
-                None => Err(no_leader(partition)),
+                Some(handle) => handle.append_in(lanes.lane(partition), builder.finish()).await,
+                None => {
+                    lanes.hold([partition]);
+                    Err(no_leader(partition))
+                }
             };
             sent.push(Sent { partition, receipt });
         }
@@ -81,11 +81,6 @@ struct Sent {
 }
 
 impl InFlight {
-    /// Partitions that took nothing, though they may later.
-    pub(crate) fn refused_partitions(&self) -> impl Iterator<Item = u16> + '_ {
-        self.sent.iter().filter(|sent| sent.receipt.is_err()).map(|sent| sent.partition)
-    }
-
     /// Waits for every partition's word; after `wait_max` an outcome is called unknown.
     pub(crate) async fn settled(self, wait_max: Duration) -> Settled {
         let deadline = Instant::now() + wait_max;
@@ -122,11 +117,6 @@ impl Settled {
         self.slots.len()
     }
 
-    /// Partitions that failed to commit what they had been given.
-    pub(crate) fn failed_partitions(&self) -> impl Iterator<Item = u16> + '_ {
-        self.batches.iter().filter(|batch| batch.appended.is_err()).map(|batch| batch.partition)
-    }
-
     /// What became of the event given as number `index`.
     pub(crate) fn outcome(&self, index: usize) -> PublishOutcome {
         match &self.slots[index] {
@@ -135,7 +125,7 @@ impl Settled {
                 let batch = &self.batches[*batch];
                 match &batch.appended {
                     Ok(appended) => placed(batch.partition, appended, *position),
-                    Err(error) => Err(Refusal::Append(error.clone())),
+                    Err(error) => Err(error.clone().into()),
                 }
             }
         }
@@ -145,9 +135,7 @@ impl Settled {
     /// others stand behind it.
     pub(crate) fn outcome_in_order(&self, index: usize) -> PublishOutcome {
         match (&self.slots[index], self.outcome(index)) {
-            (Slot::Placed { position: 1.., .. }, Err(Refusal::Append(error)))
-                if Refusal::Append(error.clone()).is_retryable() =>
-            {
+            (Slot::Placed { position: 1.., .. }, Err(Refusal::Append(error))) if error.is_retryable() => {
                 Err(Refusal::Behind)
             }
             (_, outcome) => outcome,

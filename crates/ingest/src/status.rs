@@ -55,6 +55,7 @@ fn answer(refusal: &Refusal) -> Answer {
             }
             AppendError::NotLeader { .. } => retry(Code::Unavailable, "NO_LEADER", RETRY_MS),
             AppendError::Sealed { .. } => retry(Code::Unavailable, "SHARD_MOVED", RETRY_MS),
+            AppendError::Behind { .. } => retry(Code::Aborted, "ABORTED_BEHIND", 0),
             AppendError::Unknown { .. } => retry(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", RETRY_MS),
             AppendError::DiskFull { .. } => retry(Code::Unavailable, "DISK_FULL", RETRY_DISK_FULL_MS),
             AppendError::Stopped { .. } => fix(Code::Unavailable, "PARTITION_STOPPED", ""),

@@ -2,18 +2,15 @@
 //!
 //! ```text
 //! requests ─► intake ─(rounds: appended, not yet committed)─► answers ─► responses
-//!               ▲  window: events and bytes unanswered           │
-//!               └──────────── held partitions ◄──────────────────┘
+//!               ▲                                               │
+//!               └────── window: events and bytes unanswered ────┘
 //! ```
 //! The intake takes all requests that are there into one round, so that small ones share a record batch; it
-//! never waits for a commit. The answers settle rounds in order. When a partition refuses what may pass later, it is held:
-//! whatever comes later for it is refused as behind, until the client has seen the refusal and resumes.
+//! never waits for a commit. The answers settle rounds in order. The order within a partition is its lane's
+//! to keep, see [`lanes`](crate::lanes): the intake hands rounds over in the order of the stream.
 
 mod answers;
 mod intake;
-mod lanes;
-
-use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare_catalog::Tenant;
@@ -23,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use self::{answers::Answers, intake::Intake, lanes::Lanes};
+use self::{answers::Answers, intake::Intake};
 use crate::{ingest::Ingest, round::InFlight};
 
 /// Rounds appended and not yet answered; the window bounds what is in them.
@@ -39,10 +36,9 @@ pub(crate) fn serve(
 ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> {
     let (rounds_in, rounds_out) = mpsc::channel(ROUNDS_MAX);
     let (responses_in, responses_out) = mpsc::channel(RESPONSES_MAX);
-    let lanes = Arc::new(Lanes::default());
     let tasks = ingest.tasks().clone();
-    tasks.spawn(Answers::new(ingest.clone(), lanes.clone(), responses_in).run(rounds_out));
-    tasks.spawn(Intake::new(ingest, tenant, requests, rounds_in, lanes).run());
+    tasks.spawn(Answers::new(ingest.clone(), responses_in).run(rounds_out));
+    tasks.spawn(Intake::new(ingest, tenant, requests, rounds_in).run());
     ReceiverStream::new(responses_out).flat_map(|responses: Vec<_>| stream::iter(responses))
 }
 

@@ -63,6 +63,7 @@ impl Clock for TestClock {
 
 /// A node's publishing and reading side, served.
 struct Node {
+    fs: MemoryFileSystem,
     catalog: Catalog,
     ingest: Ingest,
     clock: Arc<TestClock>,
@@ -101,7 +102,8 @@ impl Node {
         let dir = TempDir::new().unwrap();
         let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let store = open_store();
+        let fs = MemoryFileSystem::default();
+        let store = open_store(fs.clone());
         let catalog = open_catalog(store.clone(), dir.path(), clock.clone()).await;
         let mut events = Vec::new();
         for index in 0..PARTITIONS_HERE {
@@ -118,7 +120,7 @@ impl Node {
             .serve_with_incoming(TcpListenerStream::new(listener));
         tasks.spawn(server);
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { catalog, ingest, clock, channel, tasks, stop, _dir: dir }
+        Self { fs, catalog, ingest, clock, channel, tasks, stop, _dir: dir }
     }
 
     /// A new account with the event types `paid`, and `old`, which is discontinued.
@@ -152,7 +154,7 @@ impl Node {
     }
 }
 
-fn open_store() -> Store {
+fn open_store(fs: MemoryFileSystem) -> Store {
     let options = StoreOptions {
         segment_bytes: 1 << 20,
         pool_segments_max: 1,
@@ -161,7 +163,7 @@ fn open_store() -> Store {
         page_cache_bytes: 0,
     };
     let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-    Store::open(Arc::new(MemoryFileSystem::default()), Path::new("/data"), options, fatal).unwrap()
+    Store::open(Arc::new(fs), Path::new("/data"), options, fatal).unwrap()
 }
 
 async fn open_catalog(store: Store, dir: &Path, clock: Arc<TestClock>) -> Catalog {

@@ -16,11 +16,30 @@ pub enum AppendError {
     /// May or may not be committed: repeat with the same ids.
     #[error("the outcome at partition {partition} is unknown")]
     Unknown { partition: PartitionId },
+    /// An earlier append of its lane failed; not appended. Reopen the lane and begin again from there.
+    #[error("an earlier append of this lane to partition {partition} failed")]
+    Behind { partition: PartitionId },
     /// The disk is full or below its reserve; not appended.
     #[error("partition {partition} has no disk space left")]
     DiskFull { partition: PartitionId },
     #[error("partition {partition} has stopped")]
     Stopped { partition: PartitionId },
+}
+
+impl AppendError {
+    /// Whether the same batch may be taken later, as it is; an unknown outcome counts.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Overloaded { .. }
+            | Self::NotLeader { .. }
+            | Self::Sealed { .. }
+            | Self::Unknown { .. }
+            | Self::Behind { .. }
+            | Self::DiskFull { .. } => true,
+            Self::Stopped { .. } => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

@@ -6,6 +6,7 @@
 mod batch;
 mod cursor;
 mod error;
+mod lane;
 mod partition;
 
 mod admission;
@@ -33,6 +34,7 @@ pub use self::{
         ParkedKey, Reason,
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
+    lane::Lane,
     partition::{Appended, Partition, PartitionOptions, Positions, Receipt},
     reader::ReadChunk,
     stamp::Clock,

@@ -19,12 +19,13 @@ use crate::{
     admission::Admission,
     command::{self, Command, Start},
     entry::EntryBuilder,
+    lane::{Lane, Ticket},
     machine::Machine,
     reader::{Reader, Whose},
     retention::Retention,
     stamp::Stamp,
     state::Reply,
-    writer::{Request, role_error},
+    writer::{Promise, Request, role_error},
 };
 
 /// How long a stop waits for entries under way.
@@ -150,6 +151,29 @@ impl Partition {
     /// If the batch is empty.
     #[expect(clippy::unused_async, reason = "admission may come to wait; callers must not depend on it")]
     pub async fn append(&self, batch: RecordBatch) -> Result<Receipt, AppendError> {
+        self.queue(batch, None)
+    }
+
+    /// As [`Self::append`], and never before what was handed over earlier in `lane`; a lane is for one partition.
+    ///
+    /// # Errors
+    /// As [`Self::append`], or [`AppendError::Behind`].
+    ///
+    /// # Panics
+    /// If the batch is empty.
+    #[expect(clippy::unused_async, reason = "admission may come to wait; callers must not depend on it")]
+    pub async fn append_in(&self, lane: &mut Lane, batch: RecordBatch) -> Result<Receipt, AppendError> {
+        if !lane.is_open() {
+            return Err(AppendError::Behind { partition: self.id });
+        }
+        let queued = self.queue(batch, Some(lane.ticket()));
+        if queued.as_ref().is_err_and(AppendError::is_retryable) {
+            lane.refuse();
+        }
+        queued
+    }
+
+    fn queue(&self, batch: RecordBatch, lane: Option<Ticket>) -> Result<Receipt, AppendError> {
         assert!(!batch.is_empty(), "a batch holds at least one event");
         let partition = self.id;
         let live = self.live().map_err(|_| AppendError::Stopped { partition })?;
@@ -160,8 +184,8 @@ impl Partition {
         let overloaded = |retry_after_ms| AppendError::Overloaded { partition, retry_after_ms };
         let bytes = EntryBuilder::cost(&batch) as u64;
         let admitted = live.admission.admit(bytes).map_err(|error| overloaded(error.retry_after_ms))?;
-        let (reply, outcome) = oneshot::channel();
-        match live.inbox.try_send(Request { batch, admitted, reply }) {
+        let (promise, outcome) = oneshot::channel();
+        match live.inbox.try_send(Request { batch, admitted, promise: Promise { lane, outcome: promise } }) {
             Ok(()) => Ok(Receipt { partition, outcome }),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 Err(overloaded(live.admission.overloaded().retry_after_ms))

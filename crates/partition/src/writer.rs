@@ -4,14 +4,10 @@
 //! committed before; proposes the rest bound to the leader's term, and goes on gathering while the entry commits. It is
 //! the only one to propose entries of events, so within a term it knows the offset of every event beforehand.
 //! Invariant: an identity is either remembered by the applied dedup window or listed as under way, from before its entry
-//! is proposed until it is applied or has failed; so no two entries of a term carry it.
+//! is proposed until it is applied or has failed; so no two entries of a term carry it. And it is the only one to decide,
+//! one batch after the other: what comes after a failure in the same lane is refused, whatever changed in between.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
 
 use fanfare_log::Store;
 use fanfare_model::{AccountId, Offset, PartitionId};
@@ -27,6 +23,7 @@ use crate::{
     admission::{Admission, Admitted},
     dedup::{Committed, UnderWay},
     entry::{self, Built, EntryBuilder},
+    lane::Ticket,
     machine::Machine,
     stamp::Stamp,
     state::Reply,
@@ -42,7 +39,14 @@ const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) struct Request {
     pub(crate) batch: RecordBatch,
     pub(crate) admitted: Admitted,
-    pub(crate) reply: oneshot::Sender<Result<Appended, AppendError>>,
+    pub(crate) promise: Promise,
+}
+
+/// The writer's end of a receipt.
+pub(crate) struct Promise {
+    /// None if the append is in no order with others.
+    pub(crate) lane: Option<Ticket>,
+    pub(crate) outcome: oneshot::Sender<Result<Appended, AppendError>>,
 }
 
 pub(crate) struct WriterParts {
@@ -94,7 +98,7 @@ struct Flight {
 
 /// A receipt and what it will say if its flight and those before it are applied.
 struct Planned {
-    reply: oneshot::Sender<Result<Appended, AppendError>>,
+    promise: Promise,
     /// Of the batch's first new event in the entry.
     delta: u32,
     has_new: bool,
@@ -182,8 +186,16 @@ impl Writer {
         }
         assert_eq!(term, self.term, "entries of two terms are never under way together");
         let mut entry = EntryBuilder::default();
-        let receipts: Vec<Planned> =
-            requests.into_iter().map(|request| self.plan(request, &mut entry)).collect();
+        let mut receipts = Vec::with_capacity(requests.len());
+        for request in requests {
+            match request.promise.is_behind() {
+                true => request.promise.keep(Err(AppendError::Behind { partition: self.parts.id })),
+                false => receipts.push(self.plan(request, &mut entry)),
+            }
+        }
+        if receipts.is_empty() {
+            return;
+        }
         let size_bytes = entry.size_bytes() as u64;
         if entry.count() == 0 {
             return self.wait_in_line(receipts);
@@ -209,9 +221,9 @@ impl Writer {
 
     /// Adds to the entry what of the batch is new.
     fn plan(&mut self, request: Request, entry: &mut EntryBuilder) -> Planned {
-        let Request { batch, admitted, reply } = request;
+        let Request { batch, admitted, promise } = request;
         let mut planned = Planned {
-            reply,
+            promise,
             delta: entry.count(),
             has_new: false,
             duplicates: Vec::new(),
@@ -348,7 +360,7 @@ impl Writer {
 
     fn refuse(&self, requests: Vec<Request>, error: &AppendError) {
         for request in requests {
-            answer(request.reply, Err(error.clone()));
+            request.promise.keep(Err(error.clone()));
         }
     }
 
@@ -401,16 +413,31 @@ async fn landing(flights: &mut VecDeque<Flight>) -> Result<Applied<Reply>, Propo
 
 impl Planned {
     fn succeed(self, base: Offset) {
-        let Self { reply, delta, duplicates, conflicts, .. } = self;
-        answer(reply, Ok(Appended { base: base.plus(delta.into()), duplicates, conflicts }));
+        let Self { promise, delta, duplicates, conflicts, .. } = self;
+        promise.keep(Ok(Appended { base: base.plus(delta.into()), duplicates, conflicts }));
     }
 
     fn fail(self, error: &AppendError) {
-        answer(self.reply, Err(error.clone()));
+        self.promise.keep(Err(error.clone()));
     }
 }
 
-fn answer(reply: oneshot::Sender<Result<Appended, AppendError>>, result: Result<Appended, AppendError>) {
-    // A producer that no longer waits for its receipt is nothing to act on.
-    drop(reply.send(result));
+impl Promise {
+    /// Something before it in its lane failed.
+    fn is_behind(&self) -> bool {
+        self.lane.as_ref().is_some_and(Ticket::is_void)
+    }
+
+    fn keep(self, outcome: Result<Appended, AppendError>) {
+        if outcome.as_ref().is_err_and(AppendError::is_retryable)
+            && let Some(lane) = self.lane
+        {
+            lane.void();
+        }
+        // A producer that no longer waits for its receipt is nothing to act on.
+        drop(self.outcome.send(outcome));
+    }
 }
+
+#[cfg(test)]
+mod tests;

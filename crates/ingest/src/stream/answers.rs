@@ -1,12 +1,10 @@
 //! The answering half: settles rounds in order and turns them into responses.
 
-use std::sync::Arc;
-
 use fanfare_proto::v1::{PublishStreamResponse, PublishWindow};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{Asked, Lanes, Round, Step};
+use super::{Asked, Round, Step};
 use crate::{
     ingest::{Committed, Ingest},
     publisher::result,
@@ -17,18 +15,17 @@ pub(super) type Responses = Vec<Result<PublishStreamResponse, Status>>;
 
 pub(super) struct Answers {
     ingest: Ingest,
-    lanes: Arc<Lanes>,
     responses: mpsc::Sender<Responses>,
     /// Told with the first response.
     window: Option<PublishWindow>,
 }
 
 impl Answers {
-    pub(super) fn new(ingest: Ingest, lanes: Arc<Lanes>, responses: mpsc::Sender<Responses>) -> Self {
+    pub(super) fn new(ingest: Ingest, responses: mpsc::Sender<Responses>) -> Self {
         let limits = ingest.limits();
         let window =
             PublishWindow { events: limits.stream_window_events, bytes: limits.stream_window_bytes.into() };
-        Self { ingest, lanes, responses, window: Some(window) }
+        Self { ingest, responses, window: Some(window) }
     }
 
     pub(super) async fn run(mut self, mut rounds: mpsc::Receiver<Step>) {
@@ -48,8 +45,6 @@ impl Answers {
     async fn answer(&mut self, round: Round) -> (Responses, Vec<tokio::sync::OwnedSemaphorePermit>) {
         let Round { asked, in_flight, shares } = round;
         let settled = self.ingest.commit(in_flight).await;
-        self.lanes.hold(settled.failed_partitions());
-        self.lanes.settle();
         let mut first = 0;
         let mut responses = Vec::with_capacity(asked.len());
         for request in asked {

@@ -1,17 +1,17 @@
 //! The reading half: gathers the requests that are there into rounds and appends them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fanfare_catalog::{AccountView, Tenant};
-use fanfare_partition::Role;
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::{Code, Status, Streaming};
 
-use super::{Asked, Lanes, Round, Step};
+use super::{Asked, Round, Step};
 use crate::{
     ingest::Ingest,
+    lanes::Lanes,
     publisher::not_a_request,
     refusal::Refusal,
     round::Gathering,
@@ -28,14 +28,10 @@ pub(super) struct Intake {
     tenant: Tenant,
     requests: Streaming<Bytes>,
     rounds: mpsc::Sender<Step>,
-    lanes: Arc<Lanes>,
+    lanes: Lanes,
     window: Window,
     /// What was read and did not join the last round: a request, or the end of the stream.
     ahead: Option<Result<Option<Request>, Status>>,
-    rounds_sent: u64,
-    settled_rounds: watch::Receiver<u64>,
-    /// Of each partition that rounds went to: its role, and the term they went to.
-    terms: BTreeMap<u16, (watch::Receiver<Role>, Option<u64>)>,
 }
 
 impl Intake {
@@ -44,22 +40,9 @@ impl Intake {
         tenant: Tenant,
         requests: Streaming<Bytes>,
         rounds: mpsc::Sender<Step>,
-        lanes: Arc<Lanes>,
     ) -> Self {
         let window = Window::new(ingest.limits().stream_window_events, ingest.limits().stream_window_bytes);
-        let settled_rounds = lanes.settled_rounds();
-        Self {
-            ingest,
-            tenant,
-            requests,
-            rounds,
-            lanes,
-            window,
-            ahead: None,
-            rounds_sent: 0,
-            settled_rounds,
-            terms: BTreeMap::new(),
-        }
+        Self { ingest, tenant, requests, rounds, lanes: Lanes::default(), window, ahead: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -69,7 +52,6 @@ impl Intake {
                 Ok(None) => break Ok(()),
                 Err(status) => break Err(status),
             };
-            self.rounds_sent += 1;
             if self.rounds.send(Step::Round(round)).await.is_err() {
                 return;
             }
@@ -82,7 +64,9 @@ impl Intake {
     async fn round(&mut self) -> Result<Option<Round>, Status> {
         let Some((first, mut shares)) = self.first_request().await? else { return Ok(None) };
         let view = self.ingest.account(self.tenant).map_err(|refusal| publish_status(&refusal))?;
-        self.keep_order(first.resume).await;
+        if first.resume {
+            self.lanes.reopen();
+        }
         let mut gathering = Gathering::default();
         let mut asked = Vec::new();
         let (mut bytes, mut request) = (0, first);
@@ -97,9 +81,7 @@ impl Intake {
             shares.extend(share);
             request = next;
         }
-        self.note_terms(&gathering);
-        let in_flight = gathering.append(self.ingest.partitions()).await;
-        self.lanes.hold(in_flight.refused_partitions());
+        let in_flight = gathering.append(self.ingest.partitions(), &mut self.lanes).await;
         Ok(Some(Round { asked, in_flight, shares }))
     }
 
@@ -149,15 +131,14 @@ impl Intake {
 
     /// Validates a request's events into the round; the share is the node's.
     async fn gather(
-        &self,
+        &mut self,
         view: &AccountView,
         request: &Request,
         gathering: &mut Gathering,
     ) -> Option<OwnedSemaphorePermit> {
         match self.ingest.admission().admit(request.size_bytes()) {
             Ok(share) => {
-                let held = self.lanes.held();
-                self.ingest.gather(view, request.events(), &held, gathering).await;
+                self.ingest.gather(view, request.events(), &mut self.lanes, gathering).await;
                 Some(share)
             }
             Err(overloaded) => {
@@ -168,44 +149,6 @@ impl Intake {
                 None
             }
         }
-    }
-
-    /// Rounds are pipelined only within a term: what an old leader lost must be known before a new one is given
-    /// what came after it. Likewise what is resent must not be overtaken by what is still on its way.
-    async fn keep_order(&mut self, resume: bool) {
-        let changed = self.terms.values().any(|(role, known)| term(role) != *known);
-        if resume || changed {
-            let sent = self.rounds_sent;
-            tokio::select! {
-                () = self.rounds.closed() => {}
-                _ = self.settled_rounds.wait_for(|settled| *settled >= sent) => {}
-            }
-        }
-        if resume {
-            self.lanes.resume();
-        }
-        if changed {
-            self.terms.clear();
-        }
-    }
-
-    fn note_terms(&mut self, gathering: &Gathering) {
-        for partition in gathering.partitions() {
-            if let Some(handle) = self.ingest.partitions().get(usize::from(partition)) {
-                self.terms.entry(partition).or_insert_with(|| {
-                    let role = handle.role();
-                    let term = term(&role);
-                    (role, term)
-                });
-            }
-        }
-    }
-}
-
-fn term(role: &watch::Receiver<Role>) -> Option<u64> {
-    match *role.borrow() {
-        Role::Leader { term } => Some(term),
-        Role::Unknown | Role::Follower { .. } | Role::Failed => None,
     }
 }
 

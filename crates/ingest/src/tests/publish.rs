@@ -8,7 +8,7 @@ use crate::Refusal;
 const ORDER_SCHEMA: &str = r#"{"type": "object", "required": ["id"], "properties":
     {"id": {"type": "integer"}, "lines": {"items": {"type": "object", "required": ["sku"]}}}}"#;
 
-async fn publish(caller: &Caller, event: CloudEvent) -> Result<PublishResponse, Status> {
+pub(super) async fn publish(caller: &Caller, event: CloudEvent) -> Result<PublishResponse, Status> {
     let request = PublishRequest { event: Some(event) };
     let response =
         timeout(DEADLINE, caller.publisher.clone().publish(request)).await.expect("it answers in time");

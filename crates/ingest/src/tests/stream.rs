@@ -1,10 +1,13 @@
+use fanfare_partition::AppendError;
 use fanfare_proto::v1::{PublishStreamRequest, PublishStreamResponse, PublishWindow};
 use futures_util::StreamExt;
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::*;
+use crate::{Refusal, lanes::Lanes, round::Gathering};
 
 /// One client's stream.
 struct Stream {
@@ -135,6 +138,70 @@ async fn a_partition_without_a_leader_holds_its_stream_and_no_other() {
     let mut other = Stream::open(&caller).await;
     other.send(vec![event("a")]).await;
     assert_eq!(other.fates().await, [Ok(0)]);
+}
+
+/// Publishes the event `probe` alone until it fares as told.
+async fn probe(caller: &Caller, fate: Result<(), &str>) {
+    let probed = async {
+        loop {
+            let reason =
+                super::publish::publish(caller, event("probe")).await.map_err(|status| told(&status).1);
+            if reason.as_ref().map(|_| ()).map_err(String::as_str) == fate {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, probed).await.expect("the disk is looked at");
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_its_stream_until_the_resume_though_there_is_room_again() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut stream = Stream::open(&caller).await;
+    node.fs.leave_free(100_000);
+    probe(&caller, Err("DISK_FULL")).await;
+    stream.send(vec![event("a"), event("b")]).await;
+    assert_eq!(stream.fates().await, [refused("DISK_FULL"), refused("ABORTED_BEHIND")]);
+    node.fs.leave_free(100_000_000);
+    probe(&caller, Ok(())).await;
+    stream.send(vec![event("c")]).await;
+    assert_eq!(stream.fates().await, [refused("ABORTED_BEHIND")]);
+    stream.send_as(true, vec![event("a"), event("b")]).await;
+    stream.send(vec![event("c")]).await;
+    assert_eq!(stream.fates().await, [Ok(1), Ok(2)]);
+    assert_eq!(stream.fates().await, [Ok(3)]);
+}
+
+#[tokio::test]
+async fn what_was_refused_holds_back_what_comes_later_before_anybody_has_heard_of_it() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let view = node.ingest.account(caller.tenant).unwrap();
+    let mut lanes = Lanes::default();
+    let mut append = async |id: &str| {
+        let (bytes, mut gathering) = (event(id).encode_to_vec(), Gathering::default());
+        node.ingest.gather(&view, std::iter::once(&bytes[..]), &mut lanes, &mut gathering).await;
+        gathering.append(node.ingest.partitions(), &mut lanes).await
+    };
+    let before = append("a").await;
+    probe(&caller, Ok(())).await;
+    node.fs.leave_free(100_000);
+    probe(&caller, Err("DISK_FULL")).await;
+    let refused = append("b").await;
+    // It is decided after the one before it.
+    probe(&caller, Err("DISK_FULL")).await;
+    node.fs.leave_free(100_000_000);
+    probe(&caller, Ok(())).await;
+    let later = append("c").await;
+    let fates = [
+        node.ingest.commit(before).await.outcome(0),
+        node.ingest.commit(refused).await.outcome(0),
+        node.ingest.commit(later).await.outcome(0),
+    ];
+    let [Ok(_), Err(Refusal::Append(AppendError::DiskFull { .. })), Err(Refusal::Behind)] = fates else {
+        panic!("{fates:?}")
+    };
 }
 
 #[tokio::test]
