@@ -3,6 +3,8 @@
 //! Used where a schema is registered, where an event is published, and where one is delivered at a pinned
 //! version, so that all three agree. Never fetches anything: a reference that leaves the document is refused.
 
+mod tree;
+
 use std::{
     collections::HashMap,
     fmt::{self, Write},
@@ -16,6 +18,8 @@ use fanfare_model::Data;
 use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator, error::ValidationErrorKind};
 use parking_lot::RwLock;
 use serde_json::Value;
+
+use self::tree::{Borrowed, ParseError, Tree};
 
 /// Largest document that is compiled at all; a node may set a lower limit for what it registers.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
@@ -85,7 +89,7 @@ pub enum DataProblem {
 
 /// A schema document ready to validate. Formats are checked, in every draft.
 pub struct CompiledSchema {
-    validator: Validator,
+    validator: Validator<Borrowed>,
 }
 
 /// Compiles a document. Patterns must be of the linear-time kind: no look-around, no back-references.
@@ -101,7 +105,7 @@ pub fn compile(document: &str) -> Result<CompiledSchema, SchemaProblem> {
     let schema = serde_json::from_str::<Value>(document)
         .map_err(|error| SchemaProblem::NotJson { message: one_line(&error) })?;
     let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
-    let validator = jsonschema::options()
+    let validator = jsonschema::options_for::<Borrowed>()
         .with_retriever(NothingOutside)
         .with_pattern_options(patterns)
         .should_validate_formats(true)
@@ -115,18 +119,19 @@ impl CompiledSchema {
     /// If the data is not JSON or violates the schema.
     pub fn validate(&self, data: Data<'_>) -> Result<(), DataProblem> {
         let json = match data {
-            Data::Text(text) => text.as_bytes(),
-            Data::Binary(bytes) => bytes,
+            Data::Text(text) => text,
+            Data::Binary(bytes) => {
+                str::from_utf8(bytes).map_err(|error| DataProblem::NotJson { message: one_line(&error) })?
+            }
             Data::None => return Err(DataProblem::Missing),
             Data::Proto(_) => {
                 return Err(DataProblem::NotJson { message: "it is a protobuf message".to_owned() });
             }
         };
-        let value = serde_json::from_slice::<Value>(json)
-            .map_err(|error| DataProblem::NotJson { message: one_line(&error) })?;
-        if !shallower_than(&value, DATA_DEPTH_MAX) {
-            return Err(DataProblem::TooDeep);
-        }
+        let value = Tree::parse(json, DATA_DEPTH_MAX).map_err(|error| match error {
+            ParseError::NotJson(error) => DataProblem::NotJson { message: one_line(&error) },
+            ParseError::TooDeep => DataProblem::TooDeep,
+        })?;
         if self.validator.is_valid(&value) {
             return Ok(());
         }
@@ -259,16 +264,6 @@ fn schema_problem(error: &ValidationError<'_>) -> SchemaProblem {
 
 fn violation(error: ValidationError<'_>) -> Violation {
     Violation { pointer: error.instance_path().as_str().to_owned(), message: one_line(&error) }
-}
-
-fn shallower_than(value: &Value, levels: usize) -> bool {
-    match value {
-        Value::Array(items) => levels > 0 && items.iter().all(|item| shallower_than(item, levels - 1)),
-        Value::Object(members) => {
-            levels > 0 && members.values().all(|member| shallower_than(member, levels - 1))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-    }
 }
 
 /// What `display` says, without control characters and cut to a bounded length; a long text is not built first.
