@@ -92,6 +92,9 @@ fn recycle(disk: &Disk, log: &LogShared, dead: impl Iterator<Item = Segment>) ->
     for segment in dead {
         let path = log.dir.join(SegmentHeader::index_name(segment.header.sequence));
         disk.chores.add(Chore::RemoveIndex { path });
+        if let Some(path) = log.forget_tags(segment.header.sequence) {
+            disk.chores.add(Chore::RemoveIndex { path });
+        }
         let Segment { path, file, .. } = segment;
         let named = path.clone();
         disk.pool

@@ -7,7 +7,7 @@
 //! <dir>/LOCK            held while the store is open
 //! <dir>/identity        cluster, node, incarnation; written last when the directory is made
 //! <dir>/hard-state      journal: votes, purge points, truncations, synced ends, clean stop
-//! <dir>/logs/<name>/    <sequence>.seg: header, then frames; <sequence>.idx: rebuildable
+//! <dir>/logs/<name>/    <sequence>.seg: header, then frames; <sequence>.idx and <sequence>.tag: rebuildable
 //! <dir>/pool/           spare segment files, written once
 //! <dir>/files/          small files that are replaced whole
 //! <dir>/quarantine/     damaged files, kept as they were when their loss was accepted
@@ -34,13 +34,15 @@ mod sealed_file;
 mod segment;
 mod store;
 mod sync;
+mod tags;
 mod writer;
 
 pub use error::{Fatal, OpenError, ReadError};
 pub use frame::{Frame, FrameHeader, NewFrame, Payload, Position};
 pub use fs::{DirectoryLock, DiskFileSystem, File, FileSystem, MemoryFileSystem, memory};
-pub use log::{Bounds, Log, RollPolicy};
-pub use queue::Done;
+pub use log::{Bounds, Log, RollPolicy, Tagged};
+pub use queue::{Done, Ready};
 pub use salvage::{Known, Lost, Survey};
 pub use segment::SegmentSpan;
+pub use tags::{ANY_TAG, Tagger};
 pub use store::{Identity, OnFatal, Store, StoreOptions};

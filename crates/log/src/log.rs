@@ -2,6 +2,7 @@
 //! return and durable when `done` is called.
 mod read;
 mod state;
+mod tagged;
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -9,12 +10,13 @@ use crate::{
     cache::TailCache,
     error::{Fatal, ReadError},
     frame::{Frame, NewFrame, Position},
-    queue::{Done, Request, Work},
+    queue::{Done, Ready, Request, Work},
     segment::SegmentSpan,
     store::Handle,
 };
 pub(crate) use state::LogShared;
 use state::State;
+pub use tagged::Tagged;
 
 const VOTE_BYTES_MAX: usize = 64;
 
@@ -66,10 +68,15 @@ impl Log {
         self.submit(done, |_| Work::Vote(vote));
     }
 
+    /// Calls `ready` as soon as less than the queue's limit is on its way to disk, which may be at once, or when the
+    /// store is closed. Nothing is reserved: one append of each that waited may then go beyond the limit.
+    pub fn when_room(&self, ready: Ready) {
+        self.handle.disk.queue.when_room(ready);
+    }
+
     /// Frames must continue the log without a gap; the first one ever may have any index. Readable at return;
-    /// `done` when durable. Waits while more than the queue's limit is on its way to disk.
+    /// `done` when durable. Takes any amount at once: whoever does not bound it otherwise waits for room first.
     pub fn append(&self, frames: Vec<NewFrame>, done: Done) {
-        self.handle.disk.queue.wait_for_room();
         self.submit(done, |state| {
             let before = state.cache.bytes();
             let frames = frames.into_iter().map(|frame| state.append(frame)).collect();
@@ -155,7 +162,10 @@ impl Log {
     /// Index of the frame that holds `offset`. Blocking (may read a segment). None if below start or not yet
     /// appended.
     pub fn index_of_offset(&self, offset: u64) -> Result<Option<u64>, ReadError> {
-        self.log.index_of_offset(offset)
+        match self.index_of_offset_indexed(offset) {
+            Some(index) => Ok(Some(index)),
+            None => self.log.index_of_offset(offset),
+        }
     }
 
     /// First index whose frame was appended at or after `time_ms`. Blocking.

@@ -3,11 +3,13 @@ use std::{io, io::IoSlice, ops::Range};
 
 use bytes::Bytes;
 
-use crate::fs::{File, PAGE_BYTES};
+use crate::fs::File;
 
 /// From here on one more part of a write costs less than copying it.
 const SHARED_BYTES_MIN: usize = 4096;
-static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+/// Less than a page is ever filled up.
+const PADDING_BYTES_MAX: usize = 4096;
+static ZEROS: [u8; PADDING_BYTES_MAX] = [0; PADDING_BYTES_MAX];
 
 #[derive(Default)]
 pub(crate) struct Outgoing {
@@ -46,11 +48,13 @@ impl Outgoing {
         self.parts.push(Part::Shared(part.clone()));
     }
 
-    /// Writes all, and `padding` zeros behind it, in one go.
+    /// Writes all, and `padding` zeros, less than a page, behind it.
     pub(crate) fn write(&self, file: &dyn File, at: u64, padding: usize) -> io::Result<()> {
         let mut parts: Vec<IoSlice<'_>> =
             self.parts.iter().map(|part| IoSlice::new(self.part(part))).collect();
-        parts.extend(ZEROS.get(..padding).filter(|zeros| !zeros.is_empty()).map(IoSlice::new));
+        if padding > 0 {
+            parts.push(IoSlice::new(&ZEROS[..padding]));
+        }
         file.write_parts_at(&parts, at)
     }
 

@@ -17,6 +17,9 @@ use crate::{
 /// Must not block.
 pub type Done = Box<dyn FnOnce(Result<(), Fatal>) + Send>;
 
+/// Called once, on any thread. Must not block.
+pub type Ready = Box<dyn FnOnce() + Send>;
+
 pub(crate) enum Work {
     Append(Vec<Frame>),
     Vote(Vec<u8>),
@@ -70,36 +73,30 @@ struct Waiting {
     queued_bytes: u64,
     unfinished_bytes: u64,
     stop: Option<Stop>,
+    wanting_room: Vec<Ready>,
 }
 
 pub(crate) struct Queue {
     bytes_max: u64,
     waiting: Mutex<Waiting>,
     filled: Condvar,
-    drained: Condvar,
     flusher: OnceLock<ThreadId>,
 }
 
 impl Queue {
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self {
-            bytes_max,
-            waiting: Mutex::default(),
-            filled: Condvar::new(),
-            drained: Condvar::new(),
-            flusher: OnceLock::new(),
-        }
+        Self { bytes_max, waiting: Mutex::default(), filled: Condvar::new(), flusher: OnceLock::new() }
     }
 
-    /// Returns when less than the limit is queued or being written. The flusher's own thread never waits here.
-    pub(crate) fn wait_for_room(&self) {
+    /// Calls `ready` once less than the limit is queued or being written, or the store is closed.
+    pub(crate) fn when_room(&self, ready: Ready) {
         let mut waiting = self.waiting.lock();
-        if self.flusher.get() == Some(&thread::current().id()) {
+        if waiting.unfinished_bytes >= self.bytes_max && waiting.stop.is_none() {
+            waiting.wanting_room.push(ready);
             return;
         }
-        while waiting.unfinished_bytes >= self.bytes_max && waiting.stop.is_none() {
-            self.drained.wait(&mut waiting);
-        }
+        drop(waiting);
+        ready();
     }
 
     /// Gives the request back if the store is closed.
@@ -119,9 +116,12 @@ impl Queue {
     }
 
     pub(crate) fn stop(&self, stop: Stop) {
-        self.waiting.lock().stop.get_or_insert(stop);
+        let mut waiting = self.waiting.lock();
+        waiting.stop.get_or_insert(stop);
+        let ready = std::mem::take(&mut waiting.wanting_room);
+        drop(waiting);
         self.filled.notify_all();
-        self.drained.notify_all();
+        ready.into_iter().for_each(|ready| ready());
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
@@ -153,7 +153,13 @@ impl Queue {
 
     /// Makes room for what the finished requests took.
     pub(crate) fn finished(&self, bytes: u64) {
-        self.waiting.lock().unfinished_bytes -= bytes;
-        self.drained.notify_all();
+        let mut waiting = self.waiting.lock();
+        waiting.unfinished_bytes -= bytes;
+        if waiting.unfinished_bytes >= self.bytes_max {
+            return;
+        }
+        let ready = std::mem::take(&mut waiting.wanting_room);
+        drop(waiting);
+        ready.into_iter().for_each(|ready| ready());
     }
 }

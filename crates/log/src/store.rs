@@ -24,6 +24,7 @@ use crate::{
     queue::{Queue, Stop},
     recovery::Recovery,
     sealed_file::{self, TEMPORARY_SUFFIX},
+    tags,
 };
 
 const LOCK_NAME: &str = "LOCK";
@@ -48,7 +49,7 @@ pub struct StoreOptions {
     pub pool_segments_max: usize,
     /// For frames kept in memory, of all logs together. What is not flushed yet stays in memory beyond it.
     pub cache_bytes: u64,
-    /// `Log::append` waits while more than this is on its way to disk.
+    /// `Log::when_room` waits while so much is on its way to disk.
     pub queue_bytes_max: u64,
     /// What was written and synced stays in the operating system's page cache up to about this; 0: as long as the
     /// system likes.
@@ -73,6 +74,7 @@ pub(crate) struct Disk {
     pub(crate) pool: Pool,
     pub(crate) journal: Mutex<HardState>,
     pub(crate) chores: Arc<Chores>,
+    pub(crate) tags: Arc<tags::Builder>,
     pub(crate) cached_bytes: AtomicU64,
     lock: Mutex<Option<DirectoryLock>>,
 }
@@ -163,6 +165,7 @@ impl Handle {
     fn stop(&self, stop: Stop) {
         self.disk.queue.stop(stop);
         self.disk.pool.close();
+        self.disk.tags.close();
         // A callback on the flusher's own thread may be the last user: then the thread ends by itself.
         if self.disk.queue.is_flusher() {
             return;
@@ -219,6 +222,7 @@ impl Store {
             pool,
             journal: Mutex::new(journal),
             chores: Arc::default(),
+            tags: Arc::default(),
             cached_bytes: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
             options,

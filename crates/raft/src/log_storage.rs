@@ -168,6 +168,11 @@ impl RaftLogStorage<Types> for LogStorage {
     {
         let frames = entries.into_iter().map(Entry::into_new_frame).collect();
         let done = move |result: Result<(), Fatal>| callback.io_completed(result.map_err(io::Error::other));
+        let (ready, room) = oneshot::channel();
+        self.log.when_room(Box::new(move || {
+            let _gone = ready.send(());
+        }));
+        room.await.map_err(|_| io::Error::other("the store was closed"))?;
         self.log.append(frames, Box::new(done));
         Ok(())
     }

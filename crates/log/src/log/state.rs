@@ -22,6 +22,7 @@ use crate::{
     recovery::Recovered,
     segment::{Segment, SegmentHeader, SegmentSpan},
     store::Disk,
+    tags::Tags,
     writer::{Active, Continuation, Writer},
 };
 
@@ -32,6 +33,7 @@ pub(crate) struct LogShared {
     pub(crate) dir: PathBuf,
     /// The flusher's alone.
     pub(crate) writer: Mutex<Writer>,
+    pub(crate) tags: Tags,
     pub(super) state: Mutex<State>,
 }
 
@@ -128,6 +130,7 @@ impl LogShared {
             replica: facts.replica,
             dir,
             writer: Mutex::new(Writer::new(active, next_segment, last)),
+            tags: Tags::default(),
             state: Mutex::new(State { segments: segments.into(), ..state }),
         }
     }
@@ -148,13 +151,17 @@ impl LogShared {
     pub(crate) fn publish(&self, placed: impl Iterator<Item = Placed>) {
         let mut state = self.state.lock();
         let may_raise = state.resets_pending == 0;
+        let mut bytes = 0;
         for placed in placed {
+            bytes += placed.header.disk_bytes();
             if may_raise {
                 state.flushed = Some(placed.header.position.index);
             }
             let newest = state.segments.back_mut().expect("frames are placed in a segment");
             newest.extent.push(&placed);
         }
+        drop(state);
+        self.tags.published(bytes);
     }
 
     /// Index of the newest frame on disk.

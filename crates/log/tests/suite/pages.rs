@@ -53,8 +53,8 @@ fn no_page_is_read_in_order_to_write_a_part_of_it() {
         let store = open_with(&fs, paged(pool_segments_max)).expect("open");
         store.fill_pool();
         let log = store.open_log(LOG, REPLICA, roll(SEGMENT_BYTES)).expect("open log");
-        for index in 1..2000 {
-            append(&log, vec![frame(index, 1, 100 + (index as usize * 577) % 9000)]).expect("append");
+        for (index, payload_bytes) in (1..2000).zip((100..9000).step_by(577).cycle()) {
+            append(&log, vec![frame(index, 1, payload_bytes)]).expect("append");
         }
         assert_eq!(fs.pages().read_for_write, 0, "with {pool_segments_max} spare segments");
         let written = read_all(&log);

@@ -1,7 +1,7 @@
 //! The data directory: one holder, one identity, known formats, whole small files, spare segments.
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
 };
 
 use fanfare_log::{
@@ -148,20 +148,46 @@ fn logs_of_one_round_are_called_back_in_the_order_of_submission() {
 }
 
 #[test]
-fn appends_beyond_the_limit_of_the_queue_wait_and_pass() {
+fn room_is_given_as_soon_as_less_than_the_limit_is_under_way_and_nobody_is_parked_meanwhile() {
     let fs = MemoryFileSystem::default();
     let store = open_with(&fs, StoreOptions { queue_bytes_max: 500, ..options() }).expect("open");
     let log = store.open_log(LOG, REPLICA, roll()).expect("log");
-    for index in 1..200 {
-        log.append(vec![frame(index, 1, 200)], Box::new(|result| result.expect("append")));
-    }
-    // The flusher's own thread must not wait for itself.
-    let again = log.clone();
+    let (go_on, held) = mpsc::sync_channel(1);
+    log.append(vec![frame(1, 1, 600)], Box::new(move |_| held.recv().expect("the test goes on")));
+    log.append(vec![frame(2, 1, 600)], Box::new(|result| result.expect("append")));
+    let (told, room) = mpsc::sync_channel(2);
+    let tell = told.clone();
+    log.when_room(Box::new(move || tell.send("room").expect("the test waits")));
+    assert!(room.try_recv().is_err(), "too much is under way");
+    go_on.send(()).expect("the callback waits");
+    assert_eq!(room.recv(), Ok("room"));
+    wait(|done| log.save_vote(vec![1], done)).expect("vote");
+    let (tell, again) = (told.clone(), log.clone());
     wait(|done| {
-        log.append(vec![frame(200, 1, 600)], Box::new(move |_| again.append(vec![frame(201, 1, 600)], done)))
+        log.append(
+            vec![frame(3, 1, 600)],
+            Box::new(move |_| {
+                // More than the limit is still counted, and the flusher must not wait for itself.
+                again.when_room(Box::new(move || tell.send("later").expect("the test waits")));
+                again.append(vec![frame(4, 1, 600)], done);
+            }),
+        );
     })
     .expect("append");
-    assert_eq!(log.bounds().synced_index, 201);
+    assert_eq!(room.recv(), Ok("later"));
+    assert_eq!(log.bounds().synced_index, 4);
+}
+
+#[test]
+fn a_closed_store_lets_nobody_wait_for_room() {
+    let fs = MemoryFileSystem::default();
+    let store = open_with(&fs, StoreOptions { queue_bytes_max: 0, ..options() }).expect("open");
+    let log = store.open_log(LOG, REPLICA, roll()).expect("log");
+    let (told, room) = mpsc::sync_channel(1);
+    log.when_room(Box::new(move || told.send(()).expect("the test waits")));
+    assert!(room.try_recv().is_err());
+    store.close();
+    assert_eq!(room.recv(), Ok(()));
 }
 
 #[test]
