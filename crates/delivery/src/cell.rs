@@ -17,7 +17,7 @@ use crate::{
     flight::{Flight, Moment},
     node::Node,
     sink_pool::OpenSink,
-    spec::Specs,
+    spec::{Choices, Specs},
 };
 
 pub(crate) struct Cell {
@@ -31,11 +31,12 @@ pub(crate) struct Cell {
 
 pub(crate) struct State {
     pub(crate) flight: Flight,
-    pub(crate) specs: Arc<Specs>,
+    /// As attached.
+    pub(crate) choices: Choices,
+    /// None until the catalog is known: nothing can be matched before, nor read again.
+    pub(crate) specs: Option<Arc<Specs>>,
     /// None while the catalog does not know the subscription.
     pub(crate) sink: Option<Arc<OpenSink>>,
-    /// As attached.
-    pub(crate) spec_revision: u64,
     /// A task works on it.
     pub(crate) running: bool,
     /// It is in the scope's list of what the next advance has to carry.
@@ -45,21 +46,10 @@ pub(crate) struct State {
 }
 
 impl Cell {
-    pub(crate) fn new(
-        ids: (SubscriptionId, AccountId, u64),
-        flight: Flight,
-        spec_revision: u64,
-    ) -> Arc<Self> {
+    pub(crate) fn new(ids: (SubscriptionId, AccountId, u64), flight: Flight, choices: Choices) -> Arc<Self> {
         let (subscription, account, epoch) = ids;
-        let state = State {
-            flight,
-            specs: Arc::default(),
-            sink: None,
-            spec_revision,
-            running: false,
-            dirty: false,
-            gone: false,
-        };
+        let state =
+            State { flight, choices, specs: None, sink: None, running: false, dirty: false, gone: false };
         Arc::new(Self { subscription, account, epoch, wake: Notify::new(), state: Mutex::new(state) })
     }
 

@@ -178,7 +178,7 @@ impl Delivery {
         let cell = lead.cell(subscription);
         match (wanted, cell) {
             (Some(wanted), Some(cell)) => {
-                cell.epoch == wanted.epoch && cell.lock().spec_revision >= wanted.revision
+                cell.epoch == wanted.epoch && cell.lock().choices.revision() >= wanted.revision
             }
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
@@ -203,7 +203,12 @@ async fn follow(node: Arc<Node>, lead: Arc<Lead>, cancel: CancellationToken) {
         let Some(Role::Leader { term }) = led else { return };
         let scope_cancel = cancel.child_token();
         let began = Instant::now();
-        let scope = Scope::new(node.clone(), lead.clone(), term, scope_cancel.clone()).run();
+        let scope = async {
+            match Scope::new(node.clone(), lead.clone(), term, scope_cancel.clone()) {
+                Ok(scope) => scope.run().await,
+                Err(ended) => ended,
+            }
+        };
         tokio::pin!(scope);
         let ended = tokio::select! {
             ended = &mut scope => ended,

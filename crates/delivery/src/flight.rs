@@ -83,7 +83,7 @@ pub(crate) struct Flight {
     paused: bool,
     /// Retention wants everything below it settled.
     expire_below: Offset,
-    /// The record was read from the log's state: what no longer matches is found out while reading again.
+    /// The record was read from the log's state, and not all that it stands for has been read again.
     restored: bool,
     /// No errand that reads is started before this, after one that failed.
     read_retry_ms: u64,
@@ -228,10 +228,7 @@ impl Flight {
                 self.ready.push_back(Candidate::Window(next));
             }
         }
-        // What matches only since the types were changed was never counted as matched.
-        if !self.restored || self.ledger.pending() > 0 {
-            self.ledger.settled(outcome, 1);
-        }
+        self.ledger.settled(outcome, 1);
     }
 }
 

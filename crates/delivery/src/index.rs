@@ -2,17 +2,19 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::Range,
     sync::Arc,
 };
 
-use fanfare_model::{AccountId, SubscriptionId};
+use fanfare_model::{AccountId, Offset, SubscriptionId};
 
 use crate::{cell::Cell, schema_pin::Pin};
 
-/// A subscription that wants events of one type.
+/// A subscription that wants events of one type, among those of a part of the log.
 pub(crate) struct Target {
     pub(crate) cell: Arc<Cell>,
     pub(crate) pin: Option<Arc<Pin>>,
+    pub(crate) span: Range<Offset>,
 }
 
 #[derive(Default)]
@@ -28,17 +30,22 @@ impl Index {
         self.accounts.get(&account)
     }
 
-    /// Replaces the account's part; `cells` are all its subscriptions that are attached.
-    pub(crate) fn rebuild(&mut self, account: AccountId, cells: &BTreeMap<SubscriptionId, Arc<Cell>>) {
+    /// Replaces the account's part for events from `front` on; `cells` are all its subscriptions that are attached.
+    pub(crate) fn rebuild(
+        &mut self,
+        account: AccountId,
+        cells: &BTreeMap<SubscriptionId, Arc<Cell>>,
+        front: Offset,
+    ) {
         let mut by_type = ByType::new();
         for cell in cells.values() {
             let state = cell.lock();
-            if state.gone {
-                continue;
-            }
-            for (event_type, pin) in state.specs.current().types() {
-                let target = Target { cell: cell.clone(), pin: pin.cloned() };
-                by_type.entry(event_type.to_owned()).or_default().push(target);
+            let Some(specs) = state.specs.as_ref().filter(|_| !state.gone) else { continue };
+            for (span, spec) in specs.from(front) {
+                for (event_type, pin) in spec.types() {
+                    let target = Target { cell: cell.clone(), pin: pin.cloned(), span: span.clone() };
+                    by_type.entry(event_type.to_owned()).or_default().push(target);
+                }
             }
         }
         if by_type.is_empty() {

@@ -34,6 +34,7 @@ use crate::{
     flight::Flight,
     index::Index,
     node::{Lead, Node},
+    spec::{ChoiceError, Choices},
 };
 
 /// A frontier that moved over nothing that was matched is replicated after this.
@@ -47,8 +48,10 @@ pub(crate) struct Scope {
     cells: BTreeMap<AccountId, BTreeMap<SubscriptionId, Arc<Cell>>>,
     /// The catalog as far as it was taken into account here.
     seen: BTreeMap<AccountId, Arc<AccountView>>,
-    /// The highest epoch ever attached here, a revision of the catalog.
-    newest_epoch: u64,
+    /// The newest revision of the catalog that anything was attached under.
+    newest_attached: u64,
+    /// The catalog has not been as new as that yet: nothing can be matched.
+    awaits_catalog: bool,
     positions: watch::Receiver<Positions>,
     catalog: watch::Receiver<Arc<View>>,
     reading: Option<Reading>,
@@ -90,7 +93,14 @@ pub(crate) enum Ended {
 }
 
 impl Scope {
-    pub(crate) fn new(node: Arc<Node>, lead: Arc<Lead>, term: u64, cancel: CancellationToken) -> Self {
+    /// # Errors
+    /// If what is attached cannot be understood.
+    pub(crate) fn new(
+        node: Arc<Node>,
+        lead: Arc<Lead>,
+        term: u64,
+        cancel: CancellationToken,
+    ) -> Result<Self, Ended> {
         let partition = lead.partition.clone();
         let state = partition.delivery_state();
         let ground = Arc::new(Ground::new(node.clone(), partition, state.frontier, cancel));
@@ -99,7 +109,8 @@ impl Scope {
             index: Index::default(),
             cells: BTreeMap::new(),
             seen: BTreeMap::new(),
-            newest_epoch: 0,
+            newest_attached: 0,
+            awaits_catalog: true,
             positions: ground.partition.positions(),
             catalog: node.catalog.watch(),
             reading: None,
@@ -118,10 +129,10 @@ impl Scope {
             lead,
         };
         for (attachment, _) in &state.attachments {
-            scope.add_cell(attachment);
+            scope.add_cell(attachment).inspect_err(|_| scope.lead.cells.write().clear())?;
         }
         scope.take_catalog();
-        scope
+        Ok(scope)
     }
 
     pub(crate) async fn run(mut self) -> Ended {
@@ -187,7 +198,8 @@ impl Scope {
     fn begin_reading(&mut self) {
         let front = self.ground.front();
         let end = self.positions.borrow_and_update().high_watermark;
-        if self.reading.is_some() || self.commands.reconciling || self.draining || front >= end {
+        let waits = self.commands.reconciling || self.awaits_catalog || self.draining;
+        if self.reading.is_some() || waits || front >= end {
             return;
         }
         let partition = self.ground.partition.clone();
@@ -253,16 +265,23 @@ impl Scope {
         idle || late
     }
 
-    fn add_cell(&mut self, attachment: &Attachment) -> Arc<Cell> {
+    fn add_cell(&mut self, attachment: &Attachment) -> Result<(), Ended> {
         let options = self.ground.node.options.clone();
         let state = self.ground.partition.counters(attachment.subscription).unwrap_or_default();
         let flight = Flight::restore(options, attachment, state, self.ground.moment());
         let ids = (attachment.subscription, attachment.account, attachment.epoch);
-        let cell = Cell::new(ids, flight, attachment.spec_revision);
-        self.newest_epoch = self.newest_epoch.max(attachment.epoch);
+        let choices = Choices::of(attachment).map_err(|error| self.unreadable(attachment, error))?;
+        let cell = Cell::new(ids, flight, choices);
+        self.newest_attached = self.newest_attached.max(attachment.epoch).max(attachment.spec_revision());
         self.cells.entry(attachment.account).or_default().insert(attachment.subscription, cell.clone());
-        self.lead.cells.write().insert(attachment.subscription, cell.clone());
-        cell
+        self.lead.cells.write().insert(attachment.subscription, cell);
+        Ok(())
+    }
+
+    fn unreadable(&self, attachment: &Attachment, error: ChoiceError) -> Ended {
+        let (partition, subscription) = (self.ground.partition.id(), attachment.subscription);
+        tracing::error!(%partition, %subscription, %error, "read what a subscription chooses");
+        Ended::Failed
     }
 }
 

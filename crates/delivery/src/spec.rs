@@ -1,29 +1,37 @@
-//! What a subscription chooses, as far as matching needs it, now and in the part of the log it has yet to read.
+//! What a subscription chooses, ready for matching: for each offset the choice that held when it was published.
 
-use std::{collections::HashMap, sync::Arc};
+mod choice;
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use fanfare_catalog::{AccountView, json_schema::SchemaCache};
-use fanfare_model::{Offset, Subscription};
+use fanfare_model::Offset;
+use fanfare_partition::Attachment;
 
+pub(crate) use self::choice::{Choice, ChoiceError};
 use crate::schema_pin::Pin;
 
+/// Choices that are kept here at most. The partition keeps fewer; more can gather only of a subscription that has
+/// nothing pending and has not read on yet.
+const KEPT_MAX: usize = 64;
+
 /// Chosen event types and the schema version each is pinned to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Spec {
     types: HashMap<String, Option<Arc<Pin>>>,
 }
 
 impl Spec {
-    pub(crate) fn new(subscription: &Subscription, account: &AccountView, cache: &Arc<SchemaCache>) -> Self {
+    fn new(choice: &Choice, account: &AccountView, cache: &Arc<SchemaCache>) -> Self {
         let pin = |event_type: &str, version: u32| {
             let schema_id = account.event_types.get(event_type)?.schema.as_ref()?;
             let index = usize::try_from(version.checked_sub(1)?).ok()?;
             let document = account.schemas.get(schema_id)?.versions.get(index)?.document.clone();
             Some(Arc::new(Pin::new(schema_id, version, document, cache.clone())))
         };
-        let types = subscription.types.iter().map(|chosen| {
-            let pin = chosen.schema_version.and_then(|version| pin(&chosen.event_type, version));
-            (chosen.event_type.clone(), pin)
+        let types = choice.types().map(|(event_type, version)| {
+            let pin = version.and_then(|version| pin(event_type, version));
+            (event_type.to_owned(), pin)
         });
         Self { types: types.collect() }
     }
@@ -36,68 +44,70 @@ impl Spec {
     pub(crate) fn types(&self) -> impl Iterator<Item = (&str, Option<&Arc<Pin>>)> {
         self.types.iter().map(|(event_type, pin)| (event_type.as_str(), pin.as_ref()))
     }
+}
 
-    fn chooses_the_same(&self, other: &Self) -> bool {
-        self.types.len() == other.types.len() && self.types.keys().all(|name| other.types.contains_key(name))
+/// The choices of an attachment that are still needed, and the revision of the newest.
+#[derive(Debug)]
+pub(crate) struct Choices {
+    revision: u64,
+    /// Ascending; each holds from its offset to the next one's. Never empty.
+    spans: Vec<(Offset, Choice)>,
+}
+
+impl Choices {
+    /// # Errors
+    /// If the attachment was written by a newer program.
+    pub(crate) fn of(attachment: &Attachment) -> Result<Self, ChoiceError> {
+        let spans = attachment.specs.iter().map(|spec| Ok((spec.from, Choice::decode(&spec.spec)?)));
+        Ok(Self { revision: attachment.spec_revision(), spans: spans.collect::<Result<_, _>>()? })
+    }
+
+    /// What is attached now; of what the partition has forgotten, that which holds at `needed` or above is kept.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub(crate) fn change(&mut self, attachment: &Attachment, needed: Offset) -> Result<(), ChoiceError> {
+        let next = Self::of(attachment)?;
+        let first = next.spans[0].0;
+        self.spans.retain(|(from, _)| *from < first);
+        self.spans.extend(next.spans);
+        let passed = self.spans[1..].partition_point(|(from, _)| *from <= needed);
+        self.spans.drain(..passed.max(self.spans.len().saturating_sub(KEPT_MAX)));
+        self.revision = next.revision;
+        Ok(())
+    }
+
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
     }
 }
 
-/// The current choice and, for events below where it took effect, the earlier ones.
-#[derive(Clone, Debug, Default)]
+/// [`Choices`], ready for matching.
+#[derive(Debug)]
 pub(crate) struct Specs {
-    /// Ascending; each holds below its offset.
-    earlier: Vec<(Offset, Arc<Spec>)>,
-    current: Arc<Spec>,
+    /// As in [`Choices`].
+    spans: Vec<(Offset, Spec)>,
 }
-
-/// Earlier choices that are kept; more changes than this with one backlog merge the oldest.
-const EARLIER_MAX: usize = 16;
 
 impl Specs {
-    pub(crate) fn new(current: Arc<Spec>) -> Self {
-        Self { earlier: Vec::new(), current }
+    pub(crate) fn new(choices: &Choices, account: &AccountView, cache: &Arc<SchemaCache>) -> Self {
+        let spans = choices.spans.iter().map(|(from, choice)| (*from, Spec::new(choice, account, cache)));
+        Self { spans: spans.collect() }
     }
 
+    /// What held when the event at `offset` was published.
     pub(crate) fn at(&self, offset: Offset) -> &Spec {
-        let earlier = self.earlier.iter().find(|(end, _)| offset < *end);
-        earlier.map_or(&self.current, |(_, spec)| spec)
+        let after = self.spans.partition_point(|(from, _)| *from <= offset);
+        &self.spans[after.saturating_sub(1)].1
     }
 
-    pub(crate) fn current(&self) -> &Spec {
-        &self.current
-    }
-
-    /// `next` holds from `front` on; what lies below the oldest unsettled event is forgotten.
-    pub(crate) fn changed(&self, next: Arc<Spec>, front: Offset, low_water: Option<Offset>) -> Self {
-        let mut earlier = self.earlier.clone();
-        if !self.current.chooses_the_same(&next) {
-            earlier.push((front, self.current.clone()));
-        }
-        earlier.retain(|(end, _)| low_water.is_some_and(|low_water| low_water < *end));
-        let surplus = earlier.len().saturating_sub(EARLIER_MAX);
-        earlier.drain(..surplus);
-        Self { earlier, current: next }
+    /// What holds for events from `front` on, and for which of them.
+    pub(crate) fn from(&self, front: Offset) -> impl Iterator<Item = (Range<Offset>, &Spec)> {
+        let ends = self.spans[1..].iter().map(|(from, _)| *from).chain([Offset(u64::MAX)]);
+        let spans = self.spans.iter().zip(ends).map(|((from, spec), end)| (*from..end, spec));
+        spans.filter(move |(span, _)| front < span.end)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spec(types: &[&str]) -> Arc<Spec> {
-        Arc::new(Spec { types: types.iter().map(|name| ((*name).to_owned(), None)).collect() })
-    }
-
-    #[test]
-    fn events_below_a_change_are_matched_by_the_earlier_choice_until_they_are_settled() {
-        let first = Specs::new(spec(&["a"]));
-        let second = first.changed(spec(&["b"]), Offset(10), Some(Offset(3)));
-        assert!(second.at(Offset(9)).get("a").is_some());
-        assert!(second.at(Offset(9)).get("b").is_none());
-        assert!(second.at(Offset(10)).get("b").is_some());
-        let third = second.changed(spec(&["c"]), Offset(20), Some(Offset(12)));
-        assert!(third.at(Offset(9)).get("b").is_some(), "nothing unsettled needs the first choice any more");
-        assert!(third.at(Offset(19)).get("b").is_some());
-        assert!(third.changed(spec(&["c"]), Offset(30), None).at(Offset(0)).get("c").is_some());
-    }
-}
+mod tests;

@@ -130,8 +130,8 @@ impl Task {
             if state.gone {
                 return;
             }
+            let Some(specs) = state.specs.clone() else { return };
             let Some(errand) = state.flight.next_errand(self.ground.moment()) else { return };
-            let specs = state.specs.clone();
             drop(state);
             let work = self.errand(errand, specs);
             self.works.push(work);

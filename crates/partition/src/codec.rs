@@ -63,6 +63,13 @@ impl<'a> Decoder<'a> {
         (0..count).map(|_| value(self)).collect()
     }
 
+    pub(crate) fn blob(&mut self) -> Result<&'a [u8], CodecError> {
+        let size = self.count(1)?;
+        let (taken, rest) = self.0.split_at(size);
+        self.0 = rest;
+        Ok(taken)
+    }
+
     pub(crate) fn end(&self) -> Result<(), CodecError> {
         if self.0.is_empty() { Ok(()) } else { Err(CodecError::Trailing) }
     }
@@ -95,6 +102,12 @@ impl Encoder {
 
     pub(crate) fn count(&mut self, count: usize) {
         self.u32(u32::try_from(count).expect("every persisted list is bounded far below 2^32"));
+    }
+
+    /// Its length, and the bytes.
+    pub(crate) fn blob(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.bytes(bytes);
     }
 
     pub(crate) fn optional<T>(&mut self, value: Option<T>, put: impl FnOnce(&mut Self, T)) {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! version u16 | command u8 | fields, little-endian
-//! 1 attach   subscription 16 | account 16 | epoch u64 | spec revision u64 | start (1 next, 2 earliest, 3 time u64 offset u64)
+//! 1 attach   subscription 16 | account 16 | epoch u64 | spec revision u64 | size u32, spec |
+//!            start (1 next, 2 earliest, 3 time u64 offset u64)
 //! 2 detach   subscription 16 | epoch u64 | reason u8
 //! 3 advance  term u64 | frontier u64 | count u32 | per cursor: subscription 16, epoch u64, matched u64,
 //!            matched_to?, settled count u32 and (outcome u8, reason u8, events u64) ascending, record?
@@ -11,7 +12,7 @@
 //! ```
 //! `x?` is a byte 0, or a byte 1 and x.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use fanfare_log::Position;
 use fanfare_model::{AccountId, KeyHash, Offset, SubscriptionId, Timestamp};
@@ -32,6 +33,7 @@ pub(crate) enum Command {
         account: AccountId,
         epoch: u64,
         spec_revision: u64,
+        spec: Arc<[u8]>,
         start: Start,
     },
     Detach {
@@ -65,12 +67,13 @@ impl Command {
         let mut out = Encoder::default();
         out.u16(VERSION);
         match self {
-            Self::Attach { subscription, account, epoch, spec_revision, start } => {
+            Self::Attach { subscription, account, epoch, spec_revision, spec, start } => {
                 out.u8(1);
                 out.bytes(subscription.as_bytes());
                 out.bytes(account.as_bytes());
                 out.u64(*epoch);
                 out.u64(*spec_revision);
+                out.blob(spec);
                 match start {
                     Start::Next => out.u8(1),
                     Start::Earliest => out.u8(2),
@@ -116,6 +119,7 @@ impl Command {
                 account: AccountId::from_bytes(fields.array()?),
                 epoch: fields.u64()?,
                 spec_revision: fields.u64()?,
+                spec: fields.blob()?.into(),
                 start: match fields.u8()? {
                     1 => Start::Next,
                     2 => Start::Earliest,

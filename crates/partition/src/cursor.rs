@@ -2,7 +2,7 @@
 //!
 //! Vocabulary only; [`crate::state`] holds the rules.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use fanfare_model::{AccountId, KeyHash, Offset, StartAt, SubscriptionId};
 
@@ -12,12 +12,11 @@ pub struct Attachment {
     pub subscription: SubscriptionId,
     pub account: AccountId,
     pub epoch: u64,
-    pub spec_revision: u64,
     /// Events at or above it are matched.
     pub from: Offset,
-    /// Where the current spec revision took effect. Pending events below it were matched and counted under an older
-    /// revision: what no longer matches when it is read again is settled as cancelled, never skipped.
-    pub spec_from: Offset,
+    /// What it chose: at least one, strictly ascending; each holds up to where the next one took effect. One is kept
+    /// until everything below its end is matched and settled, so that what is read again is matched as it was before.
+    pub specs: Arc<[AttachedSpec]>,
     /// None: the fan-out matches it, and everything of `from..frontier` is matched and counted.
     ///
     /// Some(m): it started in the past ([`StartAt::Earliest`], [`StartAt::Time`]) and catches up by its own reading:
@@ -27,11 +26,29 @@ pub struct Attachment {
     pub matched_to: Option<Offset>,
 }
 
+impl Attachment {
+    /// Of the newest spec.
+    #[must_use]
+    pub fn spec_revision(&self) -> u64 {
+        self.specs.last().expect("an attachment has a spec").revision
+    }
+}
+
+/// A choice of events and where it took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedSpec {
+    pub from: Offset,
+    /// The newest revision that chooses this.
+    pub revision: u64,
+    pub spec: Arc<[u8]>,
+}
+
 /// Attaches a subscription, or changes its filter or its start.
 ///
 /// - Not attached: begins at `start`.
 /// - Attached under a lower epoch: what is pending is cancelled ([`Reason::Repointed`]) and it begins anew at `start`.
-/// - Attached under the same epoch and a lower spec revision: the filter changes, the cursor stays.
+/// - Attached under the same epoch and a lower spec revision: the filter changes for events from here on, the cursor
+///   stays. Refused ([`Refusal::Spec`](crate::Refusal::Spec)) while too many earlier filters are needed.
 /// - Attached under the same epoch and this or a higher spec revision: nothing changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attach {
@@ -39,6 +56,8 @@ pub struct Attach {
     pub account: AccountId,
     pub epoch: u64,
     pub spec_revision: u64,
+    /// Which events it chooses, in the words of whoever matches them: the partition keeps it and never reads it.
+    pub spec: Arc<[u8]>,
     pub start: StartAt,
 }
 
@@ -122,10 +141,12 @@ pub enum Reason {
     Deleted = 6,
     Repointed = 7,
     TooLarge = 8,
+    /// It was matched, and is not found again when it is read.
+    Unreadable = 9,
 }
 
 impl Reason {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::SchemaVersion,
         Self::AttemptsExhausted,
         Self::Rejected,
@@ -134,6 +155,7 @@ impl Reason {
         Self::Deleted,
         Self::Repointed,
         Self::TooLarge,
+        Self::Unreadable,
     ];
 
     /// As in the API and in metrics.
@@ -148,6 +170,7 @@ impl Reason {
             Self::Deleted => "deleted",
             Self::Repointed => "repointed",
             Self::TooLarge => "too_large",
+            Self::Unreadable => "unreadable",
         }
     }
 
@@ -219,6 +242,7 @@ mod tests {
             (6, "deleted"),
             (7, "repointed"),
             (8, "too_large"),
+            (9, "unreadable"),
         ];
         assert_eq!(numbers, expected);
         assert_eq!(Outcome::Delivered.numbers(), (1, 0));
@@ -226,7 +250,7 @@ mod tests {
         assert_eq!(Outcome::Expired(Reason::Retention).numbers(), (3, 4));
         assert_eq!(Outcome::Cancelled(Reason::Deleted).numbers(), (4, 6));
         for (outcome, reason) in
-            (0..=u8::MAX).flat_map(|outcome| (0..=9).map(move |reason| (outcome, reason)))
+            (0..=u8::MAX).flat_map(|outcome| (0..=10).map(move |reason| (outcome, reason)))
         {
             if let Some(found) = Outcome::from_numbers(outcome, reason) {
                 assert_eq!(found.numbers(), (outcome, reason));

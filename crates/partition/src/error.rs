@@ -76,6 +76,8 @@ pub enum Refusal {
     Accounting,
     #[error("the position moved back or past the end")]
     Position,
+    #[error("the spec is too large, or too many earlier ones are still needed")]
+    Spec,
 }
 
 #[derive(Debug, thiserror::Error)]

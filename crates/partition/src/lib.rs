@@ -30,8 +30,8 @@ pub(crate) use self::error::CodecError;
 pub use self::{
     batch::{RecordBatch, RecordBatchBuilder, RecordHeader, StoredBatch, StoredEvent},
     cursor::{
-        Advance, Attach, Attachment, Counters, CursorAdvance, CursorRecord, DeliveryState, Outcome,
-        ParkedKey, Reason,
+        Advance, Attach, AttachedSpec, Attachment, Counters, CursorAdvance, CursorRecord, DeliveryState,
+        Outcome, ParkedKey, Reason,
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
     lane::Lane,

@@ -242,9 +242,9 @@ impl Partition {
     /// See [`Attach`]; resolved when applied.
     ///
     /// # Errors
-    /// If this node does not lead, or an epoch above this one was attached before.
+    /// If this node does not lead, an epoch above this one was attached before, or the spec cannot be kept.
     pub async fn attach(&self, attach: Attach) -> Result<Attachment, CommandError> {
-        let Attach { subscription, account, epoch, spec_revision, start } = attach;
+        let Attach { subscription, account, epoch, spec_revision, spec, start } = attach;
         let start = match start {
             StartAt::Next => Start::Next,
             StartAt::Earliest => Start::Earliest,
@@ -252,7 +252,7 @@ impl Partition {
                 Start::Time { time, offset: self.offset_at(time).await.map_err(|_| self.stopped())? }
             }
         };
-        let command = Command::Attach { subscription, account, epoch, spec_revision, start };
+        let command = Command::Attach { subscription, account, epoch, spec_revision, spec, start };
         match self.command(None, &command).await? {
             Reply::Attached(result) => result.map_err(CommandError::Refused),
             other => unreachable_reply(&other),

@@ -8,15 +8,18 @@
 mod accounting;
 mod checkpoint;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use fanfare_log::{Frame, FrameHeader, Position};
 use fanfare_model::{Offset, SubscriptionId, Timestamp};
 use fanfare_raft::{Anchor, Scope};
 
-use self::accounting::Attached;
+use self::accounting::{Attached, SPEC_BYTES_MAX};
 use crate::{
-    Advance, Attachment, Counters, CursorRecord, DeliveryState, Positions, Reason, Refusal,
+    Advance, AttachedSpec, Attachment, Counters, CursorRecord, DeliveryState, Positions, Reason, Refusal,
     command::{self, Command, Start},
     dedup::{Limits, Window},
     entry::{self, Entry},
@@ -33,6 +36,8 @@ pub(crate) struct PartitionState {
     anchor: Option<Anchor>,
     frontier: Offset,
     attached: BTreeMap<SubscriptionId, Attached>,
+    /// Those of the attached that have more than one spec.
+    several_specs: BTreeSet<SubscriptionId>,
     /// Last detached last.
     detached: VecDeque<Detached>,
     /// Counts applied attaches and detaches; not replicated.
@@ -83,6 +88,7 @@ impl PartitionState {
             anchor: None,
             frontier: Offset::ZERO,
             attached: BTreeMap::new(),
+            several_specs: BTreeSet::new(),
             detached: VecDeque::new(),
             attachments_revision: 0,
         }
@@ -150,15 +156,14 @@ impl PartitionState {
 
     fn execute(&mut self, command: Command, header: &FrameHeader) -> Reply {
         match command {
-            Command::Attach { subscription, account, epoch, spec_revision, start } => {
+            Command::Attach { subscription, account, epoch, spec_revision, spec, start } => {
                 let from = self.resolve(start);
                 let attachment = Attachment {
                     subscription,
                     account,
                     epoch,
-                    spec_revision,
                     from,
-                    spec_from: from,
+                    specs: Arc::from([AttachedSpec { from, revision: spec_revision, spec }]),
                     // Not the frontier decides: an advance on its way may be about to pass over `from`.
                     matched_to: (from < self.derived.next_offset).then_some(from),
                 };
@@ -187,15 +192,17 @@ impl PartitionState {
     }
 
     fn attach(&mut self, new: Attachment) -> Result<Attachment, Refusal> {
-        let next_offset = self.derived.next_offset;
+        let spec = &new.specs[0];
         let counters = match self.attached.get_mut(&new.subscription) {
             Some(old) if old.attachment.account != new.account || old.attachment.epoch > new.epoch => {
                 return Err(Refusal::Epoch);
             }
+            _ if spec.spec.len() > SPEC_BYTES_MAX => return Err(Refusal::Spec),
             Some(old) if old.attachment.epoch == new.epoch => {
-                if old.attachment.spec_revision < new.spec_revision {
-                    old.attachment.spec_revision = new.spec_revision;
-                    old.attachment.spec_from = next_offset;
+                if old.attachment.spec_revision() < spec.revision {
+                    old.change_spec(AttachedSpec { from: self.derived.next_offset, ..spec.clone() })?;
+                    old.forget_specs(self.frontier);
+                    self.several_specs.insert(new.subscription);
                     self.attachments_revision += 1;
                 }
                 return Ok(old.attachment.clone());
@@ -249,6 +256,7 @@ impl PartitionState {
         }
         self.frontier = advance.frontier;
         self.attached.extend(advanced);
+        self.forget_specs();
         Ok(())
     }
 
@@ -266,6 +274,15 @@ impl PartitionState {
         self.frontier = self.frontier.max(to);
         self.anchor = Some(Anchor { position, next_offset: to.0 });
         Ok(to)
+    }
+
+    fn forget_specs(&mut self) {
+        let (attached, frontier) = (&mut self.attached, self.frontier);
+        self.several_specs.retain(|subscription| {
+            let Some(attached) = attached.get_mut(subscription) else { return false };
+            attached.forget_specs(frontier);
+            attached.attachment.specs.len() > 1
+        });
     }
 }
 

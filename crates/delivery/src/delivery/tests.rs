@@ -3,6 +3,7 @@
 //! Whatever settles, the account of every subscription is checked: see [`World::settled`].
 
 mod changes;
+mod choices;
 mod dead_letters;
 mod order;
 mod outage;

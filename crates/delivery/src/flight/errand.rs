@@ -73,7 +73,7 @@ impl Flight {
         deadlines.into_iter().flatten().filter(|&deadline_ms| deadline_ms > now_ms).min()
     }
 
-    /// All events of [`Errand::Load`], in that order; one that matches no longer is None.
+    /// All events of [`Errand::Load`], in that order; None for one that cannot be read as it was when it was matched.
     pub(crate) fn loaded(&mut self, found: Vec<(Offset, Option<Held>)>) {
         self.loading = false;
         self.unloaded.clear();
@@ -81,7 +81,7 @@ impl Flight {
             match held {
                 Some(held) => self.admit(held),
                 None => {
-                    self.ledger.settled(Outcome::Cancelled(Reason::Repointed), 1);
+                    self.ledger.settled(Outcome::Cancelled(Reason::Unreadable), 1);
                     self.window.settled_elsewhere();
                 }
             }
@@ -99,10 +99,9 @@ impl Flight {
             parked.from = first.offset;
             parked.append_time = Some(first.append_time);
         } else if scanned_to >= read_to {
-            // The choice of types was changed: what is pending by number matches no longer.
             let count = parked.pending;
             self.parks.remove(key);
-            self.ledger.settled(Outcome::Cancelled(Reason::Repointed), count);
+            self.ledger.settled(Outcome::Cancelled(Reason::Unreadable), count);
         }
     }
 

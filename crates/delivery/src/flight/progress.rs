@@ -73,30 +73,23 @@ impl Flight {
         [window, unloaded, parked, self.reading.oldest()].into_iter().flatten().min()
     }
 
-    /// Names no more events than are pending: more than that are held only of a choice that grew before a restart.
     fn record(&self, moment: Moment) -> CursorRecord {
-        let mut left = self.ledger.pending();
-        let mut take = |count: u64| {
-            let taken = count.min(left);
-            left -= taken;
-            taken
-        };
         let unloaded = self.unloaded.iter().map(|(offset, _)| *offset);
-        let offsets = unloaded.chain(self.window.unsettled().map(|held| held.offset));
-        let window = offsets.take_while(|_| take(1) == 1).collect();
+        let window = unloaded.chain(self.window.unsettled().map(|held| held.offset)).collect();
         let parked = self.parks.iter().map(|(key, parked)| ParkedKey {
             key: *key,
             from: parked.from,
             attempts: parked.attempts,
             retry_in_ms: parked.retry_at_ms.saturating_sub(moment.now_ms),
-            pending: take(parked.pending),
+            pending: parked.pending,
         });
-        let parked = parked.filter(|parked| parked.pending > 0).collect();
-        CursorRecord { read_to: self.reading.read_to(moment.front), window, parked }
+        let read_to = self.reading.read_to(moment.front);
+        CursorRecord { read_to, window, parked: parked.collect() }
     }
 
-    /// After a restart events are read again with the types that are chosen now. What was matched before and matches
-    /// no longer is cancelled. What matches only now is delivered, too, but the partition's account stays as it was.
+    /// Once all is read again after a restart, everything that was counted before has to be there. Only a program that
+    /// reads events otherwise than the one that counted them can miss one: said aloud, and settled, so that it does not
+    /// hold the log for ever.
     fn correct(&mut self) {
         if !self.restored || !self.reading.follows() {
             return;
@@ -104,8 +97,8 @@ impl Flight {
         let Some(missing) = self.ledger.pending().checked_sub(self.held()) else { return };
         self.restored = false;
         if missing > 0 {
-            tracing::info!(count = missing, "cancel what is no longer chosen");
-            self.ledger.settled(Outcome::Cancelled(Reason::Repointed), missing);
+            tracing::error!(count = missing, "events that were matched are not found again; cancelled");
+            self.ledger.settled(Outcome::Cancelled(Reason::Unreadable), missing);
         }
     }
 

@@ -115,9 +115,8 @@ fn attachment(matched_to: Option<Offset>) -> Attachment {
         subscription: SubscriptionId::from_bytes([1; 16]),
         account: AccountId::from_bytes([2; 16]),
         epoch: 1,
-        spec_revision: 1,
         from: Offset::ZERO,
-        spec_from: Offset::ZERO,
+        specs: [].into(),
         matched_to,
     }
 }

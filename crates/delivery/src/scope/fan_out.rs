@@ -25,7 +25,7 @@ impl Scope {
         for event in batch.events() {
             let Ok(parsed) = Event::parse(&event.bytes) else { continue };
             let Some(targets) = by_type.get(parsed.event_type) else { continue };
-            for target in targets {
+            for target in targets.iter().filter(|target| target.span.contains(&event.offset)) {
                 let StoredEvent { offset, append_time, header, ref bytes } = event;
                 let (bytes, pin) = (bytes.clone(), target.pin.clone());
                 let held = Held { offset, key: header.key, append_time, bytes, pin };

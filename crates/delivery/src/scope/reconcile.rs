@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Ended, Finished, Scope};
 use crate::{
     cell::Cell,
-    spec::{Spec, Specs},
+    spec::{Choice, Specs},
     task::ensure_running,
 };
 
@@ -38,6 +38,7 @@ impl Scope {
         if !self.is_as_new_as_attachments(&view) {
             return;
         }
+        self.awaits_catalog = false;
         let known = self.cells.keys().chain(self.seen.keys());
         let gone: BTreeSet<_> =
             known.filter(|account| !view.accounts.contains_key(account)).copied().collect();
@@ -93,7 +94,7 @@ impl Scope {
             match (change, result) {
                 (Change::Attach(attach), Ok(Some(attachment))) => {
                     accounts.insert(attach.account);
-                    self.attached(&attachment);
+                    self.attached(&attachment)?;
                 }
                 (Change::Detach { subscription, account, .. }, Ok(_)) => {
                     accounts.insert(account);
@@ -118,7 +119,7 @@ impl Scope {
 
     /// A leader acts only on a catalog that knows everything it has attached.
     fn is_as_new_as_attachments(&self, view: &View) -> bool {
-        let enough = self.newest_epoch <= view.revision;
+        let enough = self.newest_attached <= view.revision;
         if !enough {
             let partition = self.ground.partition.id();
             tracing::warn!(%partition, revision = view.revision, "the catalog is older than the attachments; waiting");
@@ -145,7 +146,7 @@ impl Scope {
                 continue;
             }
             self.equip(cell, subscription, view);
-            if cell.lock().spec_revision < subscription.revision {
+            if cell.lock().choices.revision() < subscription.revision {
                 self.commands.changes.push_back(Change::attach(subscription));
             }
         }
@@ -154,13 +155,13 @@ impl Scope {
                 self.commands.changes.push_back(Change::attach(subscription));
             }
         }
-        self.index.rebuild(account, &cells);
+        self.index.rebuild(account, &cells, self.ground.front());
         if cells.is_empty() {
             self.cells.remove(&account);
         }
     }
 
-    /// Gives the subscription its sink, and its choice of types if this revision is attached.
+    /// Gives the subscription its sink and what its pins need. Its choice of types is what is attached.
     fn equip(&self, cell: &Arc<Cell>, subscription: &fanfare_model::Subscription, view: &AccountView) {
         let sink = view.sinks.get(&subscription.sink).map(|sink| self.ground.node.sinks.get(sink));
         let mut state = cell.lock();
@@ -176,14 +177,7 @@ impl Scope {
             let now_ms = self.ground.moment().now_ms;
             state.flight.sink_changed(now_ms);
         }
-        let unequipped = state.specs.current().types().next().is_none();
-        if state.spec_revision >= subscription.revision || unequipped {
-            let spec = Arc::new(Spec::new(subscription, view, &self.ground.node.schemas));
-            state.specs = Arc::new(match unequipped {
-                true => Specs::new(spec),
-                false => state.specs.changed(spec, self.ground.front(), state.flight.low_water()),
-            });
-        }
+        state.specs = Some(Arc::new(Specs::new(&state.choices, view, &self.ground.node.schemas)));
         if state.running || !state.flight.is_done() {
             ensure_running(&self.ground, cell, &mut state.running);
         }
@@ -196,16 +190,20 @@ impl Scope {
         self.commands.changes.push_back(Change::Detach { subscription, account, epoch });
     }
 
-    fn attached(&mut self, attachment: &Attachment) {
+    fn attached(&mut self, attachment: &Attachment) -> Result<(), Ended> {
         let known = self.cells.get(&attachment.account).and_then(|cells| cells.get(&attachment.subscription));
         if let Some(cell) = known.filter(|cell| cell.epoch == attachment.epoch) {
-            cell.lock().spec_revision = attachment.spec_revision;
-            return;
+            let front = self.ground.front();
+            let mut state = cell.lock();
+            let needed = state.flight.low_water().map_or(front, |oldest| oldest.min(front));
+            let changed = state.choices.change(attachment, needed);
+            self.newest_attached = self.newest_attached.max(attachment.spec_revision());
+            return changed.map_err(|error| self.unreadable(attachment, error));
         }
         if let Some(earlier) = known {
             end(earlier);
         }
-        self.add_cell(attachment);
+        self.add_cell(attachment)
     }
 
     fn detached(&mut self, subscription: SubscriptionId, account: AccountId) {
@@ -223,6 +221,7 @@ impl Change {
             account: subscription.account,
             epoch: subscription.epoch,
             spec_revision: subscription.revision,
+            spec: Choice::of(subscription).encode(),
             start: subscription.start,
         })
     }

@@ -3,7 +3,15 @@ use super::*;
 fn commands() -> Vec<(&'static str, Command)> {
     let subscription = SubscriptionId::from_bytes([0xd0; 16]);
     let account = AccountId::from_bytes([0xa0; 16]);
-    let attach = |start| Command::Attach { subscription, account, epoch: 3, spec_revision: 9, start };
+    let spec: Arc<[u8]> = Arc::from([0xab, 0xcd]);
+    let attach = |start| Command::Attach {
+        subscription,
+        account,
+        epoch: 3,
+        spec_revision: 9,
+        spec: spec.clone(),
+        start,
+    };
     let record = CursorRecord {
         read_to: Offset(0x64),
         window: vec![Offset(0x50), Offset(0x51)],

@@ -6,7 +6,12 @@
 
 use fanfare_model::Offset;
 
-use crate::{Attachment, Counters, CursorAdvance, CursorRecord, Outcome, Reason, Refusal};
+use crate::{AttachedSpec, Attachment, Counters, CursorAdvance, CursorRecord, Outcome, Reason, Refusal};
+
+/// Bytes of one spec.
+pub(crate) const SPEC_BYTES_MAX: usize = 32 << 10;
+/// Specs of one attachment that are needed at once: changes with events between them and none of these settled.
+pub(crate) const SPECS_MAX: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
@@ -95,6 +100,31 @@ impl Attached {
             return Err(Refusal::Accounting);
         }
         Ok(Some(CursorRecord { read_to, ..record.clone() }))
+    }
+
+    /// From its offset on `new` holds instead of the newest spec.
+    pub(crate) fn change_spec(&mut self, new: AttachedSpec) -> Result<(), Refusal> {
+        let mut specs = self.attachment.specs.to_vec();
+        // What took effect at this very offset never held for an event.
+        specs.pop_if(|last| last.from == new.from && last.spec != new.spec);
+        let is_full = specs.len() == SPECS_MAX;
+        match specs.last_mut() {
+            Some(last) if last.spec == new.spec => last.revision = new.revision,
+            _ if is_full => return Err(Refusal::Spec),
+            _ => specs.push(new),
+        }
+        self.attachment.specs = specs.into();
+        Ok(())
+    }
+
+    /// Forgets the specs of offsets that will never be matched again.
+    pub(crate) fn forget_specs(&mut self, frontier: Offset) {
+        let needed = self.unsettled_from(frontier);
+        let specs = &self.attachment.specs;
+        let passed = specs[1..].partition_point(|spec| spec.from <= needed);
+        if passed > 0 {
+            self.attachment.specs = specs[passed..].into();
+        }
     }
 
     /// Settles all that is pending as cancelled.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! version u16 | log start u64 | frontier u64 | last time u64 | anchor? (position 24, next offset u64)
-//! count u32, per attached, ascending: subscription 16, account 16, epoch u64, spec revision u64, from u64, spec from u64,
+//! count u32, per attached, ascending: subscription 16, account 16, epoch u64, from u64,
+//!            count u32, per spec, ascending: from u64, revision u64, size u32, spec
 //!            matched_to?, counters, record?
 //! count u32, per detached, in order: subscription 16, epoch u64, counters
 //! ```
@@ -14,7 +15,7 @@ use fanfare_raft::Anchor;
 
 use super::{Attached, Detached, PartitionState};
 use crate::{
-    Attachment, CodecError,
+    AttachedSpec, Attachment, CodecError,
     codec::{Decoder, Encoder},
     command::{
         decode_counters, decode_position, decode_record, encode_counters, encode_position, encode_record,
@@ -68,7 +69,7 @@ impl PartitionState {
             state.derived.next_offset = Offset(anchor.next_offset);
             state.derived.last_index = anchor.position.index;
         }
-        for _ in 0..fields.count(77)? {
+        for _ in 0..fields.count(78)? {
             let attached = Attached {
                 attachment: decode_attachment(&mut fields)?,
                 counters: decode_counters(&mut fields)?,
@@ -77,6 +78,9 @@ impl PartitionState {
             let subscription = attached.attachment.subscription;
             if state.attached.last_key_value().is_some_and(|(last, _)| *last >= subscription) {
                 return Err(CodecError::Value("order of subscriptions"));
+            }
+            if attached.attachment.specs.len() > 1 {
+                state.several_specs.insert(subscription);
             }
             state.attached.insert(subscription, attached);
         }
@@ -97,9 +101,13 @@ fn encode_attachment(out: &mut Encoder, attachment: &Attachment) {
     out.bytes(attachment.subscription.as_bytes());
     out.bytes(attachment.account.as_bytes());
     out.u64(attachment.epoch);
-    out.u64(attachment.spec_revision);
     out.u64(attachment.from.0);
-    out.u64(attachment.spec_from.0);
+    out.count(attachment.specs.len());
+    for spec in attachment.specs.iter() {
+        out.u64(spec.from.0);
+        out.u64(spec.revision);
+        out.blob(&spec.spec);
+    }
     out.optional(attachment.matched_to, |out, offset| out.u64(offset.0));
 }
 
@@ -108,9 +116,18 @@ fn decode_attachment(fields: &mut Decoder<'_>) -> Result<Attachment, CodecError>
         subscription: SubscriptionId::from_bytes(fields.array()?),
         account: AccountId::from_bytes(fields.array()?),
         epoch: fields.u64()?,
-        spec_revision: fields.u64()?,
         from: Offset(fields.u64()?),
-        spec_from: Offset(fields.u64()?),
+        specs: decode_specs(fields)?.into(),
         matched_to: fields.optional(|fields| fields.u64().map(Offset))?,
     })
+}
+
+fn decode_specs(fields: &mut Decoder<'_>) -> Result<Vec<AttachedSpec>, CodecError> {
+    let specs = fields.list(20, |fields| {
+        Ok(AttachedSpec { from: Offset(fields.u64()?), revision: fields.u64()?, spec: fields.blob()?.into() })
+    })?;
+    if specs.is_empty() || !specs.is_sorted_by(|one, other| one.from < other.from) {
+        return Err(CodecError::Value("specs"));
+    }
+    Ok(specs)
 }

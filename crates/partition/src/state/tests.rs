@@ -1,6 +1,7 @@
 //! The rules one by one; what holds for any sequence of commands is in [`any`].
 
 mod any;
+mod specs;
 
 use fanfare_log::Payload;
 use fanfare_model::{AccountId, KeyHash};
@@ -93,8 +94,19 @@ impl Bench {
         spec_revision: u64,
         start: Start,
     ) -> Result<Attachment, Refusal> {
-        let (subscription, account) = (subscription(number), account(1));
-        match self.apply(&Command::Attach { subscription, account, epoch, spec_revision, start }) {
+        let spec = spec_revision.to_string();
+        self.attach_spec(number, (epoch, spec_revision), spec.as_bytes(), start)
+    }
+
+    fn attach_spec(
+        &mut self,
+        number: u8,
+        (epoch, spec_revision): (u64, u64),
+        spec: &[u8],
+        start: Start,
+    ) -> Result<Attachment, Refusal> {
+        let (subscription, account, spec) = (subscription(number), account(1), spec.into());
+        match self.apply(&Command::Attach { subscription, account, epoch, spec_revision, spec, start }) {
             Reply::Attached(result) => result,
             other => panic!("{other:?}"),
         }
@@ -132,6 +144,12 @@ impl Bench {
         let (counters, _) = self.state.counters(subscription(number)).unwrap();
         (counters.matched, counters.pending(), counters.settled.into_iter().collect())
     }
+}
+
+/// From where, of which revision, what.
+fn specs(attachment: &Attachment) -> Vec<(u64, u64, &str)> {
+    let specs = attachment.specs.iter();
+    specs.map(|spec| (spec.from.0, spec.revision, std::str::from_utf8(&spec.spec).unwrap())).collect()
 }
 
 fn cursor(matched: u64, delivered: u64, record: Option<CursorRecord>) -> CursorAdvance {
@@ -188,11 +206,11 @@ fn an_attach_again_repoints_changes_the_filter_does_nothing_or_is_refused() {
     assert_eq!(bench.attach(1, 2, 5, Start::Earliest).unwrap().from, Offset(0));
     assert_eq!(bench.state.attachments_revision(), revision);
     let changed = bench.attach(1, 2, 6, Start::Earliest).unwrap();
-    assert_eq!((changed.from, changed.spec_from, changed.spec_revision), (Offset(0), Offset(3), 6));
+    assert_eq!((changed.from, specs(&changed)), (Offset(0), vec![(0, 5, "5"), (3, 6, "6")]));
     assert_eq!(bench.state.attachments_revision(), revision + 1);
     assert_eq!(bench.state.counters(subscription(1)).unwrap().1, record(3, &[1, 2], &[]));
     let anew = bench.attach(1, 3, 6, Start::Next).unwrap();
-    assert_eq!((anew.from, anew.spec_from), (Offset(3), Offset(3)));
+    assert_eq!((anew.from, specs(&anew)), (Offset(3), vec![(3, 6, "6")]));
     let outcomes = vec![(Outcome::Delivered, 1), (Outcome::Cancelled(Reason::Repointed), 2)];
     assert_eq!(bench.counters(1), (3, 0, outcomes));
     assert_eq!(bench.state.counters(subscription(1)).unwrap().1, None);
@@ -226,6 +244,7 @@ fn a_detach_cancels_what_is_pending_and_keeps_the_counters() {
                 account: account(1),
                 epoch: 1,
                 spec_revision: 1,
+                spec: Arc::default(),
                 start,
             });
             bench.apply(&Command::Detach { subscription: id, epoch: 1, reason: Reason::Deleted });
@@ -451,6 +470,7 @@ fn a_replayed_command_changes_only_what_is_derived() {
 #[test]
 fn the_checkpoint_is_the_golden_one_and_damage_never_panics() {
     let mut bench = unsettled();
+    assert_eq!(specs(&bench.attach(1, 1, 2, Start::Next).unwrap()), [(0, 1, "1"), (20, 2, "2")]);
     bench.attach(2, 3, 4, Start::Earliest).unwrap();
     bench.attach(3, 1, 1, Start::Next).unwrap();
     bench.apply(&Command::Detach { subscription: subscription(3), epoch: 1, reason: Reason::Deleted });

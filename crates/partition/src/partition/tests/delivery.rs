@@ -10,7 +10,8 @@ fn subscription(number: u8) -> SubscriptionId {
 }
 
 fn attach(number: u8, epoch: u64, start: StartAt) -> Attach {
-    Attach { subscription: subscription(number), account: account_id(1), epoch, spec_revision: 1, start }
+    let (subscription, account, spec) = (subscription(number), account_id(1), b"all".as_slice().into());
+    Attach { subscription, account, epoch, spec_revision: 1, spec, start }
 }
 
 fn cursor(number: u8, matched: u64, delivered: u64, record: Option<CursorRecord>) -> CursorAdvance {

@@ -36,6 +36,9 @@ impl Choices {
 struct Account {
     epoch: u64,
     from: u64,
+    revision: u64,
+    /// Every choice since it was attached, and from where on it held.
+    specs: Vec<(u64, u8)>,
     matched_to: Option<u64>,
     read_to: Option<u64>,
     unsettled: BTreeSet<u64>,
@@ -54,6 +57,16 @@ struct Model {
 }
 
 impl Account {
+    /// A spec is a number; it chooses the events whose offsets it divides.
+    fn spec_at(&self, offset: u64) -> u8 {
+        let (_, spec) = self.specs.iter().rev().find(|(from, _)| *from <= offset).expect("it is attached");
+        *spec
+    }
+
+    fn matches(&self, offset: u64) -> bool {
+        offset.is_multiple_of(self.spec_at(offset).into())
+    }
+
     fn settle(&mut self, outcome: Outcome, offset: u64) {
         assert!(self.unsettled.remove(&offset));
         *self.settled.entry(outcome).or_default() += 1;
@@ -85,11 +98,6 @@ impl Model {
         Self { choices: Choices(seed), frontier: 0, log_start: 0, end: 0, accounts }
     }
 
-    /// Every second event matches an even subscription, every third an odd one.
-    fn matches(number: u8, offset: u64) -> bool {
-        offset.is_multiple_of(if number.is_multiple_of(2) { 2 } else { 3 })
-    }
-
     fn attach(&mut self, number: u8) -> (Command, Result<(), Refusal>) {
         let (choices, end) = (&mut self.choices, self.end);
         let epoch = choices.within(1, 4);
@@ -101,12 +109,14 @@ impl Model {
                 (Start::Time { time: Timestamp(0), offset }, offset.0.clamp(self.log_start, end))
             }
         };
-        let spec_revision = choices.within(1, 3);
+        let spec_revision = choices.within(1, 12);
+        let spec = u8::try_from(choices.within(2, 4)).unwrap();
         let command = Command::Attach {
             subscription: subscription(number),
             account: account(1),
             epoch,
             spec_revision,
+            spec: Arc::from([spec]),
             start,
         };
         let account = &mut self.accounts[usize::from(number)];
@@ -116,7 +126,12 @@ impl Model {
         if !account.attached || account.epoch < epoch {
             account.cancel(Reason::Repointed);
             let matched_to = (from < end).then_some(from);
-            *account = Account { epoch, from, matched_to, attached: true, ..account.clone() };
+            let (revision, specs) = (spec_revision, vec![(from, spec)]);
+            *account =
+                Account { epoch, from, revision, specs, matched_to, attached: true, ..account.clone() };
+        } else if account.revision < spec_revision {
+            account.revision = spec_revision;
+            account.specs.push((end, spec));
         }
         (command, Ok(()))
     }
@@ -185,7 +200,7 @@ impl Model {
                 (to, Some(Offset(to)))
             }
         };
-        let matched: Vec<u64> = (counted_from..to).filter(|&offset| Self::matches(number, offset)).collect();
+        let matched: Vec<u64> = (counted_from..to).filter(|&offset| account.matches(offset)).collect();
         account.matched += matched.len() as u64;
         account.unsettled.extend(&matched);
         let read_to = choices.within(account.read_to.unwrap_or(counted_from), to);
@@ -258,6 +273,18 @@ fn assert_adds_up(state: &PartitionState) {
     }
 }
 
+/// Whatever is still to be matched or settled finds the choice that held when it was published, and no other is kept.
+fn assert_choices(attachment: &Attachment, account: &Account, model: &Model) {
+    assert_eq!(attachment.spec_revision(), account.revision);
+    let floor = account.floor(model.frontier);
+    assert!(account.unsettled.iter().all(|&offset| floor <= offset));
+    for offset in floor.max(account.from)..=model.end {
+        let spec = attachment.specs.iter().rev().find(|spec| spec.from.0 <= offset);
+        assert_eq!(spec.map(|spec| &spec.spec[..]), Some(&[account.spec_at(offset)][..]), "{attachment:?}");
+    }
+    assert!(attachment.specs[1..].iter().all(|spec| floor < spec.from.0), "{attachment:?} at {floor}");
+}
+
 fn assert_like(state: &PartitionState, model: &Model) {
     let positions = state.positions();
     let found = (positions.log_start.0, positions.frontier.0, positions.high_watermark.0);
@@ -268,6 +295,7 @@ fn assert_like(state: &PartitionState, model: &Model) {
         if let Some(attachment) = attachment {
             let expected = (account.epoch, Offset(account.from), account.matched_to.map(Offset));
             assert_eq!((attachment.epoch, attachment.from, attachment.matched_to), expected);
+            assert_choices(&attachment, account, model);
         }
         let Some((counters, _)) = state.counters(subscription(number)) else { continue };
         let settled: u64 = account.settled.values().sum();

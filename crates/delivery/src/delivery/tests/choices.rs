@@ -1,0 +1,176 @@
+//! A change of types holds from the offset where it is attached, whatever is pending and whenever the node crashes.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+impl World {
+    fn home(&self, subscription: &Subscription) -> &Partition {
+        let view = self.catalog.view();
+        let home = view.account(subscription.account).unwrap().account.shard.partitions[0];
+        &self.events[usize::from(home)]
+    }
+
+    /// Changes the types and waits until they are in effect. From which offset they hold.
+    async fn choose(&self, subscription: &Subscription, types: &[&str]) -> Offset {
+        let sink =
+            self.catalog.view().account(subscription.account).unwrap().sinks[&subscription.sink].clone();
+        let change = super::subscription(&sink, types);
+        self.catalog.update_subscription(self.tenant(), subscription.id, change, None).await.unwrap();
+        self.delivery.reconciled(subscription.account, subscription.id).await.unwrap();
+        let attachment = self.home(subscription).attachment(subscription.id).unwrap();
+        attachment.specs.last().unwrap().from
+    }
+
+    /// Everything published at home: offset, type, number.
+    async fn published(&self, subscription: &Subscription) -> Vec<(Offset, String, usize)> {
+        let home = self.home(subscription);
+        let end = home.positions().borrow().high_watermark;
+        let (mut published, mut next) = (Vec::new(), Offset::ZERO);
+        while next < end {
+            let chunk = home.read(next, None, 1 << 20).await.unwrap();
+            for event in chunk.batches.iter().flat_map(|batch| batch.events()) {
+                let parsed = Event::parse(&event.bytes).unwrap();
+                let number = parsed.id.parse().unwrap();
+                published.push((event.offset, parsed.event_type.to_owned(), number));
+            }
+            next = chunk.next;
+        }
+        published
+    }
+}
+
+/// These numbers and no others, in order per key, repeats only within a window for each crash.
+fn check_delivered(delivered: &[Delivered], expected: &[usize], crashes: usize) {
+    check_order(delivered);
+    let found = sorted(delivered);
+    let repeats = found.len() - expected.len();
+    assert!(repeats <= crashes * WINDOW, "{repeats} repeats");
+    let found: BTreeSet<usize> = found.into_iter().collect();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_matched_before_its_type_was_removed_is_delivered_after_two_crashes() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order", "refund"]).await;
+    world.sink("orders").down();
+    world.publish("order", &KEYS, 0..90).await;
+    world.publish("refund", &KEYS, 90..180).await;
+    world.stats_when(&orders, |stats| stats.matched == 180 && stats.state == State::SinkDown).await;
+    world.choose(&orders, &["order"]).await;
+    world.publish("refund", &KEYS, 180..190).await;
+    let world = world.crash().await;
+    world.publish("order", &KEYS, 190..200).await;
+    world.stats_when(&orders, |stats| stats.matched == 190 && stats.state == State::SinkDown).await;
+    world.sink("orders").up();
+    world.delivered("orders", 100).await;
+    world.sink("orders").down();
+    let world = world.crash().await;
+    world.sink("orders").up();
+    let stats = world.settled(&orders, 190).await;
+    assert_eq!((stats.delivered, stats.reasons), (190, BTreeMap::new()));
+    let expected: Vec<_> = (0..180).chain(190..200).collect();
+    check_delivered(&world.sink("orders").delivered(), &expected, 1);
+    assert_eq!(
+        world.home(&orders).attachment(orders.id).unwrap().specs.len(),
+        1,
+        "the old choice is forgotten"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_published_before_its_type_was_added_is_not_delivered_after_two_crashes() {
+    let world = World::new().await;
+    world.create_type("refund", None).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.sink("orders").down();
+    world.publish("order", &KEYS, 0..90).await;
+    world.publish("refund", &KEYS, 90..180).await;
+    world.stats_when(&orders, |stats| stats.matched == 90 && stats.state == State::SinkDown).await;
+    world.choose(&orders, &["order", "refund"]).await;
+    world.publish("refund", &KEYS, 180..190).await;
+    world.stats_when(&orders, |stats| stats.matched == 100).await;
+    let world = world.crash().await;
+    world.sink("orders").up();
+    world.delivered("orders", 40).await;
+    world.sink("orders").down();
+    let world = world.crash().await;
+    world.sink("orders").up();
+    let stats = world.settled(&orders, 100).await;
+    assert_eq!((stats.delivered, stats.reasons), (100, BTreeMap::new()));
+    let expected: Vec<_> = (0..90).chain(180..190).collect();
+    check_delivered(&world.sink("orders").delivered(), &expected, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_key_is_read_again_with_the_types_that_held() {
+    let mut setup = Setup::default();
+    setup.delivery.retry.attempts_max = 1_000;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.create_type("refund", None).await;
+    let poison = KeyHash::of("a");
+    world.sink("orders").fail_key(poison, busy("no"));
+    world.publish("order", &KEYS, 0..50).await;
+    world.publish("refund", &KEYS, 50..100).await;
+    world.stats_when(&orders, |stats| (stats.delivered, stats.pending) == (40, 10)).await;
+    world.choose(&orders, &["refund"]).await;
+    world.publish("order", &KEYS, 100..150).await;
+    world.publish("refund", &KEYS, 150..200).await;
+    world.stats_when(&orders, |stats| (stats.delivered, stats.pending) == (80, 20)).await;
+    let world = world.crash().await;
+    world
+        .stats_when(&orders, |stats| (stats.delivered, stats.pending, stats.parked_keys) == (80, 20, 1))
+        .await;
+    world.sink("orders").heal_key(poison);
+    assert_eq!(world.settled(&orders, 100).await.delivered, 100);
+    let expected: Vec<_> = (0..50).chain(150..200).collect();
+    check_delivered(&world.sink("orders").delivered(), &expected, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_event_is_matched_by_the_choice_at_its_offset_while_types_change_again_and_again() {
+    const TYPES: [&[&str]; 4] = [&["order"], &["order", "refund"], &["refund"], &["order", "return"]];
+    let mut world = World::new().await;
+    let orders = world.subscribe("orders", &["order", "refund", "return"]).await;
+    let mut held = vec![(Offset::ZERO, ["order", "refund", "return"].as_slice())];
+    let mut number = 0;
+    for round in 0..12 {
+        // Only what its own sink has delivered moves on, so that changes meet backlogs and windows of all kinds.
+        if round % 3 == 0 {
+            world.sink("orders").down()
+        } else {
+            world.sink("orders").up()
+        }
+        let mut publishing = true;
+        let publish = async {
+            while publishing {
+                for event_type in ["order", "refund", "return"] {
+                    world.publish(event_type, &KEYS, number..number + 5).await;
+                    number += 5;
+                }
+                publishing = number % 60 != 0;
+            }
+        };
+        let types = TYPES[round % TYPES.len()];
+        let ((), from) = tokio::join!(publish, world.choose(&orders, types));
+        held.push((from, types));
+        if round % 4 == 3 {
+            world = world.crash().await;
+        }
+    }
+    world.sink("orders").up();
+    let published = world.published(&orders).await;
+    let chosen = published.iter().filter(|(offset, event_type, _)| {
+        let (_, types) = held.iter().rev().find(|(from, _)| from <= offset).unwrap();
+        types.contains(&event_type.as_str())
+    });
+    let mut expected: Vec<usize> = chosen.map(|(_, _, number)| *number).collect();
+    expected.sort_unstable();
+    let stats = world.settled(&orders, expected.len() as u64).await;
+    assert_eq!((stats.delivered, stats.reasons), (expected.len() as u64, BTreeMap::new()));
+    check_delivered(&world.sink("orders").delivered(), &expected, 3);
+}
