@@ -7,6 +7,7 @@
 
 mod admission;
 mod authentication;
+mod edge;
 mod ingest;
 mod lanes;
 mod publisher;
@@ -21,8 +22,10 @@ mod wire;
 
 pub use authentication::{Authentication, authenticate};
 pub use ingest::{Committed, Ingest, IngestLimits, PublishOutcome};
-pub use publisher::PublisherEdge;
-pub use reader::ReaderEdge;
+pub use edge::Edge;
+pub use publisher::{Publisher, PublisherEdge};
+pub use read::ReadLimits;
+pub use reader::{Reader, ReaderEdge};
 pub use refusal::Refusal;
 
 #[cfg(test)]

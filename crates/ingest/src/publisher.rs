@@ -1,22 +1,18 @@
 //! `fanfare.v1.PublisherService`, written by hand so that events are never decoded into structs.
 
-use std::{
-    convert::Infallible,
-    task::{Context, Poll},
-};
-
 use bytes::Bytes;
 use fanfare_proto::v1::{PublishBatchResponse, PublishResponse, PublishResult, PublishStreamResponse};
-use futures_util::{Stream, future::BoxFuture};
+use futures_util::Stream;
 use tonic::{
     Code, Request, Response, Status, Streaming,
-    codegen::{Body, Service, StdError, http},
-    server::{Grpc, NamedService},
+    codegen::{Body, StdError, http},
+    server::Grpc,
 };
 use tower::service_fn;
 
 use crate::{
     authentication::tenant,
+    edge::{Answer, Calls, Edge},
     ingest::{Ingest, PublishOutcome},
     refusal::Refusal,
     status::{invalid_request, publish_error, publish_status, request_too_large},
@@ -28,17 +24,22 @@ use crate::{
 const REQUEST_SLACK_BYTES: usize = 256 << 10;
 
 /// The gRPC service; wrap it in [`authenticate`](crate::authenticate).
+pub type PublisherEdge = Edge<Publisher>;
+
+/// The calls of the service.
 #[derive(Clone)]
-pub struct PublisherEdge {
+pub struct Publisher {
     ingest: Ingest,
 }
 
 impl PublisherEdge {
     #[must_use]
     pub fn new(ingest: Ingest) -> Self {
-        Self { ingest }
+        Self(Publisher { ingest })
     }
+}
 
+impl Publisher {
     async fn publish(self, request: Request<Bytes>) -> Result<Response<PublishResponse>, Status> {
         let tenant = tenant(&request)?;
         let request = wire::Request::parse(request.into_inner()).map_err(|error| not_a_request(&error))?;
@@ -83,45 +84,34 @@ impl PublisherEdge {
     }
 }
 
-impl NamedService for PublisherEdge {
+impl Calls for Publisher {
     const NAME: &'static str = "fanfare.v1.PublisherService";
-}
 
-impl<B> Service<http::Request<B>> for PublisherEdge
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let edge = self.clone();
-        let limit_bytes = edge.ingest.limits().request_bytes_max;
-        match request.uri().path() {
-            "/fanfare.v1.PublisherService/Publish" => Box::pin(async move {
-                let mut grpc = edge.grpc();
-                let method = service_fn(move |request| edge.clone().publish(request));
-                Ok(name_the_limit(grpc.unary(method, request).await, limit_bytes))
+    fn answer<B>(self, method: &str, request: http::Request<B>) -> Option<Answer>
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        let limit_bytes = self.ingest.limits().request_bytes_max;
+        Some(match method {
+            "Publish" => Box::pin(async move {
+                let mut grpc = self.grpc();
+                let method = service_fn(move |request| self.clone().publish(request));
+                name_the_limit(grpc.unary(method, request).await, limit_bytes)
             }),
-            "/fanfare.v1.PublisherService/PublishBatch" => Box::pin(async move {
-                let mut grpc = edge.grpc();
-                let method = service_fn(move |request| edge.clone().publish_batch(request));
-                Ok(name_the_limit(grpc.unary(method, request).await, limit_bytes))
+            "PublishBatch" => Box::pin(async move {
+                let mut grpc = self.grpc();
+                let method = service_fn(move |request| self.clone().publish_batch(request));
+                name_the_limit(grpc.unary(method, request).await, limit_bytes)
             }),
-            "/fanfare.v1.PublisherService/PublishStream" => Box::pin(async move {
-                let mut grpc = edge.grpc();
+            "PublishStream" => Box::pin(async move {
+                let mut grpc = self.grpc();
                 let method =
-                    service_fn(move |request| std::future::ready(edge.clone().publish_stream(request)));
-                Ok(grpc.streaming(method, request).await)
+                    service_fn(move |request| std::future::ready(self.clone().publish_stream(request)));
+                grpc.streaming(method, request).await
             }),
-            _ => Box::pin(async { Ok(unimplemented()) }),
-        }
+            _ => return None,
+        })
     }
 }
 
@@ -155,9 +145,4 @@ fn name_the_limit(
         Some(status) if status.code() == Code::OutOfRange => request_too_large(limit_bytes).into_http(),
         _ => response,
     }
-}
-
-/// The answer to a method that does not exist.
-pub(crate) fn unimplemented() -> http::Response<tonic::body::Body> {
-    Status::unimplemented("this service has no such method").into_http()
 }

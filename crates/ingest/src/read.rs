@@ -1,20 +1,26 @@
 //! Reading committed events back: from a position, merged over the partitions of the account as they come.
 
-use std::{collections::BTreeSet, mem};
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem,
+    sync::Arc,
+};
 
 use fanfare_catalog::{AccountView, Catalog, Tenant};
-use fanfare_model::{Event, EventIdHash, Offset, Timestamp};
+use fanfare_model::{AccountId, Event, EventIdHash, Offset, Timestamp};
 use fanfare_partition::{Partition, Positions, ReadError, StoredEvent};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Read from the log at a time.
 const CHUNK_BYTES: u64 = 256 << 10;
 /// Events given to the reader at a time end at the first that reaches this.
-const PAGE_BYTES: usize = 512 << 10;
-/// Pages that the connection has not taken.
-const PAGES_MAX: usize = 4;
+const PAGE_BYTES: usize = 256 << 10;
+/// Pages that the connection has not taken. With the one that is filled and the one that is sent, a read whose
+/// client takes nothing holds about 1 MiB, and more only for events that are larger than a page.
+const PAGES_MAX: usize = 2;
 /// A read that looks for events in a log full of others' gives way after so many chunks.
 const CHUNKS_PER_TURN: usize = 16;
 
@@ -23,8 +29,18 @@ const CHUNKS_PER_TURN: usize = 16;
 pub(crate) struct Reads {
     catalog: Catalog,
     events: Vec<Partition>,
+    places: Places,
     tasks: TaskTracker,
     stop: CancellationToken,
+}
+
+/// How many reads there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// On the node.
+    pub reads_max: usize,
+    /// Of one account.
+    pub account_reads_max: usize,
 }
 
 /// Where a read begins.
@@ -59,6 +75,8 @@ pub(crate) enum Problem {
     PartitionMissing,
     #[error("offset {asked} is not written yet: the next one is {high_watermark}")]
     Ahead { asked: Offset, high_watermark: Offset },
+    #[error("{of} has {limit} reads open, which is the most it may have: end one, or retry later")]
+    ReadsOpen { of: &'static str, limit: usize },
     #[error("the node is shutting down: read on from the last offset on another connection")]
     Draining,
     #[error(transparent)]
@@ -75,19 +93,21 @@ impl Reads {
     pub(crate) fn new(
         catalog: Catalog,
         events: Vec<Partition>,
+        limits: ReadLimits,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { catalog, events, tasks, stop }
+        Self { catalog, events, places: Places::new(limits), tasks, stop }
     }
 
-    /// Starts a read on the node's tasks. Positions are resolved when this returns: whatever is committed after
+    /// Starts a read on the node's tasks; its place is to be held until its pages are sent. Positions are resolved when this returns: whatever is committed after
     /// that is seen by a read from the latest.
     pub(crate) async fn start(
         &self,
         tenant: Tenant,
         query: Query,
-    ) -> Result<mpsc::Receiver<Result<Page, Problem>>, Problem> {
+    ) -> Result<(mpsc::Receiver<Result<Page, Problem>>, Place), Problem> {
+        let place = self.places.take(tenant.account())?;
         let mut cursors = Vec::new();
         for partition in self.partitions_read(tenant, query.partition)? {
             cursors.push(Cursor::open(partition, tenant, query.from).await?);
@@ -95,7 +115,7 @@ impl Reads {
         let (pages, receiver) = mpsc::channel(PAGES_MAX);
         let reading = Reading { tenant, query, cursors, pages, stop: self.stop.clone() };
         self.tasks.spawn(reading.run());
-        Ok(receiver)
+        Ok((receiver, place))
     }
 
     /// The newest event of this identity, with its partition.
@@ -175,6 +195,59 @@ impl Cursor {
         match follow {
             true => self.next < self.positions.borrow().high_watermark,
             false => self.next < self.end,
+        }
+    }
+}
+
+/// Places for reads, of the node and of each account.
+#[derive(Clone)]
+struct Places {
+    limits: ReadLimits,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    by_account: HashMap<AccountId, usize>,
+}
+
+/// A read's place; free again when dropped.
+pub(crate) struct Place {
+    account: AccountId,
+    taken: Arc<Mutex<Taken>>,
+}
+
+impl Places {
+    fn new(limits: ReadLimits) -> Self {
+        Self { limits, taken: Arc::default() }
+    }
+
+    fn take(&self, account: AccountId) -> Result<Place, Problem> {
+        let mut taken = self.taken.lock();
+        let ReadLimits { reads_max, account_reads_max } = self.limits;
+        if taken.all >= reads_max {
+            return Err(Problem::ReadsOpen { of: "the node", limit: reads_max });
+        }
+        let own = taken.by_account.entry(account).or_default();
+        if *own >= account_reads_max {
+            return Err(Problem::ReadsOpen { of: "the account", limit: account_reads_max });
+        }
+        *own += 1;
+        taken.all += 1;
+        Ok(Place { account, taken: self.taken.clone() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock();
+        taken.all -= 1;
+        if let Some(own) = taken.by_account.get_mut(&self.account) {
+            *own -= 1;
+            if *own == 0 {
+                taken.by_account.remove(&self.account);
+            }
         }
     }
 }

@@ -1,40 +1,45 @@
 //! `fanfare.v1.ReaderService`, written by hand so that events go out as the bytes they were stored as.
 
 use std::{
-    collections::BTreeSet,
-    convert::Infallible,
-    task::{Context, Poll},
+    collections::{BTreeSet, HashMap},
+    time::Duration,
 };
 
 use fanfare_catalog::Catalog;
 use fanfare_model::{Offset, Timestamp};
 use fanfare_partition::{Partition, StoredEvent};
 use fanfare_proto::v1::{GetEventRequest, ReadEventsRequest, read_events_request};
-use futures_util::{Stream, StreamExt, future::BoxFuture};
+use futures_util::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
-    Request, Response, Status,
-    codegen::{Body, Service, StdError, http},
-    server::{Grpc, NamedService},
+    Code, Request, Response, Status,
+    codegen::{Body, StdError, http},
+    server::Grpc,
 };
 use tonic_prost::ProstCodec;
+use tonic_types::{ErrorDetails, StatusExt};
 use tower::service_fn;
 
 use crate::{
     authentication::tenant,
-    publisher::unimplemented,
-    read::{From, Page, Problem, Query, Reads},
+    edge::{Answer, Calls, Edge},
+    read::{From, Page, Problem, Query, ReadLimits, Reads},
     refusal::Refusal,
-    status::{invalid_request, not_found, out_of_range, publish_status, read_status},
+    status::{DOMAIN, invalid_request, not_found, out_of_range, publish_status, read_status},
     wire,
 };
 
 const TYPES_MAX: usize = 100;
+/// Reads end when their clients do, which nobody knows.
+const READS_RETRY: Duration = Duration::from_secs(5);
 
 /// The gRPC service; wrap it in [`authenticate`](crate::authenticate).
+pub type ReaderEdge = Edge<Reader>;
+
+/// The calls of the service.
 #[derive(Clone)]
-pub struct ReaderEdge {
+pub struct Reader {
     reads: Reads,
 }
 
@@ -44,21 +49,27 @@ impl ReaderEdge {
     pub fn new(
         catalog: Catalog,
         events: Vec<Partition>,
+        limits: ReadLimits,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { reads: Reads::new(catalog, events, tasks, stop) }
+        Self(Reader { reads: Reads::new(catalog, events, limits, tasks, stop) })
     }
+}
 
+impl Reader {
     async fn read_events(
         self,
         request: Request<ReadEventsRequest>,
     ) -> Result<Response<impl Stream<Item = Result<wire::ReadEventsResponse, Status>>>, Status> {
         let tenant = tenant(&request)?;
         let query = query(request.into_inner())?;
-        let pages = self.reads.start(tenant, query).await.map_err(|problem| status(&problem))?;
-        let responses =
-            ReceiverStream::new(pages).map(|page| page.map(response).map_err(|problem| status(&problem)));
+        let (pages, place) = self.reads.start(tenant, query).await.map_err(|problem| status(&problem))?;
+        let responses = ReceiverStream::new(pages).map(move |page| {
+            // Pages take memory until the connection has taken them, and so long the read has its place.
+            let _held = &place;
+            page.map(response).map_err(|problem| status(&problem))
+        });
         Ok(Response::new(responses))
     }
 
@@ -85,36 +96,25 @@ impl ReaderEdge {
     }
 }
 
-impl NamedService for ReaderEdge {
+impl Calls for Reader {
     const NAME: &'static str = "fanfare.v1.ReaderService";
-}
 
-impl<B> Service<http::Request<B>> for ReaderEdge
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let edge = self.clone();
-        match request.uri().path() {
-            "/fanfare.v1.ReaderService/ReadEvents" => Box::pin(async move {
-                let method = service_fn(move |request| edge.clone().read_events(request));
-                Ok(Grpc::new(ProstCodec::default()).server_streaming(method, request).await)
+    fn answer<B>(self, method: &str, request: http::Request<B>) -> Option<Answer>
+    where
+        B: Body + Send + 'static,
+        B::Error: Into<StdError> + Send + 'static,
+    {
+        Some(match method {
+            "ReadEvents" => Box::pin(async move {
+                let method = service_fn(move |request| self.clone().read_events(request));
+                Grpc::new(ProstCodec::default()).server_streaming(method, request).await
             }),
-            "/fanfare.v1.ReaderService/GetEvent" => Box::pin(async move {
-                let method = service_fn(move |request| edge.clone().get_event(request));
-                Ok(Grpc::new(ProstCodec::default()).unary(method, request).await)
+            "GetEvent" => Box::pin(async move {
+                let method = service_fn(move |request| self.clone().get_event(request));
+                Grpc::new(ProstCodec::default()).unary(method, request).await
             }),
-            _ => Box::pin(async { Ok(unimplemented()) }),
-        }
+            _ => return None,
+        })
     }
 }
 
@@ -180,6 +180,11 @@ fn status(problem: &Problem) -> Status {
         Problem::PartitionMissing => invalid_request("REQUEST_INVALID", "partition", problem.to_string()),
         Problem::Ahead { high_watermark, .. } => {
             out_of_range("OFFSET_AHEAD", problem.to_string(), ("high_watermark", high_watermark.to_string()))
+        }
+        Problem::ReadsOpen { .. } => {
+            let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, HashMap::new());
+            details.set_retry_info(Some(READS_RETRY));
+            Status::with_error_details(Code::ResourceExhausted, problem.to_string(), details)
         }
         Problem::Draining => publish_status(&Refusal::Draining),
         Problem::Read(error) => read_status(error),

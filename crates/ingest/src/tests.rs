@@ -35,7 +35,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use crate::{Ingest, IngestLimits, PublisherEdge, ReaderEdge, authenticate};
+use crate::{Ingest, IngestLimits, PublisherEdge, ReadLimits, ReaderEdge, authenticate};
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -51,6 +51,8 @@ const LIMITS: IngestLimits = IngestLimits {
     stream_window_bytes: 1 << 20,
     schema_cache_bytes: 1 << 20,
 };
+
+const READ_LIMITS: ReadLimits = ReadLimits { reads_max: 5, account_reads_max: 3 };
 
 /// The tests' time: it stands unless told.
 struct TestClock(AtomicU64);
@@ -110,7 +112,7 @@ impl Node {
             events.push(open_partition(index, store.clone(), clock.clone(), tasks.clone()).await);
         }
         let ingest = Ingest::new(catalog.clone(), events.clone(), limits, tasks.clone(), stop.clone());
-        let reader = ReaderEdge::new(catalog.clone(), events, tasks.clone(), stop.clone());
+        let reader = ReaderEdge::new(catalog.clone(), events, READ_LIMITS, tasks.clone(), stop.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let authentication = authenticate(catalog.clone());

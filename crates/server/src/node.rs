@@ -86,7 +86,13 @@ impl Node {
         );
         let services = Services {
             publisher: PublisherEdge::new(ingest),
-            reader: ReaderEdge::new(catalog.clone(), events.clone(), tasks.clone(), stop_serving.clone()),
+            reader: ReaderEdge::new(
+                catalog.clone(),
+                events.clone(),
+                config.read_limits(),
+                tasks.clone(),
+                stop_serving.clone(),
+            ),
             control: Control::new(catalog.clone(), delivery.clone(), sinks, tasks.clone()),
             catalog: catalog.clone(),
         };

@@ -202,3 +202,51 @@ async fn a_position_that_is_none_is_refused() {
         assert_eq!(told(&status), (code, reason.to_owned(), false), "{request:?}");
     }
 }
+
+#[tokio::test]
+async fn reads_are_counted_by_account_and_node_until_their_clients_leave() {
+    let node = Node::new().await;
+    let (caller, other) = (node.caller("acme").await, node.caller("other").await);
+    let follow = ReadEventsRequest { follow: true, ..ReadEventsRequest::default() };
+    let mut own = Vec::new();
+    for _ in 0..READ_LIMITS.account_reads_max {
+        own.push(open(&caller, follow.clone()).await.unwrap());
+    }
+    let refusal = open(&caller, follow.clone()).await.map(drop).unwrap_err();
+    assert_eq!(told(&refusal), (Code::ResourceExhausted, "OVERLOADED".to_owned(), true));
+    assert!(refusal.message().starts_with("the account has 3 reads open"), "{refusal}");
+    let mut others = Vec::new();
+    for _ in READ_LIMITS.account_reads_max..READ_LIMITS.reads_max {
+        others.push(open(&other, follow.clone()).await.unwrap());
+    }
+    let refusal = open(&other, follow.clone()).await.map(drop).unwrap_err();
+    assert!(refusal.message().starts_with("the node has 5 reads open"), "{refusal}");
+    own.pop();
+    let waiting = async {
+        while open(&other, follow.clone()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, waiting).await.expect("a read that its client has left makes room");
+}
+
+#[tokio::test]
+async fn a_read_that_is_not_taken_holds_little_and_loses_nothing() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let data = serde_json::to_string(&"x".repeat(9_000)).unwrap();
+    let count = 600;
+    for first in (0..count).step_by(5) {
+        let events = (first..first + 5).map(|number| json(event(&number.to_string()), &data)).collect();
+        publish(&caller, events).await;
+    }
+    let mut pages = open(&caller, from(From::Earliest(true))).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(page) = timeout(DEADLINE, pages.next()).await.expect("it goes on") {
+        let page = page.unwrap();
+        let bytes: usize = page.events.iter().map(prost::Message::encoded_len).sum();
+        assert!(bytes <= (256 << 10) + 10_000, "a page of {bytes} bytes");
+        seen.extend(page.events.iter().map(|stored| stored.event.as_ref().unwrap().id.clone()));
+    }
+    assert_eq!(seen, (0..count).map(|number| number.to_string()).collect::<Vec<_>>());
+}

@@ -9,7 +9,7 @@ mod units;
 use std::{net::SocketAddr, path::PathBuf};
 
 use fanfare_delivery::{DeliveryOptions, RetryPolicy};
-use fanfare_ingest::IngestLimits;
+use fanfare_ingest::{IngestLimits, ReadLimits};
 use fanfare_log::StoreOptions;
 use fanfare_partition::PartitionOptions;
 use fanfare_sinks::EgressPolicy;
@@ -231,6 +231,10 @@ pub(crate) struct Limits {
     pub(crate) schemas_max: u64,
     /// Largest JSON Schema document.
     pub(crate) schema_bytes_max: ByteSize,
+    /// Open reads of events on the node.
+    pub(crate) reads_max: usize,
+    /// Open reads of events of one account.
+    pub(crate) account_reads_max: usize,
     /// What one account's dead letters may take.
     pub(crate) dead_letter_bytes_max: ByteSize,
 }
@@ -245,6 +249,8 @@ impl Default for Limits {
             event_types_max: 1000,
             schemas_max: 1000,
             schema_bytes_max: ByteSize::kib(256),
+            reads_max: 64,
+            account_reads_max: 16,
             dead_letter_bytes_max: ByteSize(1 << 30),
         }
     }
@@ -337,6 +343,10 @@ impl Config {
             stream_window_bytes: self.publish.stream_window_bytes.as_u32(),
             schema_cache_bytes: self.publish.schema_cache_bytes.as_usize(),
         }
+    }
+
+    pub(crate) fn read_limits(&self) -> ReadLimits {
+        ReadLimits { reads_max: self.limits.reads_max, account_reads_max: self.limits.account_reads_max }
     }
 
     pub(crate) fn listener_limits(&self) -> ListenerLimits {
