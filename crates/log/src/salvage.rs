@@ -26,7 +26,7 @@ use crate::{
     hard_state::{LogFacts, Mark},
     sealed_file::{self, TEMPORARY_SUFFIX},
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
-    store::{Disk, LOGS_DIR, Store},
+    store::{Disk, FILES_DIR, LOGS_DIR, Store},
 };
 use segment::{Contents, Expected, Found};
 
@@ -67,6 +67,31 @@ impl Store {
     /// Replica that the log belongs to; None if there is no such log.
     pub fn log_replica(&self, name: &str) -> Option<u64> {
         self.handle.disk.journal.lock().log(name).map(|facts| facts.replica)
+    }
+
+    /// Of an unopened log: the last entry that was purged, and the offset after it. None if nothing was, or if there
+    /// is no such log.
+    pub fn log_start(&self, name: &str) -> Option<(Position, u64)> {
+        let journal = self.handle.disk.journal.lock();
+        let facts = journal.log(name)?;
+        facts.purged.map(|purged| (purged, facts.start_offset))
+    }
+
+    /// Moves a small file to the quarantine of the log `name`; fine if there is none. Durable at return. Blocking.
+    ///
+    /// # Errors
+    /// If it cannot be moved.
+    pub fn set_aside_file(&self, file: &str, name: &str) -> Result<(), Fatal> {
+        let disk = &self.handle.disk;
+        let quarantine = Quarantine { fs: &*disk.fs, dir: disk.dir.join(QUARANTINE_DIR).join(name) };
+        let dir = disk.dir.join(FILES_DIR);
+        let names = disk.fs.list(&dir).map_err(|error| Fatal::new("list", &dir, &error))?;
+        if names.iter().any(|name| name == file) { quarantine.take(&dir, file) } else { Ok(()) }
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.handle.disk.dir
     }
 
     /// Reads every frame of a log that is not open, and changes nothing. Blocking.
@@ -134,7 +159,7 @@ impl<'a> Walk<'a> {
         }
         if self.filler_kind.is_some() {
             for (sequence, _) in &files.unreadable {
-                self.set_aside(&SegmentHeader::file_name(*sequence))?;
+                self.quarantine().take(&self.dir, &SegmentHeader::file_name(*sequence))?;
             }
         }
         let starts =
@@ -164,6 +189,10 @@ impl<'a> Walk<'a> {
 
     fn end_offset(&self) -> u64 {
         self.facts.mark.map_or(0, |mark| mark.end_offset).max(self.known_offset)
+    }
+
+    fn quarantine(&self) -> Quarantine<'_> {
+        Quarantine { fs: &*self.disk.fs, dir: self.survey.quarantine.clone() }
     }
 
     fn path(&self, sequence: u64) -> PathBuf {
@@ -249,17 +278,17 @@ impl<'a> Walk<'a> {
         let Some(filler_kind) = self.filler_kind else { return Ok(contents.end(header.sequence)) };
         let end = if contents.is_damaged() {
             if !bytes.is_empty() {
-                self.copy_aside(&SegmentHeader::file_name(header.sequence), &bytes)?;
+                self.quarantine().copy(&SegmentHeader::file_name(header.sequence), &bytes)?;
             }
             let header = SegmentHeader { nonce: self.disk.nonce()?, predecessor: before, ..header.clone() };
             let (rewritten, link) = contents.rewrite(&header, filler_kind);
-            self.replace(&path, &rewritten)?;
+            replace(&*self.disk.fs, &path, &rewritten)?;
             Predecessor { sequence: header.sequence, end_byte: rewritten.len() as u64, chain: link.chain }
         } else {
             if header.predecessor != before {
                 let mut relinked = SegmentHeader { predecessor: before, ..header.clone() }.encode();
                 relinked.extend_from_slice(&bytes[SEGMENT_HEADER_BYTES..]);
-                self.replace(&path, &relinked)?;
+                replace(&*self.disk.fs, &path, &relinked)?;
             }
             contents.end(header.sequence)
         };
@@ -364,32 +393,32 @@ impl<'a> Walk<'a> {
         journal.record(facts)?;
         journal.sync()
     }
+}
 
-    /// Atomic and durable.
-    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
-        let temporary = path.with_extension(format!("seg{TEMPORARY_SUFFIX}"));
-        sealed_file::replace(&*self.disk.fs, path, &temporary, bytes)
-    }
+/// Where damaged files are kept.
+struct Quarantine<'a> {
+    fs: &'a dyn FileSystem,
+    dir: PathBuf,
+}
 
-    /// A file of the log goes to the quarantine; durable.
-    fn set_aside(&self, name: &str) -> Result<(), Fatal> {
-        let (from, to) = (self.dir.join(name), self.free_name(name)?);
-        let fs = &*self.disk.fs;
-        fs.rename(&from, &to).map_err(|error| Fatal::new("set aside", &from, &error))?;
-        for dir in [&self.survey.quarantine, &self.dir] {
-            fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))?;
+impl Quarantine<'_> {
+    /// Moves a file; durable.
+    fn take(&self, from: &Path, name: &str) -> Result<(), Fatal> {
+        let (path, to) = (from.join(name), self.free_name(name)?);
+        self.fs.rename(&path, &to).map_err(|error| Fatal::new("set aside", &path, &error))?;
+        for dir in [self.dir.as_path(), from] {
+            self.fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))?;
         }
         Ok(())
     }
 
-    fn copy_aside(&self, name: &str, bytes: &[u8]) -> Result<(), Fatal> {
-        let to = self.free_name(name)?;
-        self.replace(&to, bytes)
+    fn copy(&self, name: &str, bytes: &[u8]) -> Result<(), Fatal> {
+        replace(self.fs, &self.free_name(name)?, bytes)
     }
 
-    /// A name in the quarantine that is not taken; its directory is durable.
+    /// A name that is not taken; its directory is durable.
     fn free_name(&self, name: &str) -> Result<PathBuf, Fatal> {
-        let (fs, dir) = (&*self.disk.fs, &self.survey.quarantine);
+        let Self { fs, dir } = self;
         fs.create_dir(dir).map_err(|error| Fatal::new("create directory", dir, &error))?;
         for parent in dir.ancestors().skip(1).take(2) {
             fs.sync_dir(parent).map_err(|error| Fatal::new("sync directory", parent, &error))?;
@@ -399,6 +428,13 @@ impl<'a> Walk<'a> {
         let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !taken.contains(name));
         Ok(dir.join(free.expect("there are more numbers than files")))
     }
+}
+
+/// Atomic and durable.
+fn replace(fs: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(TEMPORARY_SUFFIX);
+    sealed_file::replace(fs, path, Path::new(&temporary), bytes)
 }
 
 /// Up to `length` bytes of a file; nothing of one that is missing.

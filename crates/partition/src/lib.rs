@@ -7,6 +7,7 @@ mod batch;
 mod cursor;
 mod error;
 mod lane;
+mod loss;
 mod partition;
 
 mod admission;
@@ -35,6 +36,7 @@ pub use self::{
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
     lane::Lane,
+    loss::{LossReport, LostEvents, accept_loss, survey_loss},
     partition::{Appended, Partition, PartitionOptions, Positions, Receipt},
     reader::ReadChunk,
     stamp::Clock,

@@ -1,6 +1,6 @@
 //! The handle: one partition of this node as the rest of Fanfare sees it.
 
-mod open;
+pub(crate) mod open;
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -355,10 +355,15 @@ impl Reading {
     fn take(&mut self, frame: &Frame, high_watermark: Offset) -> Result<Taken, CodecError> {
         let header = &frame.header;
         let (base, end) = (Offset(header.base_offset), Offset(header.base_offset).plus(header.count.into()));
-        if header.kind != entry::KIND || end <= self.next {
+        if end <= self.next {
             return Ok(Taken::Whole);
         }
         assert!(end <= high_watermark, "an applied entry ends at or below the high watermark");
+        if header.kind != entry::KIND {
+            // Its events are lost, which was accepted.
+            self.next = end;
+            return Ok(Taken::Whole);
+        }
         let entry = Entry::decode(&frame.payload, header.count)?;
         let whose = self.whose.clone();
         for batch in entry.batches(base, Timestamp(header.time_ms), |account| whose.wants(account)) {

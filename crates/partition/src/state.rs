@@ -23,6 +23,7 @@ use crate::{
     command::{self, Command, Start},
     dedup::{Limits, Window},
     entry::{self, Entry},
+    loss,
 };
 
 /// Counters of this many detached subscriptions are kept, so that their numbers can still be asked for.
@@ -94,12 +95,19 @@ impl PartitionState {
         }
     }
 
+    /// Of a log that begins at `anchor`, with nothing attached.
+    pub(crate) fn beginning_at(anchor: Anchor, dedup: Limits) -> Self {
+        let start = Offset(anchor.next_offset);
+        let anchor = (anchor.position.index > 0).then_some(anchor);
+        Self { log_start: start, frontier: start, anchor, ..Self::new(dedup) }
+    }
+
     /// # Panics
     /// If the frame is not what this version writes. It passed the log's checksums, so no repetition can help.
     pub(crate) fn apply(&mut self, frame: &Frame, scope: Scope) -> Reply {
         let header = &frame.header;
         self.observe(frame);
-        if header.kind == entry::KIND {
+        if matches!(header.kind, entry::KIND | loss::KIND) {
             return Reply::Appended;
         }
         assert_eq!(
@@ -125,9 +133,23 @@ impl PartitionState {
         derived.last_time = derived.last_time.max(Timestamp(header.time_ms));
         derived.last_index = header.position.index;
         derived.next_offset = Offset(header.base_offset).plus(header.count.into());
-        if header.kind != entry::KIND {
-            return;
+        match header.kind {
+            entry::KIND => self.remember(frame),
+            loss::KIND if header.count > 0 => {}
+            _ => return,
         }
+        let derived = &mut self.derived;
+        if derived.recent.len() == RECENT_ENTRIES_MAX {
+            derived.recent.pop_front();
+        }
+        derived
+            .recent
+            .push_back(RecentEntry { base: Offset(header.base_offset), index: header.position.index });
+    }
+
+    /// The identities of an entry's events.
+    fn remember(&mut self, frame: &Frame) {
+        let (header, derived) = (&frame.header, &mut self.derived);
         let entry = Entry::decode(&frame.payload, header.count).unwrap_or_else(|error| {
             panic!("entry at index {} is not readable: {error}", header.position.index)
         });
@@ -135,12 +157,6 @@ impl PartitionState {
             let base = Offset(header.base_offset).plus(section.base_delta.into());
             derived.dedup.insert(section.account, base, derived.last_time, section.records());
         }
-        if derived.recent.len() == RECENT_ENTRIES_MAX {
-            derived.recent.pop_front();
-        }
-        derived
-            .recent
-            .push_back(RecentEntry { base: Offset(header.base_offset), index: header.position.index });
     }
 
     /// Forgets what is derived; it begins again at `next_offset`, after index `last_index`.

@@ -27,6 +27,7 @@ mod log_storage;
 mod network;
 mod recovery;
 mod rpc;
+mod salvage;
 
 pub mod memory;
 
@@ -34,6 +35,7 @@ pub use group::{Applied, Group, GroupOptions, Member, MembershipError, OpenError
 pub use machine::{Anchor, Proposal, RestoreError, Scope, StateMachine};
 pub use peer::{Inbox, Lane, Message, NoPeers, PeerError, PeerTransport};
 pub use role::Role;
+pub use salvage::{Losses, Salvage};
 
 #[cfg(test)]
 mod tests;

@@ -170,7 +170,7 @@ async fn open_group(
 }
 
 /// Name of the partition's log in its data directory, such as `events-3`.
-fn log_name(id: PartitionId) -> String {
+pub(crate) fn log_name(id: PartitionId) -> String {
     format!("{}-{}", id.stream.name(), id.index)
 }
 
