@@ -2,9 +2,12 @@
 //!
 //! The lock is held for moments and never across an await.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use fanfare_model::{AccountId, Offset, SubscriptionId};
@@ -70,7 +73,8 @@ pub(crate) struct Ground {
     /// Half of some window waits for replication.
     pub(crate) urgent: AtomicBool,
     front: AtomicU64,
-    dirty: Mutex<Vec<Arc<Cell>>>,
+    /// In the order of their waiting.
+    dirty: Mutex<VecDeque<Arc<Cell>>>,
     started: Instant,
     draws: AtomicU64,
 }
@@ -121,7 +125,7 @@ impl Ground {
         let first = !state.dirty && {
             state.dirty = true;
             let mut dirty = self.dirty.lock();
-            dirty.push(cell.clone());
+            dirty.push_back(cell.clone());
             dirty.len() == 1
         };
         if first || urgent {
@@ -133,8 +137,16 @@ impl Ground {
         !self.dirty.lock().is_empty()
     }
 
-    pub(crate) fn take_dirty(&self) -> Vec<Arc<Cell>> {
+    pub(crate) fn take_dirty(&self) -> VecDeque<Arc<Cell>> {
         std::mem::take(&mut self.dirty.lock())
+    }
+
+    /// Those who found no room in the advance that is begun are first in the next one, which follows at once.
+    pub(crate) fn put_back(&self, mut waiting: VecDeque<Arc<Cell>>) {
+        let mut dirty = self.dirty.lock();
+        waiting.append(&mut dirty);
+        *dirty = waiting;
+        self.urgent.store(true, Ordering::SeqCst);
     }
 
     fn now_ms(&self) -> u64 {

@@ -129,20 +129,21 @@ impl Flight {
         }
     }
 
-    /// An event that the fan-out matched. True if there may be something to do.
-    pub(crate) fn matched(&mut self, held: Held, moment: Moment) -> bool {
-        if held.offset < self.reading.fan_out_from {
+    /// Counts an event that the fan-out matched. True if it is to be handed over with [`Self::follow`].
+    pub(crate) fn counts(&mut self, offset: Offset) -> bool {
+        if offset < self.reading.fan_out_from {
             return false;
         }
         self.ledger.matched(1);
-        if !self.reading.takes_over(held.offset) {
-            return false;
-        }
+        self.reading.takes_over(offset)
+    }
+
+    /// An event that was counted.
+    pub(crate) fn follow(&mut self, held: Held, moment: Moment) {
         let (offset, append_time) = (held.offset, held.append_time);
         if let Err(_refused) = self.offer(held, moment) {
             self.reading.fall_behind(offset, append_time);
         }
-        true
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
@@ -233,4 +234,4 @@ impl Flight {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,7 +11,7 @@ use fanfare_model::{KeyHash, Offset, Timestamp};
 
 use crate::schema_pin::Pin;
 
-/// A matched event, its bytes shared with what was read from the log.
+/// A matched event. Its bytes are [`detached`] from what was read from the log.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     pub(crate) offset: Offset,
@@ -19,6 +19,18 @@ pub(crate) struct Held {
     pub(crate) append_time: Timestamp,
     pub(crate) bytes: Bytes,
     pub(crate) pin: Option<Arc<Pin>>,
+}
+
+/// Below it a copy costs less than it may save.
+const COPIED_BYTES: usize = 64 << 10;
+
+/// The bytes of an event, to be held for as long as its delivery takes: in memory of their own, or one small event
+/// would keep all that it was read with. Only large ones that are most of that share it.
+pub(crate) fn detached(bytes: &Bytes, read_with: usize) -> Bytes {
+    if bytes.len() >= COPIED_BYTES && bytes.len() >= read_with / 2 {
+        return bytes.clone();
+    }
+    Bytes::copy_from_slice(bytes)
 }
 
 /// How much may be held.

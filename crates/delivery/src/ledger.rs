@@ -48,6 +48,15 @@ impl Ledger {
         self.live != *self.proposed.as_ref().unwrap_or(&self.replicated)
     }
 
+    /// Matched and not replicated yet.
+    pub(crate) fn newly_matched(&self) -> u64 {
+        self.live.matched - self.proposed.as_ref().unwrap_or(&self.replicated).matched
+    }
+
+    pub(crate) fn has_matches(&self) -> bool {
+        self.newly_matched() > 0
+    }
+
     /// What is not replicated yet: newly matched, newly settled.
     pub(crate) fn propose(&mut self) -> (u64, BTreeMap<Outcome, u64>) {
         let settled = self

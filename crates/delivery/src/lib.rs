@@ -34,6 +34,7 @@ mod sink_pool;
 pub use self::{
     dead_letter::DeadLetter,
     delivery::{Delivery, DeliveryParts, ReconcileError},
+    index::{Choices, MatchIndex, Target},
     letters::{DeadLetterPage, DeadLetterQuery},
     options::{DeliveryOptions, RetryPolicy},
     stats::{State, SubscriptionStats},

@@ -18,21 +18,23 @@ use std::{
 
 use fanfare_catalog::{AccountView, View};
 use fanfare_model::{AccountId, Offset, SubscriptionId};
-use fanfare_partition::{Attachment, CommandError, Positions, ReadChunk, ReadError};
+use fanfare_partition::{Attachment, CommandError, Positions};
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    advance::MATCHED_BYTES_MAX,
+    fan_out::{Found, Index},
     reconcile::{Change, Changed},
     retention::Trims,
 };
 use crate::{
     cell::{Cell, Ground},
     flight::Flight,
-    index::Index,
     node::{Lead, Node},
     spec::{ChoiceError, Choices},
 };
@@ -60,7 +62,7 @@ pub(crate) struct Scope {
     draining: bool,
 }
 
-type Reading = Pin<Box<dyn Future<Output = Result<ReadChunk, ReadError>> + Send>>;
+type Reading = Pin<Box<dyn Future<Output = Found> + Send>>;
 
 /// What goes to the partition's state machine.
 struct Commands {
@@ -72,6 +74,8 @@ struct Commands {
     caught_up: bool,
     /// As replicated.
     frontier: Offset,
+    /// What the next advance has to carry of newly matched subscriptions, at most.
+    matched_bytes: usize,
     /// When progress that is not replicated began to wait.
     waiting_since: Option<Instant>,
     retry_at: Option<Instant>,
@@ -120,6 +124,7 @@ impl Scope {
                 reconciling: false,
                 caught_up: false,
                 frontier: state.frontier,
+                matched_bytes: 0,
                 waiting_since: None,
                 retry_at: None,
             },
@@ -171,10 +176,14 @@ impl Scope {
                         return ended;
                     }
                 }
-                chunk = poll(&mut self.reading) => {
+                found = poll(&mut self.reading) => {
                     self.reading = None;
-                    match chunk {
-                        Ok(chunk) => self.fan_out(&chunk),
+                    match &found.chunk {
+                        Ok(chunk) => {
+                            self.fan_out(&found, chunk);
+                            // The next chunk may be at hand already, and others want to run, too.
+                            yield_now().await;
+                        }
                         Err(error) => {
                             tracing::error!(partition = %ground.partition.id(), %error, "read events to deliver");
                             return Ended::Failed;
@@ -198,13 +207,17 @@ impl Scope {
     fn begin_reading(&mut self) {
         let front = self.ground.front();
         let end = self.positions.borrow_and_update().high_watermark;
-        let waits = self.commands.reconciling || self.awaits_catalog || self.draining;
+        let full = self.commands.matched_bytes >= MATCHED_BYTES_MAX;
+        let waits = full || self.commands.reconciling || self.awaits_catalog || self.draining;
         if self.reading.is_some() || waits || front >= end {
             return;
         }
         let partition = self.ground.partition.clone();
         let bytes_max = self.ground.node.options.fanout_chunk_bytes;
-        self.reading = Some(Box::pin(async move { partition.read(front, None, bytes_max).await }));
+        let followed = self.index.followed().clone();
+        self.reading = Some(Box::pin(async move {
+            Found { chunk: partition.read_among(front, followed.clone(), bytes_max).await, followed }
+        }));
     }
 
     fn begin_command(&mut self) {

@@ -110,4 +110,4 @@ impl Specs {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,10 @@
 use fanfare_model::{AccountId, Event, KeyHash, Offset};
 use fanfare_partition::{Partition, ReadError, StoredEvent};
 
-use crate::{in_flight::Held, spec::Specs};
+use crate::{
+    in_flight::{Held, detached},
+    spec::Specs,
+};
 
 /// Read at once to find single events again.
 const LOAD_BYTES: u64 = 64 << 10;
@@ -84,7 +87,8 @@ impl Sweep<'_> {
             let parsed = Event::parse(&event.bytes).ok()?;
             self.specs.at(event.offset).get(parsed.event_type)?.cloned()
         };
-        let StoredEvent { offset, append_time, header, bytes } = event;
+        let StoredEvent { offset, append_time, header, ref bytes } = event;
+        let bytes = detached(bytes, usize::MAX);
         Some(Held { offset, key: header.key, append_time, bytes, pin })
     }
 }

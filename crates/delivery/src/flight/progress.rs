@@ -16,6 +16,24 @@ pub(crate) struct Progress {
     pub(crate) record: Option<CursorRecord>,
 }
 
+/// As encoded: a cursor's fixed part, an offset of the window, a parked key.
+const CURSOR_BYTES: usize = 128;
+const OFFSET_BYTES: usize = 8;
+const PARKED_BYTES: usize = 36;
+
+/// What a subscription with so much in its record takes in an advance, at most.
+fn record_bytes(window: usize, parked: usize) -> usize {
+    CURSOR_BYTES + window * OFFSET_BYTES + parked * PARKED_BYTES
+}
+
+impl Progress {
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.record
+            .as_ref()
+            .map_or(CURSOR_BYTES, |record| record_bytes(record.window.len(), record.parked.len()))
+    }
+}
+
 impl Flight {
     /// What to replicate with the frontier at `moment.front`. Ends with [`Self::applied`], or the flight is dropped.
     pub(crate) fn propose(&mut self, moment: Moment) -> Progress {
@@ -41,6 +59,22 @@ impl Flight {
     pub(crate) fn wants_advance(&self) -> bool {
         let waiting = self.window.unreleased() - self.proposed.unwrap_or(0);
         waiting * 2 >= self.options.window_events
+    }
+
+    /// The fan-out matched something that has to go into the advance that takes the frontier past it.
+    pub(crate) fn owes_matches(&self) -> bool {
+        self.ledger.has_matches() && !self.reading.joins
+    }
+
+    /// What so many events that were just matched add to the next advance, at most.
+    pub(crate) fn newly_matched_bytes(&self, count: usize) -> usize {
+        if !self.owes_matches() {
+            return 0;
+        }
+        let first = self.ledger.newly_matched() <= count as u64;
+        let before =
+            if first { record_bytes(self.window.len() + self.unloaded.len(), self.parks.len()) } else { 0 };
+        before + OFFSET_BYTES * count
     }
 
     /// Something changed that no advance carries yet.

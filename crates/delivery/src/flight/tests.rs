@@ -14,7 +14,7 @@ use super::*;
 use crate::RetryPolicy;
 
 const WINDOW: usize = 6;
-const SINGLE: Abilities = Abilities {
+pub(crate) const SINGLE: Abilities = Abilities {
     batch_events_max: 1,
     batch_bytes_max: 1 << 20,
     event_bytes_max: 1 << 20,
@@ -121,6 +121,11 @@ fn attachment(matched_to: Option<Offset>) -> Attachment {
     }
 }
 
+/// With the fan-out, nothing pending.
+pub(crate) fn following(moment: Moment) -> Flight {
+    Flight::restore(options(), &attachment(None), Default::default(), moment)
+}
+
 impl World {
     fn new(log: Vec<u64>, front: u64) -> Self {
         let options = options();
@@ -184,7 +189,9 @@ impl World {
         self.front = (start + events).min(self.log.len() as u64);
         let moment = self.moment();
         for offset in start..self.front {
-            self.flight.matched(self.held(offset), moment);
+            if self.flight.counts(Offset(offset)) {
+                self.flight.follow(self.held(offset), moment);
+            }
         }
     }
 

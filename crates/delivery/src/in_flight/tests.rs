@@ -102,3 +102,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_held_keeps_no_more_memory_than_the_window_counts() {
+    let read = Bytes::from(vec![7; 1 << 20]);
+    let shares = |bytes: &Bytes| {
+        let whole = read.as_ptr() as usize..read.as_ptr() as usize + read.len();
+        whole.contains(&(bytes.as_ptr() as usize))
+    };
+    for (length, shared) in [(1, false), (1 << 10, false), (256 << 10, false), (600 << 10, true)] {
+        let event = read.slice(100..100 + length);
+        let held = detached(&event, read.len());
+        assert_eq!((held.len(), shares(&held)), (length, shared));
+        assert_eq!(held, event);
+    }
+    assert!(!shares(&detached(&read.slice(..10), 10)), "what it was read with may be a part of more");
+}

@@ -1,41 +1,138 @@
 //! Reads each entry once and hands what a subscription chose to it. Never waits for one.
+//!
+//! What is matched has to be replicated with the frontier that passes it, in one entry. So the fan-out stops when an
+//! entry's worth of subscriptions has matches, until they are on their way.
 
-use fanfare_model::Event;
-use fanfare_partition::{ReadChunk, StoredBatch, StoredEvent};
+use std::{cell::OnceCell, collections::HashSet, ops::Range, sync::Arc};
 
-use super::Scope;
-use crate::{in_flight::Held, index::ByType, task::ensure_running};
+use bytes::Bytes;
+use fanfare_model::{AccountId, Event, Offset};
+use fanfare_partition::{ReadChunk, ReadError, StoredBatch, StoredEvent};
+
+use super::{Scope, advance::MATCHED_BYTES_MAX};
+use crate::{
+    cell::Cell,
+    in_flight::{Held, detached},
+    index::{Choices, MatchIndex},
+    schema_pin::Pin,
+    task::ensure_running,
+};
+
+pub(super) type Index = MatchIndex<Arc<Cell>, Wish>;
+
+/// Events of one type that a subscription wants: among those of a part of the log, at this schema version.
+pub(super) struct Wish {
+    pub(super) span: Range<Offset>,
+    pub(super) pin: Option<Arc<Pin>>,
+}
+
+/// Matches after which those of a subscription are handed over, under one lock.
+const MATCHES_MAX: usize = 256;
+
+/// What was read, and for whom.
+pub(super) struct Found {
+    pub(super) chunk: Result<ReadChunk, ReadError>,
+    pub(super) followed: Arc<HashSet<AccountId>>,
+}
+
+/// An event that somebody chose.
+struct Chosen {
+    event: StoredEvent,
+    /// Copied for those who hold it.
+    bytes: OnceCell<Bytes>,
+}
+
+/// (place of the subscription, place of the event, at which schema version)
+type Match<'a> = (usize, usize, &'a Option<Arc<Pin>>);
 
 impl Scope {
-    pub(super) fn fan_out(&mut self, chunk: &ReadChunk) {
-        let front = self.ground.front();
-        if chunk.next <= front {
+    pub(super) fn fan_out(&mut self, found: &Found, chunk: &ReadChunk) {
+        // An account that nobody followed when the reading began was left out of it.
+        if chunk.next <= self.ground.front() || !Arc::ptr_eq(&found.followed, self.index.followed()) {
             return;
         }
-        self.ground.claim(chunk.next);
+        let mut matched_bytes = self.commands.matched_bytes;
+        let mut end = chunk.next;
         for batch in &chunk.batches {
-            if let Some(by_type) = self.index.account(batch.account) {
-                self.hand_over(batch, by_type);
+            if let Some(choices) = self.index.account(batch.account) {
+                let passed = self.hand_over(batch, choices, &mut matched_bytes);
+                if matched_bytes >= MATCHED_BYTES_MAX {
+                    end = passed;
+                    break;
+                }
             }
         }
+        self.ground.claim(end);
+        self.commands.matched_bytes = matched_bytes;
     }
 
-    fn hand_over(&self, batch: &StoredBatch, by_type: &ByType) {
-        let moment = self.ground.moment();
+    /// Hands the batch over from its first event on; gives the end of what was.
+    fn hand_over(
+        &self,
+        batch: &StoredBatch,
+        choices: &Choices<Arc<Cell>, Wish>,
+        matched_bytes: &mut usize,
+    ) -> Offset {
+        let mut chosen: Vec<Chosen> = Vec::new();
+        let mut matches: Vec<Match<'_>> = Vec::new();
         for event in batch.events() {
+            let end = event.offset.plus(1);
             let Ok(parsed) = Event::parse(&event.bytes) else { continue };
-            let Some(targets) = by_type.get(parsed.event_type) else { continue };
-            for target in targets.iter().filter(|target| target.span.contains(&event.offset)) {
-                let StoredEvent { offset, append_time, header, ref bytes } = event;
-                let (bytes, pin) = (bytes.clone(), target.pin.clone());
-                let held = Held { offset, key: header.key, append_time, bytes, pin };
-                let mut state = target.cell.lock();
-                let wanted = state.flight.matched(held, moment);
-                if wanted {
-                    ensure_running(&self.ground, &target.cell, &mut state.running);
+            let targets = choices.targets(parsed.event_type).iter();
+            let targets = targets.filter(|target| target.wish.span.contains(&event.offset));
+            let before = matches.len();
+            matches.extend(targets.map(|target| (target.place, chosen.len(), &target.wish.pin)));
+            if matches.len() == before {
+                continue;
+            }
+            chosen.push(Chosen { event, bytes: OnceCell::new() });
+            if matches.len() >= MATCHES_MAX {
+                self.ground.claim(end);
+                *matched_bytes += self.deliver(batch, choices.subscriptions(), &chosen, &mut matches);
+                chosen.clear();
+                if *matched_bytes >= MATCHED_BYTES_MAX {
+                    return end;
                 }
-                self.ground.touch(&target.cell, &mut state);
             }
         }
+        self.ground.claim(batch.end());
+        *matched_bytes += self.deliver(batch, choices.subscriptions(), &chosen, &mut matches);
+        batch.end()
+    }
+
+    /// Empties `matches`: each subscription gets its events in order. What they add to the next advance, in bytes.
+    fn deliver(
+        &self,
+        batch: &StoredBatch,
+        subscriptions: &[Arc<Cell>],
+        chosen: &[Chosen],
+        matches: &mut Vec<Match<'_>>,
+    ) -> usize {
+        let moment = self.ground.moment();
+        let mut added = 0;
+        matches.sort_by_key(|(place, _, _)| *place);
+        for group in matches.chunk_by(|(one, ..), (other, ..)| one == other) {
+            let cell = &subscriptions[group[0].0];
+            let mut state = cell.lock();
+            let mut wanted = false;
+            for (_, place, pin) in group {
+                let Chosen { event, bytes } = &chosen[*place];
+                if !state.flight.counts(event.offset) {
+                    continue;
+                }
+                let StoredEvent { offset, append_time, header, .. } = *event;
+                let bytes = bytes.get_or_init(|| detached(&event.bytes, batch.size_bytes())).clone();
+                let held = Held { offset, key: header.key, append_time, bytes, pin: (*pin).clone() };
+                state.flight.follow(held, moment);
+                wanted = true;
+            }
+            if wanted {
+                ensure_running(&self.ground, cell, &mut state.running);
+            }
+            added += state.flight.newly_matched_bytes(group.len());
+            self.ground.touch(cell, &mut state);
+        }
+        matches.clear();
+        added
     }
 }

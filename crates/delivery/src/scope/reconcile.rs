@@ -3,14 +3,15 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use fanfare_catalog::{AccountView, View};
-use fanfare_model::{AccountId, SubscriptionId};
+use fanfare_model::{AccountId, Offset, SubscriptionId};
 use fanfare_partition::{Attach, Attachment, CommandError, Partition, Reason};
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Ended, Finished, Scope};
+use super::{Ended, Finished, Scope, fan_out::Wish};
 use crate::{
     cell::Cell,
+    schema_pin::Pin,
     spec::{Choice, Specs},
     task::ensure_running,
 };
@@ -155,7 +156,8 @@ impl Scope {
                 self.commands.changes.push_back(Change::attach(subscription));
             }
         }
-        self.index.rebuild(account, &cells, self.ground.front());
+        let front = self.ground.front();
+        self.index.replace(account, cells.values().filter_map(|cell| wishes(cell, front)));
         if cells.is_empty() {
             self.cells.remove(&account);
         }
@@ -239,6 +241,17 @@ impl Change {
             Self::Detach { account, .. } => *account,
         }
     }
+}
+
+/// What the subscription wants of the events from `front` on, for the index.
+fn wishes(cell: &Arc<Cell>, front: Offset) -> Option<(Arc<Cell>, Vec<(String, Wish)>)> {
+    let state = cell.lock();
+    let specs = state.specs.as_ref().filter(|_| !state.gone)?;
+    let wishes = specs.from(front).flat_map(|(span, spec)| {
+        let wish = move |pin: Option<&Arc<Pin>>| Wish { span: span.clone(), pin: pin.cloned() };
+        spec.types().map(move |(event_type, pin)| (event_type.to_owned(), wish(pin)))
+    });
+    Some((cell.clone(), wishes.collect()))
 }
 
 /// Nothing of it starts any more, and what runs is aborted.

@@ -4,7 +4,7 @@ use fanfare_partition::AttachedSpec;
 use super::*;
 
 /// An attachment with one chosen type per span.
-fn attachment(spans: &[(u64, &str)]) -> Attachment {
+pub(crate) fn attachment(spans: &[(u64, &str)]) -> Attachment {
     let specs = spans.iter().zip(1..).map(|((from, event_type), revision)| AttachedSpec {
         from: Offset(*from),
         revision,
