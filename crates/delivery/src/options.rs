@@ -21,6 +21,13 @@ pub struct DeliveryOptions {
     pub fanout_chunk_bytes: u64,
 }
 
+impl DeliveryOptions {
+    /// Most that `window_events` may be: all of them can stand in a subscription's replicated record.
+    pub const WINDOW_EVENTS_MAX: usize = 4096;
+    /// Most that `parked_keys_max` may be, for the same reason.
+    pub const PARKED_KEYS_MAX: usize = 1024;
+}
+
 /// Exponential backoff with full jitter.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy {

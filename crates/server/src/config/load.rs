@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use fanfare_delivery::DeliveryOptions;
 use toml::{Table, Value};
 
 use super::{Config, Span};
@@ -159,6 +160,14 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "0".into(),
             "window_events and sink_concurrency must be at least 1",
         );
+    }
+    if config.delivery.window_events > DeliveryOptions::WINDOW_EVENTS_MAX {
+        let value = config.delivery.window_events.to_string();
+        return refuse("delivery.window_events", value, "must not exceed 4096");
+    }
+    if config.delivery.parked_keys_max > DeliveryOptions::PARKED_KEYS_MAX {
+        let value = config.delivery.parked_keys_max.to_string();
+        return refuse("delivery.parked_keys_max", value, "must not exceed 1024");
     }
     if !(1.0..=10.0).contains(&config.delivery.retry_factor) {
         return refuse(

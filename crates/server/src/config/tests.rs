@@ -69,6 +69,8 @@ fn a_wrong_configuration_names_the_key_and_the_way_out() {
         ("[listen]\nrequests_max = 0\n", None, "at least 1"),
         ("[listen]\narriving_bytes_max = \"4MiB\"\n", None, "twice limits.request_bytes_max"),
         ("[limits]\nevent_bytes_max = \"8MiB\"\n", None, "limits.request_bytes_max"),
+        ("[delivery]\nwindow_events = 5000\n", None, "must not exceed 4096"),
+        ("[delivery]\nparked_keys_max = 1025\n", None, "must not exceed 1024"),
         ("[delivery]\nretry_factor = 0.5\n", None, "delivery.retry_factor"),
     ] {
         let error = load_text(text, environment.as_slice()).unwrap_err().to_string();
