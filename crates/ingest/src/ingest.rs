@@ -105,7 +105,7 @@ impl Ingest {
             Ok(view) => view,
             Err(refusal) => return all(&refusal),
         };
-        let (mut gathering, mut lanes) = (Gathering::default(), Lanes::default());
+        let (mut gathering, mut lanes) = (Gathering::expecting(count, size_bytes), Lanes::default());
         self.gather(&view, events, &mut lanes, &mut gathering).await;
         let settled = self.commit(gathering.append(self.partitions(), &mut lanes).await).await;
         (0..settled.len()).map(|index| settled.outcome(index)).collect()

@@ -21,20 +21,29 @@ pub(crate) enum Slot {
 }
 
 /// Events of one account, one batch per partition, in the order they were given.
-#[derive(Default)]
 pub(crate) struct Gathering {
     slots: Vec<Slot>,
     batches: Vec<(u16, RecordBatchBuilder)>,
+    events: usize,
+    size_bytes: usize,
 }
 
 impl Gathering {
+    /// Makes room for `events` of `size_bytes` in all as if they spread evenly over the account's partitions.
+    pub(crate) fn expecting(events: usize, size_bytes: usize) -> Self {
+        Self { slots: Vec::with_capacity(events), batches: Vec::new(), events, size_bytes }
+    }
+
     pub(crate) fn place(&mut self, view: &AccountView, event: &[u8], checked: &Checked<'_, '_>) {
         let shard = &view.account.shard;
         let partition = shard.route(checked.key);
         let batch = match self.batches.iter().position(|(index, _)| *index == partition) {
             Some(batch) => batch,
             None => {
-                self.batches.push((partition, RecordBatchBuilder::new(view.account.id, shard.epoch)));
+                let mut builder = RecordBatchBuilder::new(view.account.id, shard.epoch);
+                let partitions = shard.partitions.len();
+                builder.reserve(self.events.div_ceil(partitions), self.size_bytes.div_ceil(partitions));
+                self.batches.push((partition, builder));
                 self.batches.len() - 1
             }
         };
@@ -46,10 +55,6 @@ impl Gathering {
 
     pub(crate) fn refuse(&mut self, refusal: Refusal) {
         self.slots.push(Slot::Refused(Box::new(refusal)));
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
     }
 
     /// Queues every batch in its lane.

@@ -67,19 +67,24 @@ impl Intake {
         if first.resume {
             self.lanes.reopen();
         }
-        let mut gathering = Gathering::default();
         let mut asked = Vec::new();
-        let (mut bytes, mut request) = (0, first);
+        let mut requests = Vec::new();
+        let (mut bytes, mut events, mut request) = (0, 0, first);
         loop {
             bytes += request.size_bytes();
+            events += request.len();
             asked.push(Asked { sequence: request.sequence, events: request.len() });
-            shares.extend(self.gather(&view, &request, &mut gathering).await);
-            if bytes >= ROUND_BYTES_MAX || gathering.len() >= ROUND_EVENTS_MAX {
+            requests.push(request);
+            if bytes >= ROUND_BYTES_MAX || events >= ROUND_EVENTS_MAX {
                 break;
             }
             let Some((next, share)) = self.ready_request() else { break };
             shares.extend(share);
             request = next;
+        }
+        let mut gathering = Gathering::expecting(events, bytes);
+        for request in &requests {
+            shares.extend(self.gather(&view, request, &mut gathering).await);
         }
         let in_flight = gathering.append(self.ingest.partitions(), &mut self.lanes).await;
         Ok(Some(Round { asked, in_flight, shares }))

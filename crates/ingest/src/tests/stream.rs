@@ -180,7 +180,7 @@ async fn what_was_refused_holds_back_what_comes_later_before_anybody_has_heard_o
     let view = node.ingest.account(caller.tenant).unwrap();
     let mut lanes = Lanes::default();
     let mut append = async |id: &str| {
-        let (bytes, mut gathering) = (event(id).encode_to_vec(), Gathering::default());
+        let (bytes, mut gathering) = (event(id).encode_to_vec(), Gathering::expecting(1, 0));
         node.ingest.gather(&view, std::iter::once(&bytes[..]), &mut lanes, &mut gathering).await;
         gathering.append(node.ingest.partitions(), &mut lanes).await
     };
