@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use fanfare_catalog::json_schema::DataProblem;
+use fanfare_catalog::json_schema::{DataProblem, Violation};
 use fanfare_partition::{AppendError, ReadError};
 use fanfare_proto::v1::PublishError;
 use tonic::{Code, Status};
@@ -20,7 +20,7 @@ const RETRY_DISK_FULL_MS: u64 = 5_000;
 struct Answer {
     code: Code,
     reason: &'static str,
-    /// Attribute or JSON pointer at fault.
+    /// At fault: an attribute, `data`, or a place in it as `data#` and a JSON pointer.
     field: String,
     retry_after_ms: Option<u64>,
 }
@@ -41,7 +41,7 @@ fn answer(refusal: &Refusal) -> Answer {
         Refusal::TypeDiscontinued { .. } => fix(Code::FailedPrecondition, "EVENT_TYPE_DISCONTINUED", "type"),
         Refusal::Dataschema { .. } => fix(Code::InvalidArgument, "DATASCHEMA_UNKNOWN", "dataschema"),
         Refusal::Data { problem: DataProblem::Violations(found), .. } => {
-            fix(Code::InvalidArgument, "SCHEMA_VIOLATION", &found[0].pointer)
+            fix(Code::InvalidArgument, "SCHEMA_VIOLATION", &data_field(&found[0]))
         }
         Refusal::Data { .. } => fix(Code::InvalidArgument, "SCHEMA_VIOLATION", "data"),
         Refusal::Schema { .. } => fix(Code::FailedPrecondition, "SCHEMA_UNUSABLE", "type"),
@@ -63,6 +63,14 @@ fn answer(refusal: &Refusal) -> Answer {
     }
 }
 
+/// The data, or by JSON pointer a place in it.
+fn data_field(violation: &Violation) -> String {
+    match violation.pointer.as_str() {
+        "" => "data".to_owned(),
+        pointer => format!("data#{pointer}"),
+    }
+}
+
 /// The error of one event's result.
 pub(crate) fn publish_error(refusal: &Refusal) -> PublishError {
     let Answer { code, reason, field, retry_after_ms } = answer(refusal);
@@ -81,7 +89,7 @@ pub(crate) fn publish_status(refusal: &Refusal) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     if let Refusal::Data { problem: DataProblem::Violations(found), .. } = refusal {
         for violation in found {
-            details.add_bad_request_violation(&violation.pointer, &violation.message);
+            details.add_bad_request_violation(data_field(violation), &violation.message);
         }
     } else if code == Code::InvalidArgument {
         details.add_bad_request_violation(field, refusal.to_string());

@@ -164,7 +164,7 @@ async fn data_is_held_to_the_version_that_the_event_names() {
 
     let latest = publish(&caller, order("2", "{}")).await.unwrap_err();
     assert_eq!(told(&latest), (Code::InvalidArgument, "SCHEMA_VIOLATION".to_owned(), false));
-    assert_eq!(fields(&latest), [""]);
+    assert_eq!(fields(&latest), ["data"]);
     assert!(latest.message().contains("Order version 2"), "{latest}");
     publish(&caller, naming(order("2", "{}"), "urn:fanfare:schema:Order:1")).await.unwrap();
     publish(&caller, naming(order("3", "{\"id\": 3}"), "urn:fanfare:schema:Order:2")).await.unwrap();
@@ -172,9 +172,9 @@ async fn data_is_held_to_the_version_that_the_event_names() {
     let nested = publish(&caller, order("4", r#"{"id": "4", "lines": [{"sku": 1}, {}]}"#)).await.unwrap_err();
     let mut found = fields(&nested);
     found.sort();
-    assert_eq!(found, ["/id", "/lines/1"]);
+    assert_eq!(found, ["data#/id", "data#/lines/1"]);
     let results = publish_batch(&caller, vec![order("5", r#"{"id": 5, "lines": [{}]}"#)]).await.unwrap();
-    assert_eq!(results[0].error.as_ref().unwrap().field, "/lines/0");
+    assert_eq!(results[0].error.as_ref().unwrap().field, "data#/lines/0");
 
     for data in ["", "{", "[".repeat(65).as_str()] {
         let status = publish(&caller, order("6", data)).await.unwrap_err();
