@@ -63,10 +63,10 @@ pub struct KinesisArguments {
     /// arn:aws:kinesis:REGION:ACCOUNT:stream/NAME
     #[arg(long)]
     arn: String,
-    /// Role to assume [default: the node's own credentials]
+    /// Role to assume; without one the operator must allow the node's own credentials
     #[arg(long, value_name = "ARN", default_value = "", hide_default_value = true)]
     role_arn: String,
-    /// Given when the role is assumed
+    /// Given when the role is assumed, so that nobody else can have it assumed
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     external_id: String,
     /// Endpoint instead of AWS's

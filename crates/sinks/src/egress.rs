@@ -24,6 +24,9 @@ pub struct EgressPolicy {
     pub allow_http: bool,
     /// This machine itself, for development.
     pub allow_loopback: bool,
+    /// Kinesis sinks without a role write with this node's own credentials. Whoever may create a sink can then
+    /// write to every stream that the node can.
+    pub allow_node_credentials: bool,
 }
 
 impl EgressPolicy {

@@ -315,6 +315,7 @@ def main():
         {
             "FANFARE_DELIVERY__ALLOW_HTTP": "true",
             "FANFARE_DELIVERY__ALLOW_CIDRS": '["127.0.0.0/8"]',
+            "FANFARE_SINKS__KINESIS__ALLOW_NODE_CREDENTIALS": "true",
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
         }

@@ -18,6 +18,16 @@ fn with(change: impl FnOnce(&mut WebhookSink)) -> Sink {
     sink
 }
 
+const STREAM: &str = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders";
+
+fn kinesis(arn: &str, role_arn: &str) -> Sink {
+    let (arn, role_arn) = (arn.to_owned(), role_arn.to_owned());
+    Sink {
+        kind: Some(Kind::Kinesis(KinesisSink { arn, role_arn, ..KinesisSink::default() })),
+        ..Sink::default()
+    }
+}
+
 fn stored_secrets(node: &Node, caller: &Caller, id: &str) -> (String, Option<String>) {
     let view = node.catalog.view();
     let sink = &view.account(caller.tenant.account()).unwrap().sinks[&id.parse().unwrap()];
@@ -83,6 +93,9 @@ async fn sinks_that_could_not_deliver_are_refused_by_field() {
         (with(|webhook| webhook.method = "DELETE".to_owned()), "sink.webhook.method"),
         (with(|webhook| webhook.timeout_ms = 30_001), "sink.webhook.timeout_ms"),
         (with(|webhook| webhook.signing_secret = "short".to_owned()), "sink.webhook.signing_secret"),
+        (kinesis("orders", ""), "sink.kinesis.arn"),
+        (kinesis(STREAM, "writer"), "sink.kinesis.role_arn"),
+        (kinesis(STREAM, ""), "sink.kinesis.role_arn"),
     ];
     for (bad, place) in table {
         let status = caller.sink(bad).await.unwrap_err();

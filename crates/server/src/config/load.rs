@@ -36,8 +36,8 @@ pub(crate) fn load(
         Some(path) => read(path)?,
     };
     for (name, value) in environment {
-        if let Some((section, key)) = name.strip_prefix("FANFARE_").and_then(|rest| rest.split_once("__")) {
-            overlay(&mut table, &name, (&section.to_lowercase(), &key.to_lowercase()), &value)?;
+        if let Some(path) = name.strip_prefix("FANFARE_").filter(|path| path.contains("__")) {
+            overlay(&mut table, &name, &path.to_lowercase(), &value)?;
         }
     }
     let config: Config = Value::Table(table).try_into().map_err(|error: toml::de::Error| {
@@ -63,21 +63,21 @@ fn read(path: &Path) -> Result<Table, ConfigError> {
         .map_err(|error| ConfigError::Parse { origin: at(&error), problem: error.message().to_owned() })
 }
 
-fn overlay(
-    table: &mut Table,
-    name: &str,
-    (section, key): (&str, &str),
-    value: &str,
-) -> Result<(), ConfigError> {
-    let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-    let Value::Table(entry) = entry else {
-        let problem = format!("{section} is not a section");
-        return Err(ConfigError::Parse { origin: name.to_owned(), problem });
-    };
+/// Sets the value at `path`, whose parts are sections and at last a key.
+fn overlay(table: &mut Table, name: &str, path: &str, value: &str) -> Result<(), ConfigError> {
+    let (mut table, mut rest) = (table, path);
+    while let Some((section, inner)) = rest.split_once("__") {
+        let entry = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(entry) = entry else {
+            let problem = format!("{section} is not a section");
+            return Err(ConfigError::Parse { origin: name.to_owned(), problem });
+        };
+        (table, rest) = (entry, inner);
+    }
     // `12` and `true` are TOML as they stand; `4h` is not and means the text.
     let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok();
     let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| value.into());
-    entry.insert(key.to_owned(), value);
+    table.insert(rest.to_owned(), value);
     Ok(())
 }
 

@@ -29,6 +29,7 @@ pub(crate) struct Config {
     pub(crate) storage: Storage,
     pub(crate) publish: Publish,
     pub(crate) delivery: Delivery,
+    pub(crate) sinks: Sinks,
     pub(crate) limits: Limits,
     pub(crate) telemetry: Telemetry,
 }
@@ -214,6 +215,19 @@ impl Default for Delivery {
     }
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Sinks {
+    pub(crate) kinesis: KinesisSinks,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct KinesisSinks {
+    /// Allow sinks without a role: they write with this node's own credentials.
+    pub(crate) allow_node_credentials: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Limits {
@@ -365,6 +379,7 @@ impl Config {
             allow_cidrs: self.delivery.allow_cidrs.clone(),
             allow_http: self.delivery.allow_http,
             allow_loopback: false,
+            allow_node_credentials: self.sinks.kinesis.allow_node_credentials,
         }
     }
 }

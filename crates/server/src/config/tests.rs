@@ -48,12 +48,15 @@ fn the_environment_wins_over_the_file() {
         &[
             ("FANFARE_STORAGE__RETENTION", "8h"),
             ("FANFARE_PUBLISH__PARTITIONS", "3"),
+            ("FANFARE_SINKS__KINESIS__ALLOW_NODE_CREDENTIALS", "true"),
             ("FANFARE_ADDR", "ignored"),
         ],
     )
     .unwrap();
     assert_eq!(config.storage.retention, Span::seconds(8 * 3600));
     assert_eq!(config.publish.partitions, 3);
+    assert!(config.sinks.kinesis.allow_node_credentials && config.egress_policy().allow_node_credentials);
+    assert!(!Config::default().egress_policy().allow_node_credentials);
 }
 
 #[test]

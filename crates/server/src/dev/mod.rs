@@ -112,7 +112,12 @@ fn write_context(node: &Node, key: &Secret) -> anyhow::Result<()> {
 }
 
 fn egress() -> EgressPolicy {
-    EgressPolicy { allow_cidrs: Vec::new(), allow_http: true, allow_loopback: true }
+    EgressPolicy {
+        allow_cidrs: Vec::new(),
+        allow_http: true,
+        allow_loopback: true,
+        allow_node_credentials: true,
+    }
 }
 
 /// The dev account's key: made on the first start, kept beside the data for the next.

@@ -67,17 +67,22 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 
 /// Services that hand credentials to whoever can connect: no allow-list opens them, in whichever form.
 pub(super) fn is_metadata_service(address: IpAddr) -> bool {
-    const FOUR: [Ipv4Addr; 5] = [
+    const FOUR: [Ipv4Addr; 8] = [
         Ipv4Addr::new(169, 254, 169, 254),
         Ipv4Addr::new(169, 254, 170, 2),
         Ipv4Addr::new(169, 254, 170, 23),
         Ipv4Addr::new(168, 63, 129, 16),
         Ipv4Addr::new(100, 100, 100, 200),
+        Ipv4Addr::new(169, 254, 0, 23),
+        Ipv4Addr::new(169, 254, 42, 42),
+        Ipv4Addr::new(192, 0, 0, 192),
     ];
-    const SIX: [Ipv6Addr; 3] = [
+    const SIX: [Ipv6Addr; 5] = [
         Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
         Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
         Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+        Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
     ];
     match address {
         IpAddr::V4(four) => FOUR.contains(&four),

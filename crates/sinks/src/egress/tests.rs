@@ -78,7 +78,23 @@ fn an_ipv4_address_in_disguise_is_judged_as_what_it_is() {
         "fd00:ec2::254",
         "fe80::1",
         "fc00::1",
+        "fd00::1",
+        "fdff:ffff::1",
+        "fec0::1",
         "ff02::1",
+        "ff0e::1",
+        "::",
+        "::ffff:0.0.0.0",
+        "::ffff:100.64.0.1",
+        "::ffff:224.0.0.1",
+        "::ffff:0:127.0.0.1",
+        "64:ff9b::192.168.1.1",
+        "64:ff9b::100.64.0.1",
+        "64:ff9b::169.254.169.254",
+        "2001::1",
+        "2002:a00:1::",
+        "100::1",
+        "5f00::1",
     ] {
         assert!(!allows(&policy, forbidden), "{forbidden} is not public");
     }
@@ -106,7 +122,11 @@ fn the_operator_opens_networks_but_never_metadata_services() {
         "169.254.170.2",
         "168.63.129.16",
         "100.100.100.200",
+        "169.254.42.42",
+        "192.0.0.192",
         "fd00:ec2::254",
+        "fd20:ce::254",
+        "fd00:42::42",
     ] {
         assert!(!allows(&open, metadata), "{metadata} hands out credentials");
     }

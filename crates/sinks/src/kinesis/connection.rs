@@ -1,7 +1,8 @@
 //! Where a stream is and as whom it is written to.
 //!
-//! Without a role, the broker's own credentials are used (environment, profile, container or instance). Those and
-//! the service's own hosts are the operator's and Amazon's matter; only a tenant's `endpoint_override` goes through
+//! The broker's own credentials (environment, profile, container or instance) assume the sink's role. Without a role
+//! they are used as they are, which the operator must have allowed. Those and the service's own hosts are the
+//! operator's and Amazon's matter; only a tenant's `endpoint_override` goes through
 //! the policy of which addresses may be connected to.
 
 use std::{sync::Arc, time::Duration};
@@ -70,7 +71,7 @@ impl Target {
                     .to_owned(),
         })?;
         Ok(Self {
-            role: role(config, &stream)?,
+            role: role(config, &stream, policy)?,
             endpoint: endpoint(config, policy)?,
             region: stream.region.to_owned(),
             arn: config.arn.clone(),
@@ -137,16 +138,12 @@ fn vetted_http(policy: Arc<EgressPolicy>) -> SharedHttpClient {
         .build_with_resolver(VettedResolver { policy })
 }
 
-fn role(config: &KinesisConfig, stream: &StreamArn<'_>) -> Result<Option<Role>, ConfigError> {
-    let Some(arn) = &config.role_arn else {
-        return match &config.external_id {
-            None => Ok(None),
-            Some(_) => Err(ConfigError {
-                field: "kinesis.external_id",
-                problem: "is only used to assume a role; set role_arn too or leave it out".to_owned(),
-            }),
-        };
-    };
+fn role(
+    config: &KinesisConfig,
+    stream: &StreamArn<'_>,
+    policy: &EgressPolicy,
+) -> Result<Option<Role>, ConfigError> {
+    let Some(arn) = &config.role_arn else { return no_role(config, policy) };
     if role_partition(arn) != Some(stream.partition) {
         return Err(ConfigError {
             field: "kinesis.role_arn",
@@ -163,6 +160,25 @@ fn role(config: &KinesisConfig, stream: &StreamArn<'_>) -> Result<Option<Role>, 
         });
     }
     Ok(Some(Role { arn: arn.clone(), external_id: config.external_id.clone() }))
+}
+
+/// Without a role the node would write as itself, for a tenant that may have no right to the stream.
+fn no_role(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Option<Role>, ConfigError> {
+    if config.external_id.is_some() {
+        return Err(ConfigError {
+            field: "kinesis.external_id",
+            problem: "is only used to assume a role; set role_arn too or leave it out".to_owned(),
+        });
+    }
+    if !policy.allow_node_credentials {
+        return Err(ConfigError {
+            field: "kinesis.role_arn",
+            problem: "is required: name a role of the stream's owner that trusts this node, best with an \
+                      external_id, or let the operator set sinks.kinesis.allow_node_credentials"
+                .to_owned(),
+        });
+    }
+    Ok(None)
 }
 
 fn is_external_id(id: &str) -> bool {

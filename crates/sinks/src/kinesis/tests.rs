@@ -3,7 +3,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::fixture::{Answer, Receiver, Seen, Stored, delivery, plain};
+use fanfare_model::SinkConfig;
+
+use crate::{
+    Factory,
+    fixture::{Answer, Receiver, Seen, Stored, delivery, plain},
+};
 
 const ARN: &str = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders";
 const ROLE: &str = "arn:aws:iam::210987654321:role/writer";
@@ -18,7 +23,7 @@ fn config(endpoint: &str) -> KinesisConfig {
 }
 
 fn dev() -> EgressPolicy {
-    EgressPolicy { allow_cidrs: vec![], allow_http: true, allow_loopback: true }
+    EgressPolicy { allow_cidrs: vec![], allow_http: true, allow_loopback: true, allow_node_credentials: true }
 }
 
 fn sink(config: &KinesisConfig, policy: &EgressPolicy) -> Kinesis {
@@ -257,10 +262,29 @@ fn requests_are_cut_at_the_limits_of_the_service() {
     );
 }
 
+#[tokio::test]
+async fn the_nodes_own_credentials_are_not_lent_unless_the_operator_says_so() {
+    let service = service(|_| None).await;
+    let endpoint = format!("http://{}", service.address);
+    let closed = EgressPolicy { allow_node_credentials: false, ..dev() };
+    let roleless = config(&endpoint);
+    let error = Kinesis::check(&roleless, &closed).unwrap_err();
+    assert_eq!(error.field, "kinesis.role_arn");
+    assert!(error.problem.contains("sinks.kinesis.allow_node_credentials"), "{}", error.problem);
+    // One that was stored while it was allowed, or by an older version, is refused when it is to deliver.
+    let stored = SinkConfig::Kinesis(roleless.clone());
+    let refused = Factory::new(closed.clone()).build(&stored).map(drop).unwrap_err();
+    assert_eq!(refused.field, "kinesis.role_arn");
+    let with_role = KinesisConfig { role_arn: Some(ROLE.to_owned()), ..roleless };
+    assert_eq!(Kinesis::check(&with_role, &closed), Ok(()));
+    assert!(Factory::new(dev()).build(&stored).is_ok());
+    assert_eq!(service.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
 #[test]
 fn a_bad_configuration_names_its_field() {
     let good = KinesisConfig { endpoint_override: None, ..config("") };
-    let policy = EgressPolicy::default();
+    let policy = EgressPolicy { allow_node_credentials: true, ..EgressPolicy::default() };
     assert_eq!(Kinesis::check(&good, &policy), Ok(()));
     let with_role = |role: &str, external_id: Option<&str>| KinesisConfig {
         role_arn: Some(role.to_owned()),

@@ -40,7 +40,7 @@ fn config(destination: &str) -> WebhookConfig {
 }
 
 fn dev() -> EgressPolicy {
-    EgressPolicy { allow_cidrs: vec![], allow_http: true, allow_loopback: true }
+    EgressPolicy { allow_http: true, allow_loopback: true, ..EgressPolicy::default() }
 }
 
 fn sink(config: &WebhookConfig) -> Webhook {
