@@ -150,7 +150,7 @@ impl Default for Publish {
         Self {
             partitions: 12,
             dedup_window: Span::seconds(600),
-            dedup_bytes: ByteSize::mib(16),
+            dedup_bytes: ByteSize::mib(8),
             entry_bytes_max: ByteSize::mib(1),
             queue_bytes_max: ByteSize::mib(16),
             inflight_bytes_max: ByteSize::mib(64),
