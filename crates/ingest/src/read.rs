@@ -8,7 +8,7 @@ use std::{
 
 use fanfare_catalog::{AccountView, Catalog, Tenant};
 use fanfare_model::{AccountId, Event, EventIdHash, Offset, Timestamp};
-use fanfare_partition::{Partition, Positions, ReadError, StoredEvent};
+use fanfare_partition::{Partition, Positions, ReadError, Role, StoredEvent};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -197,6 +197,18 @@ impl Cursor {
             false => self.next < self.end,
         }
     }
+
+    async fn more(&mut self) {
+        let (next, mut role) = (self.next, self.partition.role());
+        let news = tokio::select! {
+            news = self.positions.wait_for(|positions| positions.high_watermark > next) => news.is_ok(),
+            news = role.wait_for(|role| *role == Role::Failed) => news.is_ok(),
+        };
+        if !news {
+            // The partition is gone with the node; the stop token ends this read.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Places for reads, of the node and of each account.
@@ -293,6 +305,9 @@ impl Reading {
                     }
                 }
             }
+            if idle && let Some(damage) = self.cursors.iter().find_map(|cursor| cursor.partition.damage()) {
+                return Err(damage.into());
+            }
             match (idle, self.query.follow) {
                 (false, _) => tokio::task::yield_now().await,
                 (true, true) => self.news().await,
@@ -334,18 +349,10 @@ impl Reading {
         Ok(Ok(()))
     }
 
-    /// Waits until a partition has more.
+    /// Waits until a partition has more, or will never have more.
     async fn news(&mut self) {
-        let mut waits: FuturesUnordered<_> =
-            self.cursors.iter_mut().map(|cursor| Self::more(&mut cursor.positions, cursor.next)).collect();
+        let mut waits: FuturesUnordered<_> = self.cursors.iter_mut().map(Cursor::more).collect();
         waits.next().await;
-    }
-
-    async fn more(positions: &mut watch::Receiver<Positions>, next: Offset) {
-        if positions.wait_for(|positions| positions.high_watermark > next).await.is_err() {
-            // The partition is gone with the node; the stop token ends this read.
-            std::future::pending::<()>().await;
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The one place where refusals become answers: gRPC statuses with google.rpc details, or a result's error.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
 use fanfare_catalog::json_schema::{DataProblem, Violation};
+use fanfare_model::{Offset, PartitionId};
 use fanfare_partition::{AppendError, ReadError};
 use fanfare_proto::v1::PublishError;
 use tonic::{Code, Status};
@@ -12,6 +13,8 @@ use crate::refusal::Refusal;
 
 /// Domain of every `ErrorInfo`.
 pub(crate) const DOMAIN: &str = "fanfare";
+/// Reason of every answer about events that are lost.
+const PARTITION_DAMAGED: &str = "PARTITION_DAMAGED";
 const RETRY_MS: u64 = 100;
 /// A full disk is not emptied within a moment.
 const RETRY_DISK_FULL_MS: u64 = 5_000;
@@ -59,6 +62,7 @@ fn answer(refusal: &Refusal) -> Answer {
             AppendError::Unknown { .. } => retry(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", RETRY_MS),
             AppendError::DiskFull { .. } => retry(Code::Unavailable, "DISK_FULL", RETRY_DISK_FULL_MS),
             AppendError::Stopped { .. } => fix(Code::Unavailable, "PARTITION_STOPPED", ""),
+            AppendError::Damaged { .. } => fix(Code::DataLoss, PARTITION_DAMAGED, ""),
         },
     }
 }
@@ -86,7 +90,11 @@ pub(crate) fn publish_error(refusal: &Refusal) -> PublishError {
 /// The status of a call that published one event.
 pub(crate) fn publish_status(refusal: &Refusal) -> Status {
     let Answer { code, reason, field, retry_after_ms } = answer(refusal);
-    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    let metadata = match refusal {
+        Refusal::Append(AppendError::Damaged { partition, offsets }) => damage_metadata(*partition, offsets),
+        _ => HashMap::new(),
+    };
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     if let Refusal::Data { problem: DataProblem::Violations(found), .. } = refusal {
         for violation in found {
             details.add_bad_request_violation(data_field(violation), &violation.message);
@@ -122,14 +130,30 @@ pub(crate) fn read_status(error: &ReadError) -> Status {
                 format!("offset {asked} is no longer kept: the log starts at {log_start}; read from there");
             out_of_range("OFFSET_TRUNCATED", message, ("log_start", log_start.to_string()))
         }
-        ReadError::DataLoss { partition, what } => {
+        ReadError::DataLoss { partition, what, offsets } => {
             tracing::error!(%partition, what, "committed events cannot be read");
-            let details = ErrorDetails::with_error_info("CHECKSUM_MISMATCH", DOMAIN, HashMap::new());
+            let metadata = damage_metadata(*partition, offsets);
+            let details = ErrorDetails::with_error_info(PARTITION_DAMAGED, DOMAIN, metadata);
+            let which = if offsets.is_empty() {
+                String::new()
+            } else {
+                format!(" at offsets {}..{}", offsets.start, offsets.end)
+            };
             let message =
-                format!("committed events of partition {partition} cannot be read: tell the operator");
+                format!("committed events of partition {partition}{which} cannot be read: tell the operator");
             Status::with_error_details(Code::DataLoss, message, details)
         }
     }
+}
+
+/// For every tenant's eyes: the place in the partition, and nothing of the node.
+fn damage_metadata(partition: PartitionId, offsets: &Range<Offset>) -> HashMap<String, String> {
+    let mut metadata = HashMap::from([("partition".to_owned(), partition.to_string())]);
+    if !offsets.is_empty() {
+        metadata.insert("first_offset".to_owned(), offsets.start.to_string());
+        metadata.insert("end_offset".to_owned(), offsets.end.to_string());
+    }
+    metadata
 }
 
 pub(crate) fn out_of_range(reason: &'static str, message: String, (name, value): (&str, String)) -> Status {

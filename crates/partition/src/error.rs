@@ -1,5 +1,7 @@
 //! What can go wrong, so that a caller can tell: repeat, route again, fix the request, or stop.
 
+use std::ops::Range;
+
 use fanfare_model::{Offset, PartitionId};
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -24,6 +26,10 @@ pub enum AppendError {
     DiskFull { partition: PartitionId },
     #[error("partition {partition} has stopped")]
     Stopped { partition: PartitionId },
+    /// What it holds at these offsets (none: it is not known which) cannot be read. It takes nothing more before an
+    /// operator has repaired it.
+    #[error("partition {partition} is damaged{}: it takes no events until the operator has repaired it", offsets_lost(.offsets))]
+    Damaged { partition: PartitionId, offsets: Range<Offset> },
 }
 
 impl AppendError {
@@ -37,7 +43,7 @@ impl AppendError {
             | Self::Unknown { .. }
             | Self::Behind { .. }
             | Self::DiskFull { .. } => true,
-            Self::Stopped { .. } => false,
+            Self::Stopped { .. } | Self::Damaged { .. } => false,
         }
     }
 }
@@ -46,8 +52,18 @@ impl AppendError {
 pub enum ReadError {
     #[error("offset {asked} is below the start of the log, {log_start}")]
     OutOfRange { asked: Offset, log_start: Offset },
+    /// Committed events cannot be read: those at `offsets`, or it is not known which if that is empty. `what` names
+    /// files and is for the operator alone.
     #[error("partition {partition}: data is lost: {what}")]
-    DataLoss { partition: PartitionId, what: String },
+    DataLoss { partition: PartitionId, what: String, offsets: Range<Offset> },
+}
+
+/// As part of a sentence; nothing if it is not known which.
+pub(crate) fn offsets_lost(offsets: &Range<Offset>) -> String {
+    if offsets.is_empty() {
+        return String::new();
+    }
+    format!(" (offsets {}..{} cannot be read)", offsets.start, offsets.end)
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

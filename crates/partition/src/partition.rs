@@ -2,7 +2,7 @@
 
 pub(crate) mod open;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use fanfare_log::Payload;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, StartAt, SubscriptionId, Timestamp};
@@ -112,6 +112,7 @@ struct Live {
 
 struct Dead {
     what: String,
+    offsets: Range<Offset>,
     role: watch::Sender<Role>,
     positions: watch::Sender<Positions>,
     attachments_changed: watch::Sender<u64>,
@@ -176,10 +177,15 @@ impl Partition {
     fn queue(&self, batch: RecordBatch, lane: Option<Ticket>) -> Result<Receipt, AppendError> {
         assert!(!batch.is_empty(), "a batch holds at least one event");
         let partition = self.id;
-        let live = self.live().map_err(|_| AppendError::Stopped { partition })?;
+        let live =
+            self.live().map_err(|dead| AppendError::Damaged { partition, offsets: dead.offsets.clone() })?;
         let role = *live.role.borrow();
         if !matches!(role, Role::Leader { .. }) {
-            return Err(role_error(partition, role));
+            let damaged = live.reader.lost_of_a_failed_group();
+            return Err(damaged.map_or_else(
+                || role_error(partition, role),
+                |offsets| AppendError::Damaged { partition, offsets },
+            ));
         }
         let overloaded = |retry_after_ms| AppendError::Overloaded { partition, retry_after_ms };
         let bytes = EntryBuilder::cost(&batch) as u64;
@@ -221,6 +227,17 @@ impl Partition {
         bytes_max: u64,
     ) -> Result<ReadChunk, ReadError> {
         self.readable()?.reader.read(from, Whose::Among(accounts), bytes_max).await
+    }
+
+    /// Why nothing that is committed from here on will ever be read, if that is so: its log cannot be opened or
+    /// applied.
+    #[must_use]
+    pub fn damage(&self) -> Option<ReadError> {
+        let live = match self.readable() {
+            Ok(live) => live,
+            Err(damage) => return Some(damage),
+        };
+        (*live.role.borrow() == Role::Failed).then(|| live.reader.failed())
     }
 
     /// First offset appended at or after `time`, clamped to log start and high watermark.
@@ -399,7 +416,11 @@ impl Partition {
     }
 
     fn readable(&self) -> Result<&Live, ReadError> {
-        self.live().map_err(|dead| ReadError::DataLoss { partition: self.id, what: dead.what.clone() })
+        self.live().map_err(|dead| ReadError::DataLoss {
+            partition: self.id,
+            what: dead.what.clone(),
+            offsets: dead.offsets.clone(),
+        })
     }
 
     fn stopped(&self) -> CommandError {

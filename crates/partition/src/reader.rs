@@ -5,7 +5,7 @@
 
 mod shelf;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use fanfare_log::{Frame, Log};
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
@@ -36,6 +36,7 @@ pub struct ReadChunk {
 
 pub(crate) struct Reader {
     id: PartitionId,
+    way_out: String,
     group: Group<Machine>,
     tasks: TaskTracker,
     /// One search of the whole log at a time, abandoned ones that have not ended yet included.
@@ -93,9 +94,14 @@ pub(crate) enum FramesError {
 }
 
 impl Reader {
-    pub(crate) fn new(id: PartitionId, group: Group<Machine>, tasks: TaskTracker) -> Self {
+    /// `way_out` is what an operator can do about a damaged partition.
+    pub(crate) fn new(
+        (id, way_out): (PartitionId, String),
+        group: Group<Machine>,
+        tasks: TaskTracker,
+    ) -> Self {
         let searches = Arc::new(Semaphore::new(1));
-        Self { id, group, tasks, searches, shelf: Shelf::default(), shelf_turn: Semaphore::new(1) }
+        Self { id, way_out, group, tasks, searches, shelf: Shelf::default(), shelf_turn: Semaphore::new(1) }
     }
 
     pub(crate) async fn read(
@@ -113,7 +119,7 @@ impl Reader {
                 return Err(ReadError::OutOfRange { asked, log_start });
             }
             if asked >= high_watermark {
-                return Ok(reading.chunk());
+                return self.end(reading.chunk());
             }
             if reading.whose.is_nobody() {
                 reading.next = high_watermark;
@@ -321,7 +327,7 @@ impl Reader {
             FramesError::Absent => {
                 self.lost(format!("offset {asked} is not in the log that starts at {log_start}"))
             }
-            FramesError::Lost(what) => self.lost(what),
+            FramesError::Lost(what) => self.lost_at(asked..asked.plus(1), &what),
         }
     }
 
@@ -331,8 +337,31 @@ impl Reader {
         self.lost(format!("entry {} with offsets {base}..{end}: {error}", frame.header.position.index))
     }
 
+    /// The end of what is applied is not the end of what is committed if the group failed of what lies there.
+    fn end(&self, chunk: ReadChunk) -> Result<ReadChunk, ReadError> {
+        if self.group.damage().is_some() { Err(self.failed()) } else { Ok(chunk) }
+    }
+
+    /// The group has stopped for good: what can no longer be applied, and why if it is known.
+    pub(crate) fn failed(&self) -> ReadError {
+        let nothing = Offset::ZERO..Offset::ZERO;
+        let what = self.group.damage().unwrap_or("the group has stopped; the log says why");
+        self.lost_at(self.lost_of_a_failed_group().unwrap_or(nothing), what)
+    }
+
+    /// What can no longer be applied, if the group failed of a damaged entry.
+    pub(crate) fn lost_of_a_failed_group(&self) -> Option<Range<Offset>> {
+        self.group.damage()?;
+        let applied = self.view(Offset::ZERO).positions.high_watermark;
+        Some(applied..Offset(self.group.log().bounds().next_offset))
+    }
+
     fn lost(&self, what: String) -> ReadError {
-        ReadError::DataLoss { partition: self.id, what }
+        self.lost_at(Offset::ZERO..Offset::ZERO, &what)
+    }
+
+    fn lost_at(&self, offsets: Range<Offset>, what: &str) -> ReadError {
+        ReadError::DataLoss { partition: self.id, what: format!("{what}. {}", self.way_out), offsets }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use fanfare_log::{Bounds, Log, Position, Store};
 use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, RaftError};
@@ -62,10 +62,10 @@ pub enum OpenError {
     },
     #[error("open group {group}: {what}")]
     Group { group: String, what: String },
-    /// Files of this group are damaged; other groups of the store may be sound. `what` names the file, the place
-    /// and the offsets that cannot be read.
+    /// Files of this group are damaged; other groups of the store may be sound. `what` names the file and the place;
+    /// a group does not open without what it cannot read, so none of its offsets can be read.
     #[error("open group {group}: {what}")]
-    Corrupt { group: String, what: String },
+    Corrupt { group: String, what: String, first_offset: u64, end_offset: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +132,7 @@ struct Shared {
     replica: u64,
     window: Arc<Semaphore>,
     role: watch::Receiver<Role>,
+    damage: Arc<OnceLock<String>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -207,6 +208,11 @@ impl<S: StateMachine> Group<S> {
 
     pub fn log(&self) -> &Log {
         &self.shared.applier.log
+    }
+
+    /// What the group failed of, if it was a damaged entry of its log: the file and the place.
+    pub fn damage(&self) -> Option<&str> {
+        self.shared.damage.get().map(String::as_str)
     }
 
     /// Where the transport delivers what peers send to this replica.
@@ -301,6 +307,7 @@ impl Shared {
             replica: options.replica,
             window: Arc::new(Semaphore::new(PLACES as usize)),
             role: role.subscribe(),
+            damage: damage.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
             _stop_on_drop: stop.clone().drop_guard(),
@@ -369,10 +376,9 @@ impl Shared {
     }
 }
 
-/// A group does not open without what it cannot read, so none of its offsets can be read.
 pub(crate) fn corrupt(group: &str, what: &str, bounds: &Bounds) -> OpenError {
-    let what = format!("{what}; offsets {}..{} cannot be read", bounds.start_offset, bounds.next_offset);
-    OpenError::Corrupt { group: group.to_owned(), what }
+    let (first_offset, end_offset) = (bounds.start_offset, bounds.next_offset);
+    OpenError::Corrupt { group: group.to_owned(), what: what.to_owned(), first_offset, end_offset }
 }
 
 async fn recover(applier: Applier, group: String) -> Result<Arc<Applier>, OpenError> {

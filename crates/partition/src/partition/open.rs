@@ -1,9 +1,9 @@
 //! Opening a partition: its log, its group, its writer; or the dead handle of a corrupt log.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use fanfare_log::{Log, RollPolicy, Store};
-use fanfare_model::{PartitionId, Stream};
+use fanfare_model::{Offset, PartitionId, Stream};
 use fanfare_raft::{Group, GroupOptions, Member, NoPeers, Role};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -14,6 +14,7 @@ use crate::{
     Clock, OpenError,
     admission::Admission,
     dedup::Limits,
+    error::offsets_lost,
     machine::Machine,
     reader::Reader,
     retention::Retention,
@@ -32,8 +33,8 @@ const ROLL_AGE_MS_MIN: u64 = 10 * 60 * 1_000;
 
 impl Partition {
     /// Opens or creates; a new partition of a node without peers makes itself its only voter. Does not wait for it to
-    /// lead. A corrupt log or checkpoint opens as a partition whose every call answers `DataLoss` (reads) or `Stopped` (writes),
-    /// loudly; only resource errors fail.
+    /// lead. A corrupt log or checkpoint opens as a partition whose every call answers `DataLoss` (reads) or `Damaged`
+    /// (appends), loudly, with the command that accepts the loss; only resource errors fail.
     ///
     /// # Errors
     /// If the log or the group cannot be opened for another reason than corruption.
@@ -47,7 +48,7 @@ impl Partition {
         let log = match open_log(id, &store, &options, &tasks).await {
             Ok(log) => log,
             Err(error @ fanfare_log::OpenError::Corrupt { .. }) => {
-                return Ok(Self::dead(id, loss(&error)));
+                return Ok(Self::dead(id, &store, loss(&error)));
             }
             Err(source) => return Err(OpenError::Log { partition: id, source }),
         };
@@ -59,16 +60,17 @@ impl Partition {
             Err(fanfare_raft::OpenError::Log {
                 source: error @ fanfare_log::OpenError::Corrupt { .. },
                 ..
-            }) => {
-                return Ok(Self::dead(id, loss(&error)));
+            }) => return Ok(Self::dead(id, &store, loss(&error))),
+            Err(fanfare_raft::OpenError::Corrupt { what, first_offset, end_offset, .. }) => {
+                return Ok(Self::dead(id, &store, (what, Offset(first_offset)..Offset(end_offset))));
             }
-            Err(fanfare_raft::OpenError::Corrupt { what, .. }) => return Ok(Self::dead(id, what)),
             Err(source) => return Err(OpenError::Group { partition: id, source }),
         };
         let admission = Arc::new(Admission::new(options.queue_bytes_max));
         let stamp = Arc::new(Stamp::new(clock));
         let (inbox, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (stop, writer_finished) = (CancellationToken::new(), CancellationToken::new());
+        let way_out = way_out(id, &store);
         let parts = WriterParts {
             id,
             group: group.clone(),
@@ -85,7 +87,7 @@ impl Partition {
             attachments_changed,
             inbox,
             admission,
-            reader: Reader::new(id, group.clone(), tasks),
+            reader: Reader::new((id, way_out), group.clone(), tasks),
             stamp,
             retention: Retention { age_ms: options.retention_ms, bytes_max: options.retention_bytes },
             stop,
@@ -95,14 +97,15 @@ impl Partition {
         Ok(Self { id, kind: Kind::Live(Arc::new(live)) })
     }
 
-    fn dead(id: PartitionId, what: String) -> Self {
+    fn dead(id: PartitionId, store: &Store, (what, offsets): (String, Range<Offset>)) -> Self {
+        let (lost, command) = (offsets_lost(&offsets), way_out(id, store));
         tracing::error!(
             partition = %id,
-            "{what}. The partition takes and gives nothing, and nothing was cut; the others serve. Stop the node, \
-             restore the file from a backup, and start again",
+            "{what}{lost}. The partition takes and gives nothing, and nothing was cut; the others serve. {command}",
         );
         let dead = Dead {
             what,
+            offsets,
             role: watch::Sender::new(Role::Failed),
             positions: watch::Sender::new(Positions::default()),
             attachments_changed: watch::Sender::new(0),
@@ -111,13 +114,23 @@ impl Partition {
     }
 }
 
-fn loss(error: &fanfare_log::OpenError) -> String {
-    match error {
+/// What an operator can do about a damaged partition.
+pub(crate) fn way_out(id: PartitionId, store: &Store) -> String {
+    let dir = store.dir().display();
+    format!(
+        "Stop the node; then restore the data directory from a backup, or give up what cannot be read and keep the \
+         rest with: fanfare log accept-loss --data-dir {dir} --partition {id}"
+    )
+}
+
+fn loss(error: &fanfare_log::OpenError) -> (String, Range<Offset>) {
+    let offsets = match error {
         fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
-            format!("{error}; offsets {first_offset}..{end_offset} cannot be read")
+            Offset(*first_offset)..Offset(*end_offset)
         }
-        error => error.to_string(),
-    }
+        _ => Offset::ZERO..Offset::ZERO,
+    };
+    (error.to_string(), offsets)
 }
 
 async fn open_log(

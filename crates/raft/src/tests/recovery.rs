@@ -34,7 +34,9 @@ async fn trimmed_to_20() -> Files {
 
 async fn cannot_open(files: Files) -> String {
     match Node::try_open(files, options(1), Arc::new(NoPeers), Ledger::anchored).await {
-        Err(OpenError::Corrupt { what, .. }) => what,
+        Err(OpenError::Corrupt { what, first_offset, end_offset, .. }) => {
+            format!("{what}; offsets {first_offset}..{end_offset}")
+        }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("opened"),
     }
