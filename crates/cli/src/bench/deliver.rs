@@ -7,12 +7,11 @@ use std::{
 
 use clap::Args;
 use rand::RngExt;
-use tokio::sync::watch;
 
 use super::{
     fixture::Fixture,
     ledger::{Balance, Ledger},
-    load::{self, Load, Outcome, rounded},
+    load::{self, Load, Outcome, Signals, rounded},
     payload,
     pool::Pool,
     publish::interrupted,
@@ -123,20 +122,18 @@ async fn measure(
     }
     // A type of its own keeps the events of other runs away from the receiver.
     let event_type = format!("dev.fanfare.bench.r{:08x}", rand::rng().random::<u32>());
-    let pool = Arc::new(Pool::generate(&event_type, arguments.keys, arguments.size_bytes, &mut rand::rng()));
+    let pool =
+        Arc::new(Pool::generate(&[&event_type], arguments.keys, arguments.size_bytes, &mut rand::rng()));
     let ledger = Arc::new(Ledger::new(events, Instant::now()));
-    let started = watch::Sender::new(None);
-    let account = Account { pool: pool.clone(), ledger: ledger.clone(), measure_from: started.subscribe() };
-    let receiver = Receiver::start(account).await.map_err(|error| {
-        Failure::new(Exit::Failed, format!("serve on loopback: {error}"), "check the network of this machine")
-    })?;
+    let signals = Signals::new();
+    let receiver = Receiver::start(Account::open(&pool, &ledger, &signals)).await?;
     fixture.event_type(&event_type, "").await?;
     fixture.subscription(&event_type, &receiver.url(), arguments.sink_batch).await?;
     let mut clients = Vec::new();
     for _ in 0..arguments.producers {
         clients.push(session.connect().await?);
     }
-    let published = load::drive(&clients, load, pool, Some(ledger.clone()), &started).await?;
+    let published = load::drive(&clients, load, pool, Some(ledger.clone()), &signals).await?;
     let patience = Duration::from_secs(arguments.patience_seconds.into());
     ledger.wait_for(published.tally.committed, patience).await;
     receiver.stop().await;

@@ -27,6 +27,11 @@ impl Latencies {
         self.0.add(&other.0).expect("the bounds are the same");
     }
 
+    /// Milliseconds; None where nothing was measured.
+    pub(super) fn quantile_ms(&self, quantile: f64) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.0.value_at_quantile(quantile) as f64 / 1000.0)
+    }
+
     /// Milliseconds at p50, p90, p99, p99.9 and the maximum; null where nothing was measured.
     pub(super) fn fields(&self) -> Fields {
         let millis = |micros: u64| (!self.0.is_empty()).then_some(micros as f64 / 1000.0);

@@ -107,6 +107,16 @@ impl Ledger {
         self.recorder().clone()
     }
 
+    /// What was recorded so far; what is recorded from here on is another account.
+    pub(super) fn take_latencies(&self) -> Latencies {
+        std::mem::replace(&mut self.recorder(), Latencies::new())
+    }
+
+    /// Different events that arrived so far.
+    pub(super) fn arrivals(&self) -> u64 {
+        self.arrived.load(Ordering::Acquire)
+    }
+
     pub(super) fn balance(&self) -> Balance {
         let events = self.sent.iter().zip(&self.seen).zip(&self.refused);
         let missing = events.filter(|((sent, seen), refused)| {

@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ledger::Ledger,
@@ -53,6 +54,21 @@ impl Load {
     }
 }
 
+/// How a load and whoever watches it talk to each other.
+#[derive(Clone, Debug)]
+pub(super) struct Signals {
+    /// From when on it is measured, set when it begins.
+    pub(super) started: watch::Sender<Option<Instant>>,
+    /// Ends it before its time.
+    pub(super) stop: CancellationToken,
+}
+
+impl Signals {
+    pub(super) fn new() -> Self {
+        Self { started: watch::Sender::new(None), stop: CancellationToken::new() }
+    }
+}
+
 /// What a run measured.
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -85,7 +101,7 @@ pub(super) async fn drive(
     load: Load,
     pool: Arc<Pool>,
     ledger: Option<Arc<Ledger>>,
-    started: &tokio::sync::watch::Sender<Option<Instant>>,
+    signals: &Signals,
 ) -> Result<Outcome, Failure> {
     let mut producers = Vec::with_capacity(clients.len());
     for client in clients {
@@ -94,7 +110,7 @@ pub(super) async fn drive(
     }
     let begin = Instant::now();
     let measure_from = begin + load.warmup;
-    started.send_replace(Some(measure_from));
+    signals.started.send_replace(Some(measure_from));
     let plan = Arc::new(Plan {
         pool,
         batch: load.batch,
@@ -103,6 +119,7 @@ pub(super) async fn drive(
         measure_from,
         end: measure_from + load.measured,
         next_request: AtomicU64::new(0),
+        stop: signals.stop.clone(),
         ledger,
     });
     let tasks = TaskTracker::new();

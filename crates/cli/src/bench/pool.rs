@@ -29,7 +29,7 @@ const EVENTS_KEY: u8 = 3 << 3 | 2;
 const SEQUENCE_KEY: u8 = 1 << 3;
 const RESUME_KEY: u8 = 2 << 3;
 
-/// Events of one type, one per key. Their ids are 16 hex digits of the run and 16 of a number.
+/// Events, one per key. Their ids are 16 hex digits of the run and 16 of a number.
 #[derive(Debug)]
 pub(super) struct Pool {
     /// Encoded, but for the id, which comes first.
@@ -38,10 +38,12 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn generate(event_type: &str, keys: u32, size_bytes: u32, rng: &mut impl Rng) -> Self {
-        let tails = (0..keys).map(|key| {
+    /// The keys' events are of the types in turn.
+    pub(super) fn generate(types: &[&str], keys: u32, size_bytes: u32, rng: &mut impl Rng) -> Self {
+        let types = types.iter().cycle();
+        let tails = (0..keys).zip(types).map(|(key, event_type)| {
             let builder =
-                EventBuilder::new(event_type).id("").source(SOURCE).partition_key(format!("key-{key}"));
+                EventBuilder::new(*event_type).id("").source(SOURCE).partition_key(format!("key-{key}"));
             let json = payload::order(size_bytes as usize, rng);
             let event = builder.json(json).expect("the payload is JSON").build();
             event.encode_to_vec().into_boxed_slice()
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_a_publish_stream_request_on_the_wire() {
-        let pool = Arc::new(Pool::generate("t", 100, 1024, &mut StdRng::seed_from_u64(1)));
+        let pool = Arc::new(Pool::generate(&["t"], 100, 1024, &mut StdRng::seed_from_u64(1)));
         for (sequence, resume, first, count) in
             [(0, false, 0, 1), (300, true, 5, 100), (1, false, u64::MAX / 2, 9)]
         {
@@ -187,7 +189,8 @@ mod tests {
     #[test]
     fn ids_of_another_run_are_told_apart_and_keys_are_spread() {
         let mut rng = StdRng::seed_from_u64(1);
-        let (pool, other) = (Pool::generate("t", 50, 640, &mut rng), Pool::generate("t", 1, 640, &mut rng));
+        let (pool, other) =
+            (Pool::generate(&["t"], 50, 640, &mut rng), Pool::generate(&["t"], 1, 640, &mut rng));
         assert_eq!(pool.number(&other.id(3)), None);
         for foreign in ["", "x", "éééééééééééééééé", "0192f0c1-aaaa-7bbb-8ccc-ddddeeeeffff"] {
             assert_eq!(pool.number(foreign), None, "{foreign}");

@@ -16,6 +16,7 @@ use fanfare_proto::v1;
 use http::uri::PathAndQuery;
 use tokio::{sync::mpsc, sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, Streaming, client::Grpc};
 
 use super::{
@@ -48,6 +49,8 @@ pub(super) struct Plan {
     pub(super) end: Instant,
     /// Next request of the closed loop.
     pub(super) next_request: AtomicU64,
+    /// Nothing is sent after it either.
+    pub(super) stop: CancellationToken,
     /// Where each event is accounted for, if somebody compares it with what arrives.
     pub(super) ledger: Option<Arc<Ledger>>,
 }
@@ -194,7 +197,7 @@ impl Producer {
     fn fill(&mut self, plan: &Plan, schedule: &mut Schedule) -> Next {
         loop {
             let now = Instant::now();
-            if now >= plan.end {
+            if now >= plan.end || plan.stop.is_cancelled() {
                 return Next::Nothing;
             }
             match schedule {
@@ -296,8 +299,9 @@ impl Producer {
     }
 
     fn count_unsent(&mut self, plan: &Plan, schedule: &Schedule) {
-        if let Schedule::Open { next, step, .. } = schedule {
-            let requests = plan.requests.saturating_sub(*next).div_ceil(*step);
+        if let Schedule::Open { due, next, step, .. } = schedule {
+            let due = if plan.stop.is_cancelled() { *due.borrow() } else { plan.requests };
+            let requests = due.saturating_sub(*next).div_ceil(*step);
             self.tally.unsent = requests * u64::from(plan.batch);
         }
     }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     fixture::Fixture,
-    load::{self, Load, Outcome},
+    load::{self, Load, Outcome, Signals},
     payload,
     pool::Pool,
     producer::REQUESTS_IN_FLIGHT_MAX,
@@ -128,9 +128,8 @@ async fn measure(
         fixture.event_type(event_type, if arguments.schema { SCHEMA_ID } else { "" }).await?;
     }
     say(&format!("warming up {} s, then measuring {} s", arguments.warmup_seconds, arguments.seconds));
-    let pool = Pool::generate(event_type, arguments.keys, arguments.size_bytes, &mut rand::rng());
-    let started = tokio::sync::watch::Sender::new(None);
-    load::drive(clients, arguments.load(), Arc::new(pool), None, &started).await
+    let pool = Pool::generate(&[event_type], arguments.keys, arguments.size_bytes, &mut rand::rng());
+    load::drive(clients, arguments.load(), Arc::new(pool), None, &Signals::new()).await
 }
 
 /// The keys of the accounts that publish; none is a node without keys.

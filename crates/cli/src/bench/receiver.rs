@@ -5,7 +5,10 @@ use std::{
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -18,7 +21,8 @@ use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{ledger::Ledger, pool::Pool};
+use super::{ledger::Ledger, load::Signals, pool::Pool};
+use crate::failure::{Exit, Failure};
 
 /// More than any batch of events that a sink sends.
 const BODY_BYTES_MAX: usize = 64 << 20;
@@ -28,6 +32,8 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 pub(super) struct Account {
     pub(super) pool: Arc<Pool>,
     pub(super) ledger: Arc<Ledger>,
+    /// While it is set every request is refused.
+    pub(super) refuses: AtomicBool,
     /// Set when the run begins: events sent before it warm up.
     pub(super) measure_from: watch::Receiver<Option<Instant>>,
 }
@@ -47,11 +53,15 @@ struct Envelope<'a> {
 }
 
 impl Receiver {
-    pub(super) async fn start(account: Account) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
+    pub(super) async fn start(account: Arc<Account>) -> Result<Self, Failure> {
+        let failed = |error: io::Error| {
+            let message = format!("serve on loopback: {error}");
+            Failure::new(Exit::Failed, message, "check the network of this machine")
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let accepting = accept(listener, Arc::new(account), stop.clone(), tasks.clone());
+        let accepting = accept(listener, account, stop.clone(), tasks.clone());
         tasks.spawn(accepting);
         Ok(Self { address, stop, tasks })
     }
@@ -107,8 +117,17 @@ async fn receive(
 }
 
 impl Account {
+    /// Takes everything from the start.
+    pub(super) fn open(pool: &Arc<Pool>, ledger: &Arc<Ledger>, signals: &Signals) -> Arc<Self> {
+        let (pool, ledger, measure_from) = (pool.clone(), ledger.clone(), signals.started.subscribe());
+        Arc::new(Self { pool, ledger, refuses: AtomicBool::new(false), measure_from })
+    }
+
     fn take(&self, body: &[u8]) -> StatusCode {
         let now = Instant::now();
+        if self.refuses.load(Ordering::Acquire) {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
         let envelopes = match body.first() {
             Some(b'[') => serde_json::from_slice(body),
             _ => serde_json::from_slice(body).map(|envelope: Envelope<'_>| vec![envelope]),
@@ -133,13 +152,16 @@ mod tests {
     #[test]
     fn single_events_and_batches_are_counted_and_strangers_are_not() {
         let epoch = Instant::now();
-        let pool = Arc::new(Pool::generate("t", 1, 640, &mut StdRng::seed_from_u64(1)));
+        let pool = Arc::new(Pool::generate(&["t"], 1, 640, &mut StdRng::seed_from_u64(1)));
         let ledger = Arc::new(Ledger::new(3, epoch));
         let (_started, measure_from) = watch::channel(Some(epoch));
-        let account = Account { pool: pool.clone(), ledger: ledger.clone(), measure_from };
+        let refuses = AtomicBool::new(true);
+        let account = Account { pool: pool.clone(), ledger: ledger.clone(), refuses, measure_from };
         let event =
             |number| format!(r#"{{"specversion":"1.0","id":"{}","data":{{"id":1}}}}"#, pool.id(number));
         (0..3).for_each(|number| ledger.sent(number, epoch));
+        assert_eq!(account.take(event(0).as_bytes()), StatusCode::SERVICE_UNAVAILABLE);
+        account.refuses.store(false, Ordering::Release);
         assert_eq!(account.take(event(0).as_bytes()), StatusCode::NO_CONTENT);
         let batch = format!(r#"[{},{{"id":"stranger"}},{}]"#, event(1), event(0));
         assert_eq!(account.take(batch.as_bytes()), StatusCode::NO_CONTENT);

@@ -32,9 +32,8 @@ fn a_run_is_bounded_by_its_time_and_by_its_count() {
 async fn run(fake: &FakePublisher, load: Load, ledger: Option<Arc<Ledger>>) -> Outcome {
     fake.state().window_events = 1000;
     let client = fake.serve().await;
-    let pool = Arc::new(Pool::generate("t", 12, 640, &mut StdRng::seed_from_u64(1)));
-    let started = tokio::sync::watch::Sender::new(None);
-    drive(&[client.clone(), client], load, pool, ledger, &started).await.unwrap()
+    let pool = Arc::new(Pool::generate(&["t"], 12, 640, &mut StdRng::seed_from_u64(1)));
+    drive(&[client.clone(), client], load, pool, ledger, &Signals::new()).await.unwrap()
 }
 
 fn committed(fake: &FakePublisher) -> usize {
