@@ -5,7 +5,9 @@ mod config;
 mod dev;
 mod first_key;
 mod grpc;
+mod loss;
 mod node;
+mod private_files;
 mod secret_file;
 mod serve;
 mod shutdown;
@@ -31,6 +33,8 @@ enum Command {
     Dev(dev::DevCommand),
     /// Start a node from its configuration.
     Serve(serve::ServeCommand),
+    /// Work on the logs of a node that is stopped.
+    Log(loss::LogCommand),
     #[command(flatten)]
     Client(fanfare_cli::Command),
 }
@@ -42,6 +46,7 @@ async fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Dev(command) => dev::run(command).await,
         Command::Serve(command) => serve::run(command).await,
+        Command::Log(command) => loss::run(command).await,
         Command::Client(command) => return fanfare_cli::run(command, arguments.global).await,
     };
     match result {

@@ -1,8 +1,16 @@
 //! `fanfare serve`: a node from its configuration.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
-use crate::{config, first_key, node::Node, shutdown, telemetry};
+use crate::{
+    config::{self, Config},
+    first_key,
+    node::Node,
+    private_files, shutdown, telemetry,
+};
 
 /// Starts a node.
 #[derive(Debug, clap::Args)]
@@ -26,16 +34,12 @@ pub(crate) struct ServeCommand {
 /// # Errors
 /// If the configuration is wrong or the node cannot start.
 pub(crate) async fn run(command: ServeCommand) -> anyhow::Result<()> {
-    let overrides = [
-        command.data_dir.map(|path| ("FANFARE_NODE__DATA_DIR".to_owned(), path.display().to_string())),
-        command.listen.map(|address| ("FANFARE_LISTEN__GRPC".to_owned(), address.to_string())),
-    ];
-    let settings = std::env::vars().chain(overrides.into_iter().flatten());
-    let config = config::load(command.config.as_deref(), settings)?;
+    let config = configuration(command.config.as_deref(), command.data_dir, command.listen)?;
     if command.check {
         print!("{}", toml::to_string(&config)?);
         return Ok(());
     }
+    private_files::from_now_on();
     telemetry::install(&config.telemetry)?;
     let (egress, data_dir) = (config.egress_policy(), config.node.data_dir.clone());
     let node = Node::start(config, egress).await?;
@@ -45,4 +49,21 @@ pub(crate) async fn run(command: ServeCommand) -> anyhow::Result<()> {
     node.shutdown().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The configuration as file, environment and command line make it.
+///
+/// # Errors
+/// If it is wrong.
+pub(crate) fn configuration(
+    file: Option<&Path>,
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+) -> anyhow::Result<Config> {
+    let overrides = [
+        data_dir.map(|path| ("FANFARE_NODE__DATA_DIR".to_owned(), path.display().to_string())),
+        listen.map(|address| ("FANFARE_LISTEN__GRPC".to_owned(), address.to_string())),
+    ];
+    let settings = std::env::vars().chain(overrides.into_iter().flatten());
+    Ok(config::load(file, settings)?)
 }

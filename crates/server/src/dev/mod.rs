@@ -19,7 +19,7 @@ use crate::{
     config::{ByteSize, Config, LogFormat, Telemetry},
     first_key,
     node::Node,
-    shutdown, telemetry,
+    private_files, shutdown, telemetry,
 };
 use console::Console;
 use receiver::Receiver;
@@ -59,6 +59,7 @@ pub(crate) async fn run(command: DevCommand) -> anyhow::Result<()> {
         "--rate {}: give 0 to 1000 events a second; `fanfare bench publish` measures more",
         command.rate
     );
+    private_files::from_now_on();
     let temporary = command.ephemeral.then(tempfile::tempdir).transpose()?;
     let data_dir =
         temporary.as_ref().map_or_else(|| command.data_dir.clone(), |folder| folder.path().to_owned());

@@ -1,0 +1,165 @@
+//! `fanfare log accept-loss`: what an operator of a node without peers can do about a damaged partition.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, bail, ensure};
+use fanfare_log::{DiskFileSystem, Store};
+use fanfare_model::{PartitionId, Stream};
+use fanfare_partition::{LossReport, LostEvents, accept_loss, survey_loss};
+
+use crate::{node::stop_process, serve};
+
+/// Work on the logs of a node that is stopped.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogCommand {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Let a damaged partition go on without what cannot be read.
+    ///
+    /// Reads every entry of the partition and says what is lost. With --yes, empty entries take the place of the
+    /// lost ones, so that every other event stays readable at its offset and no offset is given away twice. Damaged
+    /// files are kept in the data directory, under quarantine/. The node must be stopped.
+    AcceptLoss(AcceptLoss),
+}
+
+#[derive(Debug, clap::Args)]
+struct AcceptLoss {
+    /// Configuration file of the node.
+    #[arg(long, env = "FANFARE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Overrides node.data_dir.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Such as events/0 or dead-letters/0.
+    #[arg(long, value_parser = partition)]
+    partition: PartitionId,
+    /// Do it; otherwise it is only said what would be lost.
+    #[arg(long)]
+    yes: bool,
+}
+
+fn partition(text: &str) -> Result<PartitionId, String> {
+    if text.starts_with("catalog") {
+        return Err("the catalog's entries build on each other, so it cannot go on without some of them: restore the \
+                    data directory from a backup"
+            .to_owned());
+    }
+    let known = || {
+        let (stream, index) = text.split_once('/')?;
+        let stream =
+            [Stream::Events, Stream::DeadLetters].into_iter().find(|known| known.name() == stream)?;
+        Some(PartitionId { stream, index: index.parse().ok()? })
+    };
+    known().ok_or_else(|| "write events/NUMBER or dead-letters/NUMBER".to_owned())
+}
+
+/// # Errors
+/// If a node runs on the directory, there is no such partition, or its files cannot be read or written.
+pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
+    let Command::AcceptLoss(asked) = command.command;
+    tokio::task::spawn_blocking(move || asked.run()).await?
+}
+
+impl AcceptLoss {
+    fn run(self) -> anyhow::Result<()> {
+        let config = serve::configuration(self.config.as_deref(), self.data_dir, None)?;
+        let directory = &config.node.data_dir;
+        ensure!(
+            directory.join("identity").exists(),
+            "{} is not a data directory: name it with --data-dir",
+            directory.display()
+        );
+        let options = config.storage.store_options();
+        let store = Store::open(Arc::new(DiskFileSystem), directory, options, Box::new(stop_process))
+            .context("stop the node first, if it runs")?;
+        let done = repair(&store, self.partition, self.yes);
+        store.close();
+        done
+    }
+}
+
+fn repair(store: &Store, id: PartitionId, accept: bool) -> anyhow::Result<()> {
+    let found = survey_loss(store, id)?;
+    if found.is_empty() {
+        println!("Partition {id}: every entry is readable ({} events); nothing is lost.", found.kept);
+        return Ok(());
+    }
+    print!("{}", told(id, &found));
+    if !accept {
+        println!("Nothing was changed. To accept this loss, run the command again with --yes.");
+        return Ok(());
+    }
+    accept_loss(store, id).context("nothing was deleted; run the command again")?;
+    let left = survey_loss(store, id)?;
+    if !left.is_empty() {
+        bail!("{}it is still damaged; restore the data directory from a backup", told(id, &left));
+    }
+    println!("Done. The damaged files are kept in {}. Start the node again.", found.quarantine.display());
+    Ok(())
+}
+
+/// What will be lost and what stays, a line each.
+fn told(id: PartitionId, report: &LossReport) -> String {
+    let mut lines = vec![format!("Partition {id}:")];
+    for LostEvents { path, at, what, offsets } in &report.lost {
+        let events = offsets.end - offsets.start;
+        let which = match events {
+            0 => "no events, only progress of deliveries".to_owned(),
+            1 => format!("1 event, at offset {}", offsets.start),
+            _ => format!("{events} events, at offsets {} to {}", offsets.start, offsets.end - 1),
+        };
+        lines.push(format!("  lost: {which} ({path} is damaged at byte {at}: {what})"));
+    }
+    if let Some(why) = &report.state {
+        lines.push(format!(
+            "  lost: which subscriptions are attached, and their progress and counts ({why}); they begin at the next \
+             event"
+        ));
+    }
+    lines.push(format!("  kept: {} events; the next one gets offset {}", report.kept, report.next_offset));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_named_as_in_messages_and_the_catalog_is_refused() {
+        for id in [PartitionId::events(0), PartitionId::events(11), PartitionId::dead_letters(0)] {
+            assert_eq!(partition(&id.to_string()), Ok(id));
+        }
+        assert!(partition("catalog").unwrap_err().contains("backup"));
+        for wrong in ["events", "events/", "events/x", "letters/0", "events/70000"] {
+            assert!(partition(wrong).unwrap_err().contains("events/NUMBER"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_told_with_file_place_and_offsets() {
+        let lost = |offsets| LostEvents { path: "/d/1.seg".into(), at: 64, what: "bad".into(), offsets };
+        let report = LossReport {
+            lost: vec![lost(5..9), lost(11..12), lost(12..12)],
+            state: Some("gone".into()),
+            kept: 7,
+            next_offset: fanfare_model::Offset(12),
+            quarantine: "/d/quarantine/events-0".into(),
+        };
+        let told = told(PartitionId::events(0), &report);
+        for words in [
+            "Partition events/0:",
+            "lost: 4 events, at offsets 5 to 8 (/d/1.seg is damaged at byte 64: bad)",
+            "lost: 1 event, at offset 11 ",
+            "lost: no events",
+            "their progress and counts (gone)",
+            "kept: 7 events; the next one gets offset 12\n",
+        ] {
+            assert!(told.contains(words), "{words:?} in {told}");
+        }
+    }
+}
