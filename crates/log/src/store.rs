@@ -32,7 +32,7 @@ const IDENTITY_NAME: &str = "identity";
 const IDENTITY_VERSION: u32 = 1;
 pub(crate) const LOGS_DIR: &str = "logs";
 const POOL_DIR: &str = "pool";
-const FILES_DIR: &str = "files";
+pub(crate) const FILES_DIR: &str = "files";
 
 /// Segments for which filling the pool leaves room on disk, beside what is queued: logs go on without the pool.
 const RESERVED_SEGMENTS: u64 = 2;
@@ -175,6 +175,7 @@ impl Handle {
         if flusher.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(dir = %self.disk.dir.display(), "the flusher panicked");
         }
+        self.disk.tags.join();
         if self.disk.pool.wait_until_unfilled(Instant::now() + FILLING_ENDS_MAX) {
             self.disk.lock.lock().take();
         } else {

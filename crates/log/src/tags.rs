@@ -20,7 +20,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-pub(crate) use builder::Builder;
+pub(crate) use builder::{Builder, Job, remove};
 pub(crate) use draft::Draft;
 pub(crate) use file::TagIndex;
 pub(crate) use postings::{Candidates, Postings, Run, candidates, newest_candidate};

@@ -181,7 +181,10 @@ impl LogShared {
         let mut state = self.state.lock();
         let newest = state.segments.back_mut()?;
         newest.sealed = true;
-        Some((newest.header.clone(), newest.extent.encode(&newest.header)))
+        let sealed = (newest.header.clone(), newest.extent.encode(&newest.header));
+        drop(state);
+        self.tags.unsettled();
+        Some(sealed)
     }
 
     pub(crate) fn start_segment(&self, segment: Segment) {

@@ -5,7 +5,7 @@ use super::{Log, LogShared, state::State};
 use crate::{
     error::ReadError,
     frame::Frame,
-    fs::{File, FileSystem},
+    fs::File,
     index::Extent,
     scan::Scanner,
     segment::{Segment, SegmentHeader},
@@ -38,8 +38,7 @@ struct Stretch {
 
 enum Located {
     Nothing,
-    /// In memory from `start` on.
-    Memory { start: u64 },
+    Memory(Range<u64>),
     Disk(Stretch),
 }
 
@@ -69,11 +68,17 @@ impl Log {
         let located = self.log.state.lock().locate_tagged(from, end)?;
         let stretch = match located {
             Located::Nothing => return Ok(None),
-            Located::Memory { .. } => return self.read_all(from, end, bytes_max),
+            Located::Memory(_) => return self.read_all(from, end, bytes_max),
             Located::Disk(stretch) => stretch,
         };
         let found = self.ask(&stretch, |postings| {
-            tags::candidates(postings, stretch.subject.first_index, tag, stretch.range.clone(), CANDIDATES_MAX)
+            tags::candidates(
+                postings,
+                stretch.subject.first_index,
+                tag,
+                stretch.range.clone(),
+                CANDIDATES_MAX,
+            )
         });
         match found {
             Some(candidates) => stretch.read(candidates, bytes_max).map(Some),
@@ -87,7 +92,7 @@ impl Log {
         let located = self.log.state.lock().locate_back(end);
         let (first, end, stretch) = match located {
             Located::Nothing => return Ok(None),
-            Located::Memory { start } => (start, end, None),
+            Located::Memory(range) => (range.start, range.end, None),
             Located::Disk(stretch) => (stretch.range.start, stretch.range.end, Some(stretch)),
         };
         let newest = stretch.as_ref().and_then(|stretch| {
@@ -96,7 +101,9 @@ impl Log {
             })
         });
         let frames = match (stretch, newest) {
-            (Some(_), Some(None)) => return Ok(Some(Tagged { frames: Vec::new(), next: first, next_offset: 0 })),
+            (Some(_), Some(None)) => {
+                return Ok(Some(Tagged { frames: Vec::new(), next: first, next_offset: 0 }));
+            }
             (Some(stretch), Some(Some(run))) => {
                 let mut frames = Vec::new();
                 stretch.scan(&run, |frame| {
@@ -216,9 +223,10 @@ impl Stretch {
     fn scan(&self, run: &Run, mut visit: impl FnMut(Frame) -> bool) -> Result<(), ReadError> {
         let mut scanner = Scanner::new(Arc::clone(&self.file), run.start, run.end_byte);
         for _ in 0..run.frames {
-            match scanner.next().map_err(|error| error.read_error(&self.path))? {
-                Some((frame, _)) if visit(frame) => {}
-                _ => break,
+            let next = scanner.next().map_err(|error| error.read_error(&self.path))?;
+            let Some((frame, _)) = next else { break };
+            if !visit(frame) {
+                break;
             }
         }
         Ok(())
@@ -252,7 +260,7 @@ impl State {
             return Ok(Located::Nothing);
         }
         if self.cache.first_index().is_some_and(|first| first <= from) {
-            return Ok(Located::Memory { start: from });
+            return Ok(Located::Memory(from..end));
         }
         let found = self.segment_at(from).map(|segment| {
             let upto = end.min(self.readable_end(segment));
@@ -264,9 +272,11 @@ impl State {
     fn locate_back(&self, end: u64) -> Located {
         let first = self.purged_index().map_or(0, |purged| purged + 1);
         let end = end.min(self.end_index());
-        let Some(newest) = end.checked_sub(1).filter(|newest| *newest >= first) else { return Located::Nothing };
+        let Some(newest) = end.checked_sub(1).filter(|newest| *newest >= first) else {
+            return Located::Nothing;
+        };
         if let Some(start) = self.cache.first_index().filter(|start| *start <= newest) {
-            return Located::Memory { start: start.max(first) };
+            return Located::Memory(start.max(first)..end);
         }
         let found = self.segment_at(newest).map(|segment| {
             let range = first.max(segment.header.first_index)..end.min(self.readable_end(segment));

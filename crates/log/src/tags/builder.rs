@@ -149,7 +149,10 @@ impl Worker {
         let Some(newest) = log.newest_job() else { return };
         let mut draft = log.tags.draft.lock();
         // That of a segment sealed since is finished first.
-        if draft.as_ref().is_some_and(|draft| !draft.given_up() && log.unindexed().contains(&draft.sequence())) {
+        if draft
+            .as_ref()
+            .is_some_and(|draft| !draft.given_up() && log.unindexed().contains(&draft.sequence()))
+        {
             return;
         }
         if draft.as_ref().is_none_or(|draft| !draft.is_of(&newest.subject)) {

@@ -3,7 +3,7 @@
 //! ```text
 //! magic 8 | version u32 | checksum u32 | length u64                          checksum: of header and directory
 //! nonce u64 | sequence u64 | first index u64 | tagger version u32 | frames u32 | tags u64
-//! end: byte u64, offset u64, nonce u64, chain u32 | zero u32                 header, 104 bytes
+//! end: byte u64, offset u64, nonce u64, chain u32 | zero u32                 header, 96 bytes
 //! per block of places: base offset u64 | crc u32                             directory
 //! per block of tags: tag u64 | number u32 | crc u32
 //! per frame: byte u64 | base offset u64 | nonce u64 | chain u32              places, 144 in a block
@@ -22,7 +22,7 @@ use crate::{
 const MAGIC: &[u8; 8] = b"FANFTAGS";
 const VERSION: u32 = 1;
 const CHECKSUM_AT: usize = 12;
-const HEADER_BYTES: usize = 104;
+const HEADER_BYTES: usize = 96;
 const PLACE_BYTES: usize = 28;
 const PLACES_PER_BLOCK: usize = 144;
 const PLACE_FENCE_BYTES: usize = 12;
@@ -72,7 +72,7 @@ pub(crate) fn encode(
     for field in [byte, base_offset, link.nonce, link.chain.into()] {
         bytes.extend_from_slice(&field.to_le_bytes());
     }
-    bytes.resize(HEADER_BYTES, 0);
+    debug_assert_eq!(bytes.len(), HEADER_BYTES);
     for (first, block) in places.chunks(PLACES_PER_BLOCK).zip(&place_blocks) {
         bytes.extend_from_slice(&first[0].base_offset.to_le_bytes());
         bytes.extend_from_slice(&crc32fast::hash(block).to_le_bytes());
@@ -146,12 +146,13 @@ impl TagIndex {
         if !magic || version != VERSION || length != file.length()? {
             return Err(damaged("not a tag index of this version, whole"));
         }
-        let (frames, tags) =
-            decode_subject(&mut fields, subject, tagger_version).ok_or_else(|| damaged("of another segment"))?;
+        let (frames, tags) = decode_subject(&mut fields, subject, tagger_version)
+            .filter(|(_, tags)| *tags <= length)
+            .ok_or_else(|| damaged("of another segment"))?;
         let place_blocks = (frames as usize).div_ceil(PLACES_PER_BLOCK);
         let tag_blocks = to_usize(tags).div_ceil(TAGS_PER_BLOCK);
         let directory_bytes = place_blocks * PLACE_FENCE_BYTES + tag_blocks * TAG_FENCE_BYTES;
-        let blocks_bytes = u64::from(frames) * PLACE_BYTES as u64 + tags * TAG_BYTES as u64;
+        let blocks_bytes = u64::from(frames) * PLACE_BYTES as u64 + tags.saturating_mul(TAG_BYTES as u64);
         if length != (HEADER_BYTES + directory_bytes) as u64 + blocks_bytes {
             return Err(damaged("lengths differ"));
         }
@@ -183,9 +184,7 @@ impl TagIndex {
     }
 
     fn places_at(&self) -> usize {
-        HEADER_BYTES
-            + self.place_fences.len() * PLACE_FENCE_BYTES
-            + self.tag_fences.len() * TAG_FENCE_BYTES
+        HEADER_BYTES + self.place_fences.len() * PLACE_FENCE_BYTES + self.tag_fences.len() * TAG_FENCE_BYTES
     }
 
     fn place_block(&self, block: usize) -> io::Result<Vec<u8>> {
@@ -222,7 +221,8 @@ fn decode_subject(fields: &mut Fields<'_>, subject: &Subject, tagger_version: u3
     let (byte, base_offset) = (fields.u64()?, fields.u64()?);
     let link = Link { nonce: fields.u64()?, chain: fields.u32()? };
     let end = Place { byte, base_offset, link };
-    let found = Subject { sequence, nonce, first_index, next_index: first_index + u64::from(frames), end };
+    let next_index = first_index.checked_add(u64::from(frames))?;
+    let found = Subject { sequence, nonce, first_index, next_index, end };
     (found == *subject && found_version == tagger_version).then_some((frames, tags))
 }
 

@@ -36,7 +36,7 @@ fn allowed(done: &[Done], operations: usize) -> Vec<&Model> {
 }
 
 /// All kept, all lost, each one alone lost, each one alone kept, the newest writes torn, and some mixtures.
-fn variants(unsynced: usize) -> Vec<Box<dyn Fn(usize) -> Keep>> {
+pub(crate) fn variants(unsynced: usize) -> Vec<Box<dyn Fn(usize) -> Keep>> {
     let mut variants: Vec<Box<dyn Fn(usize) -> Keep>> =
         vec![Box::new(|_| Keep::All), Box::new(|_| Keep::Nothing)];
     for one in 0..unsynced {

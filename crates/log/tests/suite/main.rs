@@ -11,3 +11,4 @@ mod property;
 mod salvage;
 mod store;
 mod support;
+mod tags;

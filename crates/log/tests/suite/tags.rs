@@ -1,0 +1,421 @@
+//! Looking frames up by tag finds all that a reading of the whole log finds, whatever became of the index files.
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use fanfare_log::{
+    ANY_TAG, DiskFileSystem, FileSystem, Frame, Log, MemoryFileSystem, StoreOptions, Tagged, Tagger,
+    memory::Keep,
+};
+use proptest::prelude::*;
+
+use crate::{
+    crash::variants,
+    model::{Model, Step},
+    support::{
+        DIR, LOG, REPLICA, append, append_range, frame, open, open_store, open_with, options, read_all, roll,
+        wait,
+    },
+};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Every fiftieth frame has it.
+const RARE: u64 = 7777;
+const TAGGER: Tagger = Tagger { version: 1, tags: tags_of };
+
+fn tags_of(frame: &Frame, tags: &mut Vec<u64>) {
+    let index = frame.header.position.index;
+    tags.extend([index % 5, 100 + index % 3, 100 + index % 3, u64::MAX - 1 - index]);
+    if index.is_multiple_of(50) {
+        tags.push(RARE);
+    }
+    if index % 40 == 13 {
+        tags.push(ANY_TAG);
+    }
+}
+
+fn has(frame: &Frame, tag: u64) -> bool {
+    let mut tags = Vec::new();
+    tags_of(frame, &mut tags);
+    tags.contains(&tag) || tags.contains(&ANY_TAG)
+}
+
+fn open_tagged(fs: &MemoryFileSystem) -> (fanfare_log::Store, Log) {
+    let (store, log) = open(fs).expect("open");
+    log.index_tags(TAGGER).expect("a thread");
+    (store, log)
+}
+
+/// Waits until all sealed segments are indexed.
+fn settle(log: &Log) {
+    let deadline = Instant::now() + DEADLINE;
+    while log.segments_unindexed() > 0 {
+        assert!(Instant::now() < deadline, "{} segments are not indexed", log.segments_unindexed());
+        std::thread::yield_now();
+    }
+}
+
+fn indexes(frames: &[Frame]) -> Vec<u64> {
+    frames.iter().map(|frame| frame.header.position.index).collect()
+}
+
+/// All frames that a lookup of `tag` gives, forwards.
+fn forwards(log: &Log, tag: u64, from: u64, bytes_max: u64) -> Vec<Frame> {
+    let (mut next, mut found) = (from, Vec::new());
+    while let Some(tagged) = log.read_tagged(tag, next, u64::MAX, bytes_max).expect("read") {
+        let Tagged { frames, next: after, next_offset } = tagged;
+        assert!(after > next, "no progress at {next}");
+        assert!(frames.iter().all(|frame| (next..after).contains(&frame.header.position.index)));
+        let following = log.read(after, after + 1, 0).expect("read");
+        let expected =
+            following.first().map_or_else(|| log.bounds().next_offset, |frame| frame.header.base_offset);
+        assert_eq!(next_offset, expected, "offset of {after}");
+        found.extend(frames);
+        next = after;
+    }
+    found
+}
+
+fn backwards(log: &Log, tag: u64) -> Vec<Frame> {
+    let (mut end, mut found) = (u64::MAX, Vec::new());
+    while let Some(tagged) = log.read_tagged_back(tag, end).expect("read") {
+        assert!(tagged.next < end, "no progress at {end}");
+        found.extend(tagged.frames.into_iter().rev());
+        end = tagged.next;
+    }
+    found.reverse();
+    found
+}
+
+/// What lookups find is what a reading of the whole log finds.
+fn check(log: &Log) {
+    let all = read_all(log);
+    let first = all.first().map_or(u64::MAX, |frame| frame.header.position.index);
+    for tag in [0, 1, 4, 100, 102, RARE, u64::MAX - 1 - 20, 5] {
+        let expected: Vec<&Frame> = all.iter().filter(|frame| has(frame, tag)).collect();
+        for found in [forwards(log, tag, first, 0), forwards(log, tag, first, u64::MAX), backwards(log, tag)]
+        {
+            assert!(found.is_sorted_by_key(|frame| frame.header.position.index), "each once, in order");
+            assert_eq!(indexes(&found).len(), indexes(&found).iter().collect::<BTreeSet<_>>().len());
+            let carrying: Vec<&Frame> = found.iter().filter(|frame| has(frame, tag)).collect();
+            assert_eq!(carrying, expected, "tag {tag}");
+        }
+    }
+    for frame in &all {
+        for offset in frame.header.base_offset..frame.header.base_offset + u64::from(frame.header.count) {
+            let found = log.index_of_offset(offset).expect("lookup");
+            assert_eq!(found, Some(frame.header.position.index), "offset {offset}");
+        }
+    }
+}
+
+/// In sealed segments nothing else is read from disk than what carries the tag.
+fn check_exact(log: &Log) {
+    let sealed = log.segments().iter().rfind(|span| span.sealed).map_or(0, |span| span.last.index + 1);
+    let first = log.segments().first().map_or(0, |span| span.first_index);
+    let first = log.bounds().purged.map_or(first, |purged| first.max(purged.index + 1));
+    let cached = (first..sealed).find(|index| log.read_cached(*index, index + 1, 0).is_some());
+    let sealed = cached.unwrap_or(sealed);
+    for tag in [3, 101, RARE, 9] {
+        let mut found = forwards(log, tag, first, u64::MAX);
+        found.retain(|frame| frame.header.position.index < sealed);
+        assert!(found.iter().all(|frame| has(frame, tag)), "tag {tag}: {:?}", indexes(&found));
+    }
+}
+
+fn index_files(fs: &dyn FileSystem) -> Vec<PathBuf> {
+    let dir = Path::new(DIR).join("logs").join(LOG);
+    let names = fs.list(&dir).expect("list");
+    names.into_iter().filter(|name| name.ends_with(".tag")).map(|name| dir.join(name)).collect()
+}
+
+fn flip(fs: &MemoryFileSystem, path: &Path, at: u64) {
+    let file = fs.open(path).expect("open");
+    let length = file.length().expect("length");
+    let mut byte = [0];
+    file.read_at(&mut byte, at % length).expect("read");
+    file.write_all_at(&[byte[0] ^ 0x10], at % length).expect("write");
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Do(Step),
+    Settle,
+    Close,
+    Kill,
+    PowerLoss(u64),
+    /// Of the index file with this number, modulo their number.
+    Flip(usize, u64),
+    Remove(usize),
+    Shorten(usize, u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        10 => (1..30_u64, 0..300_usize).prop_map(|(frames, payload_bytes)| Step::Append { frames, payload_bytes }).prop_map(Event::Do),
+        2 => (0..40_u64).prop_map(|dropped| Event::Do(Step::Truncate { dropped })),
+        2 => (0..60_u64).prop_map(|kept| Event::Do(Step::Purge { kept })),
+        1 => (0..5_u64).prop_map(|skipped| Event::Do(Step::Restart { skipped })),
+        4 => Just(Event::Settle),
+        1 => Just(Event::Close),
+        1 => Just(Event::Kill),
+        1 => any::<u64>().prop_map(Event::PowerLoss),
+        2 => (any::<usize>(), any::<u64>()).prop_map(|(file, at)| Event::Flip(file, at)),
+        1 => any::<usize>().prop_map(Event::Remove),
+        1 => (any::<usize>(), any::<u64>()).prop_map(|(file, bytes)| Event::Shorten(file, bytes)),
+    ]
+}
+
+/// Harms an index file; open ones are found damaged later, or never.
+fn harm(fs: &MemoryFileSystem, event: &Event) {
+    let files = index_files(fs);
+    let path = |number: usize| files.get(number.checked_rem(files.len())?);
+    match *event {
+        Event::Flip(number, at) => {
+            if let Some(path) = path(number) {
+                flip(fs, path, at);
+            }
+        }
+        Event::Remove(number) => {
+            if let Some(path) = path(number) {
+                fs.remove(path).expect("remove");
+            }
+        }
+        Event::Shorten(number, bytes) => {
+            if let Some(path) = path(number) {
+                let old = fs.open(path).expect("open");
+                let length = old.length().expect("length");
+                let mut kept = vec![0; usize::try_from(bytes % length).expect("small")];
+                old.read_at(&mut kept, 0).expect("read");
+                fs.create(path).expect("create").write_all_at(&kept, 0).expect("write");
+            }
+        }
+        Event::Do(_) | Event::Settle | Event::Close | Event::Kill | Event::PowerLoss(_) => {}
+    }
+}
+
+fn run(events: &[Event], options: &StoreOptions) {
+    let mut fs = MemoryFileSystem::default();
+    let mut store = open_with(&fs, options.clone()).expect("open");
+    let mut log = store.open_log(LOG, REPLICA, roll()).expect("open log");
+    log.index_tags(TAGGER).expect("a thread");
+    let mut model = Model::of(&log, 1);
+    for event in events {
+        match event {
+            Event::Do(step) => model.run(step, &log),
+            Event::Settle => {
+                settle(&log);
+                check(&log);
+                settle(&log);
+                check_exact(&log);
+            }
+            Event::Flip(..) | Event::Remove(_) | Event::Shorten(..) => harm(&fs, event),
+            Event::Close => store.close(),
+            Event::Kill => {}
+            Event::PowerLoss(bits) => {
+                let mut bits = *bits;
+                fs = fs.crashed(|_| {
+                    bits = bits.rotate_left(1);
+                    if bits & 1 == 1 { Keep::All } else { Keep::Sectors(bits) }
+                });
+            }
+        }
+        if matches!(event, Event::Close | Event::Kill | Event::PowerLoss(_)) {
+            drop((store, log));
+            store = open_with(&fs, options.clone()).expect("reopen");
+            log = store.open_log(LOG, REPLICA, roll()).expect("reopen log");
+            log.index_tags(TAGGER).expect("a thread");
+        }
+        assert_eq!(Model::of(&log, model.term()), model, "after {event:?}");
+        check(&log);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn lookups_by_tag_find_what_a_reading_of_the_whole_log_finds(
+        events in prop::collection::vec(event(), 1..30),
+        cache_bytes in prop_oneof![Just(0_u64), Just(3000), Just(1 << 20)],
+        pool_segments_max in 0..3_usize,
+    ) {
+        run(&events, &StoreOptions { cache_bytes, pool_segments_max, ..options() });
+    }
+}
+
+#[test]
+fn lookups_are_right_in_every_crash_state() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open_tagged(&fs);
+    let mut model = Model::of(&log, 1);
+    let few = |frames| Step::Append { frames, payload_bytes: 250 };
+    let steps = [few(14), few(8), Step::Truncate { dropped: 9 }, few(16), Step::Purge { kept: 12 }, few(4)];
+    for step in &steps {
+        model.run(step, &log);
+        settle(&log);
+    }
+    store.close();
+    let mut states = 0;
+    for operations in 0..=fs.operations() {
+        let at = fs.after(operations);
+        let mut unsynced = 0;
+        at.crashed(|_| {
+            unsynced += 1;
+            Keep::All
+        });
+        // Two of those that lose or tear one write alone, and all mixtures.
+        for keep in variants(unsynced).iter().step_by(3) {
+            let mut number = 0;
+            let crashed = at.crashed(|_| {
+                number += 1;
+                keep(number - 1)
+            });
+            let (_store, log) = open_tagged(&crashed);
+            check(&log);
+            settle(&log);
+            check_exact(&log);
+            states += 1;
+        }
+    }
+    assert!(states > 500, "only {states} states were tried");
+}
+
+#[test]
+fn an_index_is_written_when_a_segment_is_sealed_and_goes_with_it() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open_tagged(&fs);
+    append_range(&log, 1..60, 1, 300);
+    settle(&log);
+    let spans = log.segments();
+    assert_eq!(index_files(&fs).len(), spans.len() - 1);
+    let purged = spans[3].last;
+    wait(|done| log.purge(purged, spans[3].end_offset, done)).expect("purge");
+    store.close();
+    assert_eq!(index_files(&fs).len(), spans.len() - 1 - 4);
+    // What a crash may leave of a freed segment goes at the next start.
+    let orphan = Path::new(DIR).join("logs").join(LOG).join("0000000000000001.tag");
+    fs.create(&orphan).expect("create");
+    drop((store, log));
+    let (_store, log) = open_tagged(&fs);
+    settle(&log);
+    assert_eq!(index_files(&fs).len(), spans.len() - 1 - 4);
+    check_exact(&log);
+}
+
+#[test]
+fn every_flipped_byte_of_an_index_is_noticed_and_mended() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open_tagged(&fs);
+    append_range(&log, 1..40, 1, 300);
+    settle(&log);
+    store.close();
+    drop((store, log));
+    let path = index_files(&fs)[1].clone();
+    let content = || {
+        let file = fs.open(&path).expect("open");
+        let mut bytes = vec![0; usize::try_from(file.length().expect("length")).expect("small")];
+        file.read_at(&mut bytes, 0).expect("read");
+        bytes
+    };
+    let whole = content();
+    for at in 0..whole.len() as u64 {
+        flip(&fs, &path, at);
+        let (_store, log) = open_tagged(&fs);
+        settle(&log);
+        check(&log);
+        settle(&log);
+        check_exact(&log);
+        assert!(content() == whole, "byte {at} was not mended");
+    }
+}
+
+/// What this version writes is what the file beside this says. A difference is a change of format.
+#[test]
+fn the_format_of_an_index_has_not_changed() {
+    let fs = MemoryFileSystem::default();
+    let (_store, log) = open_tagged(&fs);
+    append_range(&log, 9..15, 1, 300);
+    settle(&log);
+    let path = &index_files(&fs)[0];
+    let golden: &[u8] = include_bytes!("../golden/first.tag");
+    assert_eq!(fs.content(path).expect("the file was written"), golden);
+}
+
+#[test]
+fn a_segment_without_its_index_is_looked_through() {
+    let fs = MemoryFileSystem::default();
+    let (_store, log) = open(&fs).expect("open");
+    append_range(&log, 1..60, 1, 300);
+    // Nobody said how to tag: lookups read everything.
+    assert_eq!(indexes(&forwards(&log, RARE, 1, u64::MAX)), (1..60).collect::<Vec<_>>());
+    assert_eq!(indexes(&backwards(&log, RARE)), (1..60).collect::<Vec<_>>());
+    log.index_tags(TAGGER).expect("a thread");
+    settle(&log);
+    let sealed = log.segments().iter().rfind(|span| span.sealed).expect("sealed ones").last.index;
+    let found = indexes(&forwards(&log, RARE, 1, u64::MAX));
+    let expected: Vec<u64> = (1..=sealed).filter(|index| *index == 50 || index % 40 == 13).collect();
+    assert_eq!(found.into_iter().filter(|index| *index <= sealed).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_index_of_another_tagger_is_not_used() {
+    fn none(_: &Frame, _: &mut Vec<u64>) {}
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    log.index_tags(Tagger { version: 2, tags: none }).expect("a thread");
+    append_range(&log, 1..60, 1, 300);
+    settle(&log);
+    let sealed = log.segments().iter().rfind(|span| span.sealed).expect("sealed ones").last.index;
+    let found = indexes(&forwards(&log, 0, 1, u64::MAX));
+    assert!(found.iter().all(|index| *index > sealed), "{found:?} carry no tag");
+    store.close();
+    drop((store, log));
+    let (_store, log) = open_tagged(&fs);
+    check(&log);
+    settle(&log);
+    check_exact(&log);
+}
+
+/// On a disk that takes no index, everything else goes on.
+#[test]
+fn a_failing_index_fails_nobody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = fanfare_log::Store::open(
+        std::sync::Arc::new(DiskFileSystem),
+        directory.path(),
+        options(),
+        Box::new(|fatal| panic!("{fatal}")),
+    )
+    .expect("open");
+    let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
+    // A directory stands where the first segment's index would be written.
+    let dir = directory.path().join("logs").join(LOG);
+    std::fs::create_dir(dir.join("0000000000000001.tag.new")).expect("a directory");
+    log.index_tags(TAGGER).expect("a thread");
+    append_range(&log, 1..30, 1, 300);
+    settle(&log);
+    check(&log);
+}
+
+#[test]
+fn the_newest_segment_is_looked_up_in_memory_too() {
+    let fs = MemoryFileSystem::default();
+    let store = open_store(&fs).expect("open");
+    let large = fanfare_log::RollPolicy { segment_bytes: 8 << 20, ..roll() };
+    let log = store.open_log(LOG, REPLICA, large).expect("open log");
+    log.index_tags(TAGGER).expect("a thread");
+    for start in (1..3000).step_by(100) {
+        let batch = (start..start + 100).map(|index| frame(index, 1, 900)).collect();
+        append(&log, batch).expect("append");
+    }
+    let deadline = Instant::now() + DEADLINE;
+    // The last piece of less than a megabyte is not drafted yet.
+    while forwards(&log, RARE, 1, u64::MAX).len() > 1500 {
+        assert!(Instant::now() < deadline, "the newest segment is not drafted");
+    }
+    assert_eq!(log.segments().len(), 1);
+    check(&log);
+}
