@@ -201,6 +201,9 @@ impl<'a> Stream<'a> {
         let id = event.id.clone();
         let ordinals = self.inner.send(vec![event]).await.map_err(|status| self.broken(&status))?;
         self.names.insert(ordinals.start, (number, id));
+        while let Some(settled) = self.inner.take_settled() {
+            self.print(Ok(Some(settled)))?;
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -13,7 +14,13 @@ use fanfare_proto::{
         publisher_service_server::{PublisherService, PublisherServiceServer},
     },
 };
-use tokio::{net::TcpListener, sync::mpsc, time::timeout};
+use prost::Message;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc},
+    time::timeout,
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
@@ -26,26 +33,69 @@ const QUIET: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakePublisher {
     state: Arc<Mutex<State>>,
+    /// Breaks all connections that there are.
+    broken: Arc<Notify>,
     tasks: TaskTracker,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct State {
     /// Ids committed, by partition, in order.
     pub(crate) logs: BTreeMap<u32, Vec<String>>,
     /// Ids to refuse retryably, and how often.
     pub(crate) refuse: HashMap<String, u32>,
+    /// How they are refused.
+    pub(crate) refusal: v1::PublishError,
+    /// They are committed all the same: the refusal says that the outcome is unknown.
+    pub(crate) refusal_commits: bool,
     /// Refuse the next new event retryably after so many attempts, again and again.
     pub(crate) refuse_every: Option<u32>,
     attempts: u32,
     /// Ids to refuse for good.
     pub(crate) poison: BTreeSet<String>,
-    /// Cut the connection instead of answering this many requests; what they hold is committed.
+    /// End the stream instead of answering this many requests; what they hold is committed.
     pub(crate) cuts: u32,
-    /// Most events that were ever unanswered after the window was announced.
-    pub(crate) unanswered_max: usize,
-    pub(crate) window_events: u32,
+    pub(crate) cut_with: Status,
+    /// Break the connection under the stream instead of answering this many requests; likewise.
+    pub(crate) breaks: u32,
+    /// Most events and bytes of events that were ever unanswered.
+    pub(crate) unanswered_max: (usize, usize),
+    pub(crate) request_events_max: usize,
+    /// Requests that began again before all requests before them were answered.
+    pub(crate) early_resumes: u32,
+    pub(crate) window: v1::PublishWindow,
     pub(crate) streams: u32,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            logs: BTreeMap::new(),
+            refuse: HashMap::new(),
+            refusal: refusal(Code::ResourceExhausted, "OVERLOADED", Some(1)),
+            refusal_commits: false,
+            refuse_every: None,
+            attempts: 0,
+            poison: BTreeSet::new(),
+            cuts: 0,
+            cut_with: Status::unavailable("the fake cut the stream"),
+            breaks: 0,
+            unanswered_max: (0, 0),
+            request_events_max: 0,
+            early_resumes: 0,
+            window: v1::PublishWindow { events: 0, bytes: 1 << 20 },
+            streams: 0,
+        }
+    }
+}
+
+pub(crate) fn refusal(code: Code, reason: &str, retry_after_ms: Option<u64>) -> v1::PublishError {
+    v1::PublishError {
+        code: code as i32,
+        reason: reason.to_owned(),
+        retry_after_ms,
+        ..v1::PublishError::default()
+    }
 }
 
 impl FakePublisher {
@@ -53,9 +103,17 @@ impl FakePublisher {
         self.state.lock().unwrap()
     }
 
+    /// Serves behind a wire that can break.
     pub(crate) async fn serve(&self) -> Client {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = format!("http://{}", listener.local_addr().unwrap());
+        let wire = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = format!("http://{}", wire.local_addr().unwrap());
+        self.tasks.spawn(carry(
+            wire,
+            listener.local_addr().unwrap(),
+            self.broken.clone(),
+            self.tasks.clone(),
+        ));
         let server = Server::builder().add_service(PublisherServiceServer::new(self.clone()));
         self.tasks.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let options = Options { addr, key: None, timeout: Duration::from_secs(30) };
@@ -88,37 +146,39 @@ impl State {
 
     fn publish(&mut self, event: &CloudEvent, held: &mut BTreeSet<u32>) -> v1::PublishResult {
         let partition = partition_of(event);
-        let refused = |code: Code, reason: &str, retry_after_ms| v1::PublishResult {
-            partition,
-            error: Some(v1::PublishError {
-                code: code as i32,
-                reason: reason.to_owned(),
-                retry_after_ms,
-                ..v1::PublishError::default()
-            }),
-            ..v1::PublishResult::default()
-        };
+        let refused =
+            |error| v1::PublishResult { partition, error: Some(error), ..v1::PublishResult::default() };
         if held.contains(&partition) {
-            return refused(Code::Aborted, "ABORTED_BEHIND", None);
+            return refused(refusal(Code::Aborted, "ABORTED_BEHIND", None));
         }
         if self.poison.contains(&event.id) {
-            return refused(Code::InvalidArgument, "SCHEMA_VIOLATION", None);
+            return refused(refusal(Code::InvalidArgument, "SCHEMA_VIOLATION", None));
         }
         self.attempts += 1;
         if self.refuse_every.is_some_and(|every| self.attempts.is_multiple_of(every)) {
             held.insert(partition);
-            return refused(Code::ResourceExhausted, "OVERLOADED", Some(1));
+            return refused(self.refusal.clone());
         }
         if let Some(left) = self.refuse.get_mut(&event.id).filter(|left| **left > 0) {
             *left -= 1;
-            held.insert(partition);
-            return refused(Code::ResourceExhausted, "OVERLOADED", Some(1));
+            let error = self.refusal.clone();
+            if error.retry_after_ms.is_some() {
+                held.insert(partition);
+            }
+            if self.refusal_commits {
+                self.commit(partition, &event.id);
+            }
+            return refused(error);
         }
+        self.commit(partition, &event.id)
+    }
+
+    fn commit(&mut self, partition: u32, id: &str) -> v1::PublishResult {
         let log = self.logs.entry(partition).or_default();
-        let found = log.iter().position(|id| *id == event.id);
+        let found = log.iter().position(|known| known == id);
         let offset = found.unwrap_or(log.len()) as u64;
         if found.is_none() {
-            log.push(event.id.clone());
+            log.push(id.to_owned());
         }
         v1::PublishResult { partition, offset, duplicate: found.is_some(), error: None }
     }
@@ -167,10 +227,15 @@ async fn answer(
     loop {
         match timeout(QUIET, requests.message()).await {
             Ok(Ok(Some(request))) => {
-                queue.push(request);
-                let unanswered: usize = queue.iter().map(|request| request.events.len()).sum();
                 let mut state = fake.state();
-                state.unanswered_max = state.unanswered_max.max(unanswered);
+                state.early_resumes += u32::from(request.resume && !queue.is_empty());
+                state.request_events_max = state.request_events_max.max(request.events.len());
+                queue.push(request);
+                let unanswered = queue.iter().flat_map(|request| &request.events);
+                let (events, bytes) =
+                    (unanswered.clone().count(), unanswered.map(Message::encoded_len).sum());
+                state.unanswered_max =
+                    (state.unanswered_max.0.max(events), state.unanswered_max.1.max(bytes));
                 continue;
             }
             Ok(_) => return,
@@ -181,11 +246,15 @@ async fn answer(
                 let mut state = fake.state();
                 let mut response = state.take(&request, &mut held);
                 if !std::mem::replace(&mut announced, true) {
-                    response.window = Some(v1::PublishWindow { events: state.window_events, bytes: 1 << 20 });
+                    response.window = Some(state.window);
+                }
+                if state.breaks > 0 {
+                    state.breaks -= 1;
+                    return fake.broken.notify_waiters();
                 }
                 if state.cuts > 0 {
                     state.cuts -= 1;
-                    Err(Status::unavailable("the fake cut the stream"))
+                    Err(state.cut_with.clone())
                 } else {
                     Ok(response)
                 }
@@ -195,5 +264,22 @@ async fn answer(
                 return;
             }
         }
+    }
+}
+
+/// Carries bytes between clients and the server until the wire breaks.
+async fn carry(wire: TcpListener, server: SocketAddr, broken: Arc<Notify>, tasks: TaskTracker) {
+    while let Ok((mut client, _)) = wire.accept().await {
+        let broken = broken.clone();
+        tasks.spawn(async move {
+            let mut server = TcpStream::connect(server).await.unwrap();
+            client.set_nodelay(true).unwrap();
+            server.set_nodelay(true).unwrap();
+            tokio::select! {
+                // An end of either side is the other's to notice.
+                _ = copy_bidirectional(&mut client, &mut server) => {}
+                () = broken.notified() => {}
+            }
+        });
     }
 }

@@ -14,10 +14,11 @@ use fanfare_proto::{cloudevents::v1::CloudEvent, v1};
 use prost::Message;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
 
 use super::Client;
 
@@ -25,8 +26,9 @@ use super::Client;
 const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
 /// What one request may hold before the first answer announces the window.
 const FIRST_WINDOW: v1::PublishWindow = v1::PublishWindow { events: 100, bytes: 1 << 20 };
-/// Most events sent again at once, so that a request stays below the server's limit.
+/// Most that is sent again at once, so that a request stays below the server's limits.
 const RESEND_BYTES_MAX: u64 = 2 << 20;
+const RESEND_EVENTS_MAX: u64 = 1_000;
 /// How long an event is sent again before its last refusal is final.
 const RETRY_FOR: Duration = Duration::from_secs(30);
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
@@ -46,6 +48,8 @@ pub struct PublishStream {
     /// Refused, but a retry can help; by ordinal, which is the order of the first sending.
     held: BTreeMap<u64, Pending>,
     resend_at: Instant,
+    /// When the oldest request in flight became the oldest.
+    waits_since: Instant,
     /// Resendings in a row that were refused again.
     refusals: u32,
     settled: VecDeque<Settled>,
@@ -105,6 +109,7 @@ impl PublishStream {
             bytes_in_flight: 0,
             held: BTreeMap::new(),
             resend_at: Instant::now(),
+            waits_since: Instant::now(),
             refusals: 0,
             settled: VecDeque::new(),
             next_ordinal: 0,
@@ -113,8 +118,8 @@ impl PublishStream {
     }
 
     /// Sends events in one request as soon as the window has room, and gives their ordinals. They may
-    /// hold at most 4 MiB together. Not cancel safe. An error is final for the stream: no retry cures it,
-    /// or none did for 30 s.
+    /// be at most 10,000 and hold at most 4 MiB together. Not cancel safe. An error is final for the stream: no
+    /// retry cures it, or none did for 30 s.
     pub async fn send(&mut self, events: Vec<CloudEvent>) -> Result<Range<u64>, Status> {
         let bytes = events.iter().map(size_bytes).sum();
         while !(self.held.is_empty() && self.link.is_some() && self.has_room(events.len() as u64, bytes)) {
@@ -145,6 +150,11 @@ impl PublishStream {
         }
     }
 
+    /// As [`Self::next`], if one is settled already. Who sends much takes these along the way: they wait in memory.
+    pub fn take_settled(&mut self) -> Option<Settled> {
+        self.settled.pop_front()
+    }
+
     /// Events that were sent and are not settled.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
@@ -168,7 +178,7 @@ impl PublishStream {
             return self.resend().await;
         }
         let Some(link) = &mut self.link else { return self.break_off(Status::unavailable("not connected")) };
-        match timeout(self.client.timeout(), link.responses.message()).await {
+        match timeout_at(self.waits_since + self.client.timeout(), link.responses.message()).await {
             Ok(Ok(Some(response))) => self.accept(response),
             Ok(Ok(None)) => self.break_off(Status::unavailable("the node ended the stream")),
             Ok(Err(status)) => self.break_off(status),
@@ -185,11 +195,11 @@ impl PublishStream {
         }
         let window = self.window.unwrap_or(FIRST_WINDOW);
         let bytes_max = window.bytes.min(RESEND_BYTES_MAX);
+        let events_max = u64::from(window.events).min(RESEND_EVENTS_MAX);
         let (mut events, mut bytes) = (Vec::new(), 0);
         while let Some(entry) = self.held.first_entry() {
             let size = size_bytes(&entry.get().event);
-            if !events.is_empty() && (bytes + size > bytes_max || events.len() as u64 >= window.events.into())
-            {
+            if !events.is_empty() && (bytes + size > bytes_max || events.len() as u64 >= events_max) {
                 break;
             }
             bytes += size;
@@ -214,6 +224,9 @@ impl PublishStream {
             // shows as the end of the responses.
             drop(link.requests.try_send(request));
         }
+        if self.in_flight.is_empty() {
+            self.waits_since = Instant::now();
+        }
         self.events_in_flight += events.len() as u64;
         self.bytes_in_flight += bytes;
         self.in_flight.push_back(Request { sequence, bytes, events });
@@ -224,6 +237,7 @@ impl PublishStream {
             self.window = Some(window);
         }
         self.window.get_or_insert(FIRST_WINDOW);
+        self.waits_since = Instant::now();
         let request = self.in_flight.pop_front().ok_or_else(|| protocol_error("an answer too many"))?;
         self.events_in_flight -= request.events.len() as u64;
         self.bytes_in_flight -= request.bytes;
@@ -298,10 +312,13 @@ impl PublishStream {
         }
         (self.events_in_flight, self.bytes_in_flight) = (0, 0);
         self.refusals += 1;
-        self.resend_at = now + delay_after(self.refusals);
+        let retry_after = retry_after(&status);
+        let delay = retry_after.unwrap_or_default().min(RETRY_FOR).max(delay_after(self.refusals));
+        self.resend_at = now + delay;
         let oldest = self.held.values().filter_map(|pending| pending.first_refused).min();
         let waited = oldest.map(|oldest| now - oldest).unwrap_or_default();
-        if waited < RETRY_FOR && reconnect_helps(status.code()) { Ok(()) } else { Err(status) }
+        let helps = retry_after.is_some() || reconnect_helps(status.code());
+        if waited < RETRY_FOR && helps { Ok(()) } else { Err(status) }
     }
 }
 
@@ -328,6 +345,10 @@ fn delay_after(refusals: u32) -> Duration {
 
 fn is_retryable(error: &v1::PublishError) -> bool {
     error.retry_after_ms.is_some() || error.reason == "ABORTED_BEHIND"
+}
+
+fn retry_after(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
 }
 
 fn reconnect_helps(code: Code) -> bool {

@@ -30,7 +30,7 @@ fn a_run_is_bounded_by_its_time_and_by_its_count() {
 
 /// Runs two producers against the fake; gives what it committed, and the outcome.
 async fn run(fake: &FakePublisher, load: Load, ledger: Option<Arc<Ledger>>) -> Outcome {
-    fake.state().window_events = 1000;
+    fake.state().window.events = 1000;
     let client = fake.serve().await;
     let pool = Arc::new(Pool::generate(&["t"], 12, 640, &mut StdRng::seed_from_u64(1)));
     drive(&[client.clone(), client], load, pool, ledger, &Signals::new()).await.unwrap()

@@ -1,14 +1,22 @@
+use tonic_types::{ErrorDetails, StatusExt};
+
 use super::*;
-use crate::client::{EventBuilder, fake_publisher::FakePublisher};
+use crate::client::{
+    EventBuilder,
+    fake_publisher::{FakePublisher, refusal},
+};
 
 /// Events `0..count` over three partitions.
 fn event(number: u64) -> CloudEvent {
     EventBuilder::new("t").id(number.to_string()).partition_key((number % 3).to_string()).build()
 }
 
+async fn open(fake: &FakePublisher) -> PublishStream {
+    fake.serve().await.publish_stream().await.unwrap()
+}
+
 async fn publish(fake: &FakePublisher, count: u64, batch: u64) -> BTreeMap<u64, Settled> {
-    let client = fake.serve().await;
-    let mut stream = client.publish_stream().await.unwrap();
+    let mut stream = open(fake).await;
     let mut settled = BTreeMap::new();
     for first in (0..count).step_by(usize::try_from(batch).unwrap()) {
         let events = (first..count.min(first + batch)).map(event).collect();
@@ -23,12 +31,13 @@ async fn publish(fake: &FakePublisher, count: u64, batch: u64) -> BTreeMap<u64, 
 
 fn fake(window_events: u32) -> FakePublisher {
     let fake = FakePublisher::default();
-    fake.state().window_events = window_events;
+    fake.state().window.events = window_events;
     fake
 }
 
 /// Each partition holds what was not given up, once, in the order it was given; results name the places.
 fn check(fake: &FakePublisher, settled: &BTreeMap<u64, Settled>, count: u64, given_up: &[u64]) {
+    assert_eq!(fake.state().early_resumes, 0, "it begins again only when all is answered");
     assert_eq!(settled.keys().copied().collect::<Vec<_>>(), (0..count).collect::<Vec<_>>());
     for partition in 0..3 {
         let kept = (0..count).filter(|number| number % 3 == partition && !given_up.contains(number));
@@ -68,25 +77,145 @@ async fn a_retryable_refusal_is_resent_before_what_was_held_back_behind_it() {
     }
 }
 
+/// Ids of what was settled as committed before.
+fn duplicates(settled: &BTreeMap<u64, Settled>) -> Vec<u64> {
+    let known = |settled: &Settled| settled.outcome.as_ref().is_ok_and(|stored| stored.duplicate);
+    settled.iter().filter(|(_, settled)| known(settled)).map(|(number, _)| *number).collect()
+}
+
+#[tokio::test]
+async fn every_refusal_that_tells_when_to_retry_is_resent_and_none_is_stored_twice() {
+    let kinds = [
+        (Code::ResourceExhausted, "OVERLOADED"),
+        (Code::Unavailable, "NO_LEADER"),
+        (Code::Unavailable, "SHARD_MOVED"),
+        (Code::Unavailable, "DISK_FULL"),
+        (Code::Unavailable, "DRAINING"),
+        (Code::DeadlineExceeded, "OUTCOME_UNKNOWN"),
+    ];
+    for (code, reason) in kinds {
+        let fake = fake(32);
+        let is_unknown = reason == "OUTCOME_UNKNOWN";
+        {
+            let mut state = fake.state();
+            state.refusal = refusal(code, reason, Some(1));
+            state.refusal_commits = is_unknown;
+            state.refuse = [("3", 1), ("4", 1), ("10", 1)].map(|(id, n)| (id.to_owned(), n)).into();
+        }
+        let settled = publish(&fake, 30, 4).await;
+        check(&fake, &settled, 30, &[]);
+        let known: &[u64] = if is_unknown { &[3, 4, 10] } else { &[] };
+        assert_eq!(duplicates(&settled), known, "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn a_final_refusal_skips_its_event_alone() {
+    let kinds = [
+        (Code::InvalidArgument, "SCHEMA_VIOLATION"),
+        (Code::AlreadyExists, "EVENT_CONFLICT"),
+        (Code::Unavailable, "PARTITION_STOPPED"),
+    ];
+    for (code, reason) in kinds {
+        let fake = fake(32);
+        {
+            let mut state = fake.state();
+            state.refusal = refusal(code, reason, None);
+            state.refuse = [("5", 1), ("6", 1)].map(|(id, n)| (id.to_owned(), n)).into();
+        }
+        let settled = publish(&fake, 20, 4).await;
+        check(&fake, &settled, 20, &[5, 6]);
+        assert_eq!(settled[&5].outcome.as_ref().unwrap_err().reason, reason);
+    }
     let fake = fake(32);
-    fake.state().poison = ["5".to_owned(), "6".to_owned()].into();
+    fake.state().poison = ["5".to_owned()].into();
     fake.state().refuse = [("2".to_owned(), 1)].into();
     let settled = publish(&fake, 20, 4).await;
-    check(&fake, &settled, 20, &[5, 6]);
-    assert_eq!(settled[&5].outcome.as_ref().unwrap_err().reason, "SCHEMA_VIOLATION");
+    check(&fake, &settled, 20, &[5]);
 }
 
 #[tokio::test]
 async fn a_cut_stream_is_opened_again_and_nothing_is_stored_twice() {
+    let mut overloaded = ErrorDetails::new();
+    overloaded.set_retry_info(Some(Duration::from_millis(1)));
+    let ends = [
+        Status::unavailable("cut"),
+        Status::deadline_exceeded("late"),
+        Status::with_error_details(Code::ResourceExhausted, "no room", overloaded),
+    ];
+    for end in ends {
+        let fake = fake(16);
+        fake.state().cuts = 2;
+        fake.state().cut_with = end;
+        let settled = publish(&fake, 30, 2).await;
+        check(&fake, &settled, 30, &[]);
+        assert_eq!(fake.state().streams, 3);
+        assert!(duplicates(&settled).len() >= 2, "what the cuts hid was committed before");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_made_again_and_nothing_is_stored_twice() {
     let fake = fake(16);
-    fake.state().cuts = 2;
-    let settled = publish(&fake, 30, 2).await;
-    check(&fake, &settled, 30, &[]);
-    assert_eq!(fake.state().streams, 3);
-    let duplicates = settled.values().filter(|one| one.outcome.as_ref().is_ok_and(|stored| stored.duplicate));
-    assert!(duplicates.count() >= 2, "what the cuts hid was committed before");
+    fake.state().breaks = 3;
+    let settled = publish(&fake, 60, 2).await;
+    check(&fake, &settled, 60, &[]);
+    assert_eq!(fake.state().streams, 4);
+    assert!(duplicates(&settled).len() >= 2, "what was not answered had been committed");
+}
+
+#[tokio::test]
+async fn a_stream_that_no_retry_brings_back_ends_with_the_reason() {
+    for end in [Status::unauthenticated("no such key"), Status::invalid_argument("not a request")] {
+        let fake = fake(16);
+        fake.state().cuts = 1;
+        fake.state().cut_with = end.clone();
+        let mut stream = open(&fake).await;
+        stream.send(vec![event(0)]).await.unwrap();
+        assert_eq!(stream.next().await.unwrap_err().code(), end.code());
+        assert_eq!(fake.state().streams, 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_resent_fits_into_requests_that_the_node_takes() {
+    let fake = fake(5_000);
+    // All others are sent before it is answered; a third of them waits behind it.
+    fake.state().refuse = [("501".to_owned(), 1)].into();
+    let settled = publish(&fake, 4_000, 500).await;
+    check(&fake, &settled, 4_000, &[]);
+    assert!(fake.state().request_events_max <= 1_000);
+}
+
+#[tokio::test]
+async fn what_is_settled_can_be_taken_without_waiting() {
+    let fake = fake(4);
+    let mut stream = open(&fake).await;
+    let mut ordinals = Vec::new();
+    for number in 0..40 {
+        stream.send(vec![event(number)]).await.unwrap();
+        ordinals.extend(std::iter::from_fn(|| stream.take_settled()).map(|settled| settled.ordinal));
+        assert!(number + 1 - ordinals.len() as u64 <= 4, "no more than is unanswered is left");
+    }
+    while let Some(settled) = stream.next().await.unwrap() {
+        ordinals.push(settled.ordinal);
+    }
+    assert_eq!(ordinals, (0..40).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_windows_bytes_are_kept() {
+    let fake = fake(1_000);
+    fake.state().window.bytes = 10_000;
+    let mut stream = open(&fake).await;
+    for number in 0..50 {
+        let data = format!("\"{}\"", "x".repeat(1_000));
+        let event = EventBuilder::new("t").id(number.to_string()).partition_key("0").json(&data);
+        stream.send(vec![event.unwrap().build()]).await.unwrap();
+    }
+    while stream.next().await.unwrap().is_some() {}
+    let (events, bytes) = fake.state().unanswered_max;
+    assert!((5..10).contains(&events) && bytes <= 10_000, "{events} events of {bytes} bytes");
 }
 
 #[tokio::test]
@@ -94,5 +223,5 @@ async fn the_window_of_the_first_answer_is_used_and_kept() {
     let fake = fake(10);
     let settled = publish(&fake, 60, 3).await;
     check(&fake, &settled, 60, &[]);
-    assert_eq!(fake.state().unanswered_max, 9, "three requests of three fit into ten events");
+    assert_eq!(fake.state().unanswered_max.0, 9, "three requests of three fit into ten events");
 }
