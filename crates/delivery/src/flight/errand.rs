@@ -69,7 +69,7 @@ impl Flight {
             Gate::Open | Gate::Probe => None,
         };
         let letters = self.letters_later.iter().map(|(retry_at_ms, _)| *retry_at_ms).min();
-        let deadlines = [self.parks.deadline(), letters, gate, Some(self.read_retry_ms)];
+        let deadlines = [self.parks.deadline(now_ms), letters, gate, Some(self.read_retry_ms)];
         deadlines.into_iter().flatten().filter(|&deadline_ms| deadline_ms > now_ms).min()
     }
 

@@ -172,10 +172,10 @@ impl Parks {
         Some(Due::Candidate(*key))
     }
 
-    /// When the next key is due that only waits for its time.
-    pub(super) fn deadline(&self) -> Option<u64> {
+    /// When the next key is due that only waits for its time. One that is due already waits for something else.
+    pub(super) fn deadline(&self, now_ms: u64) -> Option<u64> {
         let waiting = self.keys.values().filter(|parked| parked.phase == Phase::Waiting);
-        waiting.map(|parked| parked.retry_at_ms).min()
+        waiting.map(|parked| parked.retry_at_ms).filter(|&at| at > now_ms).min()
     }
 
     /// Drops what was read of keys that nothing is under way for.
@@ -186,5 +186,26 @@ impl Parks {
                 parked.scanned_to = parked.from;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_whose_turn_is_late_hides_no_other_keys_time() {
+        let parked = |key, retry_in_ms| ParkedKey {
+            key: KeyHash(key),
+            from: Offset(key),
+            attempts: 1,
+            retry_in_ms,
+            pending: 1,
+        };
+        let mut parks = Parks::restore(&[parked(1, 5), parked(2, 50), parked(3, 70)], 0);
+        assert_eq!(parks.deadline(0), Some(5));
+        assert!(parks.next_due(10, Offset::ZERO, false).is_none(), "it is due, and must not be attempted");
+        assert_eq!(parks.deadline(10), Some(50));
+        assert_eq!(parks.deadline(70), None);
     }
 }
