@@ -274,7 +274,11 @@ impl Scope {
         let late = self.ground.node.drain_until.get().is_none_or(|until| *until <= Instant::now());
         let idle = self.commands.running.is_none()
             && !self.ground.is_dirty()
-            && self.lead.cells.read().values().all(|cell| cell.lock().flight.busy() == 0);
+            && self.lead.cells.read().values().all(|cell| {
+                let state = cell.lock();
+                // What ran for one that is gone was aborted.
+                state.gone || state.flight.busy() == 0
+            });
         idle || late
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Whatever settles, the account of every subscription is checked: see [`World::settled`].
 
+mod catalog;
 mod changes;
 mod choices;
 mod dead_letters;
@@ -206,6 +207,13 @@ impl World {
 
     fn sink(&self, name: &str) -> Arc<Memory> {
         self.machine.network.sink(&destination(name))
+    }
+
+    /// The partition of the subscription's events.
+    fn home(&self, subscription: &Subscription) -> &Partition {
+        let view = self.catalog.view();
+        let home = view.account(subscription.account).unwrap().account.shard.partitions[0];
+        &self.events[usize::from(home)]
     }
 
     async fn create_type(&self, name: &str, schema: Option<&str>) {

@@ -121,9 +121,8 @@ impl Flight {
         CursorRecord { read_to, window, parked: parked.collect() }
     }
 
-    /// Once all is read again after a restart, everything that was counted before has to be there. Only a program that
-    /// reads events otherwise than the one that counted them can miss one: said aloud, and settled, so that it does not
-    /// hold the log for ever.
+    /// Once all is read again after a restart, everything that was counted before has to be there, unless the log was
+    /// damaged and given up there. Said aloud, and settled, so that it does not hold the log for ever.
     fn correct(&mut self) {
         if !self.restored || !self.reading.follows() {
             return;

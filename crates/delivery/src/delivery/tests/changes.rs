@@ -120,3 +120,70 @@ async fn subscriptions_come_change_and_go_while_another_one_is_busy_without_a_pa
     }
     world.stats_when(&busy, |stats| stats.pending == 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_nothing_that_was_under_way_for_a_deleted_subscription() {
+    let world = World::new().await;
+    let refused = world.subscribe("refused", &["refund"]).await;
+    let deleted = world.subscribe("deleted", &["order"]).await;
+    world.sink("deleted").hang();
+    world.publish("order", &KEYS, 0..5).await;
+    timeout(DEADLINE, world.sink("deleted").attempts_when(|attempts| attempts.running == 5)).await.unwrap();
+    // A change that is refused, so that the next one, the deletion, is not done at once.
+    let Subscription { id, account, start, .. } = *refused;
+    let spec = [].into();
+    let attach = fanfare_partition::Attach {
+        subscription: id,
+        account,
+        epoch: u64::MAX,
+        spec_revision: 1,
+        spec,
+        start,
+    };
+    world.home(&refused).attach(attach).await.unwrap();
+    let home = world.home(&refused).id();
+    let lead = world.delivery.leads.iter().find(|lead| lead.partition.id() == home).unwrap();
+    let mut changed = lead.changed.subscribe();
+    let before = *changed.borrow();
+    world.catalog.pause_subscription(world.tenant(), refused.id).await.unwrap();
+    // Seen in the catalog, refused.
+    timeout(DEADLINE, changed.wait_for(|now| *now >= before + 2)).await.unwrap().unwrap();
+    world.catalog.delete_subscription(world.tenant(), deleted.id).await.unwrap();
+    timeout(DEADLINE, changed.wait_for(|now| *now >= before + 3)).await.unwrap().unwrap();
+    let stopped = world.delivery.shutdown(DEADLINE * 2);
+    timeout(DEADLINE, stopped).await.expect("it stops without the time that attempts have to end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_subscriptions_that_are_never_at_rest_do_not_delay_an_attachment() {
+    const EVENTS: usize = 2_000;
+    let mut setup = Setup::default();
+    setup.delivery.window_events = 64;
+    let world = World::with(setup).await;
+    let names = ["one", "two", "three", "four", "five", "six"];
+    let mut busy = Vec::new();
+    for name in names {
+        busy.push(world.subscribe(name, &["order"]).await);
+        world.sink(name).down();
+    }
+    for start in (0..EVENTS).step_by(100) {
+        world.publish("order", &KEYS, start..start + 100).await;
+    }
+    for subscription in &busy {
+        world.stats_when(subscription, |stats| stats.matched == EVENTS as u64).await;
+    }
+    let late = world.create_sink("late").await;
+    names.iter().for_each(|name| world.sink(name).up());
+    for name in names {
+        world.delivered(name, 10).await;
+    }
+    world.subscribe_to(&late, &["order"], StartAt::Next).await;
+    let pending: u64 = busy.iter().map(|busy| world.stats(busy).pending).sum();
+    assert!(
+        pending > (names.len() * EVENTS / 2) as u64,
+        "it was attached after most else: {pending} are left"
+    );
+    for subscription in &busy {
+        world.settled(subscription, EVENTS as u64).await;
+    }
+}

@@ -7,12 +7,6 @@ use super::*;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 impl World {
-    fn home(&self, subscription: &Subscription) -> &Partition {
-        let view = self.catalog.view();
-        let home = view.account(subscription.account).unwrap().account.shard.partitions[0];
-        &self.events[usize::from(home)]
-    }
-
     /// Changes the types and waits until they are in effect. From which offset they hold.
     async fn choose(&self, subscription: &Subscription, types: &[&str]) -> Offset {
         let sink =
