@@ -33,7 +33,8 @@ pub(crate) fn destination(config: &SinkConfig) -> &str {
     }
 }
 
-/// One destination. It takes single events and delivers them at once until told otherwise.
+/// One destination. It takes single events and delivers them at once until told otherwise. A batch that is atomic fails
+/// whole, with the failure of its first event that fails.
 pub struct Memory {
     script: Mutex<Script>,
     mode: watch::Sender<Mode>,
@@ -146,16 +147,22 @@ impl Memory {
 
     fn take(&self, events: Vec<Delivery>) -> Vec<Outcome> {
         let mut script = self.script.lock();
-        let mut outcomes = Vec::with_capacity(events.len());
-        self.deliveries.send_modify(|deliveries| {
-            for event in events {
+        let mut outcomes: Vec<_> = events
+            .iter()
+            .map(|event| {
                 let failure = script.by_key.get(&event.key).cloned().or_else(|| script.next.pop_front());
-                outcomes.push(failure.unwrap_or(Outcome::Delivered));
-                if outcomes.last() == Some(&Outcome::Delivered) {
-                    deliveries.push(event);
-                }
-            }
-        });
+                failure.unwrap_or(Outcome::Delivered)
+            })
+            .collect();
+        let failure = outcomes.iter().find(|outcome| **outcome != Outcome::Delivered);
+        if script.abilities.atomic_batch
+            && let Some(failure) = failure.cloned()
+        {
+            outcomes.fill(failure);
+        }
+        let delivered = events.into_iter().zip(&outcomes);
+        let delivered = delivered.filter(|(_, outcome)| **outcome == Outcome::Delivered);
+        self.deliveries.send_modify(|deliveries| deliveries.extend(delivered.map(|(event, _)| event)));
         outcomes
     }
 }
@@ -213,6 +220,7 @@ mod tests {
     #[tokio::test]
     async fn it_fails_as_told_and_records_only_what_it_took() {
         let sink = Network::default().sink("https://a.example");
+        sink.set_abilities(Abilities { atomic_batch: false, ..sink.abilities() });
         sink.fail_next(1, retry());
         sink.fail_key(KeyHash(2), retry());
         let events = [1, 1, 2, 3].map(|key| Delivery { key: KeyHash(key), ..delivery(key) });
@@ -223,6 +231,10 @@ mod tests {
         let keys: Vec<_> =
             sink.delivered_when(|all| all.len() == 3).await.iter().map(|event| event.key.0).collect();
         assert_eq!(keys, [1, 3, 2]);
+        sink.set_abilities(Abilities { atomic_batch: true, ..sink.abilities() });
+        sink.fail_key(KeyHash(2), retry());
+        assert_eq!(sink.attempt(events.to_vec()).await, vec![retry(); 4]);
+        assert_eq!(sink.delivered().len(), 3, "of a batch that fails whole nothing is delivered");
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Whatever settles, the account of every subscription is checked: see [`World::settled`].
 
-mod catalog;
+mod atomic;
 mod changes;
 mod choices;
 mod dead_letters;
