@@ -3,6 +3,7 @@
 //! Whatever settles, the account of every subscription is checked: see [`World::settled`].
 
 mod atomic;
+mod catalog;
 mod changes;
 mod choices;
 mod dead_letters;
