@@ -112,6 +112,35 @@ async fn a_subscription_that_starts_in_the_past_counts_for_itself_until_it_joins
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_by_time_is_clamped_to_what_the_log_keeps() {
+    let node = Node::new().await;
+    let mut times = Vec::new();
+    for events in [["a", "b"], ["c", "d"], ["e", "f"]] {
+        times.push(node.clock.now());
+        node.append(batch(1, &events)).await;
+        node.pass(50);
+    }
+    node.advance(6, vec![]).await.unwrap();
+    assert_eq!(node.partition.trim(node.term(), Offset(2)).await.unwrap(), Offset(2));
+    let cases = [
+        (Timestamp(0), 2, Some(2)),
+        (times[0], 2, Some(2)),
+        (times[1], 2, Some(2)),
+        (Timestamp(times[1].0 + 1), 4, Some(4)),
+        (times[2], 4, Some(4)),
+        (node.clock.now(), 6, None),
+        (Timestamp(u64::MAX), 6, None),
+    ];
+    for ((time, from, matched_to), number) in cases.into_iter().zip(1..) {
+        let attached = node.partition.attach(attach(number, 1, StartAt::Time(time))).await.unwrap();
+        let found = (attached.from, attached.specs[0].from, attached.matched_to);
+        assert_eq!(found, (Offset(from), Offset(from), matched_to.map(Offset)), "{time:?}");
+    }
+    let attached = node.partition.attach(attach(9, 1, StartAt::Earliest)).await.unwrap();
+    assert_eq!((attached.from, attached.matched_to), (Offset(2), Some(Offset(2))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trim_waits_for_what_is_unsettled_and_is_kept_through_a_crash() {
     let small = || PartitionOptions { segment_bytes: 16 << 10, ..options() };
     let mut node = Node::open(MemoryFileSystem::default(), small(), 1_000_000).await;
