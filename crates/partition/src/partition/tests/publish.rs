@@ -174,6 +174,37 @@ async fn too_many_waiting_bytes_are_refused_with_a_time_to_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_events_until_there_is_room_and_keeps_what_was_taken() {
+    let node = Node::new().await;
+    let mut taken = Vec::new();
+    // Half of what is kept free for votes, progress and trims.
+    node.fs.leave_free(options().segment_bytes);
+    for room in [false, true] {
+        let until = async {
+            loop {
+                let name = taken.len().to_string();
+                let receipt = node.partition.append(batch(1, &[&name])).await.expect("it is queued");
+                let outcome = receipt.committed().await;
+                match &outcome {
+                    Ok(_) => taken.push(name),
+                    Err(error) => assert!(matches!(error, AppendError::DiskFull { .. }), "{error}"),
+                }
+                assert_eq!(node.positions().high_watermark, Offset(taken.len() as u64));
+                if outcome.is_ok() == room {
+                    return;
+                }
+            }
+        };
+        timeout(DEADLINE, until).await.expect("the disk is looked at again and again");
+        node.fs.leave_free(64 << 20);
+    }
+    node.append(batch(1, &["last"])).await;
+    taken.push("last".to_owned());
+    let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+    assert_eq!(node.events(0, None, 1_000).await, numbered(0, &taken));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_wake_at_the_watermark_and_find_times_and_identities() {
     let node = Node::new().await;
     let mut positions = node.partition.positions();
