@@ -67,7 +67,11 @@ impl Failure {
         let lost = is_transport(status);
         let message = format!("{attempted}: {}", message_of(status));
         let mut lines = detail_lines(&details);
-        lines.retain(|line| !message.contains(line.as_str()));
+        // What the message says already, with or without naming its place, is not said again.
+        lines.retain(|line| {
+            let what = line.split_once(": ").map_or(line.as_str(), |(_, what)| what);
+            !message.contains(what)
+        });
         Self {
             exit: if lost { Exit::Unavailable } else { exit_of(status.code()) },
             message,

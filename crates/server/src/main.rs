@@ -1,5 +1,6 @@
 //! `fanfare`: the broker and its client in one program.
 
+mod account;
 mod clock;
 mod config;
 mod dev;
@@ -33,6 +34,9 @@ enum Command {
     Dev(dev::DevCommand),
     /// Start a node from its configuration.
     Serve(serve::ServeCommand),
+    /// Accounts of a node that is stopped: the tenants that it serves
+    #[command(subcommand)]
+    Account(account::AccountCommand),
     /// Work on the logs of a node that is stopped.
     Log(loss::LogCommand),
     #[command(flatten)]
@@ -46,6 +50,7 @@ async fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Dev(command) => dev::run(command).await,
         Command::Serve(command) => serve::run(command).await,
+        Command::Account(command) => account::run(command, arguments.global.output).await,
         Command::Log(command) => loss::run(command).await,
         Command::Client(command) => return fanfare_cli::run(command, arguments.global).await,
     };

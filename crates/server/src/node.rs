@@ -7,7 +7,7 @@ use fanfare_catalog::{Catalog, CatalogOptions};
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryParts};
 use fanfare_ingest::{Ingest, PublisherEdge, ReaderEdge};
-use fanfare_log::{DiskFileSystem, Fatal, Store};
+use fanfare_log::{DiskFileSystem, Fatal, OpenError, Store};
 use fanfare_model::PartitionId;
 use fanfare_partition::{Partition, Role};
 use fanfare_sinks::{EgressPolicy, Factory};
@@ -126,23 +126,24 @@ impl Node {
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow::anyhow!(
-            "listen.grpc = {address}: the port is in use by another process; stop it, or choose another with --listen"
+            "listen.grpc = {address}: the port is in use by another process; stop it, or choose another with --listen (`fanfare dev`: --port)"
         ),
         _ => anyhow::anyhow!("listen.grpc = {address}: {error}"),
     })
 }
 
-fn open_store(config: &Config) -> anyhow::Result<Store> {
+pub(crate) fn open_store(config: &Config) -> anyhow::Result<Store> {
     let directory = &config.node.data_dir;
     std::fs::create_dir_all(directory).with_context(|| {
         format!("create the data directory {}; choose another with --data-dir", directory.display())
     })?;
-    Ok(Store::open(
-        Arc::new(DiskFileSystem),
-        directory,
-        config.storage.store_options(),
-        Box::new(stop_process),
-    )?)
+    let options = config.storage.store_options();
+    match Store::open(Arc::new(DiskFileSystem), directory, options, Box::new(stop_process)) {
+        Err(locked @ OpenError::Locked { .. }) => {
+            Err(anyhow::anyhow!("{locked}: stop it, or choose another directory with --data-dir"))
+        }
+        opened => Ok(opened?),
+    }
 }
 
 /// A disk that failed once cannot be trusted again by this process: pages of a failed sync may be marked clean.
@@ -154,7 +155,7 @@ pub(crate) fn stop_process(fatal: &Fatal) {
     process::exit(EXIT_DISK_FAILED);
 }
 
-async fn open_catalog(config: &Config, store: &Store) -> anyhow::Result<Catalog> {
+pub(crate) async fn open_catalog(config: &Config, store: &Store) -> anyhow::Result<Catalog> {
     let options = CatalogOptions {
         sinks_max: config.limits.sinks_max,
         subscriptions_max: config.limits.subscriptions_max,

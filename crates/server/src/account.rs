@@ -1,0 +1,101 @@
+//! `fanfare account`: more tenants. An operator's command on the data directory of a node that is stopped, because
+//! an API key speaks for one tenant alone and must not make others.
+
+use std::{path::PathBuf, sync::Arc};
+
+use fanfare_catalog::{Account, NewKey};
+use fanfare_cli::Format;
+
+use crate::{config::Config, node, private_files, serve};
+
+/// What an operator does with accounts.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Make an account and print its API key, once; the node must be stopped
+    Create(CreateCommand),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateCommand {
+    /// Name of the account.
+    name: String,
+    /// Configuration file (TOML) of the node.
+    #[arg(long, env = "FANFARE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Overrides node.data_dir.
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+}
+
+/// Runs the command to its end.
+///
+/// # Errors
+/// If the configuration is wrong, there is no data directory, a node uses it, or the catalog does not take the change.
+pub(crate) async fn run(command: AccountCommand, format: Format) -> anyhow::Result<()> {
+    let AccountCommand::Create(CreateCommand { name, config, data_dir }) = command;
+    let config = serve::configuration(config.as_deref(), data_dir, None)?;
+    let (account, key) = create(&config, &name).await?;
+    match format {
+        Format::Table => println!("account  {}\nkey      {}", account.id, key.text.expose()),
+        Format::Json => {
+            println!(
+                "{}",
+                serde_json::json!({ "account": account.id.to_string(), "key": key.text.expose() })
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn create(config: &Config, name: &str) -> anyhow::Result<(Arc<Account>, NewKey)> {
+    let directory = &config.node.data_dir;
+    anyhow::ensure!(
+        directory.join("identity").exists(),
+        "{} is not a data directory: start a node on it first, or name another with --data-dir",
+        directory.display()
+    );
+    anyhow::ensure!(!name.trim().is_empty(), "the account needs a name");
+    private_files::from_now_on();
+    let store = node::open_store(config)?;
+    let catalog = node::open_catalog(config, &store).await?;
+    let account = catalog.create_account(name).await?;
+    let key = catalog.create_key(account.id, "").await?;
+    catalog.shutdown().await;
+    tokio::task::spawn_blocking(move || store.close()).await?;
+    Ok((account, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use fanfare_sinks::EgressPolicy;
+
+    use super::*;
+    use crate::{config::ByteSize, node::Node};
+
+    #[tokio::test]
+    async fn an_account_is_made_while_the_node_is_stopped_and_its_key_is_good_afterwards() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.node.data_dir = folder.path().join("data");
+        config.listen.grpc = ([127, 0, 0, 1], 0).into();
+        config.storage.segment_bytes = ByteSize::mib(1);
+        config.storage.pool_segments_max = 1;
+        config.publish.partitions = 1;
+        let start = || Node::start(config.clone(), EgressPolicy::default());
+
+        let missing = create(&config, "acme").await.map(drop).unwrap_err().to_string();
+        assert!(missing.contains("--data-dir") && !config.node.data_dir.exists(), "{missing}");
+        let node = start().await.unwrap();
+        let running = create(&config, "acme").await.map(drop).unwrap_err().to_string();
+        assert!(running.contains("in use by another process: stop it"), "{running}");
+        node.shutdown().await;
+        assert!(create(&config, " ").await.is_err(), "a name is needed");
+        let made = [create(&config, "acme").await.unwrap(), create(&config, "other").await.unwrap()];
+        let node = start().await.unwrap();
+        for (account, key) in made {
+            let tenant = node.catalog.authenticate(key.text.expose()).expect("the key is known");
+            assert_eq!(tenant.account(), account.id);
+        }
+        node.shutdown().await;
+    }
+}
