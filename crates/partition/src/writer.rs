@@ -242,15 +242,11 @@ impl Writer {
 
     /// Indexes of the events that are known already; lists the others as under way.
     fn leave_out(&mut self, batch: &RecordBatch, delta: u32, planned: &mut Planned) -> Vec<u32> {
-        let mut known = Vec::new();
-        self.parts.group.read(|machine| {
-            let Some(window) = machine.state.dedup().account(batch.account) else { return };
-            for (record, index) in batch.records.iter().zip(0..) {
-                if let Some(committed) = window.get(record.id) {
-                    known.push((index, committed));
-                }
-            }
+        let known = self.parts.group.read(|machine| {
+            let window = machine.state.dedup().account(batch.account);
+            window.map(|window| window.get_all(batch.records.iter().map(|record| record.id)))
         });
+        let known = known.unwrap_or_default();
         let mut left_out = Vec::new();
         let mut known = known.into_iter().peekable();
         let base = self.next_offset.plus(delta.into());

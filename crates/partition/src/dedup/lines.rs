@@ -6,7 +6,7 @@ use fanfare_model::{EventIdHash, Offset};
 
 use super::seed::{Hash, Seed, halves};
 
-const PAGE_LINES: u64 = 1024;
+const PAGE_LINES: usize = 1024;
 
 /// What is remembered of an event. 24 bytes: the window is made of little else.
 #[derive(Clone, Copy, Default)]
@@ -48,14 +48,13 @@ impl Lines {
         Offset(self.end)
     }
 
-    pub(super) fn push(&mut self, line: Line) -> u32 {
+    pub(super) fn push(&mut self, line: Line) {
         let (page, at) = self.find(self.end);
         if page == self.pages.len() {
-            self.pages.push_back(vec![Line::default(); PAGE_LINES as usize].into());
+            self.pages.push_back(vec![Line::default(); PAGE_LINES].into());
         }
         self.pages[page][at] = line;
         self.end += 1;
-        low(self.end - 1)
     }
 
     /// The place must be of a line that is here.
@@ -68,19 +67,27 @@ impl Lines {
         Offset(self.start + u64::from(place.wrapping_sub(low(self.start))))
     }
 
+    /// With their places.
+    pub(super) fn since(&self, first: Offset) -> impl Iterator<Item = (u32, &Line)> {
+        self.run(first.0, self.end)
+    }
+
+    /// With their places.
     pub(super) fn oldest(&self, count: u32) -> impl Iterator<Item = (u32, &Line)> {
-        (self.start..self.start + u64::from(count)).map(|offset| {
+        self.run(self.start, self.start + u64::from(count))
+    }
+
+    fn run(&self, start: u64, end: u64) -> impl Iterator<Item = (u32, &Line)> {
+        (start..end).map(|offset| {
             let (page, at) = self.find(offset);
             (low(offset), &self.pages[page][at])
         })
     }
 
     pub(super) fn drop_oldest(&mut self, count: u32) {
-        let first_page = self.start / PAGE_LINES;
+        let (pages, _) = self.find(self.start + u64::from(count));
         self.start += u64::from(count);
-        for _ in first_page..self.start / PAGE_LINES {
-            self.pages.pop_front();
-        }
+        self.pages.drain(..pages);
     }
 
     #[cfg(test)]
@@ -90,7 +97,7 @@ impl Lines {
 
     #[cfg(test)]
     pub(super) fn size_bytes(&self) -> usize {
-        self.pages.len() * PAGE_LINES as usize * size_of::<Line>()
+        self.pages.len() * PAGE_LINES * size_of::<Line>()
     }
 
     /// Page and place within it.
@@ -99,8 +106,9 @@ impl Lines {
         reason = "fewer pages than lines, and these are counted by 32 bits"
     )]
     fn find(&self, offset: u64) -> (usize, usize) {
-        let page = offset / PAGE_LINES - self.start / PAGE_LINES;
-        (page as usize, (offset % PAGE_LINES) as usize)
+        let page_lines = PAGE_LINES as u64;
+        let page = offset / page_lines - self.start / page_lines;
+        (page as usize, (offset % page_lines) as usize)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Where lines are, by their identities' hash: open addressing, at most four fifths full.
+//! Where lines are, by their identities' hash: open addressing, at most seven tenths full: fuller, the runs to look through
+//! get long.
 //!
 //! A slot holds half of the hash, so that neither a search nor growing looks at lines of other identities. Removing
 //! leaves no trace: what had to give way is moved back.
@@ -21,6 +22,11 @@ struct Slot {
 }
 
 impl Places {
+    /// Of the slot in which a search begins.
+    pub(super) fn first_tag(&self, hash: Hash) -> u32 {
+        self.slots.get(self.home(hash.tag())).map_or(0, |slot| slot.tag)
+    }
+
     pub(super) fn get(&self, hash: Hash, is_same: impl Fn(u32) -> bool) -> Option<u32> {
         let found = self.probe(hash.tag()).find(|&at| {
             let slot = self.slots[at];
@@ -31,7 +37,7 @@ impl Places {
 
     /// In the stead of the one that is the same, if there is one.
     pub(super) fn put(&mut self, hash: Hash, place: u32, is_same: impl Fn(u32) -> bool) {
-        if (self.taken + 1) * 5 > self.slots.len() * 4 {
+        if (self.taken + 1) * 10 > self.slots.len() * 7 {
             self.grow();
         }
         let tag = hash.tag();
@@ -40,7 +46,7 @@ impl Places {
             let slot = self.slots[at];
             slot.tag == 0 || (slot.tag == tag && is_same(slot.place))
         });
-        let slot = &mut self.slots[at.expect("a fifth of the slots is free")];
+        let slot = &mut self.slots[at.expect("some slots are free")];
         self.taken += usize::from(slot.tag == 0);
         *slot = Slot { tag, place };
     }

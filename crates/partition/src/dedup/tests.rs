@@ -11,7 +11,11 @@ fn insert(window: &mut Window, account: u8, base: u64, time: u64, events: &[&str
 }
 
 fn get(window: &Window, account: u8, event: &str) -> Option<u64> {
-    let found = window.account(AccountId::from_bytes([account; 16]))?.get(EventIdHash::of("/test", event));
+    let window = window.account(AccountId::from_bytes([account; 16]))?;
+    let [unknown, id] = ["/other", "/test"].map(|source| EventIdHash::of(source, event));
+    let found = window.get(id);
+    let listed: Vec<_> = found.into_iter().map(|committed| (1, committed)).collect();
+    assert_eq!(window.get_all([unknown, id].into_iter()), listed, "alone and among others");
     found.map(|committed| committed.offset.0)
 }
 
