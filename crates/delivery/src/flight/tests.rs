@@ -393,3 +393,22 @@ proptest! {
         prop_assert!(repeats <= world.repeats_allowed);
     }
 }
+
+#[test]
+fn what_was_matched_and_is_not_found_again_is_settled_with_its_reason() {
+    let record = CursorRecord { read_to: Offset(2), window: vec![Offset(1)], parked: vec![] };
+    let counters = Counters { matched: 4, settled: BTreeMap::from([(Outcome::Delivered, 1)]) };
+    let moment = Moment { now_ms: 0, front: Offset(4), random: 1 };
+    let state = (counters, Some(record));
+    let mut flight = Flight::restore(options(), &attachment(None), state, moment);
+    let load = flight.next_errand(moment);
+    assert!(matches!(&load, Some(Errand::Load(offsets)) if *offsets == [Offset(1)]), "{load:?}");
+    flight.loaded(vec![(Offset(1), None)]);
+    let read = flight.next_errand(moment);
+    assert!(matches!(read, Some(Errand::Read { from: Offset(2), upto: Offset(4) })), "{read:?}");
+    let (key, append_time, bytes) = (KeyHash(1), Timestamp(3), Bytes::from_static(b"event"));
+    flight.read(vec![Held { offset: Offset(3), key, append_time, bytes, pin: None }], Offset(4), moment);
+    let progress = flight.propose(moment);
+    assert_eq!(progress.settled, BTreeMap::from([(Outcome::Cancelled(Reason::Unreadable), 2)]));
+    assert_eq!(progress.record.unwrap().window, [Offset(3)]);
+}
