@@ -40,7 +40,7 @@ mod writer;
 pub use error::{Fatal, OpenError, ReadError};
 pub use frame::{Frame, FrameHeader, NewFrame, Payload, Position};
 pub use fs::{DirectoryLock, DiskFileSystem, File, FileSystem, MemoryFileSystem, memory};
-pub use log::{Bounds, Log, RollPolicy, Tagged};
+pub use log::{Ahead, Bounds, Log, RollPolicy, Tagged};
 pub use queue::{Done, Ready};
 pub use salvage::{Known, Lost, Survey};
 pub use segment::SegmentSpan;

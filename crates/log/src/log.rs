@@ -16,7 +16,7 @@ use crate::{
 };
 pub(crate) use state::LogShared;
 use state::State;
-pub use tagged::Tagged;
+pub use tagged::{Ahead, Tagged};
 
 const VOTE_BYTES_MAX: usize = 64;
 

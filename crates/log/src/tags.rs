@@ -70,6 +70,13 @@ pub(crate) struct Subject {
     pub(crate) end: Place,
 }
 
+/// What became of a sealed segment's index.
+#[derive(Clone, Copy, Debug)]
+struct Settled {
+    subject: Subject,
+    is_written: bool,
+}
+
 /// A log's part of it.
 #[derive(Default)]
 pub(crate) struct Tags {
@@ -78,7 +85,7 @@ pub(crate) struct Tags {
     /// Of the newest segment, or of one that was the newest until just now.
     pub(crate) draft: Mutex<Option<Draft>>,
     /// Sealed segments that the builder has looked after, by sequence.
-    settled: Mutex<BTreeMap<u64, Subject>>,
+    settled: Mutex<BTreeMap<u64, Settled>>,
     /// There may be sealed segments that it has not.
     has_unsettled: AtomicBool,
 }
@@ -122,8 +129,14 @@ impl Tags {
         self.unsettled();
     }
 
-    fn settle(&self, subject: Subject) {
-        self.settled.lock().insert(subject.sequence, subject);
+    /// Whether the segment's index has been written.
+    pub(crate) fn is_written(&self, subject: &Subject) -> bool {
+        let settled = self.settled.lock();
+        settled.get(&subject.sequence).is_some_and(|known| known.is_written && known.subject == *subject)
+    }
+
+    fn settle(&self, subject: Subject, is_written: bool) {
+        self.settled.lock().insert(subject.sequence, Settled { subject, is_written });
     }
 
     fn take_has_unsettled(&self) -> bool {
@@ -136,9 +149,9 @@ impl Tags {
         let mut kept = BTreeMap::new();
         let mut unsettled = Vec::new();
         for subject in sealed {
-            match settled.get(&subject.sequence) == Some(subject) {
-                true => drop(kept.insert(subject.sequence, *subject)),
-                false => unsettled.push(subject.sequence),
+            match settled.get(&subject.sequence).filter(|known| known.subject == *subject) {
+                Some(known) => drop(kept.insert(subject.sequence, *known)),
+                None => unsettled.push(subject.sequence),
             }
         }
         *settled = kept;

@@ -23,6 +23,7 @@ mod state;
 mod reader;
 mod retention;
 mod stamp;
+mod tags;
 
 /// Leadership of a partition on this node.
 pub use fanfare_raft::Role;

@@ -3,17 +3,20 @@
 //! The tail is answered from the log's cache without leaving the task; anything older is read on a blocking thread.
 //! Those who follow an account through older parts read one after another, and share what they read.
 
+mod account;
+mod search;
 mod shelf;
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
-use fanfare_log::{Frame, Log};
+use fanfare_log::Frame;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
 use fanfare_raft::Group;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::shelf::{Found, Run, Shelf};
+pub(crate) use self::search::Search;
+use self::{account::Part, shelf::{Found, Run, Shelf}};
 use crate::{
     CodecError, Positions, ReadError, StoredBatch, StoredEvent,
     entry::{self, Entry},
@@ -24,8 +27,6 @@ use crate::{
 const READ_BYTES_MIN: u64 = 256 << 10;
 /// Payload read at once for all who follow an account. Whoever asks for less looks up single events.
 const SHARED_BYTES: u64 = 1 << 20;
-/// Entries looked at together when an event is searched from the newest backwards.
-const SEARCH_ENTRIES: u64 = 16;
 
 /// Committed batches and where to go on.
 #[derive(Clone, Debug)]
@@ -52,14 +53,6 @@ pub(crate) enum Whose {
     Everyone,
     Account(AccountId),
     Among(Arc<HashSet<AccountId>>),
-}
-
-/// A look through the log for an event of the account, backwards from the end that was applied when it was made.
-pub(crate) struct Search {
-    log: Log,
-    view: View,
-    account: AccountId,
-    id: EventIdHash,
 }
 
 /// What the state says about reading at an offset.
@@ -91,6 +84,15 @@ pub(crate) enum FramesError {
     /// No longer, or not yet, in the log.
     Absent,
     Lost(String),
+}
+
+impl From<fanfare_log::ReadError> for FramesError {
+    fn from(error: fanfare_log::ReadError) -> Self {
+        match error {
+            fanfare_log::ReadError::Purged { .. } => Self::Absent,
+            error => Self::Lost(error.to_string()),
+        }
+    }
 }
 
 impl Reader {
@@ -125,18 +127,22 @@ impl Reader {
                 reading.next = high_watermark;
                 return Ok(reading.chunk());
             }
-            let run = match reading.whose {
-                Whose::Account(_) if bytes_max >= READ_BYTES_MIN => self.shared(asked, &view).await,
-                _ => self.frames(asked, &view, bytes_max.max(READ_BYTES_MIN)).await.map(Run::new),
+            let part = match reading.whose {
+                Whose::Account(account) => self.of_account(account, asked, view, bytes_max).await,
+                Whose::Everyone | Whose::Among(_) => {
+                    let frames = self.frames(asked, &view, bytes_max.max(READ_BYTES_MIN)).await;
+                    frames.map(|frames| Part { run: Run::new(frames), upto: None })
+                }
             };
-            let run = run.map_err(|error| self.explain(asked, error))?;
-            for frame in run.frames() {
+            let part = part.map_err(|error| self.explain(asked, error))?;
+            for frame in part.run.frames() {
                 let taken =
                     reading.take(frame, high_watermark).map_err(|error| self.damaged(frame, error))?;
                 if taken == Taken::Full {
                     return Ok(reading.chunk());
                 }
             }
+            reading.next = reading.next.max(part.upto.unwrap_or(asked));
             if !reading.batches.is_empty() || matches!(reading.whose, Whose::Among(_)) {
                 return Ok(reading.chunk());
             }
@@ -300,11 +306,7 @@ impl Reader {
             };
             log.read(index, end, bytes_max).map(Some)
         });
-        match read.await {
-            Ok(Some(frames)) => Ok(frames),
-            Ok(None) | Err(fanfare_log::ReadError::Purged { .. }) => Err(FramesError::Absent),
-            Err(error) => Err(FramesError::Lost(error.to_string())),
-        }
+        read.await?.ok_or(FramesError::Absent)
     }
 
     async fn blocking<T: Send + 'static>(
@@ -414,59 +416,4 @@ impl Reading {
     fn chunk(self) -> ReadChunk {
         ReadChunk { batches: self.batches, next: self.next }
     }
-}
-
-impl Search {
-    /// Nothing is found after `stop`. Blocking.
-    pub(crate) fn run(&self, stop: &CancellationToken) -> Result<Option<StoredEvent>, FramesError> {
-        let log_start = self.view.positions.log_start;
-        let first = first_index(&self.log.bounds());
-        let mut end = self.view.end_index;
-        while end > first {
-            let start = end.saturating_sub(SEARCH_ENTRIES).max(first);
-            let frames = self.frames(start, end, stop)?;
-            for frame in frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
-                if frame.header.base_offset + u64::from(frame.header.count) <= log_start.0 {
-                    return Ok(None);
-                }
-                if let Some(event) = in_frame(frame, self.account, self.id)? {
-                    return Ok((event.offset >= log_start).then_some(event));
-                }
-            }
-            end = start;
-        }
-        Ok(None)
-    }
-
-    fn frames(&self, start: u64, end: u64, stop: &CancellationToken) -> Result<Vec<Frame>, FramesError> {
-        let mut frames = Vec::new();
-        while start + (frames.len() as u64) < end {
-            if stop.is_cancelled() {
-                return Err(FramesError::Absent);
-            }
-            match self.log.read(start + frames.len() as u64, end, u64::MAX) {
-                Ok(more) => frames.extend(more),
-                Err(fanfare_log::ReadError::Purged { .. }) => return Err(FramesError::Absent),
-                Err(error) => return Err(FramesError::Lost(error.to_string())),
-            }
-        }
-        Ok(frames)
-    }
-}
-
-fn in_frame(frame: &Frame, account: AccountId, id: EventIdHash) -> Result<Option<StoredEvent>, FramesError> {
-    let index = frame.header.position.index;
-    let lost = |error: CodecError| FramesError::Lost(format!("entry {index}: {error}"));
-    let entry = Entry::decode(&frame.payload, frame.header.count).map_err(lost)?;
-    let holds =
-        entry.sections().any(|section| section.account == account && section.records().any(|r| r.id == id));
-    if !holds {
-        return Ok(None);
-    }
-    let batches = entry::stored_batches(frame, Some(account)).map_err(lost)?;
-    Ok(batches
-        .iter()
-        .rev()
-        .flat_map(|batch| batch.events().filter(|event| event.header.id == id).last())
-        .next())
 }

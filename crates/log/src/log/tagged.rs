@@ -27,6 +27,18 @@ pub struct Tagged {
     pub next_offset: u64,
 }
 
+/// What an index says of the frames up to an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Index and base offset of the first frame that may carry the tag.
+    pub first: Option<(u64, u64)>,
+    /// Frames up to `next` that may.
+    pub frames: u64,
+    pub next: u64,
+    /// Base offset of `next`.
+    pub next_offset: u64,
+}
+
 /// A range of one segment that is on disk and not in memory. Holds the file, so it stays readable.
 struct Stretch {
     subject: Subject,
@@ -56,6 +68,20 @@ impl Log {
         self.log.unindexed().len()
     }
 
+    /// Looks for frames of `from..end` with the tag without reading any; up to the end of the segment, or less far.
+    /// None where there is no index. Blocking.
+    pub fn look_ahead(&self, tag: u64, from: u64, end: u64) -> Result<Option<Ahead>, ReadError> {
+        let located = self.log.state.lock().locate_tagged(from, end)?;
+        let Located::Disk(stretch) = located else { return Ok(None) };
+        let found = self.candidates(&stretch, tag);
+        Ok(found.map(|Candidates { runs, upto, upto_offset }| Ahead {
+            first: runs.first().map(|run| (run.start.index, run.start.base_offset)),
+            frames: runs.iter().map(|run| run.frames).sum(),
+            next: upto,
+            next_offset: upto_offset,
+        }))
+    }
+
     /// Frames of `from..end`, up to about `bytes_max` of payload, or fewer: a look ends with the segment, if not
     /// before. None if there is nothing at `from`. Blocking.
     pub fn read_tagged(
@@ -71,16 +97,7 @@ impl Log {
             Located::Memory(_) => return self.read_all(from, end, bytes_max),
             Located::Disk(stretch) => stretch,
         };
-        let found = self.ask(&stretch, |postings| {
-            tags::candidates(
-                postings,
-                stretch.subject.first_index,
-                tag,
-                stretch.range.clone(),
-                CANDIDATES_MAX,
-            )
-        });
-        match found {
+        match self.candidates(&stretch, tag) {
             Some(candidates) => stretch.read(candidates, bytes_max).map(Some),
             None => self.read_all(from, stretch.range.end, bytes_max),
         }
@@ -116,6 +133,13 @@ impl Log {
         };
         let oldest = frames.first().map(|frame| (frame.header.position.index, frame.header.base_offset));
         Ok(oldest.map(|(next, next_offset)| Tagged { frames, next, next_offset }))
+    }
+
+    fn candidates(&self, stretch: &Stretch, tag: u64) -> Option<Candidates> {
+        let (first_index, range) = (stretch.subject.first_index, &stretch.range);
+        self.ask(stretch, |postings| {
+            tags::candidates(postings, first_index, tag, range.clone(), CANDIDATES_MAX)
+        })
     }
 
     fn read_all(&self, from: u64, end: u64, bytes_max: u64) -> Result<Option<Tagged>, ReadError> {
@@ -162,15 +186,25 @@ impl Log {
         if !stretch.sealed {
             return None;
         }
-        let index = self.loaded(subject, tagger)?;
+        let Some(index) = self.loaded(subject, tagger) else {
+            if log.tags.is_written(subject) {
+                self.build_again(subject);
+            }
+            return None;
+        };
         question(&mut index.cursor()).unwrap_or_else(|error| {
-            let path = log.dir.join(SegmentHeader::tags_name(subject.sequence));
-            tracing::warn!(path = %path.display(), %error, "build a damaged tag index again");
-            tags::remove(&*self.handle.disk.fs, &path);
-            self.handle.disk.tags.loaded.lock().remove((log.id, subject.sequence));
-            log.tags.unsettle(subject.sequence);
+            tracing::warn!(log = %log.dir.display(), segment = subject.sequence, %error, "use tag index");
+            self.build_again(subject);
             None
         })
+    }
+
+    /// Of a segment whose index is missing or damaged.
+    fn build_again(&self, subject: &Subject) {
+        let (log, disk) = (&self.log, &self.handle.disk);
+        tags::remove(&*disk.fs, &log.dir.join(SegmentHeader::tags_name(subject.sequence)));
+        disk.tags.loaded.lock().remove((log.id, subject.sequence));
+        log.tags.unsettle(subject.sequence);
     }
 
     fn loaded(&self, subject: &Subject, tagger: Tagger) -> Option<Arc<TagIndex>> {

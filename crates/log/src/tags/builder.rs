@@ -202,7 +202,9 @@ impl Worker {
     fn settle(&self, log: &LogShared, tagger: Tagger, job: &Job) {
         let sequence = job.header.sequence;
         let path = log.dir.join(SegmentHeader::tags_name(sequence));
-        match self.index(log, tagger, job, &path) {
+        let indexed = self.index(log, tagger, job, &path);
+        let is_written = indexed.is_ok();
+        match indexed {
             Ok(()) => {}
             Err(Unbuilt::Closed) => return,
             Err(Unbuilt::Scan(error)) => warn_of(&error, log, sequence),
@@ -210,7 +212,7 @@ impl Worker {
                 tracing::warn!(path = %path.display(), %error, "write tag index");
             }
         }
-        log.tags.settle(job.subject);
+        log.tags.settle(job.subject, is_written);
         let mut draft = log.tags.draft.lock();
         if draft.as_ref().is_some_and(|draft| draft.is_of(&job.subject)) {
             *draft = None;

@@ -19,6 +19,7 @@ use crate::{
     reader::Reader,
     retention::Retention,
     stamp::Stamp,
+    tags,
     writer::{Writer, WriterParts},
 };
 
@@ -142,7 +143,13 @@ async fn open_log(
     let age_ms = (options.retention_ms / ROLL_SHARE_OF_RETENTION).max(ROLL_AGE_MS_MIN);
     let roll = RollPolicy { segment_bytes: options.segment_bytes, age_ms };
     let store = store.clone();
-    let opening = tasks.spawn_blocking(move || store.open_log(&log_name(id), replica_id(&store, id), roll));
+    let opening = tasks.spawn_blocking(move || {
+        let log = store.open_log(&log_name(id), replica_id(&store, id), roll)?;
+        if let Err(error) = log.index_tags(tags::TAGGER) {
+            tracing::warn!(partition = %id, %error, "index the log; looking for single events will be slow");
+        }
+        Ok(log)
+    });
     match opening.await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -1,0 +1,64 @@
+//! Looking for one event in all of the log.
+
+use fanfare_log::{Frame, Log};
+use fanfare_model::{AccountId, EventIdHash};
+use tokio_util::sync::CancellationToken;
+
+use super::{FramesError, View};
+use crate::{
+    CodecError, StoredEvent,
+    entry::{self, Entry},
+    machine::first_index,
+    tags,
+};
+
+/// A look through the log for an event of the account, backwards from the end that was applied when it was made.
+pub(crate) struct Search {
+    pub(super) log: Log,
+    pub(super) view: View,
+    pub(super) account: AccountId,
+    pub(super) id: EventIdHash,
+}
+
+impl Search {
+    /// Nothing is found after `stop`. Blocking.
+    pub(crate) fn run(&self, stop: &CancellationToken) -> Result<Option<StoredEvent>, FramesError> {
+        let tag = tags::event_tag(self.account, self.id);
+        let log_start = self.view.positions.log_start;
+        let first = first_index(&self.log.bounds());
+        let mut end = self.view.end_index;
+        while end > first {
+            if stop.is_cancelled() {
+                return Err(FramesError::Absent);
+            }
+            let Some(found) = self.log.read_tagged_back(tag, end)? else { break };
+            for frame in found.frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
+                if frame.header.base_offset + u64::from(frame.header.count) <= log_start.0 {
+                    return Ok(None);
+                }
+                if let Some(event) = in_frame(frame, self.account, self.id)? {
+                    return Ok((event.offset >= log_start).then_some(event));
+                }
+            }
+            end = found.next;
+        }
+        Ok(None)
+    }
+}
+
+fn in_frame(frame: &Frame, account: AccountId, id: EventIdHash) -> Result<Option<StoredEvent>, FramesError> {
+    let index = frame.header.position.index;
+    let lost = |error: CodecError| FramesError::Lost(format!("entry {index}: {error}"));
+    let entry = Entry::decode(&frame.payload, frame.header.count).map_err(lost)?;
+    let holds =
+        entry.sections().any(|section| section.account == account && section.records().any(|r| r.id == id));
+    if !holds {
+        return Ok(None);
+    }
+    let batches = entry::stored_batches(frame, Some(account)).map_err(lost)?;
+    Ok(batches
+        .iter()
+        .rev()
+        .flat_map(|batch| batch.events().filter(|event| event.header.id == id).last())
+        .next())
+}
