@@ -7,13 +7,26 @@
 use std::{ops::Range, path::PathBuf};
 
 use fanfare_log::{Lost, Store};
-use fanfare_model::{Offset, PartitionId};
+use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId};
 use fanfare_raft::Salvage;
 
-use crate::{OpenError, dedup::Limits, partition::open::log_name, state::PartitionState};
+use crate::{OpenError, RecordHeader, dedup::Limits, partition::open::log_name, state::PartitionState};
 
 /// Kind of the frames that stand for lost ones.
 pub(crate) const KIND: u8 = 3;
+
+/// Owns what is lost: no account's id is all zeros.
+pub(crate) fn nobody() -> AccountId {
+    AccountId::from_bytes([0; 16])
+}
+
+/// Stand-ins for lost events, one for each offset: the window of identities is as dense as offsets are.
+pub(crate) fn records(base: Offset, count: u32) -> impl ExactSizeIterator<Item = RecordHeader> {
+    (0..count).map(move |index| {
+        let id = EventIdHash(u128::from(base.plus(index.into()).0));
+        RecordHeader { id, key: KeyHash(0), checksum: 0, length: 0 }
+    })
+}
 
 /// What a partition has lost, and what of it stays.
 #[derive(Clone, Debug)]

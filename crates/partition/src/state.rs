@@ -135,7 +135,15 @@ impl PartitionState {
         derived.next_offset = Offset(header.base_offset).plus(header.count.into());
         match header.kind {
             entry::KIND => self.remember(frame),
-            loss::KIND if header.count > 0 => {}
+            loss::KIND if header.count > 0 => {
+                let base = Offset(header.base_offset);
+                derived.dedup.insert(
+                    loss::nobody(),
+                    base,
+                    derived.last_time,
+                    loss::records(base, header.count),
+                );
+            }
             _ => return,
         }
         let derived = &mut self.derived;

@@ -7,7 +7,7 @@ use fanfare_log::{DiskFileSystem, Store};
 use fanfare_model::{PartitionId, Stream};
 use fanfare_partition::{LossReport, LostEvents, accept_loss, survey_loss};
 
-use crate::{node::stop_process, serve};
+use crate::{node::stop_process, private_files, serve};
 
 /// Work on the logs of a node that is stopped.
 #[derive(Debug, clap::Args)]
@@ -73,6 +73,7 @@ impl AcceptLoss {
             "{} is not a data directory: name it with --data-dir",
             directory.display()
         );
+        private_files::from_now_on();
         let options = config.storage.store_options();
         let store = Store::open(Arc::new(DiskFileSystem), directory, options, Box::new(stop_process))
             .context("stop the node first, if it runs")?;

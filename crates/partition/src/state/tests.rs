@@ -1,6 +1,7 @@
 //! The rules one by one; what holds for any sequence of commands is in [`any`].
 
 mod any;
+mod losses;
 mod specs;
 
 use fanfare_log::Payload;
