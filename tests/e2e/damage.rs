@@ -115,6 +115,13 @@ async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on
     .await?;
     receiver.fail_with(503);
     acknowledged.extend(publish(&client, DELIVERED..DELIVERED + PENDING).await?);
+    eventually("all of it being counted in the log", DEADLINE, async || {
+        let stats = client.stats(&subscription).await?;
+        let counted = stats.partitions.iter().any(|partition| partition.frontier >= DELIVERED + PENDING);
+        ensure!(counted && stats.pending == PENDING, "{stats:?}");
+        Ok(())
+    })
+    .await?;
     node.kill()?;
     let (sealed, newest) = (3, DELIVERED + PENDING / 2);
     let files = segments(&data_dir)?;
@@ -130,7 +137,7 @@ async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on
         &data_dir,
     );
     assert_damaged(client.read_all().await, &data_dir);
-    client.subscribe("test.damage.other", &receiver.url()).await.context("the node serves on")?;
+    client.create_type("test.damage.other").await.context("the node serves on")?;
     let refused = accept_loss(&data_dir, &["--yes"])?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(!refused.status.success() && said.contains("in use"), "a running node is not left alone: {said}");

@@ -3,5 +3,6 @@
 //! `cargo build --release && FANFARE_BINARY=target/release/fanfare cargo test -p fanfare-tests --features e2e`
 
 mod crash;
+mod damage;
 mod real_input;
 mod start;

@@ -63,15 +63,25 @@ impl Client {
         Ok(self.publisher().publish(PublishRequest { event: Some(event) }).await?.into_inner())
     }
 
+    /// Registers an event type without a schema.
+    ///
+    /// # Errors
+    /// As the service answers.
+    pub async fn create_type(&self, name: &str) -> Result<(), Status> {
+        let (channel, credentials) = (self.channel.clone(), self.credentials.clone());
+        let mut types = EventTypeServiceClient::with_interceptor(channel, credentials);
+        let event_type = EventType { name: name.into(), ..EventType::default() };
+        types.create_event_type(CreateEventTypeRequest { event_type: Some(event_type) }).await?;
+        Ok(())
+    }
+
     /// Registers an event type, a webhook sink at `url` and a subscription of the one for the other; gives its id.
     ///
     /// # Errors
     /// As the services answer.
     pub async fn subscribe(&self, event_type: &str, url: &str) -> anyhow::Result<String> {
         let (channel, credentials) = (self.channel.clone(), self.credentials.clone());
-        let mut types = EventTypeServiceClient::with_interceptor(channel.clone(), credentials.clone());
-        let named = EventType { name: event_type.into(), ..EventType::default() };
-        types.create_event_type(CreateEventTypeRequest { event_type: Some(named) }).await?;
+        self.create_type(event_type).await?;
         let mut sinks = SinkServiceClient::with_interceptor(channel.clone(), credentials.clone());
         let webhook = WebhookSink { destination: url.into(), ..WebhookSink::default() };
         let sink = Sink { kind: Some(Kind::Webhook(webhook)), ..Sink::default() };
