@@ -167,10 +167,14 @@ impl<S: StateMachine> Group<S> {
         let Shared { raft, replica, .. } = &*self.shared;
         let members: BTreeMap<u64, Broker> = members.into_iter().map(Member::into_node).collect();
         assert!(members.contains_key(replica), "a replica initializes only a group that it is a member of");
+        raft.runtime_config().elect(false);
         match raft.initialize(members).await {
             // A new group has no leader to disturb.
             Ok(()) => self.shared.elect().await,
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
+                raft.runtime_config().elect(true);
+                Ok(())
+            }
             Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
                 Err(ProposeError::Stopped)
             }
@@ -340,11 +344,20 @@ impl Shared {
         let effective =
             self.raft.with_raft_state(|state| voters(state.membership_state.effective().membership()));
         let alone = effective.await.map_err(|_| ProposeError::Stopped)? == BTreeSet::from([self.replica]);
-        if alone { self.elect().await } else { Ok(()) }
+        if alone {
+            return self.elect().await;
+        }
+        self.raft.runtime_config().elect(true);
+        Ok(())
     }
 
+    /// Campaigns once. openraft's clock would campaign for a sole voter, too, and the later of two campaigns makes the
+    /// answers to the earlier one void; so the clock starts when this one has begun.
     async fn elect(&self) -> Result<(), ProposeError> {
-        self.raft.trigger().elect(false).await.map_err(|_| ProposeError::Stopped)
+        self.raft.trigger().elect(false).await.map_err(|_| ProposeError::Stopped)?;
+        self.raft.with_raft_state(|_| ()).await.map_err(|_| ProposeError::Stopped)?;
+        self.raft.runtime_config().elect(true);
+        Ok(())
     }
 
     fn changed<T>(
@@ -411,6 +424,8 @@ fn config(options: &GroupOptions) -> Result<Arc<Config>, openraft::ConfigError> 
         purge_batch_size: 1,
         api_channel_size: Some(u64::from(PLACES) * 2),
         enable_pre_vote: Some(true),
+        // Switched on when the group has had its first chance to elect itself.
+        enable_elect: false,
         // Leadership is won anew after each start: what a former leader knew is gone.
         enable_leader_restore: Some(false),
         ..Config::default()
