@@ -1,5 +1,5 @@
 //! What nobody waits for, done on a thread of its own in the order in which it was asked for: dropping written pages
-//! from memory, writing and removing index files. Failing at any of it loses nothing.
+//! from memory, writing and removing index files, making the next segments. Failing at any of it loses nothing.
 use std::{
     collections::VecDeque,
     io,
@@ -10,7 +10,13 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::{fs::FileSystem, index::INDEX_VERSION, page_cache::Written, sealed_file};
+use crate::{
+    index::INDEX_VERSION,
+    page_cache::Written,
+    sealed_file,
+    store::Disk,
+    upcoming::{self, Upcoming},
+};
 
 /// Whoever asks for more waits until some are done.
 const WAITING_MAX: usize = 64;
@@ -24,6 +30,11 @@ pub(crate) enum Chore {
     },
     RemoveIndex {
         path: PathBuf,
+    },
+    MakeSegment {
+        path: PathBuf,
+        segment_bytes: u64,
+        upcoming: Arc<Upcoming>,
     },
 }
 
@@ -64,34 +75,35 @@ impl Chores {
 
 /// The thread. Dropping this ends it after what was asked for before.
 pub(crate) struct Worker {
-    chores: Arc<Chores>,
+    disk: Arc<Disk>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
-    pub(crate) fn start(chores: Arc<Chores>, fs: Arc<dyn FileSystem>) -> io::Result<Self> {
-        let own = Arc::clone(&chores);
+    pub(crate) fn start(disk: Arc<Disk>) -> io::Result<Self> {
+        let own = Arc::clone(&disk);
         let run = move || {
-            while let Some(chore) = own.take() {
-                perform(&*fs, &chore);
+            while let Some(chore) = own.chores.take() {
+                perform(&own, &chore);
             }
         };
         let thread = thread::Builder::new().name("log-chores".to_owned()).spawn(run)?;
-        Ok(Self { chores, thread: Some(thread) })
+        Ok(Self { disk, thread: Some(thread) })
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.chores.waiting.lock().stop = true;
-        self.chores.added.notify_all();
+        self.disk.chores.waiting.lock().stop = true;
+        self.disk.chores.added.notify_all();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that tidies up after the log panicked");
         }
     }
 }
 
-fn perform(fs: &dyn FileSystem, chore: &Chore) {
+fn perform(disk: &Disk, chore: &Chore) {
+    let fs = &*disk.fs;
     match chore {
         Chore::DropCached(written) => written.drop_cached(),
         Chore::WriteIndex { path, content } => {
@@ -108,5 +120,19 @@ fn perform(fs: &dyn FileSystem, chore: &Chore) {
             }
             _ => {}
         },
+        Chore::MakeSegment { path, segment_bytes, upcoming } => {
+            // After a failure nothing is written any more; whoever takes it tries itself, and tells.
+            let made = match disk.refusal() {
+                Some(_) => None,
+                None => upcoming::make(fs, &disk.pool, path, *segment_bytes).map_or_else(
+                    |error| {
+                        tracing::warn!(path = %path.display(), %error, "make a segment ahead of need");
+                        None
+                    },
+                    Some,
+                ),
+            };
+            upcoming.answer(made);
+        }
     }
 }

@@ -35,6 +35,7 @@ mod segment;
 mod store;
 mod sync;
 mod tags;
+mod upcoming;
 mod writer;
 
 pub use error::{Fatal, OpenError, ReadError};

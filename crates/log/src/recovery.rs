@@ -14,7 +14,7 @@ use crate::{
     index::{Extent, INDEX_VERSION},
     scan::{ScanError, Scanner},
     sealed_file,
-    segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
+    segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, is_unwritten},
     writer::Continuation,
 };
 
@@ -44,9 +44,10 @@ struct Found {
 impl Recovery<'_> {
     pub(crate) fn run(&self) -> Result<Recovered, OpenError> {
         let sequences = self.list()?;
-        let next_segment = sequences.last().copied().unwrap_or(0) + 1;
+        let begun = begun(self.fs, self.dir, &sequences)?;
+        let next_segment = begun.last().copied().unwrap_or(0) + 1;
         let next_segment = next_segment.max(self.facts.cut.map_or(1, |cut| cut.next_segment));
-        let live: Vec<u64> = sequences.iter().copied().filter(|sequence| !self.is_cut(*sequence)).collect();
+        let live: Vec<u64> = begun.iter().copied().filter(|sequence| !self.is_cut(*sequence)).collect();
         let chain = self.chain(&live)?;
         self.remove_dead(&sequences, &chain)?;
         let mut segments = Vec::new();
@@ -234,6 +235,27 @@ impl Recovery<'_> {
         file.sync().map_err(|error| Fatal::new("sync", &path, &error))?;
         Ok(Segment { header, path, file, file_bytes: length, extent, sealed: false })
     }
+}
+
+/// Of a log's segments, oldest first, those that were begun: all but files made ahead of need. The header of a segment
+/// is durable before its successor's is written, but maybe not before its successor's file is made.
+pub(crate) fn begun<'a>(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    sequences: &'a [u64],
+) -> Result<&'a [u64], OpenError> {
+    let mut begun = sequences;
+    while let Some((newest, older)) = begun.split_last() {
+        let path = dir.join(SegmentHeader::file_name(*newest));
+        let file = fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
+        let mut header = [0; SEGMENT_HEADER_BYTES];
+        let filled = file.read_at(&mut header, 0).map_err(|error| Fatal::new("read", &path, &error))?;
+        if filled < header.len() || !is_unwritten(&header) {
+            break;
+        }
+        begun = older;
+    }
+    Ok(begun)
 }
 
 /// What the segment holds up to `index` (or up to `end_byte`), from its frames alone.

@@ -24,6 +24,7 @@ use crate::{
     frame::Position,
     fs::FileSystem,
     hard_state::{LogFacts, Mark},
+    recovery,
     sealed_file::{self, TEMPORARY_SUFFIX},
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
     store::{Disk, FILES_DIR, LOGS_DIR, Store},
@@ -204,6 +205,12 @@ impl<'a> Walk<'a> {
         let mut sequences: Vec<u64> =
             names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
         sequences.sort_unstable();
+        // A log that was marked in its newest segment has lost that one's header.
+        let marked = self.facts.mark.map(|mark| mark.segment);
+        if sequences.last().copied() > marked {
+            let begun = recovery::begun(&*self.disk.fs, &self.dir, &sequences)?.len();
+            sequences.truncate(begun);
+        }
         let cut = self.facts.cut;
         let next_sequence = sequences.last().copied().max(self.facts.mark.map(|mark| mark.segment));
         let next_sequence = (next_sequence.unwrap_or(0) + 1).max(cut.map_or(1, |cut| cut.next_segment));

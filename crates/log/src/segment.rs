@@ -1,5 +1,5 @@
-//! One file of a log. Its header is durable before its name is, and its name before its first frame; it says
-//! exactly where in which older segment it continues, so a segment that has a successor was synced whole up to
+//! One file of a log. Its name is durable before its header is written, and its header no later than its first
+//! frame; it says exactly where in which older segment it continues, so a segment that has a successor was synced whole up to
 //! there, and whatever no successor leads back to is dead.
 use std::{path::PathBuf, sync::Arc};
 
@@ -37,6 +37,11 @@ pub(crate) struct SegmentHeader {
     pub(crate) previous: Option<Position>,
     /// None if the log starts or starts anew here.
     pub(crate) predecessor: Option<Predecessor>,
+}
+
+/// Whether a file was made ahead of need, and no header has been written to it.
+pub(crate) fn is_unwritten(header: &[u8; SEGMENT_HEADER_BYTES]) -> bool {
+    header.iter().all(|byte| *byte == 0)
 }
 
 pub(crate) enum HeaderError {

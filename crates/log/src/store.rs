@@ -73,7 +73,7 @@ pub(crate) struct Disk {
     pub(crate) queue: Queue,
     pub(crate) pool: Pool,
     pub(crate) journal: Mutex<HardState>,
-    pub(crate) chores: Arc<Chores>,
+    pub(crate) chores: Chores,
     pub(crate) tags: Arc<tags::Builder>,
     pub(crate) cached_bytes: AtomicU64,
     lock: Mutex<Option<DirectoryLock>>,
@@ -222,13 +222,13 @@ impl Store {
             queue: Queue::new(options.queue_bytes_max),
             pool,
             journal: Mutex::new(journal),
-            chores: Arc::default(),
+            chores: Chores::default(),
             tags: Arc::default(),
             cached_bytes: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
             options,
         });
-        let worker = Worker::start(Arc::clone(&disk.chores), Arc::clone(&disk.fs))
+        let worker = Worker::start(Arc::clone(&disk))
             .map_err(|error| Fatal::new("start a thread for", dir, &error))?;
         let flusher = Flusher::new(Arc::clone(&disk), worker);
         let flusher = thread::Builder::new()

@@ -1,6 +1,9 @@
 //! Where the next frame of a log goes. Only the flusher uses it: places frames in segments, rolls, and leaves the
 //! syncing of the newest segment to the round.
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     chores::Chore,
@@ -12,11 +15,10 @@ use crate::{
     log::{LogShared, RollPolicy},
     outgoing::Outgoing,
     page_cache::Written,
-    pool::Spare,
-    sealed_file::TEMPORARY_SUFFIX,
     segment::{Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
     store::Disk,
     sync::Dirty,
+    upcoming::{self, Upcoming},
 };
 
 /// From so many pages on they are told to be written.
@@ -34,6 +36,7 @@ pub(crate) struct Writer {
     placed: Vec<Placed>,
     /// Of segments that have ended.
     written: Vec<Written>,
+    upcoming: Arc<Upcoming>,
 }
 
 /// The segment being written.
@@ -114,6 +117,7 @@ impl Writer {
             outgoing: Outgoing::default(),
             placed: Vec::new(),
             written: Vec::new(),
+            upcoming: Arc::default(),
         }
     }
 
@@ -136,6 +140,13 @@ impl Writer {
         active.has_frames = true;
         if frame.header.count > 0 {
             active.first_event_ms.get_or_insert(frame.header.time_ms);
+        }
+        if active.end_byte > roll.segment_bytes - roll.segment_bytes / 8 && self.upcoming.ask() {
+            disk.chores.add(Chore::MakeSegment {
+                path: log.dir.join(SegmentHeader::file_name(self.next_segment)),
+                segment_bytes: roll.segment_bytes,
+                upcoming: Arc::clone(&self.upcoming),
+            });
         }
         self.placed.push(Placed { header: frame.header.clone(), byte, before, after: active.link });
         self.previous = Some(frame.header.position);
@@ -216,8 +227,13 @@ impl Writer {
             predecessor,
         };
         self.next_segment += 1;
-        let segment = create(disk, log, header, roll.segment_bytes)?;
-        self.active = Some(Active::of(&segment, Continuation::Open));
+        let made = self.upcoming.take();
+        let is_durable = made.is_none();
+        let segment = match made {
+            Some(file) => begin(file, log, header)?,
+            None => create(disk, log, header, roll.segment_bytes)?,
+        };
+        self.active = Some(Active { dirty: !is_durable, ..Active::of(&segment, Continuation::Open) });
         log.start_segment(segment);
         Ok(())
     }
@@ -226,26 +242,36 @@ impl Writer {
 /// A new segment, durable with its name, in a recycled file if there is one.
 fn create(disk: &Disk, log: &LogShared, header: SegmentHeader, segment_bytes: u64) -> Result<Segment, Fatal> {
     let path = log.dir.join(SegmentHeader::file_name(header.sequence));
-    let unnamed = match disk.pool.take(segment_bytes) {
-        Some(spare) => spare,
-        None => {
-            let path = path.with_extension(&TEMPORARY_SUFFIX[1..]);
-            let file = disk.fs.create(&path).map_err(|error| Fatal::new("create", &path, &error))?;
-            Spare { path, file }
-        }
-    };
-    let file_bytes = unnamed.file.length().map_err(|error| Fatal::new("measure", &unnamed.path, &error))?;
-    let mut bytes = header.encode();
-    debug_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
-    if file_bytes >= PAGE_BYTES {
-        bytes.resize(to_usize(PAGE_BYTES), 0);
-    }
-    unnamed.file.write_all_at(&bytes, 0).map_err(|error| Fatal::new("write", &unnamed.path, &error))?;
+    let unnamed = upcoming::unnamed(&*disk.fs, &disk.pool, &path, segment_bytes)
+        .map_err(|error| Fatal::new("create", &path, &error))?;
+    let file_bytes = write_header(&*unnamed.file, &unnamed.path, &header)?;
     unnamed.file.sync().map_err(|error| Fatal::new("sync", &unnamed.path, &error))?;
     disk.fs.rename(&unnamed.path, &path).map_err(|error| Fatal::new("rename", &path, &error))?;
     disk.fs.sync_dir(&log.dir).map_err(|error| Fatal::new("sync directory", &log.dir, &error))?;
     let extent = Extent::empty(&header);
     Ok(Segment { header, path, file: unnamed.file, file_bytes, extent, sealed: false })
+}
+
+/// A new segment in a file that has its name. Its header is durable together with its first frames: without the one
+/// or the other nobody has been told of them.
+fn begin(file: Arc<dyn File>, log: &LogShared, header: SegmentHeader) -> Result<Segment, Fatal> {
+    let path = log.dir.join(SegmentHeader::file_name(header.sequence));
+    let file_bytes = write_header(&*file, &path, &header)?;
+    let extent = Extent::empty(&header);
+    Ok(Segment { header, path, file, file_bytes, extent, sealed: false })
+}
+
+/// Length of the file before.
+fn write_header(file: &dyn File, path: &Path, header: &SegmentHeader) -> Result<u64, Fatal> {
+    let write = || {
+        let mut bytes = header.encode();
+        debug_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
+        bytes.resize(upcoming::header_room(file)?, 0);
+        let file_bytes = file.length()?;
+        file.write_all_at(&bytes, 0)?;
+        Ok(file_bytes)
+    };
+    write().map_err(|error| Fatal::new("write", path, &error))
 }
 
 fn page_start(byte: u64) -> u64 {

@@ -2,10 +2,13 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
 };
 
 use fanfare_log::{
     DiskFileSystem, MemoryFileSystem, NewFrame, OpenError, Position, RollPolicy, Store, StoreOptions,
+    memory::Keep,
 };
 
 use crate::support::{
@@ -108,6 +111,52 @@ fn a_small_file_is_replaced_whole_and_damage_is_told() {
         damaged.flip(path, at, 1);
         let loaded = open_store(&damaged).expect("open").load_file("checkpoint");
         assert!(matches!(loaded, Err(OpenError::Corrupt { .. } | OpenError::Newer { .. })), "byte {at}");
+    }
+}
+
+/// Four frames leave too little room for a fifth.
+const FULL: u64 = 4;
+
+#[test]
+fn the_next_segment_is_there_before_it_is_needed_and_costs_no_sync_of_its_own() {
+    let fs = MemoryFileSystem::default();
+    let (_store, log) = open(&fs).expect("open");
+    append_range(&log, 1..1 + FULL, 1, 300);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while files(&fs, "seg").len() < 2 {
+        assert!(Instant::now() < deadline, "no segment was made");
+        thread::yield_now();
+    }
+    // Its directory has been synced, too.
+    wait(|done| log.save_vote(vec![1], done)).expect("vote");
+    let before = fs.syncs();
+    append(&log, vec![frame(1 + FULL, 1, 300)]).expect("append");
+    assert_eq!(fs.syncs() - before, 1);
+    assert_eq!(log.segments().len(), 2);
+}
+
+#[test]
+fn a_segment_that_was_never_begun_is_no_damage_and_is_made_again() {
+    for fill_pool in [false, true] {
+        let fs = MemoryFileSystem::default();
+        let (store, log) = open(&fs).expect("open");
+        if fill_pool {
+            store.fill_pool();
+        }
+        append_range(&log, 1..1 + FULL, 1, 300);
+        let before = (log.bounds(), read_all(&log));
+        store.close();
+        drop((store, log));
+        assert_eq!(files(&fs, "seg").len(), 2);
+        let crashed = fs.crashed(|_| Keep::Nothing);
+        assert_eq!(files(&crashed, "seg").len(), 2, "its name is durable");
+        let (store, log) = open(&crashed).expect("reopen");
+        assert_eq!(files(&crashed, "seg").len(), 1);
+        assert_eq!((log.bounds(), read_all(&log)), before);
+        append_range(&log, 1 + FULL..20, 1, 300);
+        let before = read_all(&log);
+        drop((store, log));
+        assert_eq!(read_all(&open(&crashed).expect("reopen").1), before);
     }
 }
 
