@@ -19,6 +19,12 @@ const RETRY_MS: u64 = 100;
 /// A full disk is not emptied within a moment.
 const RETRY_DISK_FULL_MS: u64 = 5_000;
 
+/// A status travels in HTTP headers, of which clients take 8 KiB: most of its message, of a field's name, and of what is
+/// listed as wrong.
+const MESSAGE_BYTES_MAX: usize = 1024;
+const FIELD_BYTES_MAX: usize = 256;
+const VIOLATIONS_BYTES_MAX: usize = 3 << 10;
+
 /// A refusal in the API's terms.
 struct Answer {
     code: Code,
@@ -60,7 +66,7 @@ fn answer(refusal: &Refusal) -> Answer {
             AppendError::Sealed { .. } => retry(Code::Unavailable, "SHARD_MOVED", RETRY_MS),
             AppendError::Behind { .. } => retry(Code::Aborted, "ABORTED_BEHIND", 0),
             AppendError::Unknown { .. } => retry(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", RETRY_MS),
-            AppendError::DiskFull { .. } => retry(Code::Unavailable, "DISK_FULL", RETRY_DISK_FULL_MS),
+            AppendError::DiskFull { .. } => retry(Code::ResourceExhausted, "DISK_FULL", RETRY_DISK_FULL_MS),
             AppendError::Stopped { .. } => fix(Code::Unavailable, "PARTITION_STOPPED", ""),
             AppendError::Damaged { .. } => fix(Code::DataLoss, PARTITION_DAMAGED, ""),
         },
@@ -81,8 +87,8 @@ pub(crate) fn publish_error(refusal: &Refusal) -> PublishError {
     PublishError {
         code: code as i32,
         reason: reason.to_owned(),
-        message: refusal.to_string(),
-        field,
+        message: cut(refusal.to_string(), MESSAGE_BYTES_MAX),
+        field: cut(field, FIELD_BYTES_MAX),
         retry_after_ms,
     }
 }
@@ -94,18 +100,31 @@ pub(crate) fn publish_status(refusal: &Refusal) -> Status {
         Refusal::Append(AppendError::Damaged { partition, offsets }) => damage_metadata(*partition, offsets),
         _ => HashMap::new(),
     };
+    let message = cut(refusal.to_string(), MESSAGE_BYTES_MAX);
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, metadata);
     if let Refusal::Data { problem: DataProblem::Violations(found), .. } = refusal {
+        let mut room = VIOLATIONS_BYTES_MAX;
         for violation in found {
-            details.add_bad_request_violation(data_field(violation), &violation.message);
+            let field = cut(data_field(violation), FIELD_BYTES_MAX);
+            let size_bytes = field.len() + violation.message.len();
+            if size_bytes > room {
+                break;
+            }
+            room -= size_bytes;
+            details.add_bad_request_violation(field, &violation.message);
         }
     } else if code == Code::InvalidArgument {
-        details.add_bad_request_violation(field, refusal.to_string());
+        details.add_bad_request_violation(cut(field, FIELD_BYTES_MAX), &message);
     }
     if let Some(after_ms) = retry_after_ms {
         details.set_retry_info(Some(Duration::from_millis(after_ms)));
     }
-    Status::with_error_details(code, refusal.to_string(), details)
+    Status::with_error_details(code, message, details)
+}
+
+fn cut(mut text: String, bytes_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(bytes_max));
+    text
 }
 
 /// A request that is wrong as a whole.

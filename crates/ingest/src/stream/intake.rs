@@ -197,9 +197,24 @@ impl Window {
         Some(vec![events, bytes])
     }
 
-    /// A request larger than the window is taken alone.
+    /// A request larger than the window is taken alone; one without events counts as one, for it is answered, too.
     fn wanted(&self, request: &Request) -> (u32, u32) {
         let share = |wanted: usize, max: u32| u32::try_from(wanted).unwrap_or(max).min(max);
-        (share(request.len(), self.events_max), share(request.size_bytes(), self.bytes_max))
+        (share(request.len().max(1), self.events_max), share(request.size_bytes(), self.bytes_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_without_events_take_room_in_the_window() {
+        let window = Window::new(3, 100);
+        let empty = || Request::parse_stream(Bytes::new()).unwrap();
+        let taken: Vec<_> = (0..3).map(|_| window.share_now(&empty()).expect("there is room")).collect();
+        assert!(window.share_now(&empty()).is_none());
+        drop(taken);
+        assert!(window.share_now(&empty()).is_some());
     }
 }

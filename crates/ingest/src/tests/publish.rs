@@ -194,6 +194,24 @@ async fn data_is_held_to_the_version_that_the_event_names() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_at_a_long_pointer_is_told_in_short() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let schema = r#"{"additionalProperties": {"type": "integer"}}"#;
+    node.catalog.create_schema(caller.tenant, "Numbers", "", schema).await.unwrap();
+    node.event_type(&caller, "numbers", Some("Numbers"), EventTypeStatus::Available).await;
+    let data = format!("{{\"{}\": \"x\", \"{}\": \"x\"}}", "ä".repeat(2_000), "b".repeat(2_000));
+    let event = json(CloudEvent { r#type: "numbers".to_owned(), ..event("e") }, &data);
+    let status = publish(&caller, event.clone()).await.unwrap_err();
+    assert_eq!(told(&status), (Code::InvalidArgument, "SCHEMA_VIOLATION".to_owned(), false));
+    assert!(status.message().len() <= 1024 && status.details().len() <= 4096, "{status}");
+    assert_eq!(fields(&status).len(), 2);
+    assert!(fields(&status).iter().all(|field| field.starts_with("data#/") && field.len() <= 256));
+    let error = publish_batch(&caller, vec![event]).await.unwrap()[0].error.clone().unwrap();
+    assert!(error.message.len() <= 1024 && error.field.len() <= 256, "{error:?}");
+}
+
+#[tokio::test]
 async fn nobody_is_let_in_without_a_live_key() {
     let node = Node::new().await;
     let caller = node.caller("acme").await;
