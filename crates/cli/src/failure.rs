@@ -217,6 +217,9 @@ fn next_step(code: Code, reason: Option<&str>) -> String {
         ("NO_LEADER", _) => {
             "repeat in a moment; a publish with the same --id and --source is not stored twice"
         }
+        ("DISK_FULL", _) => {
+            "free space on the node's disk, or let it keep less: storage.retention, storage.retention_bytes"
+        }
         (_, Code::InvalidArgument) => "correct what is named above and repeat",
         (_, Code::NotFound) => "see what exists: every kind has `list`, such as `fanfare sink list`",
         (_, Code::AlreadyExists) => "use another name or id, or get the one that exists",

@@ -363,10 +363,28 @@ impl Writer {
     fn disk_is_full(&mut self) -> bool {
         let now = Instant::now();
         if self.disk.checked.is_none_or(|checked| now.duration_since(checked) >= DISK_CHECK_INTERVAL) {
-            let is_full = self.parts.store.free_bytes() < self.parts.disk_reserve_bytes;
+            let free_bytes = self.parts.store.free_bytes();
+            let is_full = free_bytes < self.parts.disk_reserve_bytes;
+            if is_full != self.disk.is_full {
+                self.tell_of_disk(is_full, free_bytes);
+            }
             self.disk = Disk { checked: Some(now), is_full };
         }
         self.disk.is_full
+    }
+
+    fn tell_of_disk(&self, is_full: bool, free_bytes: u64) {
+        let WriterParts { id, store, disk_reserve_bytes, .. } = &self.parts;
+        let dir = store.dir().display();
+        if is_full {
+            tracing::error!(
+                partition = %id, %dir, free_bytes, disk_reserve_bytes,
+                "the disk is full: no events are taken until that much is free again. Free some space, or give \
+                 storage.retention or storage.retention_bytes a smaller value; reads and deliveries go on",
+            );
+        } else {
+            tracing::info!(partition = %id, %dir, free_bytes, "the disk has room again: events are taken");
+        }
     }
 
     fn not_proposed(&self, error: &ProposeError) -> AppendError {

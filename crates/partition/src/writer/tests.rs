@@ -117,7 +117,8 @@ impl Replica {
 
     /// All committed events.
     async fn events(&self) -> Vec<String> {
-        let reader = Reader::new((ID, String::new()), self.group.clone(), tokio_util::task::TaskTracker::new());
+        let reader =
+            Reader::new((ID, String::new()), self.group.clone(), tokio_util::task::TaskTracker::new());
         let chunk = reader.read(Offset::ZERO, Whose::Everyone, u64::MAX).await.unwrap();
         let text = |event: crate::StoredEvent| String::from_utf8(event.bytes.to_vec()).unwrap();
         chunk.batches.iter().flat_map(|batch| batch.events().map(text).collect::<Vec<_>>()).collect()
