@@ -167,14 +167,9 @@ impl<S: StateMachine> Group<S> {
         let Shared { raft, replica, .. } = &*self.shared;
         let members: BTreeMap<u64, Broker> = members.into_iter().map(Member::into_node).collect();
         assert!(members.contains_key(replica), "a replica initializes only a group that it is a member of");
-        raft.runtime_config().elect(false);
         match raft.initialize(members).await {
-            // A new group has no leader to disturb.
-            Ok(()) => self.shared.elect().await,
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                raft.runtime_config().elect(true);
-                Ok(())
-            }
+            // It campaigns by itself; a second campaign would make the answers to its own void.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
                 Err(ProposeError::Stopped)
             }
