@@ -243,8 +243,11 @@ impl Change {
     }
 }
 
+/// By event type.
+type Wishes = Vec<(String, Wish)>;
+
 /// What the subscription wants of the events from `front` on, for the index.
-fn wishes(cell: &Arc<Cell>, front: Offset) -> Option<(Arc<Cell>, Vec<(String, Wish)>)> {
+fn wishes(cell: &Arc<Cell>, front: Offset) -> Option<(Arc<Cell>, Wishes)> {
     let state = cell.lock();
     let specs = state.specs.as_ref().filter(|_| !state.gone)?;
     let wishes = specs.from(front).flat_map(|(span, spec)| {
