@@ -100,36 +100,7 @@ fn with_suggestion(message: &str) -> String {
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let refuse = |key, value: String, problem| Err(ConfigError::Value { key, value, problem });
-    let listen = &config.listen;
-    if !listen.grpc.ip().is_loopback() && !listen.allow_plaintext {
-        return refuse(
-            "listen.grpc",
-            listen.grpc.to_string(),
-            "keys would cross the network in clear; listen on 127.0.0.1 behind a TLS proxy, or set listen.allow_plaintext = true",
-        );
-    }
-    if listen.connections_max == 0 || listen.requests_max == 0 || listen.idle_timeout < Span::seconds(1) {
-        return refuse(
-            "listen.connections_max",
-            listen.connections_max.to_string(),
-            "connections_max and requests_max must be at least 1, idle_timeout at least 1s",
-        );
-    }
-    if listen.window_bytes_max.as_usize() / listen.connections_max < SHARE_MIN {
-        return refuse(
-            "listen.window_bytes_max",
-            listen.window_bytes_max.to_string(),
-            "must hold 80KiB for each of listen.connections_max",
-        );
-    }
-    if config.limits.request_bytes_max.0.saturating_mul(2) > listen.arriving_bytes_max.0 {
-        return refuse(
-            "listen.arriving_bytes_max",
-            listen.arriving_bytes_max.to_string(),
-            "must be at least twice limits.request_bytes_max",
-        );
-    }
+    check_listen(config)?;
     if !(1..=1024).contains(&config.publish.partitions) {
         return refuse("publish.partitions", config.publish.partitions.to_string(), "must be 1 to 1024");
     }
@@ -177,4 +148,41 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         );
     }
     Ok(())
+}
+
+fn check_listen(config: &Config) -> Result<(), ConfigError> {
+    let listen = &config.listen;
+    if !listen.grpc.ip().is_loopback() && !listen.allow_plaintext {
+        return refuse(
+            "listen.grpc",
+            listen.grpc.to_string(),
+            "keys would cross the network in clear; listen on 127.0.0.1 behind a TLS proxy, or set listen.allow_plaintext = true",
+        );
+    }
+    if listen.connections_max == 0 || listen.requests_max == 0 || listen.idle_timeout < Span::seconds(1) {
+        return refuse(
+            "listen.connections_max",
+            listen.connections_max.to_string(),
+            "connections_max and requests_max must be at least 1, idle_timeout at least 1s",
+        );
+    }
+    if listen.window_bytes_max.as_usize() / listen.connections_max < SHARE_MIN {
+        return refuse(
+            "listen.window_bytes_max",
+            listen.window_bytes_max.to_string(),
+            "must hold 80KiB for each of listen.connections_max",
+        );
+    }
+    if config.limits.request_bytes_max.0.saturating_mul(2) > listen.arriving_bytes_max.0 {
+        return refuse(
+            "listen.arriving_bytes_max",
+            listen.arriving_bytes_max.to_string(),
+            "must be at least twice limits.request_bytes_max",
+        );
+    }
+    Ok(())
+}
+
+fn refuse(key: &'static str, value: String, problem: &'static str) -> Result<(), ConfigError> {
+    Err(ConfigError::Value { key, value, problem })
 }
