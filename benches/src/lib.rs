@@ -19,7 +19,7 @@ pub fn store(directory: &Path, spare_segments: usize) -> anyhow::Result<Store> {
         pool_segments_max: spare_segments,
         cache_bytes: 32 << 20,
         queue_bytes_max: 64 << 20,
-        page_cache_bytes: 0,
+        page_cache_bytes: 256 << 20,
     };
     let store =
         Store::open(Arc::new(DiskFileSystem), directory, options, Box::new(|_| std::process::abort()))?;
