@@ -45,5 +45,5 @@ pub use log::{Ahead, Bounds, Log, RollPolicy, Tagged};
 pub use queue::{Done, Ready};
 pub use salvage::{Known, Lost, Survey};
 pub use segment::SegmentSpan;
-pub use tags::{ANY_TAG, Tagger};
 pub use store::{Identity, OnFatal, Store, StoreOptions};
+pub use tags::{ANY_TAG, Tagger};
