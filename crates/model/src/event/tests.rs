@@ -43,6 +43,24 @@ fn every_required_attribute_is_demanded_by_name() {
 }
 
 #[test]
+fn one_pass_shows_the_same_attributes_as_reading_them_later() {
+    let bytes = order(
+        &[string_attribute("subject", "s"), field(7, b"{}"), string_attribute("subject", "t")].concat(),
+    );
+    let mut shown = Vec::new();
+    let event = Event::parse_with(&bytes, |name, value| {
+        shown.push((name, value));
+        Ok::<(), EventError>(())
+    });
+    assert_eq!(shown, event.unwrap().attributes().collect::<Result<Vec<_>, _>>().unwrap());
+    assert_eq!(shown.len(), 2);
+    let malformed = order(&field(5, &field(3, b"x")));
+    assert!(Event::parse(&malformed).is_ok());
+    let shown = Event::parse_with(&malformed, |_, _| Ok::<(), EventError>(()));
+    assert_eq!(shown.unwrap_err(), EventError::Malformed);
+}
+
+#[test]
 fn no_cut_or_flipped_byte_makes_it_panic() {
     let bytes = order(&[string_attribute("subject", "customer-7"), field(7, b"{}")].concat());
     for cut in 0..bytes.len() {
