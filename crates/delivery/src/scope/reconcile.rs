@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use fanfare_catalog::{AccountView, View};
 use fanfare_model::{AccountId, Offset, SubscriptionId};
-use fanfare_partition::{Attach, Attachment, CommandError, Partition, Reason};
+use fanfare_partition::{Attach, Attachment, CommandError, Partition, Reason, Refusal};
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
@@ -102,8 +102,12 @@ impl Scope {
                     self.detached(subscription, account);
                 }
                 (change, Err(CommandError::Refused(refusal))) => {
-                    let partition = self.ground.partition.id();
-                    tracing::error!(%partition, ?change, %refusal, "attach or detach a subscription");
+                    let (partition, subscription) = (self.ground.partition.id(), change.subscription());
+                    if refusal == Refusal::Spec {
+                        tracing::warn!(%partition, %subscription, "a change of types waits for the backlog");
+                    } else {
+                        tracing::error!(%partition, ?change, %refusal, "attach or detach a subscription");
+                    }
                     accounts.insert(change.account());
                     self.commands.retry_at = Some(Instant::now() + RETRY);
                 }

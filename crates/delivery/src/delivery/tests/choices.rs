@@ -168,3 +168,30 @@ async fn every_event_is_matched_by_the_choice_at_its_offset_while_types_change_a
     assert_eq!((stats.delivered, stats.reasons), (expected.len() as u64, BTreeMap::new()));
     check_delivered(&world.sink("orders").delivered(), &expected, 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_too_many_takes_effect_when_the_backlog_has_passed_an_earlier_one() {
+    const TYPES: [&[&str]; 2] = [&["order", "refund"], &["order"]];
+    let world = World::new().await;
+    world.create_type("refund", None).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.sink("orders").down();
+    for round in 0..15 {
+        world.publish("order", &KEYS, round..round + 1).await;
+        world.choose(&orders, TYPES[round % 2]).await;
+    }
+    world.publish("refund", &KEYS, 15..16).await;
+    let kept = || world.home(&orders).attachment(orders.id).unwrap().specs.len();
+    assert_eq!(kept(), 16);
+    let (last, ()) = tokio::join!(world.choose(&orders, TYPES[1]), async {
+        world.stats_when(&orders, |stats| stats.matched == 16).await;
+        assert_eq!(kept(), 16);
+        world.sink("orders").up();
+    });
+    assert!(last > Offset(15));
+    world.publish("refund", &KEYS, 16..17).await;
+    world.publish("order", &KEYS, 17..18).await;
+    assert_eq!(world.settled(&orders, 17).await.delivered, 17);
+    let expected: Vec<_> = (0..16).chain([17]).collect();
+    check_delivered(&world.sink("orders").delivered(), &expected, 0);
+}
