@@ -214,3 +214,22 @@ fn an_unknown_log_is_refused() {
     assert!(matches!(refused, Err(OpenError::Corrupt { path, .. }) if path.ends_with("events-7")));
     assert!(!Path::new("/data/quarantine").exists());
 }
+
+#[test]
+fn a_segment_that_was_never_begun_is_no_loss() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    // Leaves too little room for one more, so that the next segment is made.
+    append_range(&log, 1..5, 1, 300);
+    let frames = read_all(&log);
+    store.close();
+    drop((store, log));
+    assert_eq!(segments(&fs).len(), 2);
+    assert_eq!(survey(&fs).expect("survey"), []);
+    assert_eq!(accept(&fs).expect("accept"), []);
+    let (store, log) = open(&fs).expect("reopen");
+    assert_eq!(read_all(&log), frames);
+    append_range(&log, 5..9, 1, 300);
+    drop((store, log));
+    assert_eq!(read_all(&open(&fs).expect("reopen").1).len(), 8);
+}
