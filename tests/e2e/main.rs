@@ -4,5 +4,6 @@
 
 mod crash;
 mod damage;
+mod full_disk;
 mod real_input;
 mod start;

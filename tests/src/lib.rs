@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod condition;
+pub mod disk;
 pub mod node;
 pub mod receiver;

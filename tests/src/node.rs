@@ -12,12 +12,16 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tokio::{sync::oneshot, time::timeout};
 
+use crate::disk::Disk;
+
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A data directory and, most of the time, a process that serves it.
 pub struct Node {
-    directory: TempDir,
-    settings: Vec<(String, String)>,
+    directory: PathBuf,
+    /// Removes the directory when the node is dropped.
+    _temporary: Option<TempDir>,
+    command: Command,
     running: Option<Running>,
 }
 
@@ -34,7 +38,7 @@ pub fn program() -> anyhow::Result<PathBuf> {
     let path = env::var("FANFARE_BINARY")
         .context("set FANFARE_BINARY to the program under test, such as target/release/fanfare")?;
     anyhow::ensure!(Path::new(&path).exists(), "FANFARE_BINARY={path} does not exist: build it first");
-    Ok(path.into())
+    Ok(std::path::absolute(path)?)
 }
 
 impl Node {
@@ -45,9 +49,35 @@ impl Node {
     /// If it does not become ready.
     pub async fn start(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let settings =
-            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut node = Self { directory, settings, running: None };
+        let mut command = Command::new(program()?);
+        command.arg("serve").arg("--data-dir").arg(directory.path());
+        let mut node = Self::start_with(directory.path().to_owned(), command, settings).await?;
+        node._temporary = Some(directory);
+        Ok(node)
+    }
+
+    /// Starts a node that lives on `disk`, with all its data.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start_on(disk: &Disk, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let data = disk.path().join("data");
+        let mut command = disk.command(&program()?);
+        command.arg("serve").arg("--data-dir").arg(disk.inside().join("data"));
+        Self::start_with(data, command, settings).await
+    }
+
+    async fn start_with(
+        directory: PathBuf,
+        command: Command,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut node = Self { directory, _temporary: None, command, running: None };
+        node.command
+            .args(["--listen", "127.0.0.1:0"])
+            .env("FANFARE_TELEMETRY__LOG_FORMAT", "json")
+            .envs(settings.iter().copied())
+            .stderr(Stdio::piped());
         node.restart().await?;
         Ok(node)
     }
@@ -57,13 +87,7 @@ impl Node {
     /// # Errors
     /// If it does not become ready; its log is in the error.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        let mut process = Command::new(program()?)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(self.directory.path())
-            .env("FANFARE_TELEMETRY__LOG_FORMAT", "json")
-            .envs(self.settings.iter().cloned())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut process = self.command.spawn()?;
         let log = process.stderr.take().context("stderr is piped")?;
         let (found, ready) = oneshot::channel();
         tokio::task::spawn_blocking(move || follow(log, found));
@@ -92,7 +116,7 @@ impl Node {
 
     #[must_use]
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 
     /// The first account's key.
@@ -100,7 +124,7 @@ impl Node {
     /// # Errors
     /// If the node did not write one.
     pub fn key(&self) -> anyhow::Result<String> {
-        let path = self.directory.path().join("first-key");
+        let path = self.directory.join("first-key");
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         Ok(text.trim().to_owned())
     }
