@@ -21,8 +21,8 @@ mod validation;
 mod wire;
 
 pub use authentication::{Authentication, authenticate};
-pub use ingest::{Committed, Ingest, IngestLimits, PublishOutcome};
 pub use edge::Edge;
+pub use ingest::{Committed, Ingest, IngestLimits, PublishOutcome};
 pub use publisher::{Publisher, PublisherEdge};
 pub use read::ReadLimits;
 pub use reader::{Reader, ReaderEdge};

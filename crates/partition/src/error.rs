@@ -22,7 +22,9 @@ pub enum AppendError {
     #[error("an earlier append of this lane to partition {partition} failed")]
     Behind { partition: PartitionId },
     /// The disk is full or below its reserve; not appended.
-    #[error("partition {partition} takes no events: the disk is full, and the operator has to free some space")]
+    #[error(
+        "partition {partition} takes no events: the disk is full, and the operator has to free some space"
+    )]
     DiskFull { partition: PartitionId },
     #[error("partition {partition} has stopped")]
     Stopped { partition: PartitionId },
