@@ -190,7 +190,7 @@ fn text(field: &str, value: &str, bytes_max: usize) -> Result<(), Refusal> {
 fn has_control(text: &str) -> bool {
     // Without an early end, so that many bytes are looked at at once. Of the other characters, only U+0080 to U+009F are
     // control characters.
-    let suspicious = |byte: u8| u8::from(byte < b' ' || byte >= 0x7f);
+    let suspicious = |byte: u8| u8::from(!(b' '..0x7f).contains(&byte));
     text.bytes().fold(0, |found, byte| found | suspicious(byte)) != 0 && text.chars().any(char::is_control)
 }
 
