@@ -227,6 +227,7 @@ fn a_segment_that_was_never_begun_is_no_loss() {
     assert_eq!(segments(&fs).len(), 2);
     assert_eq!(survey(&fs).expect("survey"), []);
     assert_eq!(accept(&fs).expect("accept"), []);
+    assert!(fs.paths().iter().all(|path| !path.starts_with("/data/quarantine")), "{:?}", fs.paths());
     let (store, log) = open(&fs).expect("reopen");
     assert_eq!(read_all(&log), frames);
     append_range(&log, 5..9, 1, 300);
