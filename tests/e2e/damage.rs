@@ -147,19 +147,7 @@ async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on
         "something was cut by itself"
     );
 
-    let foretold = accept_loss(&data_dir, &[])?;
-    let said = String::from_utf8_lossy(&foretold.stdout).into_owned();
-    for words in
-        ["lost: 1 event, at offset 3 ", "is damaged at byte", "kept: 318 events", "offset 320", "--yes"]
-    {
-        ensure!(said.contains(words), "{words:?} in {said}");
-    }
-    ensure!(damaged == files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?, "a look changes files");
-    let accepted = accept_loss(&data_dir, &["--yes"])?;
-    ensure!(accepted.status.success(), "{accepted:?}");
-    let quarantine = data_dir.join("quarantine");
-    let log = files[0].parent().and_then(Path::file_name).context("a log's name")?;
-    ensure!(fs::read_dir(quarantine.join(log))?.count() == 2, "the damaged files are not kept");
+    accept(&data_dir, &files)?;
 
     receiver.recover();
     node.restart().await?;
@@ -176,6 +164,25 @@ async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on
         .collect();
     ensure!(stored == acknowledged, "what is left is not where it was");
     check_deliveries(&client, &receiver, &subscription, &acknowledged).await
+}
+
+/// A look first, which changes nothing; then for real.
+fn accept(data_dir: &Path, files: &[PathBuf]) -> anyhow::Result<()> {
+    let damaged = files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
+    let foretold = accept_loss(data_dir, &[])?;
+    let said = String::from_utf8_lossy(&foretold.stdout).into_owned();
+    for words in
+        ["lost: 1 event, at offset 3 ", "is damaged at byte", "kept: 318 events", "offset 320", "--yes"]
+    {
+        ensure!(said.contains(words), "{words:?} in {said}");
+    }
+    ensure!(damaged == files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?, "a look changes files");
+    let accepted = accept_loss(data_dir, &["--yes"])?;
+    ensure!(accepted.status.success(), "{accepted:?}");
+    let quarantine = data_dir.join("quarantine");
+    let log = files[0].parent().and_then(Path::file_name).context("a log's name")?;
+    ensure!(fs::read_dir(quarantine.join(log))?.count() == 2, "the damaged files are not kept");
+    Ok(())
 }
 
 async fn check_deliveries(
