@@ -99,10 +99,10 @@ impl Partition {
     }
 
     fn dead(id: PartitionId, store: &Store, (what, offsets): (String, Range<Offset>)) -> Self {
-        let (lost, command) = (offsets_lost(&offsets), way_out(id, store));
+        let what = format!("{what}{}. {}", offsets_lost(&offsets), way_out(id, store));
         tracing::error!(
             partition = %id,
-            "{what}{lost}. The partition takes and gives nothing, and nothing was cut; the others serve. {command}",
+            "the partition takes and gives nothing, and nothing was cut; the others serve: {what}",
         );
         let dead = Dead {
             what,

@@ -266,7 +266,7 @@ async fn a_corrupt_log_opens_as_a_partition_that_names_its_loss_and_takes_nothin
     assert_eq!(*node.partition.role().borrow(), Role::Failed);
     let lost = node.partition.read(Offset(0), None, 1).await.unwrap_err().to_string();
     assert!(lost.contains(&segment.display().to_string()) && lost.contains("offsets"), "{lost}");
-    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Stopped { .. })));
+    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Damaged { .. })));
     let advanced = node.partition.advance(1, Advance::default()).await;
     assert!(matches!(advanced, Err(CommandError::Stopped { .. })));
     node.partition.shutdown().await;
@@ -297,7 +297,7 @@ async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
     assert!(matches!(lost, ReadError::DataLoss { .. }), "{lost}");
     let lost = lost.to_string();
     assert!(lost.contains(&segment.display().to_string()) && lost.contains("offsets 0..40"), "{lost}");
-    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Stopped { .. })));
+    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Damaged { .. })));
 
     let (other, tasks) = (PartitionId { index: 4, ..ID }, tokio_util::task::TaskTracker::new());
     let other = Partition::open(other, node.store.clone(), small(), node.clock.clone(), tasks).await.unwrap();
