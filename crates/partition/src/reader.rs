@@ -16,7 +16,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::search::Search;
-use self::{account::Part, shelf::{Found, Run, Shelf}};
+use self::{
+    account::Part,
+    shelf::{Found, Run, Shelf},
+};
 use crate::{
     CodecError, Positions, ReadError, StoredBatch, StoredEvent,
     entry::{self, Entry},
