@@ -41,3 +41,29 @@ pub fn frame(index: u64, events: u32, payload: Bytes) -> NewFrame {
     let position = Position { term: 1, leader: 1, index };
     NewFrame { kind: 1, position, count: events, time_ms: 1, payload: Payload::new(vec![payload]) }
 }
+
+/// A CloudEvent of 1 KiB as a producer sends it.
+#[must_use]
+pub fn event(number: u32, event_type: &str) -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| {
+        let mut field = vec![number << 3 | 2];
+        let mut length = bytes.len();
+        while length >= 0x80 {
+            field.push(u8::try_from(length & 0x7f).expect("seven bits") | 0x80);
+            length >>= 7;
+        }
+        field.push(u8::try_from(length).expect("seven bits"));
+        field.extend_from_slice(bytes);
+        field
+    };
+    let subject = field(5, &[field(1, b"subject"), field(2, &field(3, b"customer-17"))].concat());
+    let id = format!("0192{number:032x}");
+    let parts = [
+        field(1, id.as_bytes()),
+        field(2, b"/bench"),
+        field(3, b"1.0"),
+        field(4, event_type.as_bytes()),
+        subject,
+    ];
+    [parts.concat(), field(7, &[b'x'; 900])].concat()
+}
