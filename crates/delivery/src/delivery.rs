@@ -72,6 +72,7 @@ impl Delivery {
             catalog: parts.catalog,
             letters: Letters::new(parts.dead_letters, options.dead_letter_bytes_max),
             sinks: SinkPool::new(parts.sinks, options.sink_concurrency),
+            restraint: Arc::default(),
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
             clock: parts.clock,
             options: Arc::new(options),

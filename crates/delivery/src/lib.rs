@@ -24,6 +24,7 @@ mod in_flight;
 mod lane;
 mod ledger;
 mod park;
+mod restraint;
 mod retry;
 
 mod dead_letter;

@@ -12,12 +12,13 @@ use parking_lot::RwLock;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{DeliveryOptions, cell::Cell, letters::Letters, sink_pool::SinkPool};
+use crate::{DeliveryOptions, cell::Cell, letters::Letters, restraint::Restraint, sink_pool::SinkPool};
 
 pub(crate) struct Node {
     pub(crate) catalog: Catalog,
     pub(crate) letters: Letters,
     pub(crate) sinks: SinkPool,
+    pub(crate) restraint: Arc<Restraint>,
     pub(crate) schemas: Arc<SchemaCache>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Arc<DeliveryOptions>,

@@ -10,7 +10,8 @@ use fanfare_sinks::{Abilities, Delivery, Failure, Outcome as Answer, Sink};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
-    time::sleep_until,
+    task::yield_now,
+    time::{Instant, sleep_until},
 };
 
 use crate::{
@@ -41,6 +42,8 @@ struct Task {
     /// A permit of the sink that is waited for, or was given and not used yet.
     acquire: Option<(Arc<Semaphore>, Acquire)>,
     permit: Option<(Arc<OpenSink>, OwnedSemaphorePermit)>,
+    /// Attempts under way.
+    attempts: usize,
 }
 
 /// What to do after everything that can be begun was begun.
@@ -62,6 +65,7 @@ pub(crate) fn ensure_running(ground: &Arc<Ground>, cell: &Arc<Cell>, running: &m
         works: FuturesUnordered::new(),
         acquire: None,
         permit: None,
+        attempts: 0,
     };
     ground.tasks.spawn(task.run());
 }
@@ -75,6 +79,7 @@ impl Task {
         let timer = sleep_until(ground.at(0));
         tokio::pin!(timer);
         loop {
+            self.give_way().await;
             let Next::Wait { deadline_ms } = self.begin_all() else { return };
             if let Some(deadline_ms) = deadline_ms {
                 let deadline = ground.at(deadline_ms);
@@ -98,6 +103,15 @@ impl Task {
                 () = cell.wake.notified() => {}
                 () = &mut timer, if deadline_ms.is_some() => {}
             }
+        }
+    }
+
+    /// Lets others go first if it has anything to catch up on, and looks how long that takes.
+    async fn give_way(&mut self) {
+        if self.attempts > 0 && self.cell.lock().flight.is_behind() {
+            let gave = Instant::now();
+            yield_now().await;
+            self.ground.node.restraint.felt(gave.elapsed());
         }
     }
 
@@ -149,7 +163,8 @@ impl Task {
             }
             let mut state = cell.lock();
             let now_ms = self.ground.moment().now_ms;
-            if state.gone || !state.flight.wants_attempt(now_ms) {
+            let held_back = state.flight.is_behind() && !self.ground.node.restraint.allows(self.attempts);
+            if state.gone || held_back || !state.flight.wants_attempt(now_ms) {
                 self.permit = None;
                 return gave_up;
             }
@@ -206,21 +221,23 @@ impl Task {
                 (item, delivery)
             })
             .collect();
-        let (taken, deliveries) = {
+        let (taken, deliveries, turn) = {
             let mut state = self.cell.lock();
             let sent = state.flight.send(checked);
             if sent.0.is_empty() {
                 state.flight.attempt_lapsed();
             }
-            sent
+            let turn = state.flight.is_behind().then(|| self.ground.node.restraint.begin());
+            (sent.0, sent.1, turn)
         };
         let gave_up = taken.len() < count;
         if taken.is_empty() {
             return gave_up;
         }
+        self.attempts += 1;
         self.works.push(Box::pin(async move {
             let mut answers = sink.attempt(deliveries).await;
-            drop(permit);
+            drop((permit, turn));
             answers.resize_with(taken.len(), || Answer::Retry {
                 after: None,
                 why: Failure { class: "sink", status: 0, message: "the sink gave no outcome".to_owned() },
@@ -279,7 +296,10 @@ impl Task {
         })
     }
 
-    fn absorb(&self, done: Done) {
+    fn absorb(&mut self, done: Done) {
+        if matches!(done, Done::Attempt { .. }) {
+            self.attempts -= 1;
+        }
         let mut state = self.cell.lock();
         if state.gone {
             return;

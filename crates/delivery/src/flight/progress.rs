@@ -77,6 +77,11 @@ impl Flight {
         before + OFFSET_BYTES * count
     }
 
+    /// It reads the log by itself.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.reading.follows()
+    }
+
     /// Something changed that no advance carries yet.
     pub(crate) fn has_news(&self) -> bool {
         self.ledger.has_news() || self.reading.joins && self.reading.follows()
