@@ -64,10 +64,10 @@ impl Clock for TestClock {
 }
 
 /// A node's publishing and reading side, served.
-struct Node {
+pub(crate) struct Node {
     fs: MemoryFileSystem,
     catalog: Catalog,
-    ingest: Ingest,
+    pub(crate) ingest: Ingest,
     clock: Arc<TestClock>,
     channel: Channel,
     tasks: TaskTracker,
@@ -96,7 +96,7 @@ impl tonic::service::Interceptor for Bearer {
 }
 
 impl Node {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(LIMITS).await
     }
 

@@ -1,5 +1,7 @@
 //! The answering half: settles rounds in order and turns them into responses.
 
+use std::time::Duration;
+
 use fanfare_proto::v1::{PublishStreamResponse, PublishWindow};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -11,11 +13,15 @@ use crate::{
     round::Settled,
 };
 
+/// A client that reads no answers for so long has gone: what its stream holds of the node serves others.
+const ANSWERS_TAKEN_WITHIN: Duration = Duration::from_secs(30);
+
 pub(super) type Responses = Vec<Result<PublishStreamResponse, Status>>;
 
 pub(super) struct Answers {
     ingest: Ingest,
     responses: mpsc::Sender<Responses>,
+    taken_within: Duration,
     /// Told with the first response.
     window: Option<PublishWindow>,
 }
@@ -25,7 +31,7 @@ impl Answers {
         let limits = ingest.limits();
         let window =
             PublishWindow { events: limits.stream_window_events, bytes: limits.stream_window_bytes.into() };
-        Self { ingest, responses, window: Some(window) }
+        Self { ingest, responses, taken_within: ANSWERS_TAKEN_WITHIN, window: Some(window) }
     }
 
     pub(super) async fn run(mut self, mut rounds: mpsc::Receiver<Step>) {
@@ -36,7 +42,7 @@ impl Answers {
                 Step::End(Err(status)) => (vec![Err(status)], Vec::new()),
             };
             // The shares go with the second half, when the connection has room for the answer.
-            if self.responses.send(responses.0).await.is_err() {
+            if self.responses.send_timeout(responses.0, self.taken_within).await.is_err() {
                 return;
             }
         }
@@ -66,6 +72,35 @@ fn response(asked: &Asked, settled: &Settled, first: usize) -> PublishStreamResp
     }
     let results = events.map(|index| result(&settled.outcome_in_order(index))).collect();
     PublishStreamResponse { results, ..empty }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::{round::Gathering, stream::RESPONSES_MAX, tests::Node};
+
+    #[tokio::test]
+    async fn a_client_that_reads_no_answers_loses_its_stream_and_its_share_of_the_node() {
+        let node = Node::new().await;
+        let ingest = node.ingest.clone();
+        let (responses_in, _never_read) = mpsc::channel(RESPONSES_MAX);
+        let (rounds, rounds_out) = mpsc::channel(2 * RESPONSES_MAX);
+        let share = Arc::new(Semaphore::new(2 * RESPONSES_MAX));
+        for sequence in 0..2 * RESPONSES_MAX as u64 {
+            let asked = vec![Asked { sequence, events: 0 }];
+            let shares = vec![share.clone().try_acquire_owned().unwrap()];
+            let in_flight = Gathering::expecting(0, 0).append(&[], &mut crate::lanes::Lanes::default()).await;
+            assert!(rounds.try_send(Step::Round(Round { asked, in_flight, shares })).is_ok());
+        }
+        let answers = Answers::new(ingest, responses_in);
+        Answers { taken_within: Duration::from_millis(10), ..answers }.run(rounds_out).await;
+        assert!(rounds.is_closed(), "the intake learns of it");
+        assert_eq!(share.available_permits(), 2 * RESPONSES_MAX);
+    }
 }
 
 /// Partition and first offset if all of the events were newly committed there one after the other.
