@@ -110,7 +110,7 @@ fn wait_until_indexed(directory: &Path) {
         let files = fs::read_dir(directory).expect("a directory").filter_map(Result::ok);
         files.filter(|file| file.path().extension().is_some_and(|found| found == extension)).count()
     };
-    while count("tag") + 1 < count("seg") {
+    while count("tag") < count("idx") {
         thread::yield_now();
     }
 }
