@@ -199,17 +199,14 @@ pub(crate) fn parse(bytes: &[u8; HEADER_BYTES], link: Link) -> Result<Parsed, &'
     read_header(sealed, Link { nonce: link.nonce, chain }).ok_or("frame header of an unknown kind")
 }
 
-/// A frame whose header carries the nonce, whatever it continues; to be believed only with further proof.
-pub(crate) fn parse_unlinked(bytes: &[u8], nonce: u64) -> Option<(FrameHeader, u32, Link)> {
+/// A header that carries the nonce, whatever it continues; to be believed only with further proof.
+pub(crate) fn parse_unlinked(bytes: &[u8], nonce: u64) -> Option<Parsed> {
     let (sealed, chain) = bytes.first_chunk::<HEADER_BYTES>()?.split_last_chunk::<4>()?;
     let link = Link { nonce, chain: u32::from_le_bytes(*chain) };
     if sealed[56..] != link.nonce_tag() {
         return None;
     }
-    match read_header(sealed, link)? {
-        Parsed::Frame { header, payload_crc, link } => Some((header, payload_crc, link)),
-        Parsed::Epoch { .. } => None,
-    }
+    read_header(sealed, link)
 }
 
 fn read_header(sealed: &[u8], link: Link) -> Option<Parsed> {

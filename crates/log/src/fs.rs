@@ -43,6 +43,8 @@ pub trait FileSystem: Send + Sync {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// Replaces `to` if it exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Another name of the same file; `to` does not exist.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Creates the directory and its parents; fine if it exists.
     fn create_dir(&self, path: &Path) -> io::Result<()>;

@@ -43,13 +43,16 @@ struct Found {
 
 impl Recovery<'_> {
     pub(crate) fn run(&self) -> Result<Recovered, OpenError> {
-        let sequences = self.list()?;
+        let names = self.list()?;
+        let mut sequences: Vec<u64> =
+            names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
+        sequences.sort_unstable();
         let begun = begun(self.fs, self.dir, &sequences)?;
         let next_segment = begun.last().copied().unwrap_or(0) + 1;
         let next_segment = next_segment.max(self.facts.cut.map_or(1, |cut| cut.next_segment));
         let live: Vec<u64> = begun.iter().copied().filter(|sequence| !self.is_cut(*sequence)).collect();
         let chain = self.chain(&live)?;
-        self.remove_dead(&sequences, &chain)?;
+        self.remove_dead(&names, &chain)?;
         let mut segments = Vec::new();
         let mut newer = chain.into_iter().peekable();
         while let Some(found) = newer.next() {
@@ -66,13 +69,9 @@ impl Recovery<'_> {
         Ok(Recovered { segments, next_segment, continuation })
     }
 
-    fn list(&self) -> Result<Vec<u64>, OpenError> {
+    fn list(&self) -> Result<Vec<String>, OpenError> {
         sealed_file::remove_temporary(self.fs, self.dir)?;
-        let names = self.fs.list(self.dir).map_err(|error| Fatal::new("list", self.dir, &error))?;
-        let mut sequences: Vec<u64> =
-            names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
-        sequences.sort_unstable();
-        Ok(sequences)
+        Ok(self.fs.list(self.dir).map_err(|error| Fatal::new("list", self.dir, &error))?)
     }
 
     fn is_cut(&self, sequence: u64) -> bool {
@@ -130,19 +129,21 @@ impl Recovery<'_> {
         Ok(Found { header, path, file })
     }
 
-    /// Segments that nothing leads to: purged or cut, but not yet renamed or removed when the process ended.
-    fn remove_dead(&self, sequences: &[u64], chain: &[Found]) -> Result<(), OpenError> {
-        let dead =
-            sequences.iter().filter(|sequence| chain.iter().all(|found| found.header.sequence != **sequence));
-        for sequence in dead {
-            for name in [SegmentHeader::file_name(*sequence), SegmentHeader::index_name(*sequence)] {
-                let path = self.dir.join(name);
-                match self.fs.remove(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(Fatal::new("remove", &path, &error).into());
-                    }
-                    _ => {}
+    /// Segments that nothing leads to, and indexes of such: purged or cut, but not yet renamed or removed when the
+    /// process ended.
+    fn remove_dead(&self, names: &[String], chain: &[Found]) -> Result<(), OpenError> {
+        let is_dead = |name: &&String| {
+            let sequence =
+                SegmentHeader::sequence_of(name).or_else(|| SegmentHeader::sequence_of_index(name));
+            sequence.is_some_and(|sequence| chain.iter().all(|found| found.header.sequence != sequence))
+        };
+        for name in names.iter().filter(is_dead) {
+            let path = self.dir.join(name);
+            match self.fs.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(Fatal::new("remove", &path, &error).into());
                 }
+                _ => {}
             }
         }
         self.fs.sync_dir(self.dir).map_err(|error| Fatal::new("sync directory", self.dir, &error))?;
@@ -239,11 +240,7 @@ impl Recovery<'_> {
 
 /// Of a log's segments, oldest first, those that were begun: all but files made ahead of need. The header of a segment
 /// is durable before its successor's is written, but maybe not before its successor's file is made.
-pub(crate) fn begun<'a>(
-    fs: &dyn FileSystem,
-    dir: &Path,
-    sequences: &'a [u64],
-) -> Result<&'a [u64], OpenError> {
+fn begun<'a>(fs: &dyn FileSystem, dir: &Path, sequences: &'a [u64]) -> Result<&'a [u64], OpenError> {
     let mut begun = sequences;
     while let Some((newest, older)) = begun.split_last() {
         let path = dir.join(SegmentHeader::file_name(*newest));

@@ -6,32 +6,29 @@
 //! files are kept in `<dir>/quarantine/<log>/`.
 //!
 //! Each step leaves a log that opens whole or is still damaged, so an interrupted repair is simply made again.
+mod files;
 mod segment;
 
 use std::{
     collections::BTreeMap,
-    io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use bytes::Bytes;
 
 use crate::{
-    codec::to_usize,
     error::{Fatal, OpenError},
     frame::Position,
-    fs::FileSystem,
     hard_state::{LogFacts, Mark},
-    recovery,
-    sealed_file::{self, TEMPORARY_SUFFIX},
-    segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
+    segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader, is_unwritten},
     store::{Disk, FILES_DIR, LOGS_DIR, Store},
 };
+use files::{Content, Quarantine, read, replace};
 use segment::{Contents, Expected, Found};
 
 const QUARANTINE_DIR: &str = "quarantine";
+const UNREADABLE: &str = "cannot be read from disk";
 
 /// What the log's owner knows of it from elsewhere.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +54,9 @@ pub struct Lost {
 pub struct Survey {
     /// In log order. Empty: every entry is there.
     pub lost: Vec<Lost>,
-    /// How many offsets stay readable.
+    /// The log does not open as it is, whether or not an entry is lost: to be accepted, maybe once more.
+    pub unfinished: bool,
+    /// How many offsets stay readable; those of fillers are not.
     pub kept: u64,
     pub next_offset: u64,
     /// Where the damaged files are kept as they are.
@@ -155,13 +154,15 @@ impl<'a> Walk<'a> {
 
     fn run(mut self) -> Result<Survey, OpenError> {
         let mut files = self.files()?;
-        if files.segments.is_empty() && self.end_index() == self.first_index() {
-            return Ok(self.survey);
-        }
+        self.survey.unfinished = !files.unreadable.is_empty();
         if self.filler_kind.is_some() {
             for (sequence, _) in &files.unreadable {
                 self.quarantine().take(&self.dir, &SegmentHeader::file_name(*sequence))?;
             }
+        }
+        if files.segments.is_empty() && self.end_index() == self.first_index() {
+            self.survey.next_offset = self.end_offset();
+            return Ok(self.survey);
         }
         let starts =
             |header: &SegmentHeader| header.first_index <= self.first_index() || header.predecessor.is_none();
@@ -205,11 +206,13 @@ impl<'a> Walk<'a> {
         let mut sequences: Vec<u64> =
             names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
         sequences.sort_unstable();
-        // A log that was marked in its newest segment has lost that one's header.
+        // Those above the one that was marked may be made ahead of need; that one has lost its header.
         let marked = self.facts.mark.map(|mark| mark.segment);
-        if sequences.last().copied() > marked {
-            let begun = recovery::begun(&*self.disk.fs, &self.dir, &sequences)?.len();
-            sequences.truncate(begun);
+        while let Some(newest) = sequences.last().filter(|newest| Some(**newest) > marked) {
+            if !self.is_made_ahead(*newest)? {
+                break;
+            }
+            sequences.pop();
         }
         let cut = self.facts.cut;
         let next_sequence = sequences.last().copied().max(self.facts.mark.map(|mark| mark.segment));
@@ -234,9 +237,18 @@ impl<'a> Walk<'a> {
         Ok(Files { segments, unreadable, next_sequence })
     }
 
+    fn is_made_ahead(&self, sequence: u64) -> Result<bool, Fatal> {
+        let Content { bytes, unreadable } =
+            read(&*self.disk.fs, &self.path(sequence), SEGMENT_HEADER_BYTES as u64)?;
+        Ok(unreadable.is_none() && bytes.first_chunk().is_some_and(is_unwritten))
+    }
+
     fn header(&self, sequence: u64) -> Result<Result<SegmentHeader, &'static str>, OpenError> {
         let path = self.path(sequence);
-        let bytes = read(&*self.disk.fs, &path, SEGMENT_HEADER_BYTES as u64)?;
+        let Content { bytes, unreadable } = read(&*self.disk.fs, &path, SEGMENT_HEADER_BYTES as u64)?;
+        if unreadable.is_some() {
+            return Ok(Err(UNREADABLE));
+        }
         let Some(bytes) = bytes.first_chunk() else { return Ok(Err("segment header is cut short")) };
         let header = match SegmentHeader::decode(bytes) {
             Ok(header) => header,
@@ -275,17 +287,24 @@ impl<'a> Walk<'a> {
         let path = self.path(header.sequence);
         let is_unreadable = files.unreadable.iter().any(|(sequence, _)| *sequence == header.sequence);
         let length = if is_unreadable { 0 } else { u64::MAX };
-        let bytes = Bytes::from(read(&*self.disk.fs, &path, length)?);
+        let Content { bytes, unreadable } = read(&*self.disk.fs, &path, length)?;
+        let bytes = Bytes::from(bytes);
         let next = files.segments.iter().find(|other| other.sequence > header.sequence);
         let contents = match next {
             Some(next) => self.sealed(&bytes, header, next),
             None => self.newest(&bytes, header),
         };
+        let mut contents = contents.map_err(|what| OpenError::corrupt(&path, 0, what))?;
+        contents.damage = unreadable.map(|at| (at, UNREADABLE)).or(contents.damage);
         self.report(&contents, header, files);
+        self.survey.unfinished |= contents.is_damaged() || header.predecessor != before;
         let Some(filler_kind) = self.filler_kind else { return Ok(contents.end(header.sequence)) };
         let end = if contents.is_damaged() {
-            if !bytes.is_empty() {
-                self.quarantine().copy(&SegmentHeader::file_name(header.sequence), &bytes)?;
+            let name = SegmentHeader::file_name(header.sequence);
+            match unreadable {
+                Some(_) => self.quarantine().link(&self.dir, &name)?,
+                None if bytes.is_empty() => {}
+                None => self.quarantine().copy(&name, &bytes)?,
             }
             let header = SegmentHeader { nonce: self.disk.nonce()?, predecessor: before, ..header.clone() };
             let (rewritten, link) = contents.rewrite(&header, filler_kind);
@@ -305,20 +324,27 @@ impl<'a> Walk<'a> {
         Ok(end)
     }
 
-    fn sealed(&self, bytes: &Bytes, header: &SegmentHeader, next: &SegmentHeader) -> Contents {
-        let expected =
-            Expected { next_index: Some(next.first_index), end_byte: u64::MAX, synced_byte: u64::MAX };
+    fn sealed(
+        &self,
+        bytes: &Bytes,
+        header: &SegmentHeader,
+        next: &SegmentHeader,
+    ) -> Result<Contents, &'static str> {
+        let before = next.predecessor.filter(|before| before.sequence == header.sequence);
+        let end_byte = before.map_or(u64::MAX, |before| before.end_byte);
+        let next_start = Some((next.first_index, next.base_offset));
+        let expected = Expected { next: next_start, end_byte, synced_byte: u64::MAX };
         let mut contents = Contents::read(bytes, header, expected);
         let known = self.known.iter().map(|(index, position)| (*index, *position));
         let known = known.chain(next.previous.map(|previous| (previous.index, previous))).collect();
-        contents.lose_up_to(next.first_index, next.base_offset, &known);
-        if let Some(before) = next.predecessor.filter(|before| before.sequence == header.sequence) {
+        contents.lose_up_to(next.first_index, next.base_offset, &known)?;
+        if let Some(before) = before {
             contents.pass_epochs(bytes, before.end_byte);
         }
-        contents
+        Ok(contents)
     }
 
-    fn newest(&self, bytes: &Bytes, header: &SegmentHeader) -> Contents {
+    fn newest(&self, bytes: &Bytes, header: &SegmentHeader) -> Result<Contents, &'static str> {
         let cut = self.facts.cut.filter(|cut| cut.segment == header.sequence);
         let synced_byte = match self.facts.mark {
             // A newer one was there: this one was whole.
@@ -332,14 +358,13 @@ impl<'a> Walk<'a> {
             None if self.closed => synced_byte,
             None => u64::MAX,
         };
-        let mut contents =
-            Contents::read(bytes, header, Expected { next_index: None, end_byte, synced_byte });
+        let mut contents = Contents::read(bytes, header, Expected { next: None, end_byte, synced_byte });
         let (end_index, end_offset) = (self.end_index(), self.end_offset());
         if contents.next_index < end_index {
             let end_offset = end_offset.max(contents.next_offset);
-            contents.lose_up_to(end_index, end_offset, &self.known);
+            contents.lose_up_to(end_index, end_offset, &self.known)?;
         }
-        contents
+        Ok(contents)
     }
 
     fn report(&mut self, contents: &Contents, header: &SegmentHeader, files: &Files) {
@@ -350,6 +375,8 @@ impl<'a> Walk<'a> {
             let header = found.header();
             let (index, end_offset) = (header.position.index, header.end_offset());
             match found {
+                // A filler of an earlier loss holds nothing.
+                Found::Kept(_) if header.payload_bytes == 0 => {}
                 Found::Kept(_) => self.survey.kept += u64::from(header.count),
                 Found::Lost(_) => match self.survey.lost.last_mut().filter(|_| is_run) {
                     Some(lost) => (lost.indexes.end, lost.offsets.end) = (index + 1, end_offset),
@@ -400,61 +427,4 @@ impl<'a> Walk<'a> {
         journal.record(facts)?;
         journal.sync()
     }
-}
-
-/// Where damaged files are kept.
-struct Quarantine<'a> {
-    fs: &'a dyn FileSystem,
-    dir: PathBuf,
-}
-
-impl Quarantine<'_> {
-    /// Moves a file; durable.
-    fn take(&self, from: &Path, name: &str) -> Result<(), Fatal> {
-        let (path, to) = (from.join(name), self.free_name(name)?);
-        self.fs.rename(&path, &to).map_err(|error| Fatal::new("set aside", &path, &error))?;
-        for dir in [self.dir.as_path(), from] {
-            self.fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))?;
-        }
-        Ok(())
-    }
-
-    fn copy(&self, name: &str, bytes: &[u8]) -> Result<(), Fatal> {
-        replace(self.fs, &self.free_name(name)?, bytes)
-    }
-
-    /// A name that is not taken; its directory is durable.
-    fn free_name(&self, name: &str) -> Result<PathBuf, Fatal> {
-        let Self { fs, dir } = self;
-        fs.create_dir(dir).map_err(|error| Fatal::new("create directory", dir, &error))?;
-        for parent in dir.ancestors().skip(1).take(2) {
-            fs.sync_dir(parent).map_err(|error| Fatal::new("sync directory", parent, &error))?;
-        }
-        let taken = fs.list(dir).map_err(|error| Fatal::new("list", dir, &error))?;
-        let numbered = (1_u64..).map(|number| format!("{name}.{number}"));
-        let free = std::iter::once(name.to_owned()).chain(numbered).find(|name| !taken.contains(name));
-        Ok(dir.join(free.expect("there are more numbers than files")))
-    }
-}
-
-/// Atomic and durable.
-fn replace(fs: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(TEMPORARY_SUFFIX);
-    sealed_file::replace(fs, path, Path::new(&temporary), bytes)
-}
-
-/// Up to `length` bytes of a file; nothing of one that is missing.
-fn read(fs: &dyn FileSystem, path: &Path, length: u64) -> Result<Vec<u8>, Fatal> {
-    let file = match fs.open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Fatal::new("open", path, &error)),
-    };
-    let file = Arc::clone(&file);
-    let length = file.length().map_err(|error| Fatal::new("measure", path, &error))?.min(length);
-    let mut bytes = vec![0; to_usize(length)];
-    let filled = file.read_at(&mut bytes, 0).map_err(|error| Fatal::new("read", path, &error))?;
-    bytes.truncate(filled);
-    Ok(bytes)
 }

@@ -111,6 +111,10 @@ impl SegmentHeader {
     pub(crate) fn sequence_of(file_name: &str) -> Option<u64> {
         u64::from_str_radix(file_name.strip_suffix(".seg")?, 16).ok()
     }
+
+    pub(crate) fn sequence_of_index(file_name: &str) -> Option<u64> {
+        u64::from_str_radix(file_name.strip_suffix(".idx")?, 16).ok()
+    }
 }
 
 fn read_fields(fields: &mut Fields<'_>) -> Option<SegmentHeader> {

@@ -34,6 +34,9 @@ pub struct LossReport {
     pub lost: Vec<LostEvents>,
     /// Why subscriptions and their progress are gone, if they are.
     pub state: Option<String>,
+    /// The partition does not open as it is, even if nothing else is reported: a repair was interrupted, or what is
+    /// damaged held no entry.
+    pub unfinished: bool,
     /// Events that stay readable.
     pub kept: u64,
     /// The next event gets this offset; every lower one is, or was, another event's.
@@ -55,7 +58,7 @@ pub struct LostEvents {
 impl LossReport {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lost.is_empty() && self.state.is_none()
+        self.lost.is_empty() && self.state.is_none() && !self.unfinished
     }
 
     fn new(losses: fanfare_raft::Losses) -> Self {
@@ -64,6 +67,7 @@ impl LossReport {
         Self {
             lost: log.lost.into_iter().map(events).collect(),
             state,
+            unfinished: log.unfinished,
             kept: log.kept,
             next_offset: Offset(log.next_offset),
             quarantine: log.quarantine,

@@ -72,6 +72,11 @@ impl MemoryFileSystem {
         self.disk.lock().damage(path, |bytes| bytes.truncate(length));
     }
 
+    /// From now on, and after any crash, no read that touches `range` succeeds.
+    pub fn fail_reads(&self, path: &Path, range: Range<u64>) {
+        self.disk.lock().make_unreadable(path, range);
+    }
+
     /// Paths of all files, sorted.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.disk.lock().paths()
@@ -107,6 +112,7 @@ struct MemoryFile {
 impl File for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let mut disk = self.disk.lock();
+        disk.check_read(self.number, at..at + buffer.len() as u64)?;
         let content = disk.view(self.number);
         let start = usize::try_from(at).map_or(content.len(), |at| at.min(content.len()));
         let length = buffer.len().min(content.len() - start);
@@ -185,6 +191,14 @@ impl FileSystem for MemoryFileSystem {
         disk.number(from)?;
         disk.require_parent(to)?;
         disk.perform(Operation::Rename { from: from.to_owned(), to: to.to_owned() });
+        Ok(())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        disk.number(from)?;
+        disk.require_parent(to)?;
+        disk.perform(Operation::Link { from: from.to_owned(), to: to.to_owned() });
         Ok(())
     }
 

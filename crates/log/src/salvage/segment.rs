@@ -14,8 +14,8 @@ use crate::{
 /// Up to where frames are looked for, and up to where they must be.
 #[derive(Clone, Copy)]
 pub(super) struct Expected {
-    /// First index of the next segment, if there is one.
-    pub(super) next_index: Option<u64>,
+    /// First index and offset of the next segment, if there is one.
+    pub(super) next: Option<(u64, u64)>,
     /// No frames are looked for at or above it.
     pub(super) end_byte: u64,
     /// A bad frame below it is damage; at or above it, the end.
@@ -55,7 +55,7 @@ impl Contents {
         };
         let end = to_usize(expected.end_byte.min(bytes.len() as u64));
         let bytes = bytes.slice(..end);
-        while expected.next_index.is_none_or(|next| contents.next_index < next) {
+        while expected.next.is_none_or(|(next, _)| contents.next_index < next) {
             let Err(what) = contents.step(&bytes, expected.synced_byte) else { continue };
             if contents.byte >= expected.synced_byte {
                 break;
@@ -68,35 +68,82 @@ impl Contents {
         contents
     }
 
-    /// Goes on at the next frame that proves itself without the one before: by the segment's nonce, its payload's
-    /// checksum, and the header behind it, which continues it. What lies between is lost.
+    /// Goes on at the next place that proves itself without what is before it: a frame by the segment's nonce, its
+    /// payload's checksum, and the header behind it, which continues it; an epoch mark by the segment's nonce and the
+    /// frame behind it. What lies between is lost. What was never synced may be of an earlier run, so nothing goes on
+    /// there.
     fn resume(&mut self, bytes: &Bytes, expected: Expected) -> bool {
-        let starts = to_usize(self.byte) + 1..bytes.len().saturating_sub(HEADER_BYTES);
-        for start in starts {
-            let Some((header, payload_crc, link)) = frame::parse_unlinked(&bytes[start..], self.link.nonce)
-            else {
-                continue;
-            };
-            let index = header.position.index;
-            let continues = index == self.next_index && header.base_offset == self.next_offset;
-            let is_next = (continues || index > self.next_index && header.base_offset >= self.next_offset)
-                && expected.next_index.is_none_or(|next| index < next);
-            let end = start + HEADER_BYTES + header.payload_bytes as usize;
-            let payload = bytes.get(start + HEADER_BYTES..end);
-            if !is_next || payload.is_none_or(|payload| crc32fast::hash(payload) != payload_crc) {
-                continue;
-            }
-            let is_last = expected.next_index == Some(index + 1) || end as u64 >= expected.synced_byte;
-            let behind = bytes.get(end..).and_then(<[u8]>::first_chunk);
-            if is_last || behind.is_some_and(|behind| frame::parse(behind, link).is_ok()) {
-                self.lose_up_to(index, header.base_offset, &BTreeMap::from([(index, header.position)]));
-                self.byte = end as u64;
-                self.link = link;
-                self.keep(header, bytes.slice(start + HEADER_BYTES..end));
+        let damaged = to_usize(self.byte);
+        let end = to_usize(expected.synced_byte.min(bytes.len() as u64));
+        for start in damaged..end {
+            let resumes = start > damaged && self.resume_at(bytes, start, expected);
+            if resumes || self.resume_behind(bytes, start, expected) {
                 return true;
             }
         }
         false
+    }
+
+    fn resume_at(&mut self, bytes: &Bytes, start: usize, expected: Expected) -> bool {
+        let parsed = frame::parse_unlinked(&bytes[start..], self.link.nonce);
+        let Some(Parsed::Frame { header, payload_crc, link }) = parsed else { return false };
+        let index = header.position.index;
+        let end = start + HEADER_BYTES + header.payload_bytes as usize;
+        let payload = bytes.get(start + HEADER_BYTES..end);
+        if !self.may_follow(&header, expected)
+            || payload.is_none_or(|payload| crc32fast::hash(payload) != payload_crc)
+        {
+            return false;
+        }
+        let is_last =
+            expected.next.is_some_and(|(next, _)| next == index + 1) || end as u64 >= expected.synced_byte;
+        let behind = bytes.get(end..).and_then(<[u8]>::first_chunk);
+        if !is_last && behind.is_none_or(|behind| frame::parse(behind, link).is_err())
+            || self.lose_before(&header).is_err()
+        {
+            return false;
+        }
+        self.byte = end as u64;
+        self.link = link;
+        self.keep(header, bytes.slice(start + HEADER_BYTES..end));
+        true
+    }
+
+    /// Behind an epoch mark at `start` and those that follow it at once.
+    fn resume_behind(&mut self, bytes: &Bytes, start: usize, expected: Expected) -> bool {
+        let parsed = frame::parse_unlinked(&bytes[start..], self.link.nonce);
+        let Some(Parsed::Epoch { mut link }) = parsed else { return false };
+        let mut at = start + HEADER_BYTES;
+        while let Some(behind) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+            match frame::parse(behind, link) {
+                Ok(Parsed::Epoch { link: next }) => (at, link) = (at + HEADER_BYTES, next),
+                Ok(Parsed::Frame { header, .. }) => {
+                    if !self.may_follow(&header, expected) || self.lose_before(&header).is_err() {
+                        return false;
+                    }
+                    (self.byte, self.link) = (at as u64, link);
+                    return true;
+                }
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    /// Whether the frame may be the next one or, with others lost, a later one, and leaves the next segment its place.
+    fn may_follow(&self, header: &FrameHeader, expected: Expected) -> bool {
+        let (index, base_offset) = (header.position.index, header.base_offset);
+        let Some(end_offset) = base_offset.checked_add(header.count.into()) else { return false };
+        let fits = expected.next.is_none_or(|(next, next_offset)| {
+            index < next && end_offset <= next_offset && (index + 1 < next || end_offset == next_offset)
+        });
+        let continues = index == self.next_index && base_offset == self.next_offset;
+        fits && (continues || index > self.next_index && base_offset >= self.next_offset)
+    }
+
+    fn lose_before(&mut self, header: &FrameHeader) -> Result<(), &'static str> {
+        let Position { index, .. } = header.position;
+        self.lose_up_to(index, header.base_offset, &BTreeMap::from([(index, header.position)]))
     }
 
     /// An epoch mark may stand behind the last frame, and then the next segment continues that.
@@ -168,7 +215,20 @@ impl Contents {
 
     /// Takes up to `end_index` and `end_offset` for lost: their headers are gone, too. Entries get the positions that
     /// are `known`, or those of the newest known one before them.
-    pub(super) fn lose_up_to(&mut self, end_index: u64, end_offset: u64, known: &BTreeMap<u64, Position>) {
+    ///
+    /// # Errors
+    /// If so many entries cannot have held these offsets.
+    pub(super) fn lose_up_to(
+        &mut self,
+        end_index: u64,
+        end_offset: u64,
+        known: &BTreeMap<u64, Position>,
+    ) -> Result<(), &'static str> {
+        let entries = end_index.saturating_sub(self.next_index);
+        let most = entries.saturating_mul(u32::MAX.into());
+        if end_offset.checked_sub(self.next_offset).is_none_or(|offsets| offsets > most) {
+            return Err("its entries and what follows them do not fit together");
+        }
         while self.next_index < end_index {
             let index = self.next_index;
             let newest = known.range(..=index).next_back().map(|(_, position)| *position);
@@ -185,7 +245,7 @@ impl Contents {
             };
             self.lose(header);
         }
-        assert_eq!(self.next_offset, end_offset, "each lost entry held less than 2^32 events");
+        Ok(())
     }
 
     /// A whole segment file of these frames, with a filler of this kind for each lost one.
@@ -224,5 +284,66 @@ impl Found {
             Self::Kept(frame) => &frame.header,
             Self::Lost(header) => header,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONCE: u64 = 77;
+
+    fn frame(index: u64, base_offset: u64) -> Frame {
+        let position = Position { index, ..Position::default() };
+        let payload = Payload::new(vec![Bytes::from_static(b"payload")]);
+        let header = FrameHeader { kind: 1, position, base_offset, count: 5, time_ms: 0, payload_bytes: 7 };
+        Frame { header, payload }
+    }
+
+    /// Two frames, the first of them without a header.
+    fn damaged() -> (Bytes, SegmentHeader) {
+        let header = SegmentHeader {
+            sequence: 1,
+            nonce: NONCE,
+            replica: 1,
+            log: 1,
+            first_index: 0,
+            base_offset: 0,
+            previous: None,
+            predecessor: None,
+        };
+        let mut out = Outgoing::default();
+        out.copy(&header.encode());
+        let link = frame::encode(&frame(0, 0), header.link(), &mut out);
+        frame::encode(&frame(1, 5), link, &mut out);
+        let mut bytes = out.to_vec();
+        bytes[SEGMENT_HEADER_BYTES] ^= 1;
+        (Bytes::from(bytes), header)
+    }
+
+    #[test]
+    fn a_frame_that_leaves_the_next_segment_no_place_is_no_frame() {
+        let (bytes, header) = damaged();
+        for (next_offset, next_index) in [(10, 2), (9, 2), (11, 2), (10, 1)] {
+            let next = Some((next_index, next_offset));
+            let contents =
+                Contents::read(&bytes, &header, Expected { next, end_byte: u64::MAX, synced_byte: u64::MAX });
+            let fits = (next_offset, next_index) == (10, 2);
+            assert_eq!(contents.frames.len(), if fits { 2 } else { 0 }, "{next:?}");
+        }
+    }
+
+    #[test]
+    fn entries_that_cannot_have_held_the_offsets_are_refused() {
+        let (bytes, header) = damaged();
+        let next = Some((2, 10));
+        let mut contents =
+            Contents::read(&bytes, &header, Expected { next, end_byte: u64::MAX, synced_byte: u64::MAX });
+        let most = u64::from(u32::MAX);
+        for (end_index, end_offset) in [(3, 9), (2, 11), (3, 11 + most)] {
+            assert!(contents.lose_up_to(end_index, end_offset, &BTreeMap::new()).is_err());
+        }
+        contents.lose_up_to(3, 10 + most, &BTreeMap::new()).expect("one entry can");
+        assert_eq!((contents.next_index, contents.next_offset), (3, 10 + most));
     }
 }

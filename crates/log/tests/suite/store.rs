@@ -316,3 +316,18 @@ fn spare_segments_are_used_refilled_by_purges_and_kept_across_restarts() {
     append_range(&log, 8..12, 1, 500);
     assert!(files(&fs, "free").len() < spare.len());
 }
+
+#[test]
+fn indexes_of_segments_that_are_gone_are_removed_at_the_next_start() {
+    let fs = MemoryFileSystem::default();
+    let (store, log) = open(&fs).expect("open");
+    append_range(&log, 1..40, 1, 150);
+    store.close();
+    drop((store, log));
+    let live = files(&fs, "idx");
+    assert!(!live.is_empty());
+    let orphan = Path::new(DIR).join("logs").join(LOG).join("00000000000000ff.idx");
+    fanfare_log::FileSystem::create(&fs, &orphan).expect("create");
+    drop(open(&fs).expect("reopen"));
+    assert_eq!(files(&fs, "idx"), live);
+}

@@ -50,6 +50,7 @@ pub(super) enum Operation {
     Sync { number: usize },
     LoseWrites { number: usize },
     Rename { from: PathBuf, to: PathBuf },
+    Link { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     CreateDir { path: PathBuf },
     SyncDir { dir: PathBuf },
@@ -60,6 +61,7 @@ struct Inode {
     view: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<(u64, usize, Bytes)>,
+    unreadable: Vec<Range<u64>>,
 }
 
 #[derive(Clone)]
@@ -180,6 +182,19 @@ impl Disk {
         inode.unsynced.clear();
     }
 
+    pub(super) fn make_unreadable(&mut self, path: &Path, range: Range<u64>) {
+        let number = self.content.names[path];
+        self.content.inodes[number].unreadable.push(range);
+    }
+
+    pub(super) fn check_read(&self, number: usize, range: Range<u64>) -> io::Result<()> {
+        let unreadable = &self.content.inodes[number].unreadable;
+        if unreadable.iter().any(|bad| bad.start < range.end && range.start < bad.end) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         self.content.names.keys().cloned().collect()
     }
@@ -269,6 +284,10 @@ impl Content {
                 let number = self.names[from];
                 self.change_name(NameChange::Move { from: from.clone(), to: to.clone(), number });
             }
+            Operation::Link { from, to } => {
+                let number = self.names[from];
+                self.change_name(NameChange::Set { path: to.clone(), number });
+            }
             Operation::Remove { path } => self.change_name(NameChange::Unset { path: path.clone() }),
             Operation::CreateDir { path } => {
                 self.dirs.extend(path.ancestors().map(Path::to_owned));
@@ -317,8 +336,12 @@ impl Content {
                 }
             }
         }
-        let inodes =
-            durable.into_iter().map(|durable| Inode { view: durable.clone(), durable, unsynced: Vec::new() });
+        let inodes = durable.into_iter().zip(&self.inodes).map(|(durable, inode)| Inode {
+            view: durable.clone(),
+            durable,
+            unsynced: Vec::new(),
+            unreadable: inode.unreadable.clone(),
+        });
         Self {
             inodes: inodes.collect(),
             durable_names: names.clone(),

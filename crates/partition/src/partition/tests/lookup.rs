@@ -69,6 +69,9 @@ impl FileSystem for Counting {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.files.rename(from, to)
     }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.files.link(from, to)
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.files.remove(path)
     }
