@@ -110,8 +110,10 @@ impl<B> Arriving<B> {
                 "the node is receiving as much as it can hold: retry after the time given",
             ));
         }
+        let before = self.framing.whole;
         self.framing.add(data);
-        if self.framing.is_between_messages() {
+        if self.framing.whole > before {
+            // The next message, which may have begun already, has a time of its own.
             self.deadline = None;
         }
         Ok(())
@@ -166,8 +168,9 @@ where
 /// Follows gRPC's length prefixes to know where messages end.
 #[derive(Debug, Default)]
 struct Framing {
-    /// The part of a prefix that has arrived.
-    prefix: Vec<u8>,
+    /// Of a prefix, `prefix_bytes` of which have arrived.
+    prefix: [u8; MESSAGE_HEADER_BYTES],
+    prefix_bytes: usize,
     /// What is missing of the message that has begun.
     missing: usize,
     /// Bytes of messages that are whole, and of the one that has begun.
@@ -189,19 +192,21 @@ impl Framing {
                 }
             };
             self.begun += part;
-            if self.missing == 0 && self.prefix.is_empty() {
+            if self.missing == 0 && self.prefix_bytes == 0 {
                 self.whole += std::mem::take(&mut self.begun);
             }
         }
     }
 
     fn add_prefix(&mut self, rest: &mut &[u8]) -> usize {
-        let part = (MESSAGE_HEADER_BYTES - self.prefix.len()).min(rest.len());
-        self.prefix.extend_from_slice(&rest[..part]);
+        let part = (MESSAGE_HEADER_BYTES - self.prefix_bytes).min(rest.len());
+        self.prefix[self.prefix_bytes..][..part].copy_from_slice(&rest[..part]);
         rest.advance(part);
-        if let [_, a, b, c, d] = self.prefix[..] {
-            self.prefix.clear();
-            self.missing = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        self.prefix_bytes += part;
+        if self.prefix_bytes == MESSAGE_HEADER_BYTES {
+            let [_compressed, length @ ..] = self.prefix;
+            self.prefix_bytes = 0;
+            self.missing = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         }
         part
     }
@@ -218,9 +223,10 @@ impl Framing {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{StreamExt, stream};
+    use futures_util::{FutureExt, StreamExt, stream};
     use http_body_util::{BodyExt, StreamBody};
-    use tokio::time::timeout;
+    use tokio::{sync::mpsc, time::timeout};
+    use tokio_stream::wrappers::ReceiverStream;
 
     use super::*;
 
@@ -271,6 +277,31 @@ mod tests {
             }
         }
         assert_eq!(budget.used(), 0);
+    }
+
+    /// A producer's chunks end where its buffer does.
+    #[tokio::test]
+    async fn each_message_has_a_time_of_its_own_though_no_chunk_ends_where_a_message_does() {
+        let (sender, chunks) = mpsc::channel(1);
+        let body = StreamBody::new(ReceiverStream::new(chunks));
+        let mut arriving = Arriving::new(body, Budget::new(100).hold(), Kind::Messages);
+        let message: &[u8] = &[0, 0, 0, 0, 2, 7, 7];
+        let mut sent = message.repeat(4);
+        sent.rotate_left(6);
+        for (chunk, goes_on) in [
+            (&message[..6], false),
+            (&sent[..7], false),
+            (&sent[7..14], false),
+            (&sent[14..16], false),
+            (&sent[16..18], true),
+        ] {
+            sender.send(Ok::<_, BoxError>(Frame::data(Bytes::copy_from_slice(chunk)))).await.unwrap();
+            arriving.frame().await.unwrap().unwrap();
+            let is_running = arriving.deadline.is_some();
+            assert_eq!(is_running, goes_on, "{chunk:?}");
+            assert!(arriving.frame().now_or_never().is_none(), "nothing more has arrived");
+            assert!(arriving.deadline.is_some(), "a message has begun");
+        }
     }
 
     #[test]
