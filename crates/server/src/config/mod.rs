@@ -62,7 +62,7 @@ pub(crate) struct Listen {
     pub(crate) window_bytes_max: ByteSize,
     /// Memory for requests that are being received and not complete.
     pub(crate) arriving_bytes_max: ByteSize,
-    /// A connection without a call for so long is closed.
+    /// A connection without a call with a key for so long is closed.
     pub(crate) idle_timeout: Span,
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
@@ -30,7 +31,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time that running calls get when their connection is to end, and a connection without calls.
 const LAST_CALLS_MAX: Duration = Duration::from_secs(10);
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
-/// When the process has no file descriptors left, accepting again at once would only spin.
+/// A connection is made in order to call.
+const FIRST_CALL_MAX: Duration = Duration::from_secs(10);
+/// When accepting fails, of too few file descriptors for example, trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -44,7 +47,7 @@ pub(crate) struct ListenerLimits {
     pub(crate) window_bytes_max: usize,
     /// Of requests that are not complete yet, all connections together.
     pub(crate) arriving_bytes_max: usize,
-    /// A connection without a call for so long, and at most twice as long, is closed.
+    /// A connection without a call of a tenant for so long, and at most twice as long, is closed.
     pub(crate) idle_timeout: Duration,
 }
 
@@ -88,13 +91,17 @@ pub(super) async fn serve(
                 }),
             },
             Err(error) if is_of_one_connection(&error) => {}
-            Err(error) if is_lack_of_resources(&error) => {
+            Err(error) if is_of_the_socket(&error) => return Err(error),
+            Err(error) => {
                 warnings.say(|times| {
-                    tracing::warn!(%error, times, "connections cannot be accepted: raise the limit of open files");
+                    tracing::warn!(
+                        %error,
+                        times,
+                        "connections cannot be accepted: if files are too many, raise the limit of open files"
+                    );
                 });
                 sleep(ACCEPT_PAUSE).await;
             }
-            Err(error) => return Err(error),
         }
     }
     drop(listener);
@@ -108,9 +115,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// ENFILE, EMFILE, ENOMEM, ENOBUFS: they pass.
-fn is_lack_of_resources(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(23 | 24 | 12 | 105))
+/// Whether nothing can ever be accepted. What else accepting fails of passes: of the network (ENETDOWN, EPROTO and
+/// more that Linux hands on from a connection that is gone) or of this machine (EMFILE, ENOBUFS).
+fn is_of_the_socket(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT))
 }
 
 /// Says at most once in a while what happens often.
@@ -144,7 +153,7 @@ impl Connection {
             return;
         }
         let activity = Arc::new(Activity::default());
-        let requests = Requests { shared: self.shared.clone(), activity: activity.clone() };
+        let requests = Requests::new(self.shared.clone(), activity.clone());
         let mut serving = Box::pin(self.protocol().serve_connection(TokioIo::new(stream), requests));
         tokio::select! {
             ended = &mut serving => {
@@ -154,7 +163,7 @@ impl Connection {
                 return;
             }
             () = self.stop.cancelled() => {}
-            () = idle(&activity, self.idle) => {}
+            () = idle(&activity, FIRST_CALL_MAX.min(self.idle), self.idle) => {}
         }
         serving.as_mut().graceful_shutdown();
         let grace = if activity.at_rest().is_some() { GOODBYE_MAX } else { LAST_CALLS_MAX };
@@ -180,8 +189,13 @@ impl Connection {
     }
 }
 
-/// Ends when there was no call for `limit`. Looks only now and then, so that a call costs nothing.
-async fn idle(activity: &Activity, limit: Duration) {
+/// Ends when there was no call at all in `first`, or none that keeps the connection busy for `limit`. Looks only now
+/// and then, so that a call costs nothing.
+async fn idle(activity: &Activity, first: Duration, limit: Duration) {
+    sleep(first).await;
+    if !activity.has_begun() {
+        return;
+    }
     let mut before = None;
     loop {
         let now = activity.at_rest();

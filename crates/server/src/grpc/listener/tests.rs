@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{
@@ -26,11 +26,17 @@ use tonic_types::StatusExt;
 use tower::Service;
 
 use super::*;
-use crate::grpc::{places::SHARE_MIN, requests::STREAMING_CALL};
+use crate::grpc::{
+    places::SHARE_MIN,
+    requests::{CHECK_CALL, STREAMING_CALL},
+};
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 const CALL: &str = "/fanfare.v1.PublisherService/Publish";
+/// What the service answers as if there were no key.
+const UNAUTHENTICATED_CALL: &str = "/fanfare.v1.PublisherService/PublishBatch";
+const WATCH_CALL: &str = "/grpc.health.v1.Health/Watch";
 
 const LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 4,
@@ -67,6 +73,9 @@ impl Service<Request<TonicBody>> for Reading {
         let Self { turns, begun, received } = self.clone();
         begun.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
+            if request.uri().path() == UNAUTHENTICATED_CALL {
+                return Ok(Status::unauthenticated("no key").into_http());
+            }
             let in_turns = request.uri().path() == STREAMING_CALL;
             let mut body = request.into_body();
             let mut size = 0;
@@ -140,9 +149,14 @@ impl Client {
     }
 
     async fn send(&mut self, path: &str, body: SomeBody) -> Response<Incoming> {
+        self.try_send(path, body).await.unwrap()
+    }
+
+    /// Fails if the connection is closed.
+    async fn try_send(&mut self, path: &str, body: SomeBody) -> hyper::Result<Response<Incoming>> {
         let uri = format!("http://{}{path}", self.authority);
         let request = Request::post(uri).header("content-type", "application/grpc").body(body).unwrap();
-        self.sender.send_request(request).await.unwrap()
+        self.sender.send_request(request).await
     }
 }
 
@@ -220,13 +234,44 @@ async fn calls_beyond_the_limit_are_told_to_retry_and_probes_are_not_among_them(
     until("all have begun", || listener.service.begun.load(Ordering::SeqCst) == LIMITS.requests_max).await;
     let refusal = client.call(CALL, whole(message(1))).await.unwrap_err();
     assert_eq!(refused(&refusal), (Code::ResourceExhausted, true));
-    client.call("/grpc.health.v1.Health/Check", whole(message(0))).await.unwrap();
+    client.call(CHECK_CALL, whole(message(0))).await.unwrap();
     for (sender, answer) in open {
         sender.send(part(&message(2))).await.unwrap();
         drop(sender);
         assert_eq!(timeout(DEADLINE, answer).await.unwrap().unwrap().unwrap(), "7");
     }
     assert_eq!(client.call(CALL, whole(message(1))).await.unwrap(), "6");
+}
+
+#[tokio::test]
+async fn whoever_has_no_key_can_take_neither_the_probes_nor_the_memory_of_others() {
+    let listener = Listener::start(ListenerLimits { arriving_bytes_max: 64 << 20, ..LIMITS }).await;
+    let (mut client, mut other) = (listener.connect().await, listener.connect().await);
+    let refusal = client.call(WATCH_CALL, whole(message(2 << 20))).await.unwrap_err();
+    assert_eq!(refused(&refusal), (Code::ResourceExhausted, true), "more than is for all without a key");
+
+    let mut watches = Vec::new();
+    let refusal = loop {
+        let watch = timeout(DEADLINE, client.send(WATCH_CALL, whole(message(0)))).await.unwrap();
+        match Status::from_header_map(watch.headers()) {
+            None => watches.push(watch),
+            Some(refusal) => break refusal,
+        }
+    };
+    assert_eq!((refused(&refusal), watches.len()), ((Code::ResourceExhausted, true), 64));
+    client.call(CHECK_CALL, whole(message(0))).await.expect("probes are not among them");
+
+    let (senders, mut checks): (Vec<_>, FuturesUnordered<_>) = (0..5)
+        .map(|_| {
+            let (sender, body) = by_hand();
+            let mut caller = client.clone();
+            (sender, async move { caller.call(CHECK_CALL, body).await })
+        })
+        .unzip();
+    let refusal = checks.next().await.unwrap().unwrap_err();
+    assert_eq!(refused(&refusal), (Code::ResourceExhausted, true), "a connection has places for four");
+    other.call(CHECK_CALL, whole(message(0))).await.expect("another has its own");
+    drop(senders);
 }
 
 #[tokio::test]
@@ -293,7 +338,7 @@ async fn a_client_that_is_not_read_can_send_no_more_than_its_share() {
     // A call that is answered shows that the connection had its turn since.
     let mut other = client.clone();
     for _ in 0..100 {
-        other.call("/grpc.health.v1.Health/Check", whole(Vec::new())).await.unwrap_err();
+        other.call(CHECK_CALL, whole(Vec::new())).await.unwrap_err();
     }
     assert!(total() <= SHARE_MIN + 2 * (1 << 20), "{} bytes", total());
 }
@@ -316,6 +361,58 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
 }
 
 #[tokio::test]
+async fn calls_without_a_key_do_not_keep_a_connection() {
+    let listener =
+        Listener::start(ListenerLimits { idle_timeout: Duration::from_millis(20), ..LIMITS }).await;
+    let mut watching = listener.connect().await;
+    let watch = watching.send(WATCH_CALL, whole(message(0))).await.into_body().collect();
+    drop(timeout(DEADLINE, watch).await.expect("its connection is closed"));
+    for path in [CHECK_CALL, UNAUTHENTICATED_CALL] {
+        let mut client = listener.connect().await;
+        let calling = async {
+            while let Ok(response) = client.try_send(path, whole(message(0))).await {
+                drop(response.into_body().collect().await);
+            }
+        };
+        timeout(DEADLINE, calling).await.unwrap_or_else(|_| panic!("{path} keeps the connection"));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_never_calls_is_given_up_early() {
+    let (soon, late) = (Duration::from_millis(1), Duration::from_secs(3600));
+    timeout(DEADLINE, idle(&Activity::default(), soon, late)).await.expect("it is given up");
+    let activity = Activity::default();
+    activity.begin();
+    assert!(timeout(20 * soon, idle(&activity, soon, late)).await.is_err(), "it has made a call");
+}
+
+#[test]
+fn only_a_socket_that_is_none_ends_the_listener() {
+    let of_the_socket = |errno: Errno| is_of_the_socket(&io::Error::from_raw_os_error(errno.raw_os_error()));
+    for errno in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT] {
+        assert!(of_the_socket(errno), "{errno:?}");
+    }
+    for errno in [
+        Errno::NETDOWN,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::NONET,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+        Errno::PERM,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::NOBUFS,
+    ] {
+        assert!(!of_the_socket(errno), "{errno:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_stop_lets_running_calls_end() {
     let listener = Listener::start(LIMITS).await;
     let mut client = listener.connect().await;
@@ -323,7 +420,7 @@ async fn a_stop_lets_running_calls_end() {
     sender.send(part(&message(10))).await.unwrap();
     let mut caller = client.clone();
     let running = listener.tasks.spawn(async move { caller.call(CALL, body).await });
-    client.call("/grpc.health.v1.Health/Check", whole(message(0))).await.unwrap();
+    client.call(CHECK_CALL, whole(message(0))).await.unwrap();
     let silent = listener.connect_silently().await;
     listener.stop.cancel();
     drop(sender);
