@@ -5,8 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use fanfare_catalog::{Account, NewKey};
 use fanfare_cli::Format;
+use fanfare_log::Store;
+use fanfare_model::Stream;
 
-use crate::{config::Config, node, private_files, serve};
+use crate::{config::Config, node, serve, stopped};
 
 /// What an operator does with accounts.
 #[derive(Debug, clap::Subcommand)]
@@ -30,7 +32,8 @@ pub(crate) struct CreateCommand {
 /// Runs the command to its end.
 ///
 /// # Errors
-/// If the configuration is wrong, there is no data directory, a node uses it, or the catalog does not take the change.
+/// If the configuration is wrong or not the node's, there is no data directory, a node uses it, or the catalog does not
+/// take the change.
 pub(crate) async fn run(command: AccountCommand, format: Format) -> anyhow::Result<()> {
     let AccountCommand::Create(CreateCommand { name, config, data_dir }) = command;
     let config = serve::configuration(config.as_deref(), data_dir, None)?;
@@ -48,21 +51,38 @@ pub(crate) async fn run(command: AccountCommand, format: Format) -> anyhow::Resu
 }
 
 async fn create(config: &Config, name: &str) -> anyhow::Result<(Arc<Account>, NewKey)> {
-    let directory = &config.node.data_dir;
-    anyhow::ensure!(
-        directory.join("identity").exists(),
-        "{} is not a data directory: start a node on it first, or name another with --data-dir",
-        directory.display()
-    );
     anyhow::ensure!(!name.trim().is_empty(), "the account needs a name");
-    private_files::from_now_on();
-    let store = node::open_store(config)?;
-    let catalog = node::open_catalog(config, &store).await?;
-    let account = catalog.create_account(name).await?;
-    let key = catalog.create_key(account.id, "").await?;
-    catalog.shutdown().await;
+    let store = stopped::open(config)?;
+    let made = make(config, name, &store).await;
     tokio::task::spawn_blocking(move || store.close()).await?;
-    Ok((account, key))
+    made
+}
+
+async fn make(config: &Config, name: &str, store: &Store) -> anyhow::Result<(Arc<Account>, NewKey)> {
+    check_partitions(config)?;
+    let catalog = node::open_catalog(config, store).await?;
+    let made = async {
+        let account = catalog.create_account(name).await?;
+        let key = catalog.create_key(account.id, "").await?;
+        Ok((account, key))
+    };
+    let made = made.await;
+    catalog.shutdown().await;
+    made
+}
+
+/// The account is given one of the configured partitions; one that the node does not have would take no event, ever.
+fn check_partitions(config: &Config) -> anyhow::Result<()> {
+    let configured = config.publish.partitions;
+    let logs = config.node.data_dir.join("logs");
+    let exists = |index: &u16| logs.join(format!("{}-{index}", Stream::Events.name())).exists();
+    let made = (0..u16::MAX).take_while(exists).count();
+    anyhow::ensure!(
+        made == usize::from(configured),
+        "publish.partitions is {configured}, but the node has {made}: give its configuration with --config, and start \
+         it once after a change"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -90,6 +110,12 @@ mod tests {
         assert!(running.contains("in use by another process: stop it"), "{running}");
         node.shutdown().await;
         assert!(create(&config, " ").await.is_err(), "a name is needed");
+        for partitions in [2, 12] {
+            let mut other = config.clone();
+            other.publish.partitions = partitions;
+            let other = create(&other, "acme").await.map(drop).unwrap_err().to_string();
+            assert!(other.contains("the node has 1") && other.contains("--config"), "{other}");
+        }
         let made = [create(&config, "acme").await.unwrap(), create(&config, "other").await.unwrap()];
         let node = start().await.unwrap();
         for (account, key) in made {

@@ -1,13 +1,13 @@
 //! `fanfare log accept-loss`: what an operator of a node without peers can do about a damaged partition.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
-use fanfare_log::{DiskFileSystem, Store};
+use anyhow::{Context, bail};
+use fanfare_log::Store;
 use fanfare_model::{PartitionId, Stream};
 use fanfare_partition::{LossReport, LostEvents, accept_loss, survey_loss};
 
-use crate::{node::stop_process, private_files, serve};
+use crate::{serve, stopped};
 
 /// Work on the logs of a node that is stopped.
 #[derive(Debug, clap::Args)]
@@ -67,16 +67,7 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
 impl AcceptLoss {
     fn run(self) -> anyhow::Result<()> {
         let config = serve::configuration(self.config.as_deref(), self.data_dir, None)?;
-        let directory = &config.node.data_dir;
-        ensure!(
-            directory.join("identity").exists(),
-            "{} is not a data directory: name it with --data-dir",
-            directory.display()
-        );
-        private_files::from_now_on();
-        let options = config.storage.store_options();
-        let store = Store::open(Arc::new(DiskFileSystem), directory, options, Box::new(stop_process))
-            .context("stop the node first, if it runs")?;
+        let store = stopped::open(&config)?;
         let done = repair(&store, self.partition, self.yes);
         store.close();
         done
@@ -121,6 +112,11 @@ fn told(id: PartitionId, report: &LossReport) -> String {
              event"
         ));
     }
+    if report.lost.is_empty() && report.state.is_none() {
+        lines.push(
+            "  lost: no more events, but the files do not fit together until this is finished".to_owned(),
+        );
+    }
     lines.push(format!("  kept: {} events; the next one gets offset {}", report.kept, report.next_offset));
     lines.push(String::new());
     lines.join("\n")
@@ -147,6 +143,7 @@ mod tests {
         let report = LossReport {
             lost: vec![lost(5..9), lost(11..12), lost(12..12)],
             state: Some("gone".into()),
+            unfinished: true,
             kept: 7,
             next_offset: fanfare_model::Offset(12),
             quarantine: "/d/quarantine/events-0".into(),
@@ -162,5 +159,21 @@ mod tests {
         ] {
             assert!(told.contains(words), "{words:?} in {told}");
         }
+        assert!(!told.contains("fit together"), "{told}");
+    }
+
+    #[test]
+    fn a_repair_that_was_interrupted_is_told_and_goes_on() {
+        let report = LossReport {
+            lost: Vec::new(),
+            state: None,
+            unfinished: true,
+            kept: 7,
+            next_offset: fanfare_model::Offset(12),
+            quarantine: "/d/quarantine/events-0".into(),
+        };
+        assert!(!report.is_empty());
+        let told = told(PartitionId::events(0), &report);
+        assert!(told.contains("lost: no more events, but the files do not fit together"), "{told}");
     }
 }

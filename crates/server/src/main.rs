@@ -12,6 +12,7 @@ mod private_files;
 mod secret_file;
 mod serve;
 mod shutdown;
+mod stopped;
 mod telemetry;
 
 use std::process::ExitCode;

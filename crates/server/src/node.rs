@@ -147,7 +147,7 @@ pub(crate) fn open_store(config: &Config) -> anyhow::Result<Store> {
 }
 
 /// A disk that failed once cannot be trusted again by this process: pages of a failed sync may be marked clean.
-pub(crate) fn stop_process(fatal: &Fatal) {
+fn stop_process(fatal: &Fatal) {
     let way_out =
         if fatal.disk_full { "free some space and start again" } else { "check the disk and start again" };
     tracing::error!(error = %fatal, "the disk failed; the node stops: {way_out}");
