@@ -13,6 +13,8 @@ use crate::{
     time::to_api,
 };
 
+const UNREADABLE: &str = "some dead letters cannot be read";
+
 #[tonic::async_trait]
 impl v1::dead_letter_service_server::DeadLetterService for Control {
     async fn list_dead_letters(
@@ -29,7 +31,7 @@ impl v1::dead_letter_service_server::DeadLetterService for Control {
         let page = Page::<String>::parse(format!("dead_letters/{subscription_id}"), page_size, &page_token)?;
         let query = DeadLetterQuery { subscription, limit: page.size, after: page.after.clone() };
         let found = self.delivery.list_dead_letters(tenant.account(), query).await;
-        let found = found.map_err(|error| data_loss(&error))?;
+        let found = found.map_err(|error| data_loss(&error, UNREADABLE))?;
         Ok(Response::new(v1::ListDeadLettersResponse {
             dead_letters: found.letters.into_iter().map(shown).collect(),
             next_page_token: found.next.map(|next| page.token(&next)).unwrap_or_default(),
@@ -45,9 +47,8 @@ impl v1::dead_letter_service_server::DeadLetterService for Control {
         if id.is_empty() {
             return Err(invalid("id", "is required"));
         }
-        let found =
-            self.delivery.dead_letter(tenant.account(), &id).await.map_err(|error| data_loss(&error))?;
-        match found {
+        let found = self.delivery.dead_letter(tenant.account(), &id).await;
+        match found.map_err(|error| data_loss(&error, UNREADABLE))? {
             Some(letter) => Ok(Response::new(v1::GetDeadLetterResponse { dead_letter: Some(shown(letter)) })),
             None => {
                 let message = format!("no dead letter {id:?} is kept: list them to see which are");

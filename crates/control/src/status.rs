@@ -70,6 +70,9 @@ pub(crate) fn schema_status(problem: &SchemaProblem) -> Status {
         SchemaProblem::NotJson { .. } | SchemaProblem::DanglingReference { .. } => {
             ("SCHEMA_INVALID", "document".to_owned())
         }
+        SchemaProblem::Invalid { pointer, .. } if pointer.is_empty() => {
+            ("SCHEMA_INVALID", "document".to_owned())
+        }
         SchemaProblem::Invalid { pointer, .. } => ("SCHEMA_INVALID", format!("document#{pointer}")),
     };
     let mut details = because(reason);
@@ -123,11 +126,23 @@ pub(crate) fn stopping() -> Status {
     )
 }
 
-/// Committed data that cannot be read. The operator is told where, the caller is not.
-pub(crate) fn data_loss(error: &ReadError) -> Status {
-    tracing::error!(%error, "dead letters cannot be read");
-    let message = "some dead letters cannot be read: tell the operator";
-    Status::with_error_details(Code::DataLoss, message, because("CHECKSUM_MISMATCH"))
+/// Committed data that cannot be read, and `effect`: what that means for the call. The operator is told which file, the
+/// caller which partition.
+pub(crate) fn data_loss(error: &ReadError, effect: &str) -> Status {
+    tracing::error!(%error, "committed data cannot be read");
+    let mut metadata = HashMap::new();
+    let mut damaged = "a partition".to_owned();
+    if let ReadError::DataLoss { partition, offsets, .. } = error {
+        damaged = format!("partition {partition}");
+        metadata.insert("partition".to_owned(), partition.to_string());
+        if !offsets.is_empty() {
+            metadata.insert("first_offset".to_owned(), offsets.start.to_string());
+            metadata.insert("end_offset".to_owned(), offsets.end.to_string());
+        }
+    }
+    let message = format!("{damaged} is damaged, so {effect}: tell the operator");
+    let details = ErrorDetails::with_error_info("PARTITION_DAMAGED", DOMAIN, metadata);
+    Status::with_error_details(Code::DataLoss, message, details)
 }
 
 pub(crate) fn not_found(reason: &str, message: String) -> Status {

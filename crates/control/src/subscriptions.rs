@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     control::{Control, parse_id, revision, tenant},
     page::Page,
-    status::{change_status, invalid, reconcile_status},
+    status::{change_status, data_loss, invalid, reconcile_status},
     time::{from_api, to_api},
 };
 
@@ -106,6 +106,9 @@ impl v1::subscription_service_server::SubscriptionService for Control {
     ) -> Result<Response<v1::GetSubscriptionStatsResponse>, Status> {
         let tenant = tenant(&request)?;
         let subscription = self.subscription(tenant, &request.get_ref().id)?;
+        if let Some(damage) = self.delivery.damage(tenant.account()) {
+            return Err(data_loss(&damage, "what became of its events cannot be told"));
+        }
         Ok(Response::new(shown_stats(self.delivery.stats(tenant.account(), subscription.id))))
     }
 }
@@ -131,6 +134,12 @@ impl Control {
     }
 
     async fn reconciled(&self, tenant: Tenant, id: SubscriptionId) -> Result<(), Status> {
+        if let Some(damage) = self.delivery.damage(tenant.account()) {
+            return Err(data_loss(
+                &damage,
+                "the change is made, but takes effect only when that is repaired; do not repeat it",
+            ));
+        }
         self.delivery.reconciled(tenant.account(), id).await.map_err(|error| reconcile_status(&error))
     }
 }

@@ -7,7 +7,7 @@ mod subscriptions;
 mod tenants;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +18,7 @@ use std::{
 use fanfare_catalog::{Catalog, CatalogOptions, Tenant};
 use fanfare_delivery::{Delivery, DeliveryOptions, DeliveryParts, RetryPolicy};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
-use fanfare_model::{PartitionId, Timestamp};
+use fanfare_model::{AccountId, EventIdHash, KeyHash, PartitionId, Timestamp};
 use fanfare_partition::{Clock, Partition, PartitionOptions, RecordBatchBuilder, Role};
 use fanfare_proto::v1::{
     self, dead_letter_service_client::DeadLetterServiceClient,
@@ -107,10 +107,14 @@ impl Node {
     }
 
     async fn with(options: CatalogOptions) -> Self {
+        Self::on(MemoryFileSystem::default(), options).await
+    }
+
+    async fn on(fs: MemoryFileSystem, options: CatalogOptions) -> Self {
         let dir = TempDir::new().unwrap();
         let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
         let tasks = TaskTracker::new();
-        let store = open_store();
+        let store = open_store(fs);
         let now = clock.clone();
         let opened = Catalog::open(store.clone(), dir.path(), options, Arc::new(move || now.now()));
         let catalog = timeout(DEADLINE, opened).await.expect("it opens in time").expect("it opens");
@@ -196,7 +200,7 @@ async fn serve(control: &Control, catalog: &Catalog, tasks: &TaskTracker) -> Cha
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-fn open_store() -> Store {
+fn open_store(fs: MemoryFileSystem) -> Store {
     let options = StoreOptions {
         segment_bytes: 1 << 20,
         pool_segments_max: 1,
@@ -205,7 +209,7 @@ fn open_store() -> Store {
         page_cache_bytes: 0,
     };
     let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-    Store::open(Arc::new(MemoryFileSystem::default()), Path::new("/data"), options, fatal).unwrap()
+    Store::open(Arc::new(fs), Path::new("/data"), options, fatal).unwrap()
 }
 
 async fn open_partition(
@@ -226,9 +230,33 @@ async fn open_partition(
     };
     let partition = Partition::open(id, store, options, clock, tasks).await.unwrap();
     let mut role = partition.role();
-    let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+    let leads = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
     partition
+}
+
+/// A disk on which these partitions hold something that cannot be read.
+async fn damaged(partitions: &[PartitionId]) -> MemoryFileSystem {
+    let fs = MemoryFileSystem::default();
+    let (store, tasks) = (open_store(fs.clone()), TaskTracker::new());
+    for id in partitions {
+        let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
+        let partition = open_partition(*id, store.clone(), clock, tasks.clone()).await;
+        let mut batch = RecordBatchBuilder::new(AccountId::from_bytes([1; 16]), 1);
+        batch.push(&[7; 20_000], EventIdHash(1), KeyHash(1));
+        let receipt = partition.append(batch.finish()).await.unwrap();
+        timeout(DEADLINE, receipt.committed()).await.expect("it is committed in time").unwrap();
+        partition.shutdown().await;
+    }
+    store.close();
+    for id in partitions {
+        let log = format!("{}-{}", id.stream.name(), id.index);
+        let is_segment = |path: &PathBuf| {
+            path.starts_with(format!("/data/logs/{log}")) && path.extension() == Some("seg".as_ref())
+        };
+        fs.flip(&fs.paths().into_iter().find(is_segment).expect("the log has a segment"), 10_000, 1);
+    }
+    fs
 }
 
 fn delivery_options() -> DeliveryOptions {

@@ -44,8 +44,15 @@ pub struct DeliveryParts {
 /// Why a change of a subscription is not known to be in effect.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    #[error("partition {partition} did not confirm in time; it will be attached when it leads again")]
+    #[error("partition {partition} did not confirm in time; it takes effect there later")]
     Timeout { partition: PartitionId },
+    #[error("partition {partition} has no leader; it takes effect when there is one")]
+    NoLeader { partition: PartitionId },
+    #[error(
+        "partition {partition} goes on by earlier choices of types: it keeps at most 16, and takes a further one when \
+         the backlog has passed one"
+    )]
+    Backlog { partition: PartitionId },
 }
 
 /// Runs deliveries for every partition this node leads. Cheap to clone.
@@ -109,10 +116,17 @@ impl Delivery {
             let mut changed = lead.changed.subscribe();
             let confirmed = changed.wait_for(|_| self.is_reconciled(lead, account, subscription));
             if timeout_at(deadline, confirmed).await.is_err() {
-                return Err(ReconcileError::Timeout { partition: lead.partition.id() });
+                return Err(self.unreconciled(lead, account, subscription));
             }
         }
         Ok(())
+    }
+
+    /// What of the account's partitions cannot be read any more, if anything: what is there can be neither delivered
+    /// nor accounted for.
+    #[must_use]
+    pub fn damage(&self, account: AccountId) -> Option<ReadError> {
+        self.shard(account).find_map(|lead| lead.partition.damage())
     }
 
     #[must_use]
@@ -168,6 +182,19 @@ impl Delivery {
             let index = lead.partition.id().index;
             shard.as_ref().is_none_or(|shard| shard.contains(&index))
         })
+    }
+
+    /// Why the partition has not attached what is wanted.
+    fn unreconciled(&self, lead: &Lead, account: AccountId, subscription: SubscriptionId) -> ReconcileError {
+        let partition = lead.partition.id();
+        let view = self.node.catalog.view();
+        let wanted = view.account(account).and_then(|account| account.subscriptions.get(&subscription));
+        let attached = lead.cell(subscription).map(|cell| cell.epoch);
+        match wanted {
+            _ if !*lead.leads.borrow() => ReconcileError::NoLeader { partition },
+            Some(wanted) if attached == Some(wanted.epoch) => ReconcileError::Backlog { partition },
+            Some(_) | None => ReconcileError::Timeout { partition },
+        }
     }
 
     fn is_reconciled(&self, lead: &Lead, account: AccountId, subscription: SubscriptionId) -> bool {

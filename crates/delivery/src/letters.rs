@@ -119,6 +119,10 @@ impl Letters {
                 let Some(letter) = DeadLetter::decode(event.bytes) else { continue };
                 let wanted =
                     query.subscription.is_none_or(|subscription| subscription == letter.subscription);
+                // Of a partition that cannot be opened or applied this is not the end of what is kept.
+                if let Some(damage) = partition.damage() {
+                    return Err(damage);
+                }
                 if !wanted || letters.iter().any(|other| other.id == letter.id) {
                     continue;
                 }

@@ -59,6 +59,7 @@ async fn documents_that_are_no_usable_schema_are_refused_and_nothing_is_stored()
             "document#/properties/a/pattern",
         ),
         (r#"{"$ref": "https://example.com/s.json"}"#, "SCHEMA_REMOTE_REFERENCE", "document"),
+        ("17", "SCHEMA_INVALID", "document"),
         (r##"{"$ref": "#/$defs/none"}"##, "SCHEMA_INVALID", "document"),
         (&huge, "SCHEMA_TOO_LARGE", "document"),
         (&long, "REQUEST_INVALID", "document"),

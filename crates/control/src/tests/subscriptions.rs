@@ -203,3 +203,30 @@ async fn what_cannot_be_delivered_is_listed_with_its_event() {
         assert_eq!(status.code(), code, "{id}");
     }
 }
+
+#[tokio::test]
+async fn what_needs_a_damaged_partition_names_it() {
+    let (events, letters) = (PartitionId::events(0), PartitionId::dead_letters(0));
+    let options = CatalogOptions { partitions: 1, ..CatalogOptions::default() };
+    let node = Node::on(damaged(&[events, letters]).await, options).await;
+    let caller = node.caller("acme").await;
+    caller.event_type("paid").await;
+    let sink = caller.sink(webhook(HOOK)).await.unwrap();
+    let mut client = caller.subscriptions.clone();
+
+    let created = create(&caller, wanted(&sink.id, &["paid"]), None).await.unwrap_err();
+    assert!(created.message().contains("the change is made"), "{created}");
+    let list = answer(client.list_subscriptions(ListSubscriptionsRequest::default())).await.unwrap();
+    let id = list.subscriptions[0].id.clone();
+    let stats = client.get_subscription_stats(GetSubscriptionStatsRequest { id });
+    let stats = answer(stats).await.unwrap_err();
+    let request = ListDeadLettersRequest::default();
+    let listed = answer(caller.dead_letters.clone().list_dead_letters(request)).await.unwrap_err();
+    for (refused, partition) in [(created, events), (stats, events), (listed, letters)] {
+        assert_eq!(told(&refused), (Code::DataLoss, "PARTITION_DAMAGED".to_owned()), "{refused}");
+        let place = refused.get_details_error_info().unwrap().metadata;
+        assert_eq!(place["partition"], partition.to_string());
+        assert_eq!((place["first_offset"].as_str(), place["end_offset"].as_str()), ("0", "1"));
+        assert!(!refused.message().contains("/data"), "tenants are told of files: {refused}");
+    }
+}

@@ -186,6 +186,9 @@ async fn a_change_too_many_takes_effect_when_the_backlog_has_passed_an_earlier_o
     let (last, ()) = tokio::join!(world.choose(&orders, TYPES[1]), async {
         world.stats_when(&orders, |stats| stats.matched == 16).await;
         assert_eq!(kept(), 16);
+        let lead = world.delivery.shard(orders.account).next().unwrap();
+        let why = world.delivery.unreconciled(lead, orders.account, orders.id);
+        assert!(matches!(why, ReconcileError::Backlog { .. }), "{why}");
         world.sink("orders").up();
     });
     assert!(last > Offset(15));
