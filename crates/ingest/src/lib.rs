@@ -27,6 +27,7 @@ pub use publisher::{Publisher, PublisherEdge};
 pub use read::ReadLimits;
 pub use reader::{Reader, ReaderEdge};
 pub use refusal::Refusal;
+pub use status::overloaded;
 
 #[cfg(test)]
 mod tests;

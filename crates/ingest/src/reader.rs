@@ -1,9 +1,6 @@
 //! `fanfare.v1.ReaderService`, written by hand so that events go out as the bytes they were stored as.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use fanfare_catalog::Catalog;
 use fanfare_model::{Offset, Timestamp};
@@ -13,12 +10,11 @@ use futures_util::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
-    Code, Request, Response, Status,
+    Request, Response, Status,
     codegen::{Body, StdError, http},
     server::Grpc,
 };
 use tonic_prost::ProstCodec;
-use tonic_types::{ErrorDetails, StatusExt};
 use tower::service_fn;
 
 use crate::{
@@ -26,7 +22,7 @@ use crate::{
     edge::{Answer, Calls, Edge},
     read::{From, Page, Problem, Query, ReadLimits, Reads},
     refusal::Refusal,
-    status::{DOMAIN, invalid_request, not_found, out_of_range, publish_status, read_status},
+    status::{invalid_request, not_found, out_of_range, overloaded, publish_status, read_status},
     wire,
 };
 
@@ -181,11 +177,7 @@ fn status(problem: &Problem) -> Status {
         Problem::Ahead { high_watermark, .. } => {
             out_of_range("OFFSET_AHEAD", problem.to_string(), ("high_watermark", high_watermark.to_string()))
         }
-        Problem::ReadsOpen { .. } => {
-            let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, HashMap::new());
-            details.set_retry_info(Some(READS_RETRY));
-            Status::with_error_details(Code::ResourceExhausted, problem.to_string(), details)
-        }
+        Problem::ReadsOpen { .. } => overloaded(problem.to_string(), READS_RETRY),
         Problem::Draining => publish_status(&Refusal::Draining),
         Problem::Read(error) => read_status(error),
     }

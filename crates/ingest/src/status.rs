@@ -135,6 +135,22 @@ pub(crate) fn invalid_request(reason: &'static str, field: &str, message: impl I
     Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
+/// A stream whose answers were not read in time.
+pub(crate) fn answers_not_taken() -> Status {
+    let message = "no answers were read for too long: what became of the events behind the last answer is unknown; \
+                   open a new stream and send them again, with the same ids";
+    let details = ErrorDetails::with_error_info("ANSWERS_NOT_TAKEN", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
+/// What the node has no room for; `message` says of what.
+#[must_use]
+pub fn overloaded(message: impl Into<String>, retry_after: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info("OVERLOADED", DOMAIN, HashMap::new());
+    details.set_retry_info(Some(retry_after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
 /// A request larger than the server reads; what tonic answers by itself names neither limit nor way out.
 pub(crate) fn request_too_large(limit_bytes: usize) -> Status {
     let message = format!("the request is larger than {limit_bytes} bytes: split it into several requests");

@@ -5,7 +5,7 @@ mod listener;
 mod places;
 mod requests;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use fanfare_catalog::Catalog;
 use fanfare_control::Control;
@@ -18,10 +18,9 @@ use fanfare_proto::v1::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Code, Status,
+    Status,
     service::{Routes, interceptor::InterceptedService},
 };
-use tonic_types::{ErrorDetails, StatusExt};
 
 pub(crate) use listener::ListenerLimits;
 pub(crate) use places::SHARE_MIN;
@@ -82,7 +81,5 @@ pub(crate) async fn serve(
 
 /// The answer to what the node has no room for.
 fn overloaded(message: &str) -> Status {
-    let mut details = ErrorDetails::with_error_info("OVERLOADED", "fanfare", HashMap::new());
-    details.set_retry_info(Some(OVERLOADED_RETRY));
-    Status::with_error_details(Code::ResourceExhausted, message, details)
+    fanfare_ingest::overloaded(message, OVERLOADED_RETRY)
 }
