@@ -125,12 +125,18 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "must hold a request: at least limits.request_bytes_max",
         );
     }
-    if config.delivery.window_events == 0 || config.delivery.sink_concurrency == 0 {
+    if config.limits.dead_letter_bytes_max > config.storage.dead_letter_retention_bytes {
         return refuse(
-            "delivery.window_events",
-            "0".into(),
-            "window_events and sink_concurrency must be at least 1",
+            "limits.dead_letter_bytes_max",
+            config.limits.dead_letter_bytes_max.to_string(),
+            "must not exceed storage.dead_letter_retention_bytes",
         );
+    }
+    if config.delivery.window_events == 0 {
+        return refuse("delivery.window_events", "0".into(), "must be at least 1");
+    }
+    if config.delivery.sink_concurrency == 0 {
+        return refuse("delivery.sink_concurrency", "0".into(), "must be at least 1");
     }
     if config.delivery.window_events > DeliveryOptions::WINDOW_EVENTS_MAX {
         let value = config.delivery.window_events.to_string();
@@ -159,12 +165,14 @@ fn check_listen(config: &Config) -> Result<(), ConfigError> {
             "keys would cross the network in clear; listen on 127.0.0.1 behind a TLS proxy, or set listen.allow_plaintext = true",
         );
     }
-    if listen.connections_max == 0 || listen.requests_max == 0 || listen.idle_timeout < Span::seconds(1) {
-        return refuse(
-            "listen.connections_max",
-            listen.connections_max.to_string(),
-            "connections_max and requests_max must be at least 1, idle_timeout at least 1s",
-        );
+    if listen.connections_max == 0 {
+        return refuse("listen.connections_max", "0".into(), "must be at least 1");
+    }
+    if listen.requests_max == 0 {
+        return refuse("listen.requests_max", "0".into(), "must be at least 1");
+    }
+    if listen.idle_timeout < Span::seconds(1) {
+        return refuse("listen.idle_timeout", listen.idle_timeout.to_string(), "must be at least 1s");
     }
     if listen.window_bytes_max.as_usize() / listen.connections_max < SHARE_MIN {
         return refuse(
