@@ -47,7 +47,7 @@ pub(crate) struct Reader {
     searches: Arc<Semaphore>,
     pub(crate) shelf: Shelf,
     /// To fill the shelf.
-    shelf_turn: Semaphore,
+    pub(crate) shelf_turn: Semaphore,
 }
 
 /// Whose sections are read; others are skipped.
@@ -138,6 +138,8 @@ impl Reader {
                 }
             };
             let part = part.map_err(|error| self.explain(asked, error))?;
+            // What others put on the shelf may end above what was committed at the look before.
+            let high_watermark = self.view(asked).positions.high_watermark;
             for frame in part.run.frames() {
                 let taken =
                     reading.take(frame, high_watermark).map_err(|error| self.damaged(frame, error))?;

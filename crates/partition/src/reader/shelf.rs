@@ -109,6 +109,12 @@ impl Shelf {
         }
     }
 
+    /// What somebody else has read.
+    #[cfg(test)]
+    pub(crate) fn put_frames(&self, frames: Vec<Frame>) {
+        self.put(&Run::new(frames));
+    }
+
     /// How often something was read from disk for the shelf.
     #[cfg(test)]
     pub(crate) fn puts(&self) -> usize {

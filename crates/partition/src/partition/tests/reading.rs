@@ -56,3 +56,28 @@ async fn a_read_among_accounts_finds_theirs_alone_and_passes_everything_if_there
     let nobody = node.partition.read_among(Offset(5), Arc::default(), 1).await.unwrap();
     assert_eq!((nobody.batches.len(), nobody.next), (0, Offset(1_000)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_takes_from_the_shelf_what_was_committed_after_it_looked() {
+    let node = Node::new().await;
+    node.append(batch(1, &["before"])).await;
+    let node = node.restart().await;
+    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
+    let turn = live.reader.shelf_turn.acquire().await.unwrap();
+    let mut read = std::pin::pin!(node.partition.read(Offset::ZERO, Some(account_id(1)), 256 << 10));
+    tokio::select! {
+        biased;
+        early = &mut read => panic!("it does not wait for its turn: {early:?}"),
+        () = std::future::ready(()) => (),
+    }
+    node.append(batch(1, &["after"])).await;
+    let log = live.group.log();
+    let last = log.bounds().last.unwrap();
+    live.reader.shelf.put_frames(log.read(0, last.index + 1, 1 << 20).unwrap());
+    drop(turn);
+    let chunk = timeout(DEADLINE, read).await.expect("it reads in time").unwrap();
+    let events =
+        chunk.batches.iter().flat_map(|batch| batch.events().map(|event| text(&event)).collect::<Vec<_>>());
+    assert_eq!(events.collect::<Vec<_>>(), numbered(0, &["before", "after"]));
+    assert_eq!(chunk.next, Offset(2));
+}
