@@ -107,6 +107,16 @@ impl Window {
         records: impl ExactSizeIterator<Item = RecordHeader>,
     ) {
         let count = u32::try_from(records.len()).expect("an entry is bounded in bytes");
+        let bytes = section_bytes(count);
+        if bytes > self.limits.bytes_max {
+            // It would push out everything, at last itself. Lost events may be more than memory holds.
+            let complete_from = Timestamp(time.0 + 1);
+            *self = Self { complete_from, last_time: time, ..Self::new(self.limits) };
+            return;
+        }
+        // Room first, lest a large section take memory beside what it pushes out.
+        (self.bytes, self.last_time) = (self.bytes + bytes, time);
+        self.forget();
         let account = self.number(account);
         if self.order.is_empty() {
             self.lines = Lines::from(base);
@@ -124,10 +134,7 @@ impl Window {
         for (&hash, (place, line)) in hashes.iter().zip(lines.since(first)) {
             tables[table(hash)].put(hash, place, |known| lines.at(known).same_identity(line));
         }
-        self.bytes += SECTION_BYTES + u64::from(count) * IDENTITY_BYTES;
         self.order.push_back(Section { base, time, account, count });
-        self.last_time = time;
-        self.forget();
     }
 
     pub(crate) fn account(&self, account: AccountId) -> Option<AccountWindow<'_>> {
@@ -155,7 +162,7 @@ impl Window {
             let oldest = self.order.pop_front().expect("just looked at");
             // Others of the same millisecond may remain, but not all of it.
             self.complete_from = Timestamp(oldest.time.0 + 1);
-            self.bytes -= SECTION_BYTES + u64::from(oldest.count) * IDENTITY_BYTES;
+            self.bytes -= section_bytes(oldest.count);
             let Self { lines, tables, seed, hashes, .. } = self;
             hashes.clear();
             hashes.extend(lines.oldest(oldest.count).map(|(_, line)| line.hash(*seed)));
@@ -233,6 +240,10 @@ impl AccountWindow<'_> {
 fn fetch<'hash>(tables: &[Places], hashes: impl IntoIterator<Item = &'hash Hash>) {
     let seen = hashes.into_iter().fold(0, |seen, &hash| seen ^ tables[table(hash)].first_tag(hash));
     std::hint::black_box(seen);
+}
+
+fn section_bytes(count: u32) -> u64 {
+    SECTION_BYTES + u64::from(count) * IDENTITY_BYTES
 }
 
 fn table(hash: Hash) -> usize {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::tests::batch;
+use crate::{batch::tests::batch, loss};
 
 const LIMITS: Limits = Limits { window_ms: 100, bytes_max: 1 << 20 };
 
@@ -90,23 +90,57 @@ proptest! {
 #[test]
 fn a_full_window_takes_no_more_memory_than_its_budget() {
     for eighths in 8..16 {
-        let bytes_max = (1 << 20) * eighths / 4;
-        let limits = Limits { window_ms: u64::MAX, bytes_max };
-        let mut window = Window::new(limits);
-        let (account, mut base) = (AccountId::from_bytes([1; 16]), 0);
-        while base < 4 * limits.identities_max() {
-            let records = (base..base + 100).map(|number| RecordHeader {
-                id: EventIdHash::of("/test", &number.to_string()),
-                key: fanfare_model::KeyHash(0),
-                checksum: 0,
-                length: 0,
-            });
-            window.insert(account, Offset(base), Timestamp(0), records.collect::<Vec<_>>().into_iter());
-            base += 100;
-        }
-        let tables: usize = window.tables.iter().map(Places::size_bytes).sum();
-        let order = window.order.capacity() * size_of::<Section>();
-        let taken = (window.lines.size_bytes() + tables + order) as u64;
-        assert!(taken <= bytes_max, "{taken} of {bytes_max} for {}", window.lines.len());
+        let mut window = full((1 << 20) * eighths / 4);
+        assert_within_budget(&window);
+        let half = u32::try_from(window.limits.identities_max() / 2).expect("a small window");
+        let end = lose(&mut window, 0, half);
+        assert_within_budget(&window);
+        assert_eq!(window.lines.end(), end);
     }
+}
+
+#[test]
+fn a_section_that_no_budget_holds_is_passed_over_and_what_follows_is_remembered() {
+    for lost in [300_000, u32::MAX] {
+        let mut window = full(1 << 20);
+        let next = lose(&mut window, 1_000, lost);
+        assert_within_budget(&window);
+        assert_eq!((window.length_ms(), window.start(Timestamp(1_000))), (0, None), "{lost} are lost");
+        insert(&mut window, 1, next.0, 1_030, &["after"]);
+        assert_eq!((get(&window, 1, "after"), get(&window, 1, "0")), (Some(next.0), None));
+        assert_eq!((window.length_ms(), window.start(Timestamp(1_030))), (29, Some(next)));
+    }
+}
+
+/// A window that has forgotten many for want of room.
+fn full(bytes_max: u64) -> Window {
+    let limits = Limits { window_ms: u64::MAX, bytes_max };
+    let mut window = Window::new(limits);
+    let (account, mut base) = (AccountId::from_bytes([1; 16]), 0);
+    while base < 4 * limits.identities_max() {
+        let records = (base..base + 100).map(|number| RecordHeader {
+            id: EventIdHash::of("/test", &number.to_string()),
+            key: fanfare_model::KeyHash(0),
+            checksum: 0,
+            length: 0,
+        });
+        window.insert(account, Offset(base), Timestamp(0), records.collect::<Vec<_>>().into_iter());
+        base += 100;
+    }
+    window
+}
+
+/// The next `count` events are lost. Returns the offset after them.
+fn lose(window: &mut Window, time: u64, count: u32) -> Offset {
+    let base = window.lines.end();
+    window.insert(loss::nobody(), base, Timestamp(time), loss::records(base, count));
+    base.plus(count.into())
+}
+
+fn assert_within_budget(window: &Window) {
+    let tables: usize = window.tables.iter().map(Places::size_bytes).sum();
+    let order = window.order.capacity() * size_of::<Section>();
+    let taken = (window.lines.size_bytes() + tables + order) as u64;
+    let bytes_max = window.limits.bytes_max;
+    assert!(taken <= bytes_max, "{taken} of {bytes_max} for {}", window.lines.len());
 }

@@ -26,6 +26,19 @@ fn lost_entries_take_their_offsets_and_nothing_else() {
 }
 
 #[test]
+fn a_loss_larger_than_the_window_takes_no_memory_and_what_follows_is_known() {
+    let mut bench = Bench::new();
+    bench.append(2);
+    assert_eq!(bench.lose(u32::MAX), Reply::Appended);
+    bench.append(1);
+    let last = u64::from(u32::MAX) + 2;
+    assert_eq!(bench.state.positions().high_watermark, Offset(last + 1));
+    let known = bench.state.dedup().account(account(1)).expect("the newest event is remembered");
+    let of = |event: u64| known.get(fanfare_model::EventIdHash::of("/test", &event.to_string()));
+    assert_eq!((of(0), of(last).map(|event| event.offset)), (None, Some(Offset(last))));
+}
+
+#[test]
 fn a_state_that_begins_anew_takes_offsets_from_its_anchor_on() {
     let position = Position { term: TERM, leader: 1, index: 40 };
     let anchor = Anchor { position, next_offset: 70 };
