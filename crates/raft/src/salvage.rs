@@ -42,21 +42,27 @@ impl Salvage<'_> {
     /// If a file cannot be read or written.
     pub fn accept(&self, filler_kind: u8, anew: impl Fn(Anchor) -> Vec<u8>) -> Result<Losses, OpenError> {
         let (known, state) = self.known()?;
-        let failed = |source| self.unreadable(source);
-        let bounds = self.store.log_start(self.group);
-        // The state first: as long as the log is damaged, the group does not open.
-        let lost_state = state.is_some().then_some(bounds).flatten();
-        if let Some((position, next_offset)) = lost_state {
+        // The checkpoint first: as long as the log is damaged, the group does not open, and the loss is found again.
+        if let Some((position, next_offset)) = state.as_ref().and_then(|_| self.store.log_start(self.group)) {
             self.begin_anew(position, Anchor { position, next_offset }, next_offset, &anew)?;
-        }
-        let log = self.store.accept_loss(self.group, &known, filler_kind).map_err(failed)?;
-        let first = log.lost.first().filter(|lost| lost.indexes.start == 0);
-        if let Some(first) = first.filter(|_| known.positions.is_empty()) {
-            // The first entry says who votes, and without a checkpoint nothing else does.
+        } else if let Some(next_offset) = self.lost_voters(&known)? {
             let start = Anchor { position: Position::default(), next_offset: 0 };
-            self.begin_anew(Position::default(), start, first.offsets.end, &anew)?;
+            self.begin_anew(start.position, start, next_offset, &anew)?;
         }
+        let accepted = self.store.accept_loss(self.group, &known, filler_kind);
+        let log = accepted.map_err(|source| self.unreadable(source))?;
         Ok(Losses { log, state })
+    }
+
+    /// The first entry says who votes, and without a checkpoint nothing else does. If it is lost: the offset after
+    /// what is lost with it.
+    fn lost_voters(&self, known: &Known) -> Result<Option<u64>, OpenError> {
+        if !known.positions.is_empty() {
+            return Ok(None);
+        }
+        let log = self.store.survey_loss(self.group, known).map_err(|source| self.unreadable(source))?;
+        let first = log.lost.first().filter(|lost| lost.indexes.start == 0);
+        Ok(first.map(|lost| lost.offsets.end))
     }
 
     /// What the checkpoint knows of the log, and what is wrong with a checkpoint that is needed.
@@ -65,6 +71,12 @@ impl Salvage<'_> {
         let checkpoints = Checkpoints::new(self.store.clone(), self.group);
         let found = checkpoints.load().map_err(|source| self.unreadable(source))?;
         let state = match found {
+            Found::Checkpoint(Checkpoint { applied, .. })
+                if purged.is_some_and(|(purged, _)| purged.index > applied.index) =>
+            {
+                let file = checkpoints.file();
+                format!("{file} stands at index {}, below the log's start", applied.index)
+            }
             Found::Checkpoint(checkpoint) => {
                 let anchor = checkpoint.anchor.map(|anchor| anchor.position);
                 let members = checkpoint.memberships.iter().filter_map(|stored| *stored.log_id());

@@ -6,4 +6,5 @@ mod group_of_one;
 mod ledger;
 mod node;
 mod recovery;
+mod salvage;
 mod store_suite;

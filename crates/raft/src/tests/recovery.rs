@@ -10,11 +10,11 @@ use crate::checkpoint::{CHECKPOINT_VERSION, Checkpoint};
 use crate::entry::position_of;
 use crate::{Anchor, NoPeers, OpenError, StateMachine};
 
-async fn with_entries(count: u32) -> (Node, u64) {
+pub(super) async fn with_entries(count: u32) -> (Node, u64) {
     with_entries_in(Files::in_memory(), count).await
 }
 
-async fn with_entries_in(files: Files, count: u32) -> (Node, u64) {
+pub(super) async fn with_entries_in(files: Files, count: u32) -> (Node, u64) {
     let node = Node::open(files, 1, Arc::new(NoPeers)).await;
     node.group.initialize(vec![member(1)]).await.unwrap();
     let term = node.leading().await;
@@ -32,7 +32,7 @@ async fn trimmed_to_20() -> Files {
     node.stop().await
 }
 
-async fn cannot_open(files: Files) -> String {
+pub(super) async fn cannot_open(files: Files) -> String {
     match Node::try_open(files, options(1), Arc::new(NoPeers), Ledger::anchored).await {
         Err(OpenError::Corrupt { what, first_offset, end_offset, .. }) => {
             format!("{what}; offsets {first_offset}..{end_offset}")
@@ -51,7 +51,7 @@ fn cut_log(files: &Files, entries: u64) {
     store.close();
 }
 
-fn edit_checkpoint(files: &Files, edit: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn edit_checkpoint(files: &Files, edit: impl FnOnce(&mut Vec<u8>)) {
     let store = files.store();
     let name = format!("checkpoint-{GROUP}");
     let (version, mut bytes) = store.load_file(&name).unwrap().expect("there is a checkpoint");

@@ -1,0 +1,104 @@
+//! What a group is after its loss was accepted, and after a crash in the middle of that.
+
+use std::sync::Arc;
+
+use fanfare_log::MemoryFileSystem;
+use fanfare_log::memory::Keep;
+
+use super::ledger::{Ledger, add, trim};
+use super::node::{Files, GROUP, Node};
+use super::recovery::{cannot_open, edit_checkpoint, with_entries, with_entries_in};
+use crate::{Anchor, Losses, NoPeers, Salvage, StateMachine};
+
+const FILLER: u8 = 9;
+
+/// The state of a machine that knows nothing but where its log begins.
+fn anew(anchor: Anchor) -> Vec<u8> {
+    let mut ledger = Ledger::anchored(Arc::default());
+    ledger.anchor = Some(anchor);
+    ledger.checkpoint()
+}
+
+fn survey(files: &Files) -> Losses {
+    let store = files.store();
+    let found = Salvage { store: &store, group: GROUP }.survey().unwrap();
+    store.close();
+    found
+}
+
+fn accept(files: &Files) -> Losses {
+    let store = files.store();
+    let accepted = Salvage { store: &store, group: GROUP }.accept(FILLER, anew).unwrap();
+    store.close();
+    accepted
+}
+
+/// What is whole is left alone; everything else becomes whole.
+fn repair(files: &Files, story: &str) {
+    let is_whole =
+        |found: Losses| found.log.lost.is_empty() && !found.log.unfinished && found.state.is_none();
+    if !is_whole(survey(files)) {
+        accept(files);
+        assert!(is_whole(survey(files)), "{story}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_lost_its_voters_has_them_again_after_any_crash() {
+    let fs = MemoryFileSystem::default();
+    let (node, _) = with_entries_in(Files::over(fs.clone()), 60).await;
+    let files = node.stop().await;
+    edit_checkpoint(&files, |bytes| bytes.truncate(10));
+    let paths = fs.paths();
+    let first = paths.iter().find(|path| path.extension().is_some_and(|ext| ext == "seg")).unwrap();
+    fs.flip(first, 520, 1);
+    // The damage is where its history begins.
+    let fs = fs.crashed(|_| Keep::All);
+    let accepted = accept(&Files::over(fs.clone()));
+    assert_eq!(accepted.log.lost.first().map(|lost| lost.indexes.clone()), Some(0..1));
+
+    for operations in 0..=fs.operations() {
+        for keep in [Keep::Nothing, Keep::All] {
+            let files = Files::over(fs.after(operations).crashed(|_| keep));
+            let story = format!("{keep:?} of {operations} operations");
+            repair(&files, &story);
+            let node = Node::open(files, 1, Arc::new(NoPeers)).await;
+            let term = node.leading().await;
+            assert_eq!(node.apply(term, add(1, b"c")).await.base_offset, 120, "{story}");
+            let sum = 60 * (u64::from(b'a') + u64::from(b'b')) + u64::from(b'c');
+            assert_eq!(node.group.read(|ledger| ledger.sum), sum, "{story}");
+            node.stop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_from_below_the_log_is_a_lost_state() {
+    let (node, _) = with_entries(10).await;
+    let files = node.stop().await;
+    let mut old = Vec::new();
+    edit_checkpoint(&files, |bytes| old.clone_from(bytes));
+    let node = Node::open(files, 1, Arc::new(NoPeers)).await;
+    let term = node.leading().await;
+    for _ in 0..30 {
+        node.apply(term, add(2, b"ab")).await;
+    }
+    let anchor = node.group.read(|ledger| ledger.seen[29].clone());
+    node.apply(term, trim(&anchor)).await;
+    node.purges_upto(anchor.position.index).await;
+    let files = node.stop().await;
+    edit_checkpoint(&files, |bytes| *bytes = old);
+
+    let what = cannot_open(files.clone()).await;
+    assert!(what.contains("but the log was purged up to"), "{what}");
+    let found = survey(&files);
+    let state = found.state.expect("the state below the log's start is gone");
+    assert!(state.contains(&format!("checkpoint-{GROUP} stands at index")), "{state}");
+    assert_eq!(found.log.lost, []);
+    assert_eq!(accept(&files).state, Some(state));
+    assert_eq!(survey(&files).state, None);
+    let node = Node::open(files, 1, Arc::new(NoPeers)).await;
+    let term = node.leading().await;
+    assert_eq!(node.apply(term, add(1, b"c")).await.base_offset, 80);
+    node.stop().await;
+}
