@@ -19,30 +19,24 @@ pub(crate) struct Machine {
     pub(crate) state: PartitionState,
     dedup: Limits,
     positions: watch::Sender<Positions>,
-    attachments: watch::Sender<u64>,
 }
 
 impl Machine {
     pub(crate) fn new(dedup: Limits) -> Self {
-        Self {
-            state: PartitionState::new(dedup),
-            dedup,
-            positions: watch::Sender::new(Positions::default()),
-            attachments: watch::Sender::new(0),
-        }
+        Self { state: PartitionState::new(dedup), dedup, positions: watch::Sender::new(Positions::default()) }
     }
 
     pub(crate) fn positions(&self) -> watch::Receiver<Positions> {
         self.positions.subscribe()
     }
 
-    pub(crate) fn attachments_changed(&self) -> watch::Receiver<u64> {
-        self.attachments.subscribe()
-    }
-
     fn publish(&self) {
-        publish(&self.positions, self.state.positions());
-        publish(&self.attachments, self.state.attachments_revision());
+        let positions = self.state.positions();
+        self.positions.send_if_modified(|current| {
+            let changed = *current != positions;
+            *current = positions;
+            changed
+        });
     }
 
     /// First index of the log that the dedup window is rebuilt from: nothing below it would be remembered.
@@ -76,8 +70,7 @@ impl StateMachine for Machine {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let revision = self.state.attachments_revision();
-        let restored = PartitionState::restored(bytes, self.dedup).map_err(|error| {
+        self.state = PartitionState::restored(bytes, self.dedup).map_err(|error| {
             RestoreError(match error {
                 CodecError::Version { .. } => "it was written by a newer version of this program",
                 CodecError::Short | CodecError::Trailing | CodecError::Value(_) | CodecError::Checksum => {
@@ -85,7 +78,6 @@ impl StateMachine for Machine {
                 }
             })
         })?;
-        self.state = restored.after_revision(revision);
         self.publish();
         Ok(())
     }
@@ -118,12 +110,4 @@ impl StateMachine for Machine {
 
 pub(crate) fn first_index(bounds: &fanfare_log::Bounds) -> u64 {
     bounds.purged.map_or(0, |purged| purged.index + 1)
-}
-
-fn publish<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
-    sender.send_if_modified(|current| {
-        let changed = *current != value;
-        *current = value;
-        changed
-    });
 }

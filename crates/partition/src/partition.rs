@@ -100,7 +100,6 @@ struct Live {
     group: Group<Machine>,
     role: watch::Receiver<Role>,
     positions: watch::Receiver<Positions>,
-    attachments_changed: watch::Receiver<u64>,
     inbox: mpsc::Sender<Request>,
     admission: Arc<Admission>,
     reader: Reader,
@@ -115,7 +114,6 @@ struct Dead {
     offsets: Range<Offset>,
     role: watch::Sender<Role>,
     positions: watch::Sender<Positions>,
-    attachments_changed: watch::Sender<u64>,
 }
 
 impl Partition {
@@ -352,15 +350,6 @@ impl Partition {
     #[must_use]
     pub fn delivery_state(&self) -> DeliveryState {
         self.live().map(|live| live.group.read(|machine| machine.state.delivery_state())).unwrap_or_default()
-    }
-
-    /// Changes at every applied attach or detach; take [`Self::delivery_state`] again.
-    #[must_use]
-    pub fn attachments_changed(&self) -> watch::Receiver<u64> {
-        match &self.kind {
-            Kind::Live(live) => live.attachments_changed.clone(),
-            Kind::Dead(dead) => dead.attachments_changed.subscribe(),
-        }
     }
 
     #[must_use]

@@ -41,8 +41,6 @@ pub(crate) struct PartitionState {
     several_specs: BTreeSet<SubscriptionId>,
     /// Last detached last.
     detached: VecDeque<Detached>,
-    /// Counts applied attaches and detaches; not replicated.
-    attachments_revision: u64,
 }
 
 /// A function of the retained log.
@@ -91,7 +89,6 @@ impl PartitionState {
             attached: BTreeMap::new(),
             several_specs: BTreeSet::new(),
             detached: VecDeque::new(),
-            attachments_revision: 0,
         }
     }
 
@@ -173,11 +170,6 @@ impl PartitionState {
         self.derived = Derived { next_offset, last_index, last_time, ..Derived::new(limits) };
     }
 
-    /// This state, its attachments counted as changed since `revision`.
-    pub(crate) fn after_revision(self, revision: u64) -> Self {
-        Self { attachments_revision: revision + 1, ..self }
-    }
-
     fn execute(&mut self, command: Command, header: &FrameHeader) -> Reply {
         match command {
             Command::Attach { subscription, account, epoch, spec_revision, spec, start } => {
@@ -227,7 +219,6 @@ impl PartitionState {
                     old.change_spec(AttachedSpec { from: self.derived.next_offset, ..spec.clone() })?;
                     old.forget_specs(self.frontier);
                     self.several_specs.insert(new.subscription);
-                    self.attachments_revision += 1;
                 }
                 return Ok(old.attachment.clone());
             }
@@ -237,7 +228,6 @@ impl PartitionState {
             }
             None => self.reattach(new.subscription, new.epoch)?,
         };
-        self.attachments_revision += 1;
         self.attached.insert(new.subscription, Attached { attachment: new.clone(), counters, record: None });
         Ok(new)
     }
@@ -262,7 +252,6 @@ impl PartitionState {
             self.detached.pop_front();
         }
         self.detached.push_back(Detached { subscription, epoch, counters: attached.counters });
-        self.attachments_revision += 1;
         Ok(())
     }
 
@@ -351,10 +340,6 @@ impl PartitionState {
         let recent = &self.derived.recent;
         let after = recent.partition_point(|entry| entry.base <= offset);
         after.checked_sub(1).map(|at| recent[at].index)
-    }
-
-    pub(crate) fn attachments_revision(&self) -> u64 {
-        self.attachments_revision
     }
 
     pub(crate) fn delivery_state(&self) -> DeliveryState {

@@ -55,7 +55,7 @@ impl Partition {
         };
         let machine =
             Machine::new(Limits { window_ms: options.dedup_window_ms, bytes_max: options.dedup_bytes_max });
-        let (positions, attachments_changed) = (machine.positions(), machine.attachments_changed());
+        let positions = machine.positions();
         let group = match open_group(id, &store, &options, (log, machine)).await {
             Ok(group) => group,
             Err(fanfare_raft::OpenError::Log {
@@ -85,7 +85,6 @@ impl Partition {
         let live = Live {
             role: group.role(),
             positions,
-            attachments_changed,
             inbox,
             admission,
             reader: Reader::new((id, way_out), group.clone(), tasks),
@@ -109,7 +108,6 @@ impl Partition {
             offsets,
             role: watch::Sender::new(Role::Failed),
             positions: watch::Sender::new(Positions::default()),
-            attachments_changed: watch::Sender::new(0),
         };
         Self { id, kind: Kind::Dead(Arc::new(dead)) }
     }

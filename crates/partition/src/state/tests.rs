@@ -202,13 +202,10 @@ fn an_attach_again_repoints_changes_the_filter_does_nothing_or_is_refused() {
     let mut settled = cursor(3, 1, record(3, &[1, 2], &[]));
     settled.epoch = 2;
     bench.advance(3, vec![settled]).unwrap();
-    let revision = bench.state.attachments_revision();
     assert_eq!(bench.attach(1, 1, 9, Start::Next), Err(Refusal::Epoch));
     assert_eq!(bench.attach(1, 2, 5, Start::Earliest).unwrap().from, Offset(0));
-    assert_eq!(bench.state.attachments_revision(), revision);
     let changed = bench.attach(1, 2, 6, Start::Earliest).unwrap();
     assert_eq!((changed.from, specs(&changed)), (Offset(0), vec![(0, 5, "5"), (3, 6, "6")]));
-    assert_eq!(bench.state.attachments_revision(), revision + 1);
     assert_eq!(bench.state.counters(subscription(1)).unwrap().1, record(3, &[1, 2], &[]));
     let anew = bench.attach(1, 3, 6, Start::Next).unwrap();
     assert_eq!((anew.from, specs(&anew)), (Offset(3), vec![(3, 6, "6")]));
