@@ -118,16 +118,7 @@ impl Scope {
             positions: ground.partition.positions(),
             catalog: node.catalog.watch(),
             reading: None,
-            commands: Commands {
-                running: None,
-                changes: VecDeque::new(),
-                reconciling: false,
-                caught_up: false,
-                frontier: state.frontier,
-                matched_bytes: 0,
-                waiting_since: None,
-                retry_at: None,
-            },
+            commands: Commands::new(state.frontier),
             trims: Trims::default(),
             draining: false,
             ground,
@@ -144,6 +135,9 @@ impl Scope {
         self.lead.leads.send_replace(true);
         self.lead.bump();
         let ended = self.drive().await;
+        if ended == Ended::Failed {
+            self.commands.end(&self.ground.cancel).await;
+        }
         self.lead.leads.send_replace(false);
         self.lead.bump();
         self.ground.cancel.cancel();
@@ -302,10 +296,64 @@ impl Scope {
     }
 }
 
+impl Commands {
+    fn new(frontier: Offset) -> Self {
+        Self {
+            running: None,
+            changes: VecDeque::new(),
+            reconciling: false,
+            caught_up: false,
+            frontier,
+            matched_bytes: 0,
+            waiting_since: None,
+            retry_at: None,
+        }
+    }
+
+    /// Waits for the command under way, whatever becomes of it: the next scope of the same term must not read the
+    /// state before it is applied, and repeat what it did.
+    async fn end(&mut self, cancel: &CancellationToken) {
+        if let Some(command) = self.running.take() {
+            cancel.run_until_cancelled(command).await;
+        }
+    }
+}
+
 /// The future's outcome; never, if there is none.
 async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn running() -> (Commands, oneshot::Sender<()>) {
+        let (applied, is_applied) = oneshot::channel();
+        let mut commands = Commands::new(Offset::ZERO);
+        commands.running = Some(Box::pin(async move {
+            is_applied.await.expect("the test says when it is applied");
+            Finished::Trimmed(Ok(Offset::ZERO))
+        }));
+        (commands, applied)
+    }
+
+    #[tokio::test]
+    async fn a_scope_that_failed_ends_after_its_command_or_when_it_is_cancelled() {
+        let cancel = CancellationToken::new();
+        let (mut commands, applied) = running();
+        let mut end = Box::pin(commands.end(&cancel));
+        assert!((&mut end).now_or_never().is_none(), "the command is under way");
+        applied.send(()).unwrap();
+        end.await;
+        let (mut commands, _never_applied) = running();
+        cancel.cancel();
+        commands.end(&cancel).await;
     }
 }

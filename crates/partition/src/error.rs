@@ -77,6 +77,9 @@ pub enum CommandError {
     /// Refused by the state machine; nothing changed.
     #[error("refused: {0}")]
     Refused(Refusal),
+    /// What the command needs to know stands where the log cannot be read; nothing changed.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
     #[error("partition {partition} has stopped")]
     Stopped { partition: PartitionId },
 }

@@ -257,15 +257,14 @@ impl Partition {
     /// See [`Attach`]; resolved when applied.
     ///
     /// # Errors
-    /// If this node does not lead, an epoch above this one was attached before, or the spec cannot be kept.
+    /// If this node does not lead, an epoch above this one was attached before, the spec cannot be kept, or the start
+    /// is a time at which the log cannot be read.
     pub async fn attach(&self, attach: Attach) -> Result<Attachment, CommandError> {
         let Attach { subscription, account, epoch, spec_revision, spec, start } = attach;
         let start = match start {
             StartAt::Next => Start::Next,
             StartAt::Earliest => Start::Earliest,
-            StartAt::Time(time) => {
-                Start::Time { time, offset: self.offset_at(time).await.map_err(|_| self.stopped())? }
-            }
+            StartAt::Time(time) => Start::Time { time, offset: self.offset_at(time).await? },
         };
         let command = Command::Attach { subscription, account, epoch, spec_revision, spec, start };
         match self.command(None, &command).await? {

@@ -64,6 +64,8 @@ struct Setup {
     delivery: DeliveryOptions,
     partition: PartitionOptions,
     pace: Pace,
+    dead_letters_bytes_max: u64,
+    cache_bytes: u64,
 }
 
 /// A node of one account.
@@ -108,6 +110,8 @@ impl Default for Setup {
                 checkpoint_interval_ms: 5,
             },
             pace: Pace { retention_check_ms: 20, trim_interval_ms: 50, reconcile_timeout_ms: 20_000 },
+            dead_letters_bytes_max: 1 << 30,
+            cache_bytes: 4 << 20,
         }
     }
 }
@@ -129,11 +133,12 @@ impl World {
     }
 
     async fn open(machine: Machine, key: Option<String>) -> Self {
-        let Setup { delivery: options, partition, pace } = machine.setup.clone();
+        let Setup { delivery: options, partition, pace, dead_letters_bytes_max, cache_bytes } =
+            machine.setup.clone();
         let store = StoreOptions {
             segment_bytes: partition.segment_bytes,
             pool_segments_max: 2,
-            cache_bytes: 4 << 20,
+            cache_bytes,
             queue_bytes_max: 16 << 20,
             page_cache_bytes: 0,
         };
@@ -152,9 +157,9 @@ impl World {
                 catalog.create_key(account.id, "").await.unwrap().text.expose().to_owned()
             }
         };
-        let open = async |id| {
+        let open = async |id, options: &PartitionOptions| {
             let (clock, tasks) = (machine.clock.clone(), TaskTracker::new());
-            let opened = Partition::open(id, store.clone(), partition.clone(), clock, tasks).await.unwrap();
+            let opened = Partition::open(id, store.clone(), options.clone(), clock, tasks).await.unwrap();
             let mut role = opened.role();
             let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
             timeout(DEADLINE, leads).await.expect("it leads in time").unwrap();
@@ -162,12 +167,13 @@ impl World {
         };
         let mut events = Vec::new();
         for index in 0..PARTITIONS {
-            events.push(open(PartitionId::events(index)).await);
+            events.push(open(PartitionId::events(index), &partition).await);
         }
+        let letters = PartitionOptions { retention_bytes: dead_letters_bytes_max, ..partition };
         let parts = DeliveryParts {
             catalog: catalog.clone(),
             events: events.clone(),
-            dead_letters: vec![open(PartitionId::dead_letters(0)).await],
+            dead_letters: vec![open(PartitionId::dead_letters(0), &letters).await],
             sinks: Factory::in_memory(
                 EgressPolicy { allow_http: true, allow_loopback: true, ..EgressPolicy::default() },
                 machine.network.clone(),
@@ -326,6 +332,19 @@ impl World {
         };
         timeout(DEADLINE, replicated).await.expect("what is settled is replicated");
         stats
+    }
+
+    /// Damages everything but the beginning of the oldest segment of a partition whose log is in a directory so called.
+    fn damage(&self, partition: &str) {
+        let fs = &self.machine.fs;
+        let is_segment = |path: &std::path::PathBuf| {
+            path.to_string_lossy().contains(partition) && path.extension().is_some_and(|ext| ext == "seg")
+        };
+        let oldest = fs.paths().into_iter().find(is_segment).expect("the log has a segment");
+        let end = fs.content(&oldest).unwrap().len() as u64;
+        for at in (1_000..end).step_by(100) {
+            fs.flip(&oldest, at, 1);
+        }
     }
 
     async fn delivered(&self, sink: &str, count: usize) -> Vec<Delivered> {

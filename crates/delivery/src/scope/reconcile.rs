@@ -111,6 +111,13 @@ impl Scope {
                     accounts.insert(change.account());
                     self.commands.retry_at = Some(Instant::now() + RETRY);
                 }
+                // It concerns this subscription alone.
+                (change, Err(CommandError::Unreadable(error))) => {
+                    let (partition, subscription) = (self.ground.partition.id(), change.subscription());
+                    tracing::warn!(%partition, %subscription, %error, "look for where a subscription starts");
+                    accounts.insert(change.account());
+                    self.commands.retry_at = Some(Instant::now() + RETRY);
+                }
                 (_, Err(_)) | (Change::Attach(_), Ok(None)) => return Err(Ended::Failed),
             }
         }

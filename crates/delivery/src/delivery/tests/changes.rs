@@ -187,3 +187,33 @@ async fn many_subscriptions_that_are_never_at_rest_do_not_delay_an_attachment() 
         world.settled(subscription, EVENTS as u64).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_at_a_time_that_cannot_be_read_holds_up_nobody_else() {
+    let mut setup = Setup { cache_bytes: 16 << 10, ..Setup::default() };
+    setup.partition.segment_bytes = 16 << 10;
+    setup.partition.entry_bytes_max = 1 << 10;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let started = world.machine.clock.now();
+    for start in (0..1_000).step_by(10) {
+        world.publish("order", &KEYS, start..start + 10).await;
+        world.machine.clock.0.fetch_add(1, Ordering::Relaxed);
+    }
+    world.settled(&orders, 1_000).await;
+    let home = world.home(&orders).clone();
+    world.damage(&format!("events-{}", home.id().index));
+    let start = Timestamp(started.0 + 10);
+    assert!(home.offset_at(start).await.is_err(), "it is damaged there");
+
+    let mut leads = world.delivery.leads[usize::from(home.id().index)].leads.subscribe();
+    assert!(*leads.borrow_and_update());
+    let sink = world.create_sink("past").await;
+    let past = subscription(&sink, &["order"]);
+    world.catalog.create_subscription(world.tenant(), past, StartAt::Time(start)).await.unwrap();
+    let others = world.subscribe("others", &["order"]).await;
+    world.publish("order", &KEYS, 1_000..1_010).await;
+    assert_eq!(world.settled(&others, 10).await.delivered, 10);
+    assert_eq!(world.settled(&orders, 1_010).await.delivered, 1_010);
+    assert!(!leads.has_changed().unwrap(), "deliveries of the partition began anew");
+}

@@ -138,6 +138,25 @@ async fn a_start_by_time_is_clamped_to_what_the_log_keeps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_at_a_time_that_cannot_be_read_is_said_to_be_that_and_the_partition_goes_on() {
+    let node = Node::new().await;
+    for event in 0..500 {
+        node.append(batch(1, &[&format!("{event}:{}", "x".repeat(4_000))])).await;
+        node.pass(1);
+    }
+    let segment = node.fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg"));
+    let segment = segment.expect("the log has a segment");
+    for at in (10_000..900_000).step_by(1_000) {
+        node.fs.flip(&segment, at, 1);
+    }
+    let time = StartAt::Time(Timestamp(1_000_100));
+    let refused = node.partition.attach(attach(1, 1, time)).await.unwrap_err();
+    assert!(matches!(refused, CommandError::Unreadable(ReadError::DataLoss { .. })), "{refused}");
+    assert_eq!(node.partition.attachment(subscription(1)), None);
+    assert_eq!(node.partition.attach(attach(1, 1, StartAt::Next)).await.unwrap().from, Offset(500));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trim_waits_for_what_is_unsettled_and_is_kept_through_a_crash() {
     let small = || PartitionOptions { segment_bytes: 16 << 10, ..options() };
     let mut node = Node::open(MemoryFileSystem::default(), small(), 1_000_000).await;
