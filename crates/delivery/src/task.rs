@@ -17,9 +17,10 @@ use tokio::{
 use crate::{
     cell::{Cell, Ground},
     dead_letter::{Draft, Origin},
-    flight::{Errand, Item, Letter},
+    flight::{Errand, Flight, Item, Letter},
     in_flight::Held,
     letters::KeepError,
+    restraint::Headway,
     sink_pool::OpenSink,
     spec::Specs,
     sweep::Sweep,
@@ -44,6 +45,7 @@ struct Task {
     permit: Option<(Arc<OpenSink>, OwnedSemaphorePermit)>,
     /// Attempts under way.
     attempts: usize,
+    headway: Headway,
 }
 
 /// What to do after everything that can be begun was begun.
@@ -66,6 +68,7 @@ pub(crate) fn ensure_running(ground: &Arc<Ground>, cell: &Arc<Cell>, running: &m
         acquire: None,
         permit: None,
         attempts: 0,
+        headway: Headway::default(),
     };
     ground.tasks.spawn(task.run());
 }
@@ -163,8 +166,8 @@ impl Task {
             }
             let mut state = cell.lock();
             let now_ms = self.ground.moment().now_ms;
-            let held_back = state.flight.is_behind() && !self.ground.node.restraint.allows(self.attempts);
-            if state.gone || held_back || !state.flight.wants_attempt(now_ms) {
+            let wanted = !state.gone && state.flight.wants_attempt(now_ms);
+            if !wanted || self.is_held_back(&state.flight) {
                 self.permit = None;
                 return gave_up;
             }
@@ -178,6 +181,19 @@ impl Task {
             }
             gave_up |= self.attempt(items, sink, permit);
         }
+    }
+
+    /// Whether it has to wait with its next attempt for the sake of others.
+    fn is_held_back(&mut self, flight: &Flight) -> bool {
+        if !flight.is_behind() {
+            self.headway = Headway::default();
+            return false;
+        }
+        if self.ground.node.restraint.allows(self.attempts, &self.headway) {
+            return false;
+        }
+        self.headway.held_back(Instant::now(), flight.behind_by(self.ground.front()));
+        true
     }
 
     /// A permit of the sink, or none and it is waited for.

@@ -82,6 +82,11 @@ impl Flight {
         !self.reading.follows()
     }
 
+    /// Offsets up to the front that it has not read.
+    pub(crate) fn behind_by(&self, front: Offset) -> u64 {
+        front.since(self.reading.read_to(front))
+    }
+
     /// Something changed that no advance carries yet.
     pub(crate) fn has_news(&self) -> bool {
         self.ledger.has_news() || self.reading.joins && self.reading.follows()
