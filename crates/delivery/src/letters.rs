@@ -17,6 +17,8 @@ use crate::{
 };
 
 const PAGE_MAX: usize = 1_000;
+/// Of events and details on a page; one letter may exceed it alone.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Read at once while listing.
 const LIST_BYTES: u64 = 256 << 10;
 
@@ -33,7 +35,7 @@ pub struct DeadLetterQuery {
 
 #[derive(Clone, Debug)]
 pub struct DeadLetterPage {
-    /// Oldest first.
+    /// Oldest first, about 1 MiB or one letter at most.
     pub letters: Vec<DeadLetter>,
     pub next: Option<String>,
 }
@@ -107,29 +109,34 @@ impl Letters {
         let start = query.after.as_deref().and_then(Cursor::parse);
         let mut cursor = start.unwrap_or(Cursor { partition: 0, offset: Offset::ZERO });
         let mut letters: Vec<DeadLetter> = Vec::new();
+        let mut bytes = 0;
         while let Some(partition) = self.partitions.get(cursor.partition) {
             let positions = *partition.positions().borrow();
             cursor.offset = cursor.offset.max(positions.log_start);
             if cursor.offset >= positions.high_watermark {
+                // Of a partition that cannot be opened or applied this is not the end of what is kept.
+                if let Some(damage) = partition.damage() {
+                    return Err(damage);
+                }
                 cursor = Cursor { partition: cursor.partition + 1, offset: Offset::ZERO };
                 continue;
             }
             let chunk = partition.read(cursor.offset, Some(account), LIST_BYTES).await?;
             for event in chunk.batches.iter().flat_map(|batch| batch.events()) {
-                let Some(letter) = DeadLetter::decode(event.bytes) else { continue };
+                let Some(mut letter) = DeadLetter::decode(event.bytes) else { continue };
                 let wanted =
                     query.subscription.is_none_or(|subscription| subscription == letter.subscription);
-                // Of a partition that cannot be opened or applied this is not the end of what is kept.
-                if let Some(damage) = partition.damage() {
-                    return Err(damage);
-                }
                 if !wanted || letters.iter().any(|other| other.id == letter.id) {
                     continue;
                 }
-                if letters.len() == limit {
+                bytes += letter.event.len() + letter.detail.len();
+                let is_full = letters.len() == limit || bytes > PAGE_BYTES_MAX;
+                if is_full && !letters.is_empty() {
                     let next = Cursor { offset: event.offset, ..cursor };
                     return Ok(DeadLetterPage { letters, next: Some(next.text()) });
                 }
+                // Of its own, or a page would keep all that was read for it.
+                letter.event = Bytes::copy_from_slice(&letter.event);
                 letters.push(letter);
             }
             // A reader that makes no progress has met the end of what is committed.

@@ -1,4 +1,7 @@
+use fanfare_partition::Reason;
+
 use super::*;
+use crate::dead_letter::{Draft, Origin};
 
 const KEYS: [&str; 5] = ["a", "b", "poison", "c", "d"];
 const POISON: usize = 2;
@@ -142,4 +145,40 @@ async fn over_its_budget_an_account_has_events_expire_and_a_crash_resets_nothing
     world.publish("order", &["poison"], 50..60).await;
     let after = world.settled(&orders, 60).await;
     assert!(after.expired >= stats.expired + 9, "what was kept before the crash still counts: {after:?}");
+}
+
+fn draft<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Draft<'a> {
+    let Subscription { id, epoch, .. } = *subscription;
+    Draft {
+        origin: Origin { subscription: id, epoch, partition: 0, offset: Offset(offset) },
+        append_time: Timestamp(0),
+        time: Timestamp(0),
+        attempts: 1,
+        reason: Reason::Rejected,
+        detail: "",
+        event,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_large_letters_ends_at_a_mebibyte_and_the_next_goes_on() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let event = vec![0; 300 << 10];
+    for offset in 0..8 {
+        let draft = draft(&orders, offset, &event);
+        world.delivery.node.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
+    }
+    let (mut after, mut pages, mut offsets) = (None, Vec::new(), Vec::new());
+    loop {
+        let query = DeadLetterQuery { after, ..DeadLetterQuery::default() };
+        let page = world.delivery.list_dead_letters(orders.account, query).await.unwrap();
+        pages.push(page.letters.len());
+        offsets.extend(page.letters.iter().map(|letter| letter.offset.0));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((pages, offsets), (vec![3, 3, 2], (0..8).collect()));
 }
