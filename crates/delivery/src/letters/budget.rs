@@ -64,17 +64,17 @@ impl Budget {
         letters: &Partition,
         account: AccountId,
         size_bytes: u64,
-    ) -> Result<Option<Place>, ReadError> {
+    ) -> Option<Place> {
         let mut counted = self.counted.lock().await;
-        counted.look(letters).await?;
+        counted.look(letters).await;
         let kept = counted.accounts.get(&account).map_or(0, |kept| kept.bytes);
         let mut on_their_way = self.on_their_way.lock();
         let own = on_their_way.get(&account).copied().unwrap_or(0);
         if kept + own + size_bytes > self.bytes_max {
-            return Ok(None);
+            return None;
         }
         on_their_way.insert(account, own + size_bytes);
-        Ok(Some(Place { account, size_bytes, on_their_way: Arc::clone(&self.on_their_way) }))
+        Some(Place { account, size_bytes, on_their_way: Arc::clone(&self.on_their_way) })
     }
 }
 
@@ -91,21 +91,32 @@ impl Drop for Place {
 }
 
 impl Counted {
-    /// Counts what was committed, and forgets what was trimmed, since the last look.
-    async fn look(&mut self, letters: &Partition) -> Result<(), ReadError> {
+    /// Counts what was committed, and forgets what was trimmed, since the last look. What cannot be read is passed over
+    /// in growing strides, with as much again at most: it takes room that no account is charged for.
+    async fn look(&mut self, letters: &Partition) {
+        let mut stride = 1;
         loop {
             let positions = *letters.positions().borrow();
             self.forget_below(positions.log_start);
             if self.upto >= positions.high_watermark {
-                return Ok(());
+                return;
             }
             let chunk = match letters.read(self.upto, None, LOOK_BYTES).await {
                 Err(ReadError::OutOfRange { log_start, .. }) => {
                     self.forget_below(log_start);
                     continue;
                 }
-                chunk => chunk?,
+                Err(error @ ReadError::DataLoss { .. }) => {
+                    if stride == 1 {
+                        tracing::warn!(%error, "count the dead letters; those that cannot be read are left out");
+                    }
+                    self.upto = self.upto.plus(stride).min(positions.high_watermark);
+                    stride *= 2;
+                    continue;
+                }
+                Ok(chunk) => chunk,
             };
+            stride = 1;
             for batch in &chunk.batches {
                 self.count(batch.account, batch.end(), batch.size_bytes() as u64);
             }

@@ -161,6 +161,34 @@ fn draft<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Draft
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_that_cannot_be_read_any_more_keep_no_new_one_from_being_kept() {
+    let mut setup = Setup { cache_bytes: 16 << 10, ..Setup::default() };
+    setup.partition.segment_bytes = 16 << 10;
+    let world = World::with(setup.clone()).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let event = [0; 1 << 10];
+    for offset in 0..100 {
+        let draft = draft(&orders, offset, &event);
+        world.delivery.node.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
+    }
+    world.damage("dead-letters");
+    let partition = world.delivery.node.letters.partitions()[0].clone();
+    let unread = partition.read(Offset::ZERO, Some(orders.account), 1 << 20).await;
+    assert!(matches!(unread, Err(ReadError::DataLoss { .. })), "{unread:?}");
+
+    // As after a start: nothing is counted yet.
+    let anew = Letters::new(vec![partition], 150 << 10);
+    let keep =
+        async |offset| anew.keep(orders.account, KeyHash::of("a"), &draft(&orders, offset, &event)).await;
+    keep(100).await.unwrap();
+    let mut kept = 1;
+    while keep(100 + kept).await.is_ok() {
+        kept += 1;
+        assert!(kept < 80, "what can be read is counted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_of_large_letters_ends_at_a_mebibyte_and_the_next_goes_on() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
