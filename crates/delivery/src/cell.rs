@@ -73,6 +73,8 @@ pub(crate) struct Ground {
     /// Half of some window waits for replication.
     pub(crate) urgent: AtomicBool,
     front: AtomicU64,
+    /// What lies below it may have been settled before and not replicated as that.
+    pub(crate) known_to: Offset,
     /// In the order of their waiting.
     dirty: Mutex<VecDeque<Arc<Cell>>>,
     started: Instant,
@@ -86,6 +88,7 @@ impl Ground {
         front: Offset,
         cancel: CancellationToken,
     ) -> Self {
+        let known_to = partition.positions().borrow().high_watermark;
         let draws = AtomicU64::new(node.seed.rotate_left(u32::from(partition.id().index)));
         Self {
             node,
@@ -95,6 +98,7 @@ impl Ground {
             wake: Notify::new(),
             urgent: AtomicBool::new(false),
             front: AtomicU64::new(front.0),
+            known_to,
             dirty: Mutex::default(),
             started: Instant::now(),
             draws,

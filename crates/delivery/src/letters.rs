@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
 use crate::{
-    dead_letter::{DeadLetter, Draft},
+    dead_letter::{DeadLetter, Draft, Origin},
     node::Pace,
 };
 
@@ -57,7 +57,9 @@ pub(crate) struct Letters {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeepError {
     /// Final: the event counts as expired.
-    #[error("the account's dead letters take all that limits.dead_letter_bytes_max allows")]
+    #[error(
+        "dead letters take all that limits.dead_letter_bytes_max and storage.dead_letter_retention_bytes allow"
+    )]
     OverBudget,
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -92,6 +94,12 @@ impl Letters {
         // A repeat with another time or detail counts as a conflict: the first one is what is kept.
         receipt.committed().await?;
         Ok(())
+    }
+
+    /// Whether the letter was committed before, as far as can be found out.
+    pub(crate) async fn holds(&self, account: AccountId, origin: &Origin) -> bool {
+        let found = self.partitions[self.home(account)].find(account, origin.id()).await;
+        found.is_ok_and(|letter| letter.is_some())
     }
 
     pub(crate) async fn list(

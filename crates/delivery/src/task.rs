@@ -376,5 +376,13 @@ async fn keep(ground: &Ground, cell: &Cell, letter: &Letter) -> Result<(), KeepE
         detail: &letter.detail,
         event: &held.bytes,
     };
-    ground.node.letters.keep(cell.account, held.key, &draft).await
+    let letters = &ground.node.letters;
+    match letters.keep(cell.account, held.key, &draft).await {
+        Err(KeepError::OverBudget)
+            if held.offset < ground.known_to && letters.holds(cell.account, &origin).await =>
+        {
+            Ok(())
+        }
+        kept => kept,
+    }
 }

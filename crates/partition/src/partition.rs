@@ -339,6 +339,14 @@ impl Partition {
         target.map(|target| target.min(positions.high_watermark))
     }
 
+    /// What may still be appended before the oldest leaves the log for its size; None of one that takes nothing.
+    #[must_use]
+    pub fn room_bytes(&self) -> Option<u64> {
+        let live = self.live().ok()?;
+        let kept_bytes = live.group.log().segments().iter().map(|segment| segment.bytes).sum();
+        Some(live.retention.bytes_max.saturating_sub(kept_bytes))
+    }
+
     /// How far back from the last append, in milliseconds, every repeated identity is noticed: the configured window,
     /// or less if its memory is too small for it.
     #[must_use]

@@ -1,4 +1,5 @@
-//! What each account's dead letters take, so that one account's cannot push out another's.
+//! What each account's dead letters take, so that one account's cannot push out another's: beyond its own limit an
+//! account gets no more, and nobody does when the stream is so full that the oldest would leave it for the new.
 //!
 //! Counted from the log itself: a look at what was committed since the last one goes before every decision, so a start
 //! needs no stored numbers. Letters on their way count in full, and for a moment twice: near its end the budget errs
@@ -16,6 +17,8 @@ use parking_lot::Mutex;
 /// Letters are forgotten in runs of about so many bytes, when the last of a run has left the log.
 const RUN_BYTES: u64 = 1 << 20;
 const LOOK_BYTES: u64 = 1 << 20;
+/// What is left free of the stream, for what comes with letters when they are written.
+const RESERVE_BYTES: u64 = 256 << 10;
 
 /// Of one partition of the stream.
 pub(super) struct Budget {
@@ -58,7 +61,7 @@ impl Budget {
         Self { bytes_max, counted: tokio::sync::Mutex::default(), on_their_way: Arc::default() }
     }
 
-    /// None if the account's letters would take more than its budget.
+    /// None if the account's letters would take more than its budget, or all letters as much as the stream keeps.
     pub(super) async fn place(
         &self,
         letters: &Partition,
@@ -71,6 +74,11 @@ impl Budget {
         let mut on_their_way = self.on_their_way.lock();
         let own = on_their_way.get(&account).copied().unwrap_or(0);
         if kept + own + size_bytes > self.bytes_max {
+            return None;
+        }
+        // Small ones take up to twice their size.
+        let arriving = 2 * (on_their_way.values().sum::<u64>() + size_bytes);
+        if letters.room_bytes().is_some_and(|room| room < arriving + RESERVE_BYTES) {
             return None;
         }
         on_their_way.insert(account, own + size_bytes);

@@ -89,7 +89,7 @@ pub(crate) struct Storage {
     pub(crate) retention_bytes: ByteSize,
     /// Age at which dead letters leave the log.
     pub(crate) dead_letter_retention: Span,
-    /// Size at which the oldest dead letters leave before their time.
+    /// Size of all dead letters; beyond it events that are given up expire.
     pub(crate) dead_letter_retention_bytes: ByteSize,
     /// Size of a segment file.
     pub(crate) segment_bytes: ByteSize,
@@ -249,7 +249,7 @@ pub(crate) struct Limits {
     pub(crate) reads_max: usize,
     /// Open reads of events of one account.
     pub(crate) account_reads_max: usize,
-    /// What one account's dead letters may take.
+    /// What one account's dead letters may take, at most as much as all of them.
     pub(crate) dead_letter_bytes_max: ByteSize,
 }
 

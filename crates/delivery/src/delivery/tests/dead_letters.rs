@@ -147,6 +147,10 @@ async fn over_its_budget_an_account_has_events_expire_and_a_crash_resets_nothing
     assert!(after.expired >= stats.expired + 9, "what was kept before the crash still counts: {after:?}");
 }
 
+fn rejected() -> Answer {
+    Answer::Rejected { why: Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400) }
+}
+
 fn draft<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Draft<'a> {
     let Subscription { id, epoch, .. } = *subscription;
     Draft {
@@ -161,10 +165,56 @@ fn draft<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Draft
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_that_was_kept_before_a_crash_is_not_expired_for_want_of_budget_after_it() {
+    let mut setup = Setup::default();
+    setup.delivery.dead_letter_bytes_max = 500;
+    // What is settled is not replicated.
+    setup.delivery.advance_interval_ms = 600_000;
+    let mut world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.sink("orders").fail_key(KeyHash::of("poison"), rejected());
+    world.publish("order", &["poison"], 0..5).await;
+    let before = world.stats_when(&orders, |stats| stats.dead_lettered + stats.expired == 5).await;
+    assert!((1..5).contains(&before.dead_lettered), "{before:?}");
+
+    world.machine.setup.delivery.advance_interval_ms = 20;
+    let world = world.crash().await;
+    let after = world.settled(&orders, 5).await;
+    assert_eq!((after.dead_lettered, after.expired), (before.dead_lettered, before.expired));
+    assert_eq!(letters(&world, &orders).await.len() as u64, after.dead_lettered);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_stream_loses_no_letter_to_a_new_one_whoever_owns_them() {
+    let mut setup = Setup { dead_letters_bytes_max: 512 << 10, ..Setup::default() };
+    setup.partition.segment_bytes = 16 << 10;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    world.sink("orders").fail_key(KeyHash::of("poison"), rejected());
+    world.publish("order", &["poison"], 0..1).await;
+    assert_eq!(world.settled(&orders, 1).await.dead_lettered, 1);
+
+    let kept = &world.delivery.node.letters;
+    let other = AccountId::from_bytes([9; 16]);
+    let mut count = 0;
+    for event in [[0; 4 << 10].as_slice(), &[0]] {
+        while kept.keep(other, KeyHash::of("a"), &draft(&orders, 100 + count, event)).await.is_ok() {
+            count += 1;
+            assert!(count < 200, "{count} letters of 4 KiB in 512");
+        }
+        assert!(count > 10, "only {count} letters of 4 KiB in 512");
+    }
+    world.publish("order", &["poison"], 1..2).await;
+    assert_eq!(world.settled(&orders, 2).await.reasons.get("dead_letter_budget"), Some(&1));
+    assert_eq!(kept.partitions()[0].trim_target(), None);
+    assert_eq!(letters(&world, &orders).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn letters_that_cannot_be_read_any_more_keep_no_new_one_from_being_kept() {
     let mut setup = Setup { cache_bytes: 16 << 10, ..Setup::default() };
     setup.partition.segment_bytes = 16 << 10;
-    let world = World::with(setup.clone()).await;
+    let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
     let event = [0; 1 << 10];
     for offset in 0..100 {
