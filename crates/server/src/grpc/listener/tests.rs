@@ -362,8 +362,9 @@ async fn a_connection_without_calls_is_closed_and_one_with_a_call_is_not() {
 
 #[tokio::test]
 async fn calls_without_a_key_do_not_keep_a_connection() {
+    // Many calls long.
     let listener =
-        Listener::start(ListenerLimits { idle_timeout: Duration::from_millis(20), ..LIMITS }).await;
+        Listener::start(ListenerLimits { idle_timeout: Duration::from_millis(400), ..LIMITS }).await;
     let mut watching = listener.connect().await;
     let watch = watching.send(WATCH_CALL, whole(message(0))).await.into_body().collect();
     drop(timeout(DEADLINE, watch).await.expect("its connection is closed"));
