@@ -15,8 +15,8 @@ mod intake;
 use bytes::Bytes;
 use fanfare_catalog::Tenant;
 use fanfare_proto::v1::PublishStreamResponse;
-use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -36,10 +36,13 @@ pub(crate) fn serve(
 ) -> impl Stream<Item = Result<PublishStreamResponse, Status>> {
     let (rounds_in, rounds_out) = mpsc::channel(ROUNDS_MAX);
     let (responses_in, responses_out) = mpsc::channel(RESPONSES_MAX);
+    let (failure_in, failure) = oneshot::channel();
     let tasks = ingest.tasks().clone();
-    tasks.spawn(Answers::new(ingest.clone(), responses_in).run(rounds_out));
+    tasks.spawn(Answers::new(ingest.clone(), responses_in, failure_in).run(rounds_out));
     tasks.spawn(Intake::new(ingest, tenant, requests, rounds_in).run());
-    ReceiverStream::new(responses_out).flat_map(|responses: Vec<_>| stream::iter(responses))
+    let responses = ReceiverStream::new(responses_out).flat_map(|responses: Vec<_>| stream::iter(responses));
+    let failure = failure.into_stream().filter_map(async |failure| failure.ok().map(Err));
+    responses.map(Ok).chain(failure)
 }
 
 /// What the intake hands to the answers, in stream order.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fanfare_proto::v1::{PublishStreamResponse, PublishWindow};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, mpsc::error::SendTimeoutError, oneshot};
 use tonic::Status;
 
 use super::{Asked, Round, Step};
@@ -11,41 +11,56 @@ use crate::{
     ingest::{Committed, Ingest},
     publisher::result,
     round::Settled,
+    status::answers_not_taken,
 };
 
 /// A client that reads no answers for so long has gone: what its stream holds of the node serves others.
 const ANSWERS_TAKEN_WITHIN: Duration = Duration::from_secs(30);
 
-pub(super) type Responses = Vec<Result<PublishStreamResponse, Status>>;
+pub(super) type Responses = Vec<PublishStreamResponse>;
 
 pub(super) struct Answers {
     ingest: Ingest,
     responses: mpsc::Sender<Responses>,
+    /// Ends the stream, behind the responses that were handed over.
+    failure: oneshot::Sender<Status>,
     taken_within: Duration,
     /// Told with the first response.
     window: Option<PublishWindow>,
 }
 
 impl Answers {
-    pub(super) fn new(ingest: Ingest, responses: mpsc::Sender<Responses>) -> Self {
+    pub(super) fn new(
+        ingest: Ingest,
+        responses: mpsc::Sender<Responses>,
+        failure: oneshot::Sender<Status>,
+    ) -> Self {
         let limits = ingest.limits();
         let window =
             PublishWindow { events: limits.stream_window_events, bytes: limits.stream_window_bytes.into() };
-        Self { ingest, responses, taken_within: ANSWERS_TAKEN_WITHIN, window: Some(window) }
+        Self { ingest, responses, failure, taken_within: ANSWERS_TAKEN_WITHIN, window: Some(window) }
     }
 
     pub(super) async fn run(mut self, mut rounds: mpsc::Receiver<Step>) {
         while let Some(step) = rounds.recv().await {
-            let responses = match step {
-                Step::Round(round) => self.answer(round).await,
+            let round = match step {
+                Step::Round(round) => round,
                 Step::End(Ok(())) => return,
-                Step::End(Err(status)) => (vec![Err(status)], Vec::new()),
+                Step::End(Err(status)) => return self.fail(status),
             };
-            // The shares go with the second half, when the connection has room for the answer.
-            if self.responses.send_timeout(responses.0, self.taken_within).await.is_err() {
-                return;
+            // The shares are held until the connection has room for the answer.
+            let (responses, _shares) = self.answer(round).await;
+            match self.responses.send_timeout(responses, self.taken_within).await {
+                Ok(()) => {}
+                Err(SendTimeoutError::Closed(_)) => return,
+                Err(SendTimeoutError::Timeout(_)) => return self.fail(answers_not_taken()),
             }
         }
+    }
+
+    fn fail(self, status: Status) {
+        // Not taken, the connection is gone: there is nobody to tell.
+        drop(self.failure.send(status));
     }
 
     async fn answer(&mut self, round: Round) -> (Responses, Vec<tokio::sync::OwnedSemaphorePermit>) {
@@ -57,7 +72,7 @@ impl Answers {
             let mut response = response(&request, &settled, first);
             response.window = self.window.take();
             first += request.events;
-            responses.push(Ok(response));
+            responses.push(response);
         }
         (responses, shares)
     }
@@ -88,6 +103,7 @@ mod tests {
         let node = Node::new().await;
         let ingest = node.ingest.clone();
         let (responses_in, _never_read) = mpsc::channel(RESPONSES_MAX);
+        let (failure_in, failure) = oneshot::channel();
         let (rounds, rounds_out) = mpsc::channel(2 * RESPONSES_MAX);
         let share = Arc::new(Semaphore::new(2 * RESPONSES_MAX));
         for sequence in 0..2 * RESPONSES_MAX as u64 {
@@ -96,9 +112,11 @@ mod tests {
             let in_flight = Gathering::expecting(0, 0).append(&[], &mut crate::lanes::Lanes::default()).await;
             assert!(rounds.try_send(Step::Round(Round { asked, in_flight, shares })).is_ok());
         }
-        let answers = Answers::new(ingest, responses_in);
+        let answers = Answers::new(ingest, responses_in, failure_in);
         Answers { taken_within: Duration::from_millis(10), ..answers }.run(rounds_out).await;
         assert!(rounds.is_closed(), "the intake learns of it");
+        let status = failure.await.expect("a client that wakes up learns that outcomes are missing");
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
         assert_eq!(share.available_permits(), 2 * RESPONSES_MAX);
     }
 }

@@ -86,6 +86,9 @@ impl Intake {
         for request in &requests {
             shares.extend(self.gather(&view, request, &mut gathering).await);
         }
+        if self.rounds.is_closed() {
+            return Ok(None);
+        }
         let in_flight = gathering.append(self.ingest.partitions(), &mut self.lanes).await;
         Ok(Some(Round { asked, in_flight, shares }))
     }
