@@ -89,6 +89,22 @@ fn response(asked: &Asked, settled: &Settled, first: usize) -> PublishStreamResp
     PublishStreamResponse { results, ..empty }
 }
 
+/// Partition and first offset if all of the events were newly committed there one after the other.
+fn run(settled: &Settled, events: std::ops::Range<usize>) -> Option<(u16, u64)> {
+    let mut start = None;
+    for (nth, index) in (0..).zip(events) {
+        let Ok(Committed { partition, offset, duplicate: false }) = settled.outcome(index) else {
+            return None;
+        };
+        match start {
+            None => start = Some((partition, offset.0)),
+            Some((same, first)) if same == partition && first + nth == offset.0 => {}
+            Some(_) => return None,
+        }
+    }
+    start
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -119,20 +135,4 @@ mod tests {
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
         assert_eq!(share.available_permits(), 2 * RESPONSES_MAX);
     }
-}
-
-/// Partition and first offset if all of the events were newly committed there one after the other.
-fn run(settled: &Settled, events: std::ops::Range<usize>) -> Option<(u16, u64)> {
-    let mut start = None;
-    for (nth, index) in (0..).zip(events) {
-        let Ok(Committed { partition, offset, duplicate: false }) = settled.outcome(index) else {
-            return None;
-        };
-        match start {
-            None => start = Some((partition, offset.0)),
-            Some((same, first)) if same == partition && first + nth == offset.0 => {}
-            Some(_) => return None,
-        }
-    }
-    start
 }
