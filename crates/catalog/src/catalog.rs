@@ -166,12 +166,6 @@ impl Catalog {
         self.shared.stored.clone()
     }
 
-    /// SHA-256 of the whole state: equal wherever the same commands were applied.
-    #[must_use]
-    pub fn state_hash(&self) -> [u8; 32] {
-        self.state().hash()
-    }
-
     /// Stops the group and brings the view up to the last change.
     pub async fn shutdown(&self) {
         let Shared { group, tasks, stop, .. } = &*self.shared;

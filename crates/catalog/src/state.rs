@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use fanfare_log::Position;
 use fanfare_model::{AccountId, Sink, Subscription, Timestamp};
-use sha2::{Digest, Sha256};
 
 use crate::{
     Account, AccountView, ChangeError, EventType, Schema, View,
@@ -83,8 +82,9 @@ impl State {
     }
 
     /// SHA-256 of the encoded state: equal on two replicas that applied the same commands.
+    #[cfg(test)]
     pub(crate) fn hash(&self) -> [u8; 32] {
-        Sha256::digest(self.encode()).into()
+        <sha2::Sha256 as sha2::Digest>::digest(self.encode()).into()
     }
 }
 

@@ -192,14 +192,14 @@ async fn a_stopped_catalog_refuses_changes_and_still_answers_reads() {
 async fn a_command_of_a_newer_program_stops_the_catalog_and_is_never_skipped() {
     let node = Node::new().await;
     let tenant = node.tenant().await;
-    let (hash, group) = (node.catalog.state_hash(), &node.catalog.shared.group);
+    let (hash, group) = (node.catalog.state().hash(), &node.catalog.shared.group);
     let Role::Leader { term } = *group.role().borrow() else { panic!("it leads") };
     let payload = Payload::new(vec![br#"{"v":2,"change":"unheard of"}"#.to_vec().into()]);
     let newer = Proposal { kind: COMMAND, count: 0, time_ms: 0, payload };
     let pending = group.propose(term, newer).await.unwrap();
     assert!(timeout(DEADLINE, pending.applied()).await.expect("in time").is_err());
     assert!(node.catalog.create_event_type(tenant, event_type("later")).await.is_err());
-    assert_eq!(node.catalog.state_hash(), hash);
+    assert_eq!(node.catalog.state().hash(), hash);
 
     let (files, dir) = node.stop().await;
     for _ in 0..2 {

@@ -22,7 +22,7 @@ async fn with_the_view_a_start_after_a_kill_replays_only_the_tail_and_without_it
     node.create_types(tenant, TYPES..TYPES + 7).await;
     let late = node.view_after_kill().await;
     let (files, hash, revision) =
-        (node.files_after_crash(), node.catalog.state_hash(), node.catalog.view().revision);
+        (node.files_after_crash(), node.catalog.state().hash(), node.catalog.view().revision);
 
     let commands = 1 + TYPES + 7;
     for (dir, replayed) in [(early, 7), (late, 0), (TempDir::new().unwrap(), commands)] {
@@ -30,7 +30,7 @@ async fn with_the_view_a_start_after_a_kill_replays_only_the_tail_and_without_it
         let report = reopened.catalog.start_report();
         assert_eq!(report.entries_replayed, replayed, "{report:?}");
         assert_eq!(matches!(report.view, ViewStart::Used { .. }), replayed < commands, "{report:?}");
-        assert_eq!(reopened.catalog.state_hash(), hash, "{report:?}");
+        assert_eq!(reopened.catalog.state().hash(), hash, "{report:?}");
         assert_eq!(reopened.catalog.view().revision, revision);
         reopened.stop().await;
     }
@@ -40,23 +40,23 @@ async fn with_the_view_a_start_after_a_kill_replays_only_the_tail_and_without_it
 #[tokio::test]
 async fn an_orderly_restart_replays_nothing_and_a_lost_view_is_made_again() {
     let (node, _) = furnished().await;
-    let hash = node.catalog.state_hash();
+    let hash = node.catalog.state().hash();
     let (files, dir) = node.stop().await;
 
     let node = Node::open(files, dir, options()).await;
     assert!(matches!(node.catalog.start_report().view, ViewStart::Used { .. }));
-    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state_hash()), (0, hash));
+    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state().hash()), (0, hash));
     let (files, dir) = node.stop().await;
 
     fs::remove_dir_all(dir.path()).unwrap();
     let node = Node::open(files, dir, options()).await;
     assert_eq!(rebuilt(&node.catalog), &RebuildReason::Missing);
-    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state_hash()), (0, hash));
+    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state().hash()), (0, hash));
     let (files, dir) = node.stop().await;
 
     let node = Node::open(files, dir, options()).await;
     assert!(matches!(node.catalog.start_report().view, ViewStart::Used { .. }), "it was made again");
-    assert_eq!(node.catalog.state_hash(), hash);
+    assert_eq!(node.catalog.state().hash(), hash);
     node.stop().await;
 }
 
@@ -65,11 +65,11 @@ async fn deleting_the_view_under_a_running_catalog_changes_nothing() {
     let (node, tenant) = furnished().await;
     fs::remove_dir_all(node.dir.path()).unwrap();
     node.create_types(tenant, TYPES..TYPES + 5).await;
-    let hash = node.catalog.state_hash();
+    let hash = node.catalog.state().hash();
     let files = node.files_after_crash();
     let (_, dir) = node.stop().await;
     let reopened = Node::open(files, dir, options()).await;
-    assert_eq!(reopened.catalog.state_hash(), hash);
+    assert_eq!(reopened.catalog.state().hash(), hash);
     assert_eq!(reopened.catalog.start_report().entries_replayed, 1 + TYPES + 5);
     reopened.stop().await;
 }
@@ -79,7 +79,7 @@ type Damage<'a> = &'a dyn Fn(&Path);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_view_is_set_aside_and_made_again() {
     let (node, _) = furnished().await;
-    let (files, hash) = (node.files_after_crash(), node.catalog.state_hash());
+    let (files, hash) = (node.files_after_crash(), node.catalog.state().hash());
     let noise: Vec<u8> = (0..200_000_u32).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
     let damages: [(&str, Damage<'_>); 3] = [
         ("noise", &|db| fs::write(db, &noise).unwrap()),
@@ -101,13 +101,13 @@ async fn a_damaged_view_is_set_aside_and_made_again() {
         assert!(reported, "{name}: {why:?}");
         let set_aside = reopened.dir.path().join("bad-1").exists();
         assert_eq!(set_aside, matches!(why, RebuildReason::Damaged { .. }), "{name}: {why:?}");
-        assert_eq!(reopened.catalog.state_hash(), hash, "{name}");
+        assert_eq!(reopened.catalog.state().hash(), hash, "{name}");
         assert_eq!(reopened.catalog.start_report().entries_replayed, 1 + TYPES, "{name}");
 
         let (files, dir) = reopened.stop().await;
         let again = Node::open(files, dir, options()).await;
         assert!(matches!(again.catalog.start_report().view, ViewStart::Used { .. }), "{name}");
-        assert_eq!(again.catalog.state_hash(), hash, "{name}");
+        assert_eq!(again.catalog.state().hash(), hash, "{name}");
         again.stop().await;
     }
     node.stop().await;
@@ -116,13 +116,13 @@ async fn a_damaged_view_is_set_aside_and_made_again() {
 #[tokio::test]
 async fn a_start_that_did_not_come_through_does_not_try_the_same_view_again() {
     let (node, _) = furnished().await;
-    let (files, hash) = (node.files_after_crash(), node.catalog.state_hash());
+    let (files, hash) = (node.files_after_crash(), node.catalog.state().hash());
     let dir = node.view_after_kill().await;
     fs::write(dir.path().join("opening"), b"").unwrap();
     let reopened = Node::open(files, dir, options()).await;
     assert_eq!(rebuilt(&reopened.catalog), &RebuildReason::Interrupted);
     assert!(reopened.dir.path().join("bad-1").exists() && !reopened.dir.path().join("opening").exists());
-    assert_eq!(reopened.catalog.state_hash(), hash);
+    assert_eq!(reopened.catalog.state().hash(), hash);
     reopened.stop().await;
     node.stop().await;
 }
@@ -150,22 +150,22 @@ async fn only_the_newest_damaged_views_are_kept() {
 #[tokio::test]
 async fn a_view_that_the_log_does_not_bear_out_is_not_believed() {
     let (node, tenant) = furnished().await;
-    let (files, hash) = (node.files_after_crash(), node.catalog.state_hash());
+    let (files, hash) = (node.files_after_crash(), node.catalog.state().hash());
     node.create_types(tenant, TYPES..TYPES + 5).await;
     let newer = node.view_after_kill().await;
     let reopened = Node::open(files.crashed(|_| Keep::Nothing), newer, options()).await;
     assert_eq!(rebuilt(&reopened.catalog), &RebuildReason::Ahead);
-    assert_eq!(reopened.catalog.state_hash(), hash);
+    assert_eq!(reopened.catalog.state().hash(), hash);
     reopened.stop().await;
 
     // The same directory with another history, as after a backup was restored and used.
     let later = node.view_after_kill().await;
     let other = Node::open(files, TempDir::new().unwrap(), options()).await;
     other.create_types(tenant, 100..120).await;
-    let (files, hash) = (other.files_after_crash(), other.catalog.state_hash());
+    let (files, hash) = (other.files_after_crash(), other.catalog.state().hash());
     let reopened = Node::open(files, later, options()).await;
     assert_eq!(rebuilt(&reopened.catalog), &RebuildReason::Foreign);
-    assert_eq!(reopened.catalog.state_hash(), hash);
+    assert_eq!(reopened.catalog.state().hash(), hash);
     reopened.stop().await;
     other.stop().await;
 
@@ -188,14 +188,14 @@ async fn a_view_older_than_the_checkpoint_costs_nothing_and_one_older_than_the_l
     let (files, dir) = node.stop().await;
     let node = Node::open(files, dir, options()).await;
     node.create_types(tenant, TYPES..TYPES + 20).await;
-    let hash = node.catalog.state_hash();
+    let hash = node.catalog.state().hash();
     let (files, _) = node.stop().await;
 
     // The checkpoint of the stop stands above the view, and the log still begins below both.
     let older = TempDir::new().unwrap();
     copy(old.path(), older.path()).unwrap();
     let node = Node::open(files, older, options()).await;
-    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state_hash()), (0, hash));
+    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state().hash()), (0, hash));
     let log = node.catalog.shared.group.log().clone();
     let purged = async {
         let mut look = time::interval(Duration::from_millis(5));
@@ -208,11 +208,11 @@ async fn a_view_older_than_the_checkpoint_costs_nothing_and_one_older_than_the_l
 
     let node = Node::open(files, old, options()).await;
     assert_eq!(rebuilt(&node.catalog), &RebuildReason::Behind);
-    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state_hash()), (0, hash));
+    assert_eq!((node.catalog.start_report().entries_replayed, node.catalog.state().hash()), (0, hash));
     node.view_is_stored().await;
     let (files, dir) = node.stop().await;
     let node = Node::open(files, dir, options()).await;
     assert!(matches!(node.catalog.start_report().view, ViewStart::Used { .. }));
-    assert_eq!(node.catalog.state_hash(), hash);
+    assert_eq!(node.catalog.state().hash(), hash);
     node.stop().await;
 }
