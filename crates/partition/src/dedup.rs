@@ -148,9 +148,10 @@ impl Window {
         self.order.get(first).map(|section| section.base)
     }
 
-    /// How far back, from the last append, every identity is remembered: the window, or less if the budget is too small.
-    pub(crate) fn length_ms(&self) -> u64 {
-        self.last_time.millis_since(self.complete_from).min(self.limits.window_ms)
+    /// How far back, from the last append, every identity is remembered, if the budget is too small for the window.
+    pub(crate) fn shortened_ms(&self) -> Option<u64> {
+        let length_ms = self.last_time.millis_since(self.complete_from);
+        (self.complete_from > Timestamp(0) && length_ms < self.limits.window_ms).then_some(length_ms)
     }
 
     fn forget(&mut self) {

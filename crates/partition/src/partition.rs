@@ -347,11 +347,11 @@ impl Partition {
         Some(live.retention.bytes_max.saturating_sub(kept_bytes))
     }
 
-    /// How far back from the last append, in milliseconds, every repeated identity is noticed: the configured window,
-    /// or less if its memory is too small for it.
+    /// How far back from the last append, in milliseconds, every repeated identity is noticed, if memory is too small
+    /// for the configured window.
     #[must_use]
-    pub fn dedup_length_ms(&self) -> u64 {
-        self.live().map_or(0, |live| live.group.read(|machine| machine.state.dedup().length_ms()))
+    pub fn dedup_shortened_ms(&self) -> Option<u64> {
+        self.live().ok()?.group.read(|machine| machine.state.dedup().shortened_ms())
     }
 
     #[must_use]

@@ -16,11 +16,18 @@ pub(super) struct Trims {
     look: bool,
     next_check: Instant,
     trimmed_at: Option<Instant>,
+    dedup_is_short: bool,
 }
 
 impl Default for Trims {
     fn default() -> Self {
-        Self { target: None, look: false, next_check: Instant::now(), trimmed_at: None }
+        Self {
+            target: None,
+            look: false,
+            next_check: Instant::now(),
+            trimmed_at: None,
+            dedup_is_short: false,
+        }
     }
 }
 
@@ -48,6 +55,7 @@ impl Scope {
         if self.draining {
             return;
         }
+        self.tell_dedup();
         let lately = self.trims.trimmed_at.is_some_and(|at| now < at + interval);
         let target = self.ground.partition.trim_target();
         self.trims.target = target.filter(|target| !lately || self.frees_much(*target));
@@ -60,6 +68,20 @@ impl Scope {
                 ensure_running(&self.ground, cell, &mut state.running);
             }
         }
+    }
+
+    /// Warns when the dedup window begins to be shorter than configured.
+    fn tell_dedup(&mut self) {
+        let partition = &self.ground.partition;
+        let shortened = partition.dedup_shortened_ms();
+        if let Some(length_ms) = shortened.filter(|_| !self.trims.dedup_is_short) {
+            tracing::warn!(
+                partition = %partition.id(),
+                length_ms,
+                "publish.dedup_bytes is too small for publish.dedup_window: older repeats are taken for new events"
+            );
+        }
+        self.trims.dedup_is_short = shortened.is_some();
     }
 
     /// A quarter of what is kept is due: the log grows too fast to wait.

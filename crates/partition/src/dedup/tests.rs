@@ -35,6 +35,7 @@ fn an_identity_is_known_within_its_account_and_window_only() {
     insert(&mut window, 2, 3, 1_101, &["c"]);
     assert_eq!([get(&window, 1, "a"), get(&window, 1, "b")], [None, None]);
     assert_eq!([get(&window, 2, "a"), get(&window, 2, "c")], [Some(2), Some(3)]);
+    assert_eq!(window.shortened_ms(), None, "all that the window asks for");
 }
 
 #[test]
@@ -54,7 +55,7 @@ fn a_budget_shortens_the_window_and_says_so() {
     }
     let known: Vec<_> = (0..10).filter_map(|offset: u64| get(&window, 1, &offset.to_string())).collect();
     assert_eq!(known, [7, 8, 9]);
-    assert_eq!(window.length_ms(), 29);
+    assert_eq!(window.shortened_ms(), Some(29));
     assert!(window.bytes <= window.limits.bytes_max);
 }
 
@@ -105,10 +106,14 @@ fn a_section_that_no_budget_holds_is_passed_over_and_what_follows_is_remembered(
         let mut window = full(1 << 20);
         let next = lose(&mut window, 1_000, lost);
         assert_within_budget(&window);
-        assert_eq!((window.length_ms(), window.start(Timestamp(1_000))), (0, None), "{lost} are lost");
+        assert_eq!(
+            (window.shortened_ms(), window.start(Timestamp(1_000))),
+            (Some(0), None),
+            "{lost} are lost"
+        );
         insert(&mut window, 1, next.0, 1_030, &["after"]);
         assert_eq!((get(&window, 1, "after"), get(&window, 1, "0")), (Some(next.0), None));
-        assert_eq!((window.length_ms(), window.start(Timestamp(1_030))), (29, Some(next)));
+        assert_eq!((window.shortened_ms(), window.start(Timestamp(1_030))), (Some(29), Some(next)));
     }
 }
 
