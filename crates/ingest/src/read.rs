@@ -100,8 +100,8 @@ impl Reads {
         Self { catalog, events, places: Places::new(limits), tasks, stop }
     }
 
-    /// Starts a read on the node's tasks; its place is to be held until its pages are sent. Positions are resolved when this returns: whatever is committed after
-    /// that is seen by a read from the latest.
+    /// Starts a read on the node's tasks; its place is to be held until its pages are sent. Positions are resolved when
+    /// this returns: whatever is committed after that is seen by a read from the latest.
     pub(crate) async fn start(
         &self,
         tenant: Tenant,
