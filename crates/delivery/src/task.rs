@@ -1,7 +1,7 @@
 //! One subscription's deliveries from one partition, for as long as anything of it is unsettled.
 //!
-//! Runs what the [`Flight`](crate::flight::Flight) decides: attempts, reads and dead letters are futures inside this
-//! one task, so that dropping it aborts them all.
+//! Runs what the [`Flight`] decides: attempts, reads and dead letters are futures inside this one task, so that dropping
+//! it aborts them all.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 

@@ -10,8 +10,6 @@ use crate::fs::PAGE_BYTES;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageUse {
     pub cached_bytes: u64,
-    /// The most there ever was.
-    pub cached_bytes_max: u64,
     /// Pages that had to be read because a write covered only a part of them.
     pub read_for_write: u64,
 }
@@ -20,23 +18,17 @@ pub struct PageUse {
 pub(super) struct Pages {
     cached: BTreeMap<usize, BTreeSet<u64>>,
     count: u64,
-    count_max: u64,
     read_for_write: u64,
 }
 
 impl Pages {
     pub(super) fn usage(&self) -> PageUse {
-        PageUse {
-            cached_bytes: self.count * PAGE_BYTES,
-            cached_bytes_max: self.count_max * PAGE_BYTES,
-            read_for_write: self.read_for_write,
-        }
+        PageUse { cached_bytes: self.count * PAGE_BYTES, read_for_write: self.read_for_write }
     }
 
     pub(super) fn read(&mut self, number: usize, range: Range<u64>) {
         let cached = self.cached.entry(number).or_default();
         self.count += touched(&range).filter(|page| cached.insert(*page)).count() as u64;
-        self.count_max = self.count_max.max(self.count);
     }
 
     /// `length` is that of the file before the write.
