@@ -12,6 +12,7 @@ mod pool;
 mod producer;
 mod publish;
 mod receiver;
+mod side;
 
 use clap::Subcommand;
 

@@ -1,12 +1,6 @@
 //! `fanfare bench catch-up`: what live subscriptions feel while another one of their account works off a backlog.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use rand::RngExt;
@@ -20,14 +14,12 @@ use super::{
     fixture::Fixture,
     latency::Latencies,
     ledger::{Balance, Ledger},
-    load::{self, Load, Outcome, Signals, rounded},
+    load::{self, Load, Outcome, rounded},
     payload,
     pool::Pool,
-    publish::interrupted,
-    receiver::{Account, Receiver},
+    side::Side,
 };
 use crate::{
-    client::Client,
     command::Session,
     failure::{Exit, Failure},
     output::{Fields, say},
@@ -70,15 +62,6 @@ pub struct Arguments {
     patience_seconds: u32,
 }
 
-/// Events of one kind, who takes them, and what became of them.
-struct Side {
-    pool: Arc<Pool>,
-    ledger: Arc<Ledger>,
-    signals: Signals,
-    account: Arc<Account>,
-    receiver: Receiver,
-}
-
 /// What a run leaves to report.
 struct Measured {
     baseline: Latencies,
@@ -90,14 +73,8 @@ struct Measured {
 }
 
 pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
-    let mut fixture = Fixture::new(session.connect().await?);
-    let measured = tokio::select! {
-        biased;
-        _ = tokio::signal::ctrl_c() => Err(interrupted()),
-        measured = measure(&arguments, &mut fixture, session) => measured,
-    };
-    fixture.remove().await;
-    let measured = measured?;
+    let measured =
+        Fixture::around(session, async |fixture| measure(&arguments, fixture, session).await).await?;
     session.output.fields(report(&arguments, &measured))?;
     match measured.live.1.missing + measured.backlog.1.missing {
         0 => Ok(()),
@@ -118,15 +95,16 @@ async fn measure(
     let clients = [session.connect().await?, session.connect().await?];
     let live_types: Vec<_> = (0..arguments.live).map(|live| format!("{run}.live{live}")).collect();
     let live_load = arguments.live_load();
-    let live = Side::start(arguments, &live_types, live_load, false).await?;
+    let live = Side::start(arguments.pool(&live_types), &live_load).await?;
     let backlog_types = [format!("{run}.backlog")];
-    let backlog = Side::start(arguments, &backlog_types, arguments.backlog_load(), true).await?;
+    let backlog = Side::start(arguments.pool(&backlog_types), &arguments.backlog_load()).await?;
+    backlog.refuse(true);
     for (types, side, batch) in
         [(&live_types[..], &live, false), (&backlog_types, &backlog, arguments.sink_batch)]
     {
         for event_type in types {
             fixture.event_type(event_type, "").await?;
-            fixture.subscription(event_type, &side.receiver.url(), batch).await?;
+            fixture.subscription(event_type, &side.url(), batch).await?;
         }
     }
     say(&format!("publishing a backlog of {} events", arguments.backlog));
@@ -142,7 +120,7 @@ async fn measure(
     let driving = AbortOnDropHandle::new(driving);
     sleep(WARMUP + Duration::from_secs(arguments.baseline_seconds.into())).await;
     let baseline = live.ledger.take_latencies();
-    let caught_up_in = backlog.let_go(arguments, filled.tally.committed, &live.ledger).await;
+    let caught_up_in = let_go(&backlog, arguments, filled.tally.committed, &live.ledger).await;
     let during = live.ledger.take_latencies();
     live.signals.stop.cancel();
     let published = driving.await.map_err(|error| stopped(&error))??;
@@ -167,6 +145,11 @@ impl Arguments {
         }
     }
 
+    fn pool(&self, types: &[String]) -> Pool {
+        let types: Vec<_> = types.iter().map(String::as_str).collect();
+        Pool::generate(&types, self.keys, self.size_bytes, &mut rand::rng())
+    }
+
     fn backlog_load(&self) -> Load {
         Load {
             batch: 100,
@@ -179,51 +162,20 @@ impl Arguments {
     }
 }
 
-impl Side {
-    async fn start(
-        arguments: &Arguments,
-        types: &[String],
-        load: Load,
-        refuses: bool,
-    ) -> Result<Self, Failure> {
-        let types: Vec<_> = types.iter().map(String::as_str).collect();
-        let pool = Pool::generate(&types, arguments.keys, arguments.size_bytes, &mut rand::rng());
-        let (pool, signals) = (Arc::new(pool), Signals::new());
-        let ledger = Arc::new(Ledger::new(load.requests() * u64::from(load.batch), Instant::now()));
-        let account = Arc::new(Account {
-            pool: pool.clone(),
-            ledger: ledger.clone(),
-            refuses: AtomicBool::new(refuses),
-            measure_from: signals.started.subscribe(),
-        });
-        let receiver = Receiver::start(account.clone()).await?;
-        Ok(Self { pool, ledger, signals, account, receiver })
+/// Lets the backlog through and waits until it is. How long that took after its first delivery; what was recorded of
+/// the others before that is forgotten.
+async fn let_go(backlog: &Side, arguments: &Arguments, events: u64, others: &Ledger) -> Duration {
+    say("letting the backlog go");
+    backlog.refuse(false);
+    backlog.ledger.wait_for(1, PROBE_MAX).await;
+    drop(others.take_latencies());
+    let began = Instant::now();
+    let patience = Duration::from_secs(arguments.patience_seconds.into());
+    let limit = Duration::from_secs(arguments.limit_seconds.into());
+    if timeout(limit, backlog.ledger.wait_for(events, patience)).await.is_err() {
+        say(&format!("only {} of {events} events came in time", backlog.ledger.arrivals()));
     }
-
-    async fn drive(&self, clients: &[Client], load: Load) -> Result<Outcome, Failure> {
-        load::drive(clients, load, self.pool.clone(), Some(self.ledger.clone()), &self.signals).await
-    }
-
-    /// Lets the backlog through and waits until it is. How long that took after its first delivery; what was recorded
-    /// of the others before that is forgotten.
-    async fn let_go(&self, arguments: &Arguments, events: u64, others: &Ledger) -> Duration {
-        say("letting the backlog go");
-        self.account.refuses.store(false, Ordering::Release);
-        self.ledger.wait_for(1, PROBE_MAX).await;
-        drop(others.take_latencies());
-        let began = Instant::now();
-        let patience = Duration::from_secs(arguments.patience_seconds.into());
-        let limit = Duration::from_secs(arguments.limit_seconds.into());
-        if timeout(limit, self.ledger.wait_for(events, patience)).await.is_err() {
-            say(&format!("only {} of {events} events came in time", self.ledger.arrivals()));
-        }
-        began.elapsed()
-    }
-
-    async fn finish(self) -> Balance {
-        self.receiver.stop().await;
-        self.ledger.balance()
-    }
+    began.elapsed()
 }
 
 fn stopped(error: &JoinError) -> Failure {

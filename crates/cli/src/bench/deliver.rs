@@ -1,9 +1,6 @@
 //! `fanfare bench deliver`: how fast a node delivers events, and whether all of them arrive.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 use rand::RngExt;
@@ -11,11 +8,10 @@ use rand::RngExt;
 use super::{
     fixture::Fixture,
     ledger::{Balance, Ledger},
-    load::{self, Load, Outcome, Signals, rounded},
+    load::{Load, Outcome, rounded},
     payload,
     pool::Pool,
-    publish::interrupted,
-    receiver::{Account, Receiver},
+    side::Side,
 };
 use crate::{
     command::Session,
@@ -89,15 +85,8 @@ struct Measured {
 }
 
 pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
-    let mut fixture = Fixture::new(client);
-    let measured = tokio::select! {
-        biased;
-        _ = tokio::signal::ctrl_c() => Err(interrupted()),
-        measured = measure(&arguments, &mut fixture, session) => measured,
-    };
-    fixture.remove().await;
-    let measured = measured?;
+    let measured =
+        Fixture::around(session, async |fixture| measure(&arguments, fixture, session).await).await?;
     session.output.fields(report(&arguments, &measured))?;
     if measured.balance.missing > 0 {
         return Err(Failure::new(
@@ -122,22 +111,19 @@ async fn measure(
     }
     // A type of its own keeps the events of other runs away from the receiver.
     let event_type = format!("dev.fanfare.bench.r{:08x}", rand::rng().random::<u32>());
-    let pool =
-        Arc::new(Pool::generate(&[&event_type], arguments.keys, arguments.size_bytes, &mut rand::rng()));
-    let ledger = Arc::new(Ledger::new(events, Instant::now()));
-    let signals = Signals::new();
-    let receiver = Receiver::start(Account::open(&pool, &ledger, &signals)).await?;
+    let pool = Pool::generate(&[&event_type], arguments.keys, arguments.size_bytes, &mut rand::rng());
+    let side = Side::start(pool, &load).await?;
     fixture.event_type(&event_type, "").await?;
-    fixture.subscription(&event_type, &receiver.url(), arguments.sink_batch).await?;
+    fixture.subscription(&event_type, &side.url(), arguments.sink_batch).await?;
     let mut clients = Vec::new();
     for _ in 0..arguments.producers {
         clients.push(session.connect().await?);
     }
-    let published = load::drive(&clients, load, pool, Some(ledger.clone()), &signals).await?;
+    let published = side.drive(&clients, load).await?;
     let patience = Duration::from_secs(arguments.patience_seconds.into());
-    ledger.wait_for(published.tally.committed, patience).await;
-    receiver.stop().await;
-    let balance = ledger.balance();
+    side.ledger.wait_for(published.tally.committed, patience).await;
+    let ledger = side.ledger.clone();
+    let balance = side.finish().await;
     Ok(Measured { published, ledger, balance })
 }
 

@@ -3,8 +3,8 @@
 use fanfare_proto::v1::{self, sink::Kind};
 use tonic::{Code, Status};
 
-use super::payload;
-use crate::{client::Client, failure::Failure, output::say};
+use super::{payload, publish::interrupted};
+use crate::{client::Client, command::Session, failure::Failure, output::say};
 
 /// Things a run created, in the order of creation.
 #[derive(Debug)]
@@ -24,6 +24,21 @@ enum Created {
 impl Fixture {
     pub(super) fn new(client: Client) -> Self {
         Self { client, created: Vec::new() }
+    }
+
+    /// Measures, or as much of it as comes before an interruption, and removes what that has made.
+    pub(super) async fn around<T>(
+        session: &Session,
+        measure: impl AsyncFnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut fixture = Self::new(session.connect().await?);
+        let measured = tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => Err(interrupted()),
+            measured = measure(&mut fixture) => measured,
+        };
+        fixture.remove().await;
+        measured
     }
 
     /// The payload's schema.

@@ -1,0 +1,51 @@
+//! Events of one kind, the receiver that takes them, and the account of what became of each.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use super::{
+    ledger::{Balance, Ledger},
+    load::{self, Load, Outcome, Signals},
+    pool::Pool,
+    receiver::{Account, Receiver},
+};
+use crate::{client::Client, failure::Failure};
+
+pub(super) struct Side {
+    pub(super) pool: Arc<Pool>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) signals: Signals,
+    account: Arc<Account>,
+    receiver: Receiver,
+}
+
+impl Side {
+    /// Takes the events of `pool`, no more than `load` has.
+    pub(super) async fn start(pool: Pool, load: &Load) -> Result<Self, Failure> {
+        let (pool, signals) = (Arc::new(pool), Signals::new());
+        let ledger = Arc::new(Ledger::new(load.requests() * u64::from(load.batch), Instant::now()));
+        let account = Account::open(&pool, &ledger, &signals);
+        let receiver = Receiver::start(account.clone()).await?;
+        Ok(Self { pool, ledger, signals, account, receiver })
+    }
+
+    /// Whether the receiver refuses every request.
+    pub(super) fn refuse(&self, refuses: bool) {
+        self.account.refuses.store(refuses, Ordering::Release);
+    }
+
+    pub(super) fn url(&self) -> String {
+        self.receiver.url()
+    }
+
+    pub(super) async fn drive(&self, clients: &[Client], load: Load) -> Result<Outcome, Failure> {
+        load::drive(clients, load, self.pool.clone(), Some(self.ledger.clone()), &self.signals).await
+    }
+
+    pub(super) async fn finish(self) -> Balance {
+        self.receiver.stop().await;
+        self.ledger.balance()
+    }
+}
