@@ -116,6 +116,16 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    /// Little is enough for the log to have something to trim.
+    fn of_small_segments() -> Self {
+        let mut setup = Self::default();
+        setup.partition.segment_bytes = 4 << 10;
+        setup.partition.entry_bytes_max = 1 << 10;
+        setup
+    }
+}
+
 impl World {
     async fn new() -> Self {
         Self::with(Setup::default()).await

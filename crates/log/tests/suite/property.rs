@@ -1,10 +1,10 @@
 //! Any sequence of steps, restarts and power losses leaves what the model says.
-use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
+use fanfare_log::{MemoryFileSystem, StoreOptions};
 use proptest::prelude::*;
 
 use crate::{
     model::{Model, Step},
-    support::{LOG, REPLICA, open_with, options, roll},
+    support::{LOG, REPLICA, after_power_loss, any_options, open_with, roll},
 };
 
 #[derive(Clone, Debug)]
@@ -39,13 +39,7 @@ fn run(events: &[Event], options: &StoreOptions) {
             Event::Do(step) => model.run(step, &log),
             Event::Close => store.close(),
             Event::Kill => {}
-            Event::PowerLoss(bits) => {
-                let mut bits = *bits;
-                fs = fs.crashed(|_| {
-                    bits = bits.rotate_left(1);
-                    if bits & 1 == 1 { Keep::All } else { Keep::Sectors(bits) }
-                });
-            }
+            Event::PowerLoss(bits) => fs = after_power_loss(&fs, *bits),
         }
         if !matches!(event, Event::Do(_)) {
             drop((store, log));
@@ -63,9 +57,8 @@ proptest! {
     #[test]
     fn a_log_is_what_was_done_to_it(
         events in prop::collection::vec(event(), 1..40),
-        cache_bytes in prop_oneof![Just(0_u64), Just(3000), Just(1 << 20)],
-        pool_segments_max in 0..3_usize,
+        options in any_options(),
     ) {
-        run(&events, &StoreOptions { cache_bytes, pool_segments_max, ..options() });
+        run(&events, &options);
     }
 }

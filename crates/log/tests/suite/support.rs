@@ -7,8 +7,9 @@ use std::{
 use bytes::Bytes;
 use fanfare_log::{
     Done, Fatal, Frame, Log, MemoryFileSystem, NewFrame, OpenError, Payload, Position, RollPolicy, Store,
-    StoreOptions,
+    StoreOptions, memory::Keep,
 };
+use proptest::prelude::*;
 
 pub(crate) const DIR: &str = "/data";
 pub(crate) const SEGMENT_BYTES: u64 = 2048;
@@ -23,6 +24,23 @@ pub(crate) fn options() -> StoreOptions {
         queue_bytes_max: 1 << 20,
         page_cache_bytes: 0,
     }
+}
+
+pub(crate) fn any_options() -> impl Strategy<Value = StoreOptions> {
+    let cache_bytes = prop_oneof![Just(0_u64), Just(3000), Just(1 << 20)];
+    (cache_bytes, 0..3_usize).prop_map(|(cache_bytes, pool_segments_max)| StoreOptions {
+        cache_bytes,
+        pool_segments_max,
+        ..options()
+    })
+}
+
+/// The bits say what is kept of the writes that no sync has covered.
+pub(crate) fn after_power_loss(fs: &MemoryFileSystem, mut bits: u64) -> MemoryFileSystem {
+    fs.crashed(|_| {
+        bits = bits.rotate_left(1);
+        if bits & 1 == 1 { Keep::All } else { Keep::Sectors(bits) }
+    })
 }
 
 pub(crate) fn roll() -> RollPolicy {

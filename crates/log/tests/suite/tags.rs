@@ -15,8 +15,8 @@ use crate::{
     crash::variants,
     model::{Model, Step},
     support::{
-        DIR, LOG, REPLICA, append, append_range, frame, open, open_store, open_with, options, read_all, roll,
-        wait,
+        DIR, LOG, REPLICA, after_power_loss, any_options, append, append_range, frame, open, open_store,
+        open_with, options, read_all, roll, wait,
     },
 };
 
@@ -219,13 +219,7 @@ fn run(events: &[Event], options: &StoreOptions) {
             Event::Flip(..) | Event::Remove(_) | Event::Shorten(..) => harm(&fs, event),
             Event::Close => store.close(),
             Event::Kill => {}
-            Event::PowerLoss(bits) => {
-                let mut bits = *bits;
-                fs = fs.crashed(|_| {
-                    bits = bits.rotate_left(1);
-                    if bits & 1 == 1 { Keep::All } else { Keep::Sectors(bits) }
-                });
-            }
+            Event::PowerLoss(bits) => fs = after_power_loss(&fs, *bits),
         }
         if matches!(event, Event::Close | Event::Kill | Event::PowerLoss(_)) {
             drop((store, log));
@@ -244,10 +238,9 @@ proptest! {
     #[test]
     fn lookups_by_tag_find_what_a_reading_of_the_whole_log_finds(
         events in prop::collection::vec(event(), 1..30),
-        cache_bytes in prop_oneof![Just(0_u64), Just(3000), Just(1 << 20)],
-        pool_segments_max in 0..3_usize,
+        options in any_options(),
     ) {
-        run(&events, &StoreOptions { cache_bytes, pool_segments_max, ..options() });
+        run(&events, &options);
     }
 }
 

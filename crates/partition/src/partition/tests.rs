@@ -6,7 +6,7 @@ mod publish;
 mod reading;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -98,11 +98,14 @@ impl Node {
 
     /// An orderly stop and start.
     async fn restart(self) -> Self {
+        let now = self.clock.now().0;
+        Self::open(self.stop().await, options(), now).await
+    }
+
+    async fn stop(self) -> MemoryFileSystem {
         self.partition.shutdown().await;
         self.store.close();
-        let (fs, now) = (self.fs.clone(), self.clock.now().0);
-        drop(self);
-        Self::open(fs, options(), now).await
+        self.fs
     }
 
     fn pass(&self, millis: u64) {
@@ -162,4 +165,9 @@ fn numbered(from: u64, events: &[&str]) -> Vec<(u64, String)> {
 
 fn id(event: &str) -> EventIdHash {
     EventIdHash::of("/test", event)
+}
+
+fn first_segment(fs: &MemoryFileSystem) -> PathBuf {
+    let segment = fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg"));
+    segment.expect("the log has a segment")
 }

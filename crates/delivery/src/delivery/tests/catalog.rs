@@ -46,10 +46,7 @@ async fn no_event_is_passed_over_while_the_catalog_is_older_than_what_is_attache
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_retention_overtakes_while_the_catalog_is_unknown_becomes_dead_letters_all_the_same() {
-    let mut setup = Setup::default();
-    setup.partition.segment_bytes = 4 << 10;
-    setup.partition.entry_bytes_max = 1 << 10;
-    let world = World::with(setup).await;
+    let world = World::with(Setup::of_small_segments()).await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.sink("orders").down();
     for start in (0..200).step_by(10) {

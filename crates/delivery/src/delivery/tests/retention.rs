@@ -4,10 +4,7 @@ const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_retention_overtakes_becomes_dead_letters_before_the_log_is_trimmed() {
-    let mut setup = Setup::default();
-    setup.partition.segment_bytes = 4 << 10;
-    setup.partition.entry_bytes_max = 1 << 10;
-    let world = World::with(setup).await;
+    let world = World::with(Setup::of_small_segments()).await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.sink("orders").down();
     for start in (0..400).step_by(10) {
@@ -36,10 +33,7 @@ async fn what_retention_overtakes_becomes_dead_letters_before_the_log_is_trimmed
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_go_by_the_retention_of_their_own_stream() {
-    let mut setup = Setup::default();
-    setup.partition.segment_bytes = 4 << 10;
-    setup.partition.entry_bytes_max = 1 << 10;
-    let world = World::with(setup).await;
+    let world = World::with(Setup::of_small_segments()).await;
     let orders = world.subscribe("orders", &["order"]).await;
     let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
     for key in KEYS {
@@ -67,9 +61,7 @@ async fn dead_letters_go_by_the_retention_of_their_own_stream() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_trimmed_while_progress_of_new_events_waits_to_be_replicated() {
-    let mut setup = Setup::default();
-    setup.partition.segment_bytes = 4 << 10;
-    setup.partition.entry_bytes_max = 1 << 10;
+    let mut setup = Setup::of_small_segments();
     // Progress is replicated when it is half a window, and less of it waits for ever.
     setup.delivery.advance_interval_ms = 600_000;
     let world = World::with(setup).await;

@@ -144,8 +144,7 @@ async fn a_start_at_a_time_that_cannot_be_read_is_said_to_be_that_and_the_partit
         node.append(batch(1, &[&format!("{event}:{}", "x".repeat(4_000))])).await;
         node.pass(1);
     }
-    let segment = node.fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg"));
-    let segment = segment.expect("the log has a segment");
+    let segment = first_segment(&node.fs);
     for at in (10_000..900_000).step_by(1_000) {
         node.fs.flip(&segment, at, 1);
     }

@@ -254,12 +254,8 @@ async fn a_corrupt_log_opens_as_a_partition_that_names_its_loss_and_takes_nothin
     for event in 0..20 {
         node.append(batch(1, &[&format!("{event}:{}", "x".repeat(1_000))])).await;
     }
-    node.partition.shutdown().await;
-    node.store.close();
-    let fs = node.fs.clone();
-    drop(node);
-    let segment = fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg"));
-    let segment = segment.expect("the log has a segment");
+    let fs = node.stop().await;
+    let segment = first_segment(&fs);
     fs.flip(&segment, 10_000, 1);
     let before = fs.content(&segment).unwrap();
     let node = Node::open_any(fs.clone(), options(), 1).await;
@@ -282,12 +278,8 @@ async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
     }
     let Ok(live) = node.partition.live() else { panic!("its log is sound") };
     assert!(live.group.log().segments().first().unwrap().sealed);
-    node.partition.shutdown().await;
-    node.store.close();
-    let fs = node.fs.clone();
-    drop(node);
-    let segment = fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg"));
-    let segment = segment.expect("the log has a segment");
+    let fs = node.stop().await;
+    let segment = first_segment(&fs);
     fs.flip(&segment, 8_000, 1);
     let before = fs.content(&segment).unwrap();
 
