@@ -3,7 +3,7 @@
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
-use fanfare_model::{AccountId, PartitionId, SubscriptionId};
+use fanfare_model::{AccountId, PartitionId, Subscription, SubscriptionId};
 use fanfare_partition::{Clock, Partition, ReadError, Role};
 use fanfare_sinks::Factory;
 use tokio::{
@@ -131,11 +131,7 @@ impl Delivery {
 
     #[must_use]
     pub fn stats(&self, account: AccountId, subscription: SubscriptionId) -> SubscriptionStats {
-        let view = self.node.catalog.view();
-        let paused = view
-            .account(account)
-            .and_then(|account| account.subscriptions.get(&subscription))
-            .is_some_and(|subscription| subscription.paused);
+        let paused = self.wanted(account, subscription).is_some_and(|wanted| wanted.paused);
         let mut stats = SubscriptionStats::default();
         for lead in self.shard(account) {
             stats.add(lead, subscription, self.node.clock.now());
@@ -184,11 +180,15 @@ impl Delivery {
         })
     }
 
+    /// As it is in the newest catalog.
+    fn wanted(&self, account: AccountId, subscription: SubscriptionId) -> Option<Arc<Subscription>> {
+        self.node.catalog.view().account(account)?.subscriptions.get(&subscription).cloned()
+    }
+
     /// Why the partition has not attached what is wanted.
     fn unreconciled(&self, lead: &Lead, account: AccountId, subscription: SubscriptionId) -> ReconcileError {
         let partition = lead.partition.id();
-        let view = self.node.catalog.view();
-        let wanted = view.account(account).and_then(|account| account.subscriptions.get(&subscription));
+        let wanted = self.wanted(account, subscription);
         let attached = lead.cell(subscription).map(|cell| cell.epoch);
         match wanted {
             _ if !*lead.leads.borrow() => ReconcileError::NoLeader { partition },
@@ -201,8 +201,7 @@ impl Delivery {
         if !*lead.leads.borrow() {
             return false;
         }
-        let view = self.node.catalog.view();
-        let wanted = view.account(account).and_then(|account| account.subscriptions.get(&subscription));
+        let wanted = self.wanted(account, subscription);
         let cell = lead.cell(subscription);
         match (wanted, cell) {
             (Some(wanted), Some(cell)) => {

@@ -39,6 +39,8 @@ use crate::{
     spec::{ChoiceError, Choices},
 };
 
+type Cells = BTreeMap<AccountId, BTreeMap<SubscriptionId, Arc<Cell>>>;
+
 /// A frontier that moved over nothing that was matched is replicated after this.
 const FRONTIER_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -47,7 +49,7 @@ pub(crate) struct Scope {
     lead: Arc<Lead>,
     term: u64,
     index: Index,
-    cells: BTreeMap<AccountId, BTreeMap<SubscriptionId, Arc<Cell>>>,
+    cells: Cells,
     /// The catalog as far as it was taken into account here.
     seen: BTreeMap<AccountId, Arc<AccountView>>,
     /// The newest revision of the catalog that anything was attached under.
@@ -325,6 +327,10 @@ async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -
         Some(future) => future.await,
         None => std::future::pending().await,
     }
+}
+
+fn cell_of(cells: &Cells, account: AccountId, subscription: SubscriptionId) -> Option<&Arc<Cell>> {
+    cells.get(&account)?.get(&subscription)
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! Reading of one subscription's own: what it matches between two offsets, some events again, or one key's.
 
+use bytes::Bytes;
 use fanfare_model::{AccountId, Event, KeyHash, Offset};
 use fanfare_partition::{Partition, ReadError, StoredEvent};
 
-use crate::{
-    in_flight::{Held, detached},
-    spec::Specs,
-};
+use crate::{in_flight::Held, spec::Specs};
 
 /// Read at once to find single events again.
 const LOAD_BYTES: u64 = 64 << 10;
@@ -88,7 +86,8 @@ impl Sweep<'_> {
             self.specs.at(event.offset).get(parsed.event_type)?.cloned()
         };
         let StoredEvent { offset, append_time, header, ref bytes } = event;
-        let bytes = detached(bytes, usize::MAX);
+        // In memory of its own: what it was read with is far larger.
+        let bytes = Bytes::copy_from_slice(bytes);
         Some(Held { offset, key: header.key, append_time, bytes, pin })
     }
 }

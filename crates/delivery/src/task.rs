@@ -239,12 +239,9 @@ impl Task {
             .collect();
         let (taken, deliveries, turn) = {
             let mut state = self.cell.lock();
-            let sent = state.flight.send(checked);
-            if sent.0.is_empty() {
-                state.flight.attempt_lapsed();
-            }
+            let (taken, deliveries) = state.flight.send(checked);
             let turn = state.flight.is_behind().then(|| self.ground.node.restraint.begin());
-            (sent.0, sent.1, turn)
+            (taken, deliveries, turn)
         };
         let gave_up = taken.len() < count;
         if taken.is_empty() {

@@ -130,9 +130,10 @@ impl Ingest {
                     continue;
                 }
             };
+            let partition = view.account.shard.route(checked.key);
             if let Some(version) = checked.schema {
                 if let Err(refusal) = self.validate(&checked, version, &mut last_schema).await {
-                    lanes.hold(refusal.is_retryable().then(|| view.account.shard.route(checked.key)));
+                    lanes.hold(refusal.is_retryable().then_some(partition));
                     gathering.refuse(refusal);
                     continue;
                 }
@@ -142,9 +143,9 @@ impl Ingest {
                     tokio::task::yield_now().await;
                 }
             }
-            match lanes.is_held(view.account.shard.route(checked.key)) {
+            match lanes.is_held(partition) {
                 true => gathering.refuse(Refusal::Behind),
-                false => gathering.place(view, event, &checked),
+                false => gathering.place(view, partition, event, &checked),
             }
         }
     }

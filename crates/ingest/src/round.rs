@@ -34,9 +34,15 @@ impl Gathering {
         Self { slots: Vec::with_capacity(events), batches: Vec::new(), events, size_bytes }
     }
 
-    pub(crate) fn place(&mut self, view: &AccountView, event: &[u8], checked: &Checked<'_, '_>) {
+    /// `partition` is where the account's shard routes the event's key.
+    pub(crate) fn place(
+        &mut self,
+        view: &AccountView,
+        partition: u16,
+        event: &[u8],
+        checked: &Checked<'_, '_>,
+    ) {
         let shard = &view.account.shard;
-        let partition = shard.route(checked.key);
         let batch = match self.batches.iter().position(|(index, _)| *index == partition) {
             Some(batch) => batch,
             None => {

@@ -159,7 +159,8 @@ impl Flight {
     }
 
     /// What of an attempt that was begun is sent. An event that must not be is given up if it is the first of its key
-    /// here; whatever comes behind it, or it itself behind another one, waits again.
+    /// here; whatever comes behind it, or it itself behind another one, waits again. With nothing left the attempt never
+    /// reaches the sink.
     pub(crate) fn send<D>(&mut self, checked: Vec<(Item, Checked<D>)>) -> (Vec<Item>, Vec<D>) {
         let (mut taken, mut deliveries) = (Vec::new(), Vec::new());
         let (mut seen, mut stopped) = (HashSet::new(), HashSet::new());
@@ -183,12 +184,10 @@ impl Flight {
             }
         }
         self.step_back(stepping_back);
+        if taken.is_empty() {
+            self.breaker.probe_lapsed();
+        }
         (taken, deliveries)
-    }
-
-    /// An attempt that was begun never reached the sink: its events were all given up.
-    pub(crate) fn attempt_lapsed(&mut self) {
-        self.breaker.probe_lapsed();
     }
 
     /// Gives an event up that was begun, without an attempt at it.

@@ -9,7 +9,7 @@ use fanfare_model::Offset;
 use fanfare_partition::{Advance, CommandError, CursorAdvance};
 use tokio::time::Instant;
 
-use super::{Ended, FRONTIER_INTERVAL, Finished, Scope};
+use super::{Ended, FRONTIER_INTERVAL, Finished, Scope, cell_of};
 use crate::{cell::Cell, flight::Moment, task::ensure_running};
 
 /// Of an advance, encoded: an entry of the log.
@@ -135,7 +135,7 @@ impl Scope {
 
     /// Whether the cell is the one that is attached, and not one of an earlier epoch.
     fn holds(&self, cell: &Arc<Cell>) -> bool {
-        let attached = self.cells.get(&cell.account).and_then(|cells| cells.get(&cell.subscription));
+        let attached = cell_of(&self.cells, cell.account, cell.subscription);
         attached.is_some_and(|attached| Arc::ptr_eq(attached, cell))
     }
 }

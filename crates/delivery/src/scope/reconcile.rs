@@ -8,7 +8,7 @@ use fanfare_partition::{Attach, Attachment, CommandError, Partition, Reason, Ref
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Ended, Finished, Scope, fan_out::Wish};
+use super::{Ended, Finished, Scope, cell_of, fan_out::Wish};
 use crate::{
     cell::Cell,
     schema_pin::Pin,
@@ -70,7 +70,7 @@ impl Scope {
             return true;
         }
         self.commands.changes.iter().take(CHANGES_AT_ONCE).any(|change| {
-            let cell = self.cells.get(&change.account()).and_then(|cells| cells.get(&change.subscription()));
+            let cell = cell_of(&self.cells, change.account(), change.subscription());
             cell.is_some_and(|cell| {
                 let state = cell.lock();
                 state.gone && state.dirty
@@ -204,7 +204,7 @@ impl Scope {
     }
 
     fn attached(&mut self, attachment: &Attachment) -> Result<(), Ended> {
-        let known = self.cells.get(&attachment.account).and_then(|cells| cells.get(&attachment.subscription));
+        let known = cell_of(&self.cells, attachment.account, attachment.subscription);
         if let Some(cell) = known.filter(|cell| cell.epoch == attachment.epoch) {
             let front = self.ground.front();
             let mut state = cell.lock();
