@@ -15,6 +15,7 @@ use crate::{
     page_cache::Written,
     sealed_file,
     store::Disk,
+    tags,
     upcoming::{self, Upcoming},
 };
 
@@ -114,12 +115,7 @@ fn perform(disk: &Disk, chore: &Chore) {
                 tracing::warn!(path = %path.display(), %error, "write segment index");
             }
         }
-        Chore::RemoveIndex { path } => match fs.remove(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "remove segment index");
-            }
-            _ => {}
-        },
+        Chore::RemoveIndex { path } => tags::remove(fs, path),
         Chore::MakeSegment { path, segment_bytes, upcoming } => {
             // After a failure nothing is written any more; whoever takes it tries itself, and tells.
             let made = match disk.refusal() {

@@ -100,7 +100,9 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    pub(crate) fn end_offset(&self) -> u64 {
+    /// Of the event behind its last one.
+    #[must_use]
+    pub fn end_offset(&self) -> u64 {
         self.base_offset + u64::from(self.count)
     }
 

@@ -226,7 +226,7 @@ fn fits(length: u64, segment_bytes: u64) -> bool {
     length >= segment_bytes - segment_bytes / 4 && length <= segment_bytes
 }
 
-fn sync_parent(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     fs.sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
 }
 

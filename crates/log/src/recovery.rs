@@ -75,7 +75,7 @@ impl Recovery<'_> {
     }
 
     fn is_cut(&self, sequence: u64) -> bool {
-        self.facts.cut.is_some_and(|cut| cut.segment < sequence && sequence < cut.next_segment)
+        self.facts.cut.is_some_and(|cut| cut.removes(sequence))
     }
 
     /// Oldest first: the newest live segment and those that it continues, down to the purge point.
@@ -121,9 +121,7 @@ impl Recovery<'_> {
             HeaderError::Newer(version) => OpenError::Newer { path: path.display().to_string(), version },
             HeaderError::Bad(what) => self.corrupt(&path, 0, what, self.facts.start_offset),
         })?;
-        let own =
-            header.sequence == sequence && header.replica == self.facts.replica && header.log == self.log;
-        if !own {
+        if !header.is_of(sequence, self.facts.replica, self.log) {
             return Err(self.corrupt(&path, 0, "segment of another log", self.facts.start_offset));
         }
         Ok(Found { header, path, file })

@@ -217,9 +217,7 @@ impl<'a> Walk<'a> {
         let cut = self.facts.cut;
         let next_sequence = sequences.last().copied().max(self.facts.mark.map(|mark| mark.segment));
         let next_sequence = (next_sequence.unwrap_or(0) + 1).max(cut.map_or(1, |cut| cut.next_segment));
-        sequences.retain(|sequence| {
-            !cut.is_some_and(|cut| cut.segment < *sequence && *sequence < cut.next_segment)
-        });
+        sequences.retain(|sequence| !cut.is_some_and(|cut| cut.removes(*sequence)));
         let (mut segments, mut unreadable) = (Vec::new(), Vec::new());
         for sequence in sequences {
             match self.header(sequence)? {
@@ -258,7 +256,7 @@ impl<'a> Walk<'a> {
             }
         };
         let log = crc32fast::hash(self.facts.name.as_bytes());
-        let is_own = header.sequence == sequence && header.replica == self.facts.replica && header.log == log;
+        let is_own = header.is_of(sequence, self.facts.replica, log);
         Ok(if is_own { Ok(header) } else { Err("segment of another log") })
     }
 

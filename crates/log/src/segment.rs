@@ -50,6 +50,11 @@ pub(crate) enum HeaderError {
 }
 
 impl SegmentHeader {
+    /// Whether it belongs to that place of that log: a file of another one is never taken for it.
+    pub(crate) fn is_of(&self, sequence: u64, replica: u64, log: u32) -> bool {
+        self.sequence == sequence && self.replica == replica && self.log == log
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
         bytes.extend_from_slice(MAGIC);

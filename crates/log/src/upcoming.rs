@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::{
     codec::to_usize,
     fs::{File, FileSystem, PAGE_BYTES},
-    pool::{Pool, Spare},
+    pool::{Pool, Spare, sync_parent},
     sealed_file::TEMPORARY_SUFFIX,
     segment::SEGMENT_HEADER_BYTES,
 };
@@ -73,9 +73,9 @@ pub(crate) fn unnamed(
 }
 
 /// How many bytes to write where a header is wanted: in a recycled file a whole page, which is then not read first.
-pub(crate) fn header_room(file: &dyn File) -> io::Result<usize> {
-    let recycled = file.length()? >= PAGE_BYTES;
-    Ok(if recycled { to_usize(PAGE_BYTES) } else { SEGMENT_HEADER_BYTES })
+pub(crate) fn header_room(file_bytes: u64) -> usize {
+    let recycled = file_bytes >= PAGE_BYTES;
+    if recycled { to_usize(PAGE_BYTES) } else { SEGMENT_HEADER_BYTES }
 }
 
 /// Durable at return.
@@ -86,11 +86,11 @@ pub(crate) fn make(
     segment_bytes: u64,
 ) -> io::Result<Arc<dyn File>> {
     let unnamed = unnamed(fs, pool, path, segment_bytes)?;
-    let zeros = vec![0; header_room(&*unnamed.file)?];
+    let zeros = vec![0; header_room(unnamed.file.length()?)];
     unnamed.file.write_all_at(&zeros, 0)?;
     // Before it has its name, lest what a recycled file held be taken for its header.
     unnamed.file.sync()?;
     fs.rename(&unnamed.path, path)?;
-    fs.sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))?;
+    sync_parent(fs, path)?;
     Ok(unnamed.file)
 }

@@ -266,8 +266,8 @@ fn write_header(file: &dyn File, path: &Path, header: &SegmentHeader) -> Result<
     let write = || {
         let mut bytes = header.encode();
         debug_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
-        bytes.resize(upcoming::header_room(file)?, 0);
         let file_bytes = file.length()?;
+        bytes.resize(upcoming::header_room(file_bytes), 0);
         file.write_all_at(&bytes, 0)?;
         Ok(file_bytes)
     };

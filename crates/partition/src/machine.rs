@@ -44,7 +44,7 @@ impl Machine {
         let bounds = log.bounds();
         let newest = self.state.last_time().max(Timestamp(upto.header.time_ms));
         let by_time = log.index_of_time(newest.0.saturating_sub(self.dedup.window_ms))?;
-        let next_offset = upto.header.base_offset + u64::from(upto.header.count);
+        let next_offset = upto.header.end_offset();
         // One more than the budget holds, so that the window learns that it is cut short.
         let remembered = next_offset.saturating_sub(self.dedup.identities_max() + 1);
         let by_budget = log.index_of_offset(remembered.max(bounds.start_offset))?;

@@ -86,7 +86,7 @@ impl Applier {
             responders.push(responder);
         }
         let (Some(last), Some(applied)) = (steps.last(), progress.applied) else { return };
-        progress.next_offset = last.frame.header.base_offset + u64::from(last.frame.header.count);
+        progress.next_offset = last.frame.header.end_offset();
         self.machine.apply_run(&mut steps, position_of(applied), &mut |steps| {
             for (step, responder) in steps.iter_mut().zip(responders.iter_mut()) {
                 if let Some(responder) = responder.take() {

@@ -72,7 +72,7 @@ impl LogStorage {
                 .first()
                 .map(|frame| &frame.header)
                 .filter(|header| header.position == position_of(upto));
-            return Ok(own.map_or(bounds.start_offset, |header| header.base_offset + u64::from(header.count)));
+            return Ok(own.map_or(bounds.start_offset, |header| header.end_offset()));
         }
         let installed = self.installed.lock().filter(|anchor| anchor.position == position_of(upto));
         Ok(installed.map_or(bounds.next_offset, |anchor| anchor.next_offset))

@@ -22,6 +22,13 @@ pub(crate) struct Cut {
     pub(crate) next_segment: u64,
 }
 
+impl Cut {
+    /// Whether the segment is dead.
+    pub(crate) fn removes(&self, segment: u64) -> bool {
+        self.segment < segment && segment < self.next_segment
+    }
+}
+
 /// All that must be known of a log beside its segments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogFacts {

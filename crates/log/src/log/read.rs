@@ -46,15 +46,12 @@ impl Gathered {
 
 impl DiskRange {
     fn of(state: &State, segment: &Segment, start: Entry) -> Self {
-        // What is cached may stand on disk in an older version, and what lies above the end is about to be cut.
-        let end = state.last.map_or(0, |last| last.index + 1);
-        let uncached = state.cache.first_index().unwrap_or(end);
         Self {
             file: Arc::clone(&segment.file),
             path: segment.path.clone(),
             start,
             end_byte: segment.extent.end_byte,
-            end_index: segment.extent.next_index().min(uncached).min(end),
+            end_index: state.readable_end(segment),
         }
     }
 
@@ -92,10 +89,8 @@ impl State {
         if let Some(frames) = self.cache.read(from, end, bytes_max) {
             return Ok(Source::Memory(frames));
         }
-        let above = self.segments.partition_point(|segment| segment.header.first_index <= from);
-        let segment = above.checked_sub(1).map(|place| &self.segments[place]);
         // The log's first frame may stand at any index, so what lies before it reads as nothing.
-        let Some(segment) = segment.filter(|segment| from < segment.extent.next_index()) else {
+        let Some(segment) = self.segment_at(from).filter(|segment| from < segment.extent.next_index()) else {
             return Ok(Source::Nothing);
         };
         Ok(Source::Disk(DiskRange::of(self, segment, segment.extent.entry_of_index(from))))
@@ -147,9 +142,7 @@ impl LogShared {
             if let Some(frame) = state.cache.find_offset(offset) {
                 return Ok(Some(frame.header.position.index));
             }
-            let above = state.segments.partition_point(|segment| segment.header.base_offset <= offset);
-            let Some(place) = above.checked_sub(1) else { return Ok(None) };
-            let segment = &state.segments[place];
+            let Some(segment) = state.segment_of_offset(offset) else { return Ok(None) };
             DiskRange::of(&state, segment, segment.extent.entry_of_offset(offset))
         };
         range.first_where(|frame| offset < frame.header.end_offset())

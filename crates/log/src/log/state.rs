@@ -86,6 +86,28 @@ impl State {
         }
     }
 
+    pub(super) fn end_index(&self) -> u64 {
+        self.last.map_or(0, |last| last.index + 1)
+    }
+
+    /// The newest that begins at or below the index.
+    pub(super) fn segment_at(&self, index: u64) -> Option<&Segment> {
+        let above = self.segments.partition_point(|segment| segment.header.first_index <= index);
+        above.checked_sub(1).map(|place| &self.segments[place])
+    }
+
+    /// The newest that begins at or below the offset.
+    pub(super) fn segment_of_offset(&self, offset: u64) -> Option<&Segment> {
+        let above = self.segments.partition_point(|segment| segment.header.base_offset <= offset);
+        above.checked_sub(1).map(|place| &self.segments[place])
+    }
+
+    /// What is cached may stand on disk in an older version, and what lies above the end is about to be cut.
+    pub(super) fn readable_end(&self, segment: &Segment) -> u64 {
+        let uncached = self.cache.first_index().unwrap_or(u64::MAX);
+        segment.extent.next_index().min(uncached).min(self.end_index())
+    }
+
     pub(super) fn purged_index(&self) -> Option<u64> {
         self.purged.map(|purged| purged.index)
     }

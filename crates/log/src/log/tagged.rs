@@ -324,25 +324,9 @@ impl State {
         if !is_held || self.cache.find_offset(offset).is_some() {
             return None;
         }
-        let above = self.segments.partition_point(|segment| segment.header.base_offset <= offset);
-        let segment = above.checked_sub(1).map(|place| &self.segments[place])?;
+        let segment = self.segment_of_offset(offset)?;
         let first = self.purged_index().map_or(0, |purged| purged + 1).max(segment.header.first_index);
         Some(Stretch::of(segment, first..self.readable_end(segment)))
-    }
-
-    fn end_index(&self) -> u64 {
-        self.last.map_or(0, |last| last.index + 1)
-    }
-
-    fn segment_at(&self, index: u64) -> Option<&Segment> {
-        let above = self.segments.partition_point(|segment| segment.header.first_index <= index);
-        above.checked_sub(1).map(|place| &self.segments[place])
-    }
-
-    /// What is cached may stand on disk in an older version, and what lies above the end is about to be cut.
-    fn readable_end(&self, segment: &Segment) -> u64 {
-        let uncached = self.cache.first_index().unwrap_or(u64::MAX);
-        segment.extent.next_index().min(uncached).min(self.end_index())
     }
 }
 

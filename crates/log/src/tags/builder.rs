@@ -148,14 +148,12 @@ impl Worker {
     fn follow(&self, log: &LogShared, tagger: Tagger) {
         let Some(newest) = log.newest_job() else { return };
         let mut draft = log.tags.draft.lock();
-        // That of a segment sealed since is finished first.
-        if draft
-            .as_ref()
-            .is_some_and(|draft| !draft.given_up() && log.unindexed().contains(&draft.sequence()))
-        {
-            return;
-        }
         if draft.as_ref().is_none_or(|draft| !draft.is_of(&newest.subject)) {
+            let is_owed = |draft: &Draft| !draft.given_up() && log.unindexed().contains(&draft.sequence());
+            // That of a segment sealed since is finished first.
+            if draft.as_ref().is_some_and(is_owed) {
+                return;
+            }
             *draft = Some(Draft::of(&newest.header));
         }
         drop(draft);
@@ -285,7 +283,7 @@ fn warn_of(error: &ScanError, log: &LogShared, sequence: u64) {
 pub(crate) fn remove(fs: &dyn FileSystem, path: &Path) {
     match fs.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "remove tag index");
+            tracing::warn!(path = %path.display(), %error, "remove index of a segment");
         }
         _ => {}
     }

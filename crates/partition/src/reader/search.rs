@@ -33,7 +33,7 @@ impl Search {
             }
             let Some(found) = self.log.read_tagged_back(tag, end)? else { break };
             for frame in found.frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
-                if frame.header.base_offset + u64::from(frame.header.count) <= log_start.0 {
+                if frame.header.end_offset() <= log_start.0 {
                     return Ok(None);
                 }
                 if let Some(event) = in_frame(frame, self.account, self.id)? {
