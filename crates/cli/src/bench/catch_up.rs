@@ -4,17 +4,13 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use rand::RngExt;
-use tokio::{
-    task::JoinError,
-    time::{sleep, timeout},
-};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio::time::{sleep, timeout};
 
 use super::{
     fixture::Fixture,
     latency::Latencies,
     ledger::{Balance, Ledger},
-    load::{self, Load, Outcome, rounded},
+    load::{Load, Outcome, rounded},
     payload,
     pool::Pool,
     side::Side,
@@ -111,19 +107,17 @@ async fn measure(
     let filled = backlog.drive(&clients, arguments.backlog_load()).await?;
 
     say(&format!("measuring the live subscriptions for {} s", arguments.baseline_seconds));
-    let tasks = TaskTracker::new();
-    let driving = {
-        let (pool, ledger) = (live.pool.clone(), live.ledger.clone());
-        let (clients, signals) = (clients.clone(), live.signals.clone());
-        tasks.spawn(async move { load::drive(&clients, live_load, pool, Some(ledger), &signals).await })
+    let measuring = async {
+        sleep(WARMUP + Duration::from_secs(arguments.baseline_seconds.into())).await;
+        let baseline = live.ledger.take_latencies();
+        let caught_up_in = let_go(&backlog, arguments, filled.tally.committed, &live.ledger).await;
+        let during = live.ledger.take_latencies();
+        live.signals.stop.cancel();
+        (baseline, caught_up_in, during)
     };
-    let driving = AbortOnDropHandle::new(driving);
-    sleep(WARMUP + Duration::from_secs(arguments.baseline_seconds.into())).await;
-    let baseline = live.ledger.take_latencies();
-    let caught_up_in = let_go(&backlog, arguments, filled.tally.committed, &live.ledger).await;
-    let during = live.ledger.take_latencies();
-    live.signals.stop.cancel();
-    let published = driving.await.map_err(|error| stopped(&error))??;
+    let (published, (baseline, caught_up_in, during)) =
+        tokio::join!(live.drive(&clients, live_load), measuring);
+    let published = published?;
 
     let patience = Duration::from_secs(arguments.patience_seconds.into());
     live.ledger.wait_for(published.tally.committed, patience).await;
@@ -176,10 +170,6 @@ async fn let_go(backlog: &Side, arguments: &Arguments, events: u64, others: &Led
         say(&format!("only {} of {events} events came in time", backlog.ledger.arrivals()));
     }
     began.elapsed()
-}
-
-fn stopped(error: &JoinError) -> Failure {
-    Failure::new(Exit::Failed, format!("the producers stopped: {error}"), "report this as a bug")
 }
 
 fn report(arguments: &Arguments, measured: &Measured) -> Fields {

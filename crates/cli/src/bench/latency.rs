@@ -29,18 +29,21 @@ impl Latencies {
 
     /// Milliseconds; None where nothing was measured.
     pub(super) fn quantile_ms(&self, quantile: f64) -> Option<f64> {
-        (!self.0.is_empty()).then(|| self.0.value_at_quantile(quantile) as f64 / 1000.0)
+        self.millis(self.0.value_at_quantile(quantile))
+    }
+
+    fn millis(&self, micros: u64) -> Option<f64> {
+        (!self.0.is_empty()).then_some(micros as f64 / 1000.0)
     }
 
     /// Milliseconds at p50, p90, p99, p99.9 and the maximum; null where nothing was measured.
     pub(super) fn fields(&self) -> Fields {
-        let millis = |micros: u64| (!self.0.is_empty()).then_some(micros as f64 / 1000.0);
         Fields::new()
-            .with("p50Ms", &millis(self.0.value_at_quantile(0.5)))
-            .with("p90Ms", &millis(self.0.value_at_quantile(0.9)))
-            .with("p99Ms", &millis(self.0.value_at_quantile(0.99)))
-            .with("p999Ms", &millis(self.0.value_at_quantile(0.999)))
-            .with("maxMs", &millis(self.0.max()))
+            .with("p50Ms", &self.quantile_ms(0.5))
+            .with("p90Ms", &self.quantile_ms(0.9))
+            .with("p99Ms", &self.quantile_ms(0.99))
+            .with("p999Ms", &self.quantile_ms(0.999))
+            .with("maxMs", &self.millis(self.0.max()))
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{client::Client, failure::Failure};
 
 pub(super) struct Side {
-    pub(super) pool: Arc<Pool>,
+    pool: Arc<Pool>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) signals: Signals,
     account: Arc<Account>,
