@@ -38,7 +38,7 @@ pub use self::{
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
     lane::Lane,
     loss::{LossReport, LostEvents, accept_loss, survey_loss},
-    partition::{Appended, Partition, PartitionOptions, Positions, Receipt},
+    partition::{Appended, Partition, PartitionOptions, Positions, Receipt, open::log_name},
     reader::ReadChunk,
     stamp::Clock,
 };

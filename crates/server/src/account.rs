@@ -6,7 +6,8 @@ use std::{path::PathBuf, sync::Arc};
 use fanfare_catalog::{Account, NewKey};
 use fanfare_cli::Format;
 use fanfare_log::Store;
-use fanfare_model::Stream;
+use fanfare_model::PartitionId;
+use fanfare_partition::log_name;
 
 use crate::{config::Config, node, serve, stopped};
 
@@ -75,7 +76,7 @@ async fn make(config: &Config, name: &str, store: &Store) -> anyhow::Result<(Arc
 fn check_partitions(config: &Config) -> anyhow::Result<()> {
     let configured = config.publish.partitions;
     let logs = config.node.data_dir.join("logs");
-    let exists = |index: &u16| logs.join(format!("{}-{index}", Stream::Events.name())).exists();
+    let exists = |index: &u16| logs.join(log_name(PartitionId::events(*index))).exists();
     let made = (0..u16::MAX).take_while(exists).count();
     anyhow::ensure!(
         made == usize::from(configured),

@@ -188,7 +188,8 @@ async fn open_group(
 }
 
 /// Name of the partition's log in its data directory, such as `events-3`.
-pub(crate) fn log_name(id: PartitionId) -> String {
+#[must_use]
+pub fn log_name(id: PartitionId) -> String {
     format!("{}-{}", id.stream.name(), id.index)
 }
 
