@@ -1,6 +1,11 @@
 //! The one thread that writes a data directory. It takes all that was queued during its last round, writes it,
 //! syncs every dirty file at the same time, and only then calls back, in the order of submission. After the first
 //! failed write or sync it writes nothing any more and fails whatever comes.
+pub(crate) mod page_cache;
+pub(crate) mod queue;
+pub(crate) mod sync;
+pub(crate) mod truncate;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
@@ -8,16 +13,15 @@ use std::{
 };
 
 use crate::{
-    chores::{Chore, Worker},
-    cut,
+    background::{Chore, Worker},
     error::Fatal,
+    flusher::page_cache::PageCache,
+    flusher::queue::{Done, Request, Stop, Taken, Work},
+    flusher::sync::Syncers,
     frame::Frame,
-    hard_state::{Mark, Unsynced},
+    journal::{Mark, Unsynced},
     log::LogShared,
-    page_cache::PageCache,
-    queue::{Done, Request, Stop, Taken, Work},
     store::Disk,
-    sync::Syncers,
 };
 
 /// A synced end is on its way to disk for at most this long.
@@ -105,12 +109,12 @@ impl Flusher {
         match &run[0].work {
             Work::Append(_) => self.append(run),
             Work::Vote(_) => self.save_votes(run),
-            Work::Cut(index) => self.after_journal(|disk| cut::truncate(disk, &run[0].log, *index)),
+            Work::Cut(index) => self.after_journal(|disk| truncate::truncate(disk, &run[0].log, *index)),
             Work::Purge { position, start_offset } => {
-                self.after_journal(|disk| cut::purge(disk, &run[0].log, *position, *start_offset))
+                self.after_journal(|disk| truncate::purge(disk, &run[0].log, *position, *start_offset))
             }
             Work::Restart { position, start_offset } => {
-                self.after_journal(|disk| cut::restart(disk, &run[0].log, *position, *start_offset))
+                self.after_journal(|disk| truncate::restart(disk, &run[0].log, *position, *start_offset))
             }
             Work::Fail(fatal) => Err(fatal.clone()),
         }

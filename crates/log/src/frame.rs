@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{Fields, to_u32},
-    outgoing::Outgoing,
+    segment::write_buffer::Outgoing,
 };
 
 pub(crate) const HEADER_BYTES: usize = 64;

@@ -12,38 +12,25 @@
 //! <dir>/files/          small files that are replaced whole
 //! <dir>/quarantine/     damaged files, kept as they were when their loss was accepted
 //! ```
-mod cache;
-mod chores;
+mod background;
 mod codec;
-mod cut;
 mod error;
 mod flusher;
 mod frame;
 mod fs;
-mod hard_state;
-mod index;
+mod journal;
 mod log;
-mod outgoing;
-mod page_cache;
-mod pool;
-mod queue;
-mod recovery;
-mod salvage;
-mod scan;
-mod sealed_file;
+mod repair;
+mod secondary_index;
 mod segment;
 mod store;
-mod sync;
-mod tags;
-mod upcoming;
-mod writer;
 
 pub use error::{Fatal, OpenError, ReadError};
+pub use flusher::queue::{Done, Ready};
 pub use frame::{Frame, FrameHeader, NewFrame, Payload, Position};
 pub use fs::{DirectoryLock, DiskFileSystem, File, FileSystem, MemoryFileSystem, memory};
 pub use log::{Ahead, Bounds, Log, RollPolicy, Tagged};
-pub use queue::{Done, Ready};
-pub use salvage::{Known, Lost, Survey};
+pub use repair::{Known, Lost, Survey};
+pub use secondary_index::{ANY_TAG, Tagger};
 pub use segment::SegmentSpan;
 pub use store::{Identity, OnFatal, Store, StoreOptions};
-pub use tags::{ANY_TAG, Tagger};

@@ -3,14 +3,15 @@
 mod read;
 mod state;
 mod tagged;
+pub(crate) mod tail_cache;
 
 use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
-    cache::TailCache,
     error::{Fatal, ReadError},
+    flusher::queue::{Done, Ready, Request, Work},
     frame::{Frame, NewFrame, Position},
-    queue::{Done, Ready, Request, Work},
+    log::tail_cache::TailCache,
     segment::SegmentSpan,
     store::Handle,
 };

@@ -1,13 +1,21 @@
 //! One file of a log. Its name is durable before its header is written, and its header no later than its first
 //! frame; it says exactly where in which older segment it continues, so a segment that has a successor was synced whole up to
 //! there, and whatever no successor leads back to is dead.
+pub(crate) mod index;
+pub(crate) mod pool;
+pub(crate) mod preallocated;
+pub(crate) mod recovery;
+pub(crate) mod scanner;
+pub(crate) mod write_buffer;
+pub(crate) mod writer;
+
 use std::{path::PathBuf, sync::Arc};
 
 use crate::{
     codec::Fields,
     frame::{Link, Position},
     fs::File,
-    index::Extent,
+    segment::index::Extent,
 };
 
 /// The header has whole sectors of its own, so no write of frames can tear it.

@@ -1,4 +1,6 @@
 //! One data directory: its lock, its identity, its flusher, and what all of its logs share.
+pub(crate) mod sealed_file;
+
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
@@ -13,18 +15,18 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    chores::{Chores, Worker},
+    background::{Chores, Worker},
     codec::Fields,
     error::{Fatal, OpenError},
     flusher::Flusher,
+    flusher::queue::{Queue, Stop},
     fs::{DirectoryLock, FileSystem},
-    hard_state::{HardState, LogFacts},
+    journal::{HardState, LogFacts},
     log::{Log, LogShared, RollPolicy},
-    pool::Pool,
-    queue::{Queue, Stop},
-    recovery::Recovery,
-    sealed_file::{self, TEMPORARY_SUFFIX},
-    tags,
+    secondary_index,
+    segment::pool::Pool,
+    segment::recovery::Recovery,
+    store::sealed_file::TEMPORARY_SUFFIX,
 };
 
 const LOCK_NAME: &str = "LOCK";
@@ -74,7 +76,7 @@ pub(crate) struct Disk {
     pub(crate) pool: Pool,
     pub(crate) journal: Mutex<HardState>,
     pub(crate) chores: Chores,
-    pub(crate) tags: Arc<tags::Builder>,
+    pub(crate) tags: Arc<secondary_index::Builder>,
     pub(crate) cached_bytes: AtomicU64,
     lock: Mutex<Option<DirectoryLock>>,
 }

@@ -6,9 +6,9 @@ use crate::{
     error::ReadError,
     frame::Frame,
     fs::File,
-    index::{Entry, Placed},
-    scan::Scanner,
     segment::Segment,
+    segment::index::{Entry, Placed},
+    segment::scanner::Scanner,
 };
 
 /// Frames that are on disk and not in memory. Holds the file, so the range stays readable whatever is purged.

@@ -13,17 +13,17 @@ use parking_lot::Mutex;
 
 use super::{Bounds, RollPolicy};
 use crate::{
-    cache::TailCache,
-    cut,
+    flusher::truncate,
     frame::{self, Frame, NewFrame, Position},
     fs::File,
-    hard_state::{LogFacts, Mark},
-    index::{Extent, Placed},
-    recovery::Recovered,
+    journal::{LogFacts, Mark},
+    log::tail_cache::TailCache,
+    secondary_index::Tags,
+    segment::index::{Extent, Placed},
+    segment::recovery::Recovered,
+    segment::writer::{Active, Continuation, Writer},
     segment::{Segment, SegmentHeader, SegmentSpan},
     store::Disk,
-    tags::Tags,
-    writer::{Active, Continuation, Writer},
 };
 
 pub(crate) struct LogShared {
@@ -195,7 +195,7 @@ impl LogShared {
     pub(crate) fn mark(&self) -> Option<Mark> {
         let state = self.state.lock();
         let newest = state.segments.back()?;
-        cut::mark(newest.header.sequence, &newest.extent)
+        truncate::mark(newest.header.sequence, &newest.extent)
     }
 
     /// Header and index of the newest segment, which takes no more frames.

@@ -6,10 +6,10 @@ use crate::{
     error::ReadError,
     frame::Frame,
     fs::File,
-    index::Extent,
-    scan::Scanner,
+    secondary_index::{self, Candidates, Job, Place, Postings, Run, Subject, TagIndex, Tagger},
+    segment::index::Extent,
+    segment::scanner::Scanner,
     segment::{Segment, SegmentHeader},
-    tags::{self, Candidates, Job, Place, Postings, Run, Subject, TagIndex, Tagger},
 };
 
 /// Frames looked up at once.
@@ -114,7 +114,7 @@ impl Log {
         };
         let newest = stretch.as_ref().and_then(|stretch| {
             self.ask(stretch, |postings| {
-                tags::newest_candidate(postings, stretch.subject.first_index, tag, first..end)
+                secondary_index::newest_candidate(postings, stretch.subject.first_index, tag, first..end)
             })
         });
         let frames = match (stretch, newest) {
@@ -138,7 +138,7 @@ impl Log {
     fn candidates(&self, stretch: &Stretch, tag: u64) -> Option<Candidates> {
         let (first_index, range) = (stretch.subject.first_index, &stretch.range);
         self.ask(stretch, |postings| {
-            tags::candidates(postings, first_index, tag, range.clone(), CANDIDATES_MAX)
+            secondary_index::candidates(postings, first_index, tag, range.clone(), CANDIDATES_MAX)
         })
     }
 
@@ -202,7 +202,7 @@ impl Log {
     /// Of a segment whose index is missing or damaged.
     fn build_again(&self, subject: &Subject) {
         let (log, disk) = (&self.log, &self.handle.disk);
-        tags::remove(&*disk.fs, &log.dir.join(SegmentHeader::tags_name(subject.sequence)));
+        secondary_index::remove(&*disk.fs, &log.dir.join(SegmentHeader::tags_name(subject.sequence)));
         disk.tags.loaded.lock().remove((log.id, subject.sequence));
         log.tags.unsettle(subject.sequence);
     }

@@ -1,17 +1,17 @@
 //! Taking frames away: truncation from the end, purge from the start, and starting anew behind a snapshot. The
 //! journal says so durably before a file is touched, so no crash brings the frames back or leaves a hole.
 use crate::{
-    chores::Chore,
+    background::Chore,
     error::Fatal,
     frame::Position,
-    hard_state::{Cut, LogFacts, Mark},
-    index::Extent,
+    journal::{Cut, LogFacts, Mark},
     log::LogShared,
-    pool::Spare,
-    recovery,
+    segment::index::Extent,
+    segment::pool::Spare,
+    segment::recovery,
+    segment::writer::Continuation,
     segment::{Segment, SegmentHeader},
     store::Disk,
-    writer::Continuation,
 };
 
 /// Ends the log after `index`; everything asked for earlier has been published.

@@ -5,7 +5,7 @@ use super::{Place, Postings, Subject, Tagger};
 use crate::{
     codec::to_usize,
     frame::Frame,
-    index::Placed,
+    segment::index::Placed,
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 

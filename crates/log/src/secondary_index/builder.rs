@@ -16,9 +16,9 @@ use super::{Draft, Subject, TagIndex, Tagger, file, loaded::Loaded};
 use crate::{
     fs::{File, FileSystem},
     log::LogShared,
-    scan::{ScanError, Scanner},
-    sealed_file::TEMPORARY_SUFFIX,
     segment::SegmentHeader,
+    segment::scanner::{ScanError, Scanner},
+    store::sealed_file::TEMPORARY_SUFFIX,
 };
 
 /// Readers of the draft wait for at most this much of gathering.

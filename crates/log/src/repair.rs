@@ -20,7 +20,7 @@ use bytes::Bytes;
 use crate::{
     error::{Fatal, OpenError},
     frame::Position,
-    hard_state::{LogFacts, Mark},
+    journal::{LogFacts, Mark},
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader, is_unwritten},
     store::{Disk, FILES_DIR, LOGS_DIR, Store},
 };

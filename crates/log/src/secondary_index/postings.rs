@@ -2,7 +2,7 @@
 use std::{io, ops::Range};
 
 use super::{ANY_TAG, Place};
-use crate::index::Entry;
+use crate::segment::index::Entry;
 
 /// What a segment's frames are found by. Frames are numbered from the first of the segment.
 pub(crate) trait Postings {

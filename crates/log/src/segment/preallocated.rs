@@ -8,9 +8,9 @@ use parking_lot::{Condvar, Mutex};
 use crate::{
     codec::to_usize,
     fs::{File, FileSystem, PAGE_BYTES},
-    pool::{Pool, Spare, sync_parent},
-    sealed_file::TEMPORARY_SUFFIX,
     segment::SEGMENT_HEADER_BYTES,
+    segment::pool::{Pool, Spare, sync_parent},
+    store::sealed_file::TEMPORARY_SUFFIX,
 };
 
 #[derive(Default)]

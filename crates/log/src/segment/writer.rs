@@ -6,19 +6,19 @@ use std::{
 };
 
 use crate::{
-    chores::Chore,
+    background::Chore,
     codec::to_usize,
     error::Fatal,
+    flusher::page_cache::Written,
+    flusher::sync::Dirty,
     frame::{self, Frame, FrameHeader, Link, Position},
     fs::{File, PAGE_BYTES},
-    index::{Extent, Placed},
     log::{LogShared, RollPolicy},
-    outgoing::Outgoing,
-    page_cache::Written,
+    segment::index::{Extent, Placed},
+    segment::preallocated::{self, Upcoming},
+    segment::write_buffer::Outgoing,
     segment::{Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader},
     store::Disk,
-    sync::Dirty,
-    upcoming::{self, Upcoming},
 };
 
 /// From so many pages on they are told to be written.
@@ -242,7 +242,7 @@ impl Writer {
 /// A new segment, durable with its name, in a recycled file if there is one.
 fn create(disk: &Disk, log: &LogShared, header: SegmentHeader, segment_bytes: u64) -> Result<Segment, Fatal> {
     let path = log.dir.join(SegmentHeader::file_name(header.sequence));
-    let unnamed = upcoming::unnamed(&*disk.fs, &disk.pool, &path, segment_bytes)
+    let unnamed = preallocated::unnamed(&*disk.fs, &disk.pool, &path, segment_bytes)
         .map_err(|error| Fatal::new("create", &path, &error))?;
     let file_bytes = write_header(&*unnamed.file, &unnamed.path, &header)?;
     unnamed.file.sync().map_err(|error| Fatal::new("sync", &unnamed.path, &error))?;
@@ -267,7 +267,7 @@ fn write_header(file: &dyn File, path: &Path, header: &SegmentHeader) -> Result<
         let mut bytes = header.encode();
         debug_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
         let file_bytes = file.length()?;
-        bytes.resize(upcoming::header_room(file_bytes), 0);
+        bytes.resize(preallocated::header_room(file_bytes), 0);
         file.write_all_at(&bytes, 0)?;
         Ok(file_bytes)
     };

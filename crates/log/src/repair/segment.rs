@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     codec::to_usize,
     frame::{self, Frame, FrameHeader, HEADER_BYTES, Link, Parsed, Payload, Position},
-    outgoing::Outgoing,
+    segment::write_buffer::Outgoing,
     segment::{Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 

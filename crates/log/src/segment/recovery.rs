@@ -10,12 +10,12 @@ use std::{
 use crate::{
     error::{Fatal, OpenError, ReadError},
     fs::{File, FileSystem},
-    hard_state::LogFacts,
-    index::{Extent, INDEX_VERSION},
-    scan::{ScanError, Scanner},
-    sealed_file,
+    journal::LogFacts,
+    segment::index::{Extent, INDEX_VERSION},
+    segment::scanner::{ScanError, Scanner},
+    segment::writer::Continuation,
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, is_unwritten},
-    writer::Continuation,
+    store::sealed_file,
 };
 
 pub(crate) struct Recovered {

@@ -27,8 +27,8 @@ pub(crate) use postings::{Candidates, Postings, Run, candidates, newest_candidat
 
 use crate::{
     frame::{Frame, Link},
-    index::Entry,
     segment::SegmentHeader,
+    segment::index::Entry,
 };
 
 /// A frame with this tag is found by every tag: its owner could not tell what is in it.

@@ -14,9 +14,9 @@ use std::{
 use crate::{
     codec::{Fields, to_u32, to_usize},
     error::{Fatal, OpenError},
+    flusher::sync::Dirty,
     fs::{File, FileSystem},
-    sealed_file::{self, TEMPORARY_SUFFIX},
-    sync::Dirty,
+    store::sealed_file::{self, TEMPORARY_SUFFIX},
 };
 use record::Record;
 pub(crate) use record::{Cut, LogFacts, Mark};

@@ -8,7 +8,7 @@ use crate::{
     codec::to_usize,
     frame::{self, Frame, HEADER_BYTES, Link, Parsed, Payload},
     fs::File,
-    index::{Entry, Placed},
+    segment::index::{Entry, Placed},
 };
 
 const WINDOW_BYTES: usize = 256 * 1024;

@@ -11,12 +11,12 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
-    index::INDEX_VERSION,
-    page_cache::Written,
-    sealed_file,
+    flusher::page_cache::Written,
+    secondary_index,
+    segment::index::INDEX_VERSION,
+    segment::preallocated::{self, Upcoming},
     store::Disk,
-    tags,
-    upcoming::{self, Upcoming},
+    store::sealed_file,
 };
 
 /// Whoever asks for more waits until some are done.
@@ -115,12 +115,12 @@ fn perform(disk: &Disk, chore: &Chore) {
                 tracing::warn!(path = %path.display(), %error, "write segment index");
             }
         }
-        Chore::RemoveIndex { path } => tags::remove(fs, path),
+        Chore::RemoveIndex { path } => secondary_index::remove(fs, path),
         Chore::MakeSegment { path, segment_bytes, upcoming } => {
             // After a failure nothing is written any more; whoever takes it tries itself, and tells.
             let made = match disk.refusal() {
                 Some(_) => None,
-                None => upcoming::make(fs, &disk.pool, path, *segment_bytes).map_or_else(
+                None => preallocated::make(fs, &disk.pool, path, *segment_bytes).map_or_else(
                     |error| {
                         tracing::warn!(path = %path.display(), %error, "make a segment ahead of need");
                         None

@@ -8,7 +8,7 @@ use crate::{
     codec::to_usize,
     error::Fatal,
     fs::{FileSystem, PAGE_BYTES},
-    sealed_file::{self, TEMPORARY_SUFFIX},
+    store::sealed_file::{self, TEMPORARY_SUFFIX},
 };
 
 /// Where damaged files are kept.
