@@ -14,10 +14,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     DeliveryOptions,
+    context::{Lead, Node, Pace},
     dead_letter::DeadLetter,
+    leader::{Ended, Scope},
     letters::{self, DeadLetterPage, DeadLetterQuery, Letters},
-    node::{Lead, Node, Pace},
-    scope::{Ended, Scope},
     sink_pool::SinkPool,
     stats::SubscriptionStats,
 };

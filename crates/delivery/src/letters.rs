@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
 use crate::{
+    context::Pace,
     dead_letter::{DeadLetter, Draft, Origin},
-    node::Pace,
 };
 
 const PAGE_MAX: usize = 1_000;

@@ -9,21 +9,17 @@ mod delivery;
 mod options;
 mod stats;
 
-mod node;
-mod scope;
+mod context;
+mod leader;
 
-mod cell;
 mod index;
 mod spec;
 
-mod flight;
+mod subscription;
 mod sweep;
-mod task;
+mod worker;
 
-mod in_flight;
-mod lane;
-mod ledger;
-mod park;
+mod circuit_breaker;
 mod restraint;
 mod retry;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fanfare_model::{Offset, SubscriptionId, Timestamp};
 use fanfare_partition::{Counters, Outcome};
 
-use crate::node::Lead;
+use crate::context::Lead;
 
 /// What a subscription's deliveries are doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use fanfare_model::{AccountId, Event, KeyHash, Offset};
 use fanfare_partition::{Partition, ReadError, StoredEvent};
 
-use crate::{in_flight::Held, spec::Specs};
+use crate::{spec::Specs, subscription::window::Held};
 
 /// Read at once to find single events again.
 const LOAD_BYTES: u64 = 64 << 10;

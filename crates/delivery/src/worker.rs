@@ -15,14 +15,14 @@ use tokio::{
 };
 
 use crate::{
-    cell::{Cell, Ground},
     dead_letter::{Draft, Origin},
-    flight::{Errand, Flight, Item, Letter},
-    in_flight::Held,
     letters::KeepError,
     restraint::Headway,
     sink_pool::OpenSink,
     spec::Specs,
+    subscription::state::{Errand, Flight, Item, Letter},
+    subscription::window::Held,
+    subscription::{Cell, Ground},
     sweep::Sweep,
 };
 

@@ -4,10 +4,10 @@ use fanfare_model::{KeyHash, Offset};
 use fanfare_partition::{Outcome, Reason};
 
 use super::{
-    Candidate, Flight, Item, Letter, Moment,
-    parked::{Due, Phase},
+    parked_keys::{Due, Phase},
+    state::{Candidate, Flight, Item, Letter, Moment},
 };
-use crate::{in_flight::Held, park::Gate, retry::probe_delay_ms};
+use crate::{circuit_breaker::Gate, retry::probe_delay_ms, subscription::window::Held};
 
 /// Pause after a failed read.
 const READ_RETRY_MS: u64 = 1_000;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use fanfare_model::{KeyHash, Offset, Timestamp};
 use fanfare_partition::{ParkedKey, Reason};
 
-use crate::in_flight::Held;
+use crate::subscription::window::Held;
 
 /// Keys whose events are read again at once.
 const SCANS_MAX: usize = 4;

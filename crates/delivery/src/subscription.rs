@@ -2,6 +2,18 @@
 //!
 //! The lock is held for moments and never across an await.
 
+pub(crate) mod state;
+pub(crate) mod window;
+
+mod key_queue;
+mod parked_keys;
+
+mod action;
+mod attempt;
+mod catch_up;
+mod counters;
+mod cursor;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -17,10 +29,10 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    flight::{Flight, Moment},
-    node::Node,
+    context::Node,
     sink_pool::OpenSink,
     spec::{Choices, Specs},
+    subscription::state::{Flight, Moment},
 };
 
 pub(crate) struct Cell {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fanfare_model::{Offset, Timestamp};
 use fanfare_partition::{CursorRecord, Outcome, ParkedKey, Reason};
 
-use super::{Flight, Moment};
+use super::state::{Flight, Moment};
 
 /// A subscription's part of an advance.
 #[derive(Debug)]

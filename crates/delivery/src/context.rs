@@ -12,7 +12,9 @@ use parking_lot::RwLock;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{DeliveryOptions, cell::Cell, letters::Letters, restraint::Restraint, sink_pool::SinkPool};
+use crate::{
+    DeliveryOptions, letters::Letters, restraint::Restraint, sink_pool::SinkPool, subscription::Cell,
+};
 
 pub(crate) struct Node {
     pub(crate) catalog: Catalog,

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::{Ended, Finished, Scope, cell_of, fan_out::Wish};
 use crate::{
-    cell::Cell,
     schema_pin::Pin,
     spec::{Choice, Specs},
-    task::ensure_running,
+    subscription::Cell,
+    worker::ensure_running,
 };
 
 /// Attachments under way at once.

@@ -9,25 +9,17 @@
 //! While it follows, the fan-out hands events over and `read_to` is the front. When the window is full it falls
 //! behind: `read_to` stays, and it reads from the log by itself until it meets the front again.
 
-mod attempt;
-mod errand;
-mod parked;
-mod progress;
-mod reading;
-
 use std::{collections::VecDeque, sync::Arc};
 
 use fanfare_model::{KeyHash, Offset, Timestamp};
 use fanfare_partition::{Attachment, Counters, CursorRecord, Outcome, Reason};
 
-pub(crate) use self::errand::Errand;
-use self::{parked::Parks, reading::Reading};
+pub(crate) use super::action::Errand;
+use super::{catch_up::Reading, counters::Ledger, key_queue::Lanes, parked_keys::Parks};
 use crate::{
     DeliveryOptions,
-    in_flight::{Held, InFlight, Limits},
-    lane::Lanes,
-    ledger::Ledger,
-    park::Breaker,
+    circuit_breaker::Breaker,
+    subscription::window::{Held, InFlight, Limits},
 };
 
 /// One event under way, to the sink or to the dead letters.
@@ -49,7 +41,7 @@ pub(crate) struct Letter {
 
 /// What may be attempted next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Candidate {
+pub(super) enum Candidate {
     Window(Offset),
     Parked(KeyHash),
 }
@@ -65,32 +57,32 @@ pub(crate) struct Moment {
 }
 
 pub(crate) struct Flight {
-    options: Arc<DeliveryOptions>,
-    ledger: Ledger,
-    window: InFlight,
+    pub(super) options: Arc<DeliveryOptions>,
+    pub(super) ledger: Ledger,
+    pub(super) window: InFlight,
     /// Unsettled events of the window whose bytes are not in memory: all of them or none.
-    unloaded: Vec<(Offset, Option<Timestamp>)>,
-    lanes: Lanes,
-    ready: VecDeque<Candidate>,
-    letters: VecDeque<Letter>,
+    pub(super) unloaded: Vec<(Offset, Option<Timestamp>)>,
+    pub(super) lanes: Lanes,
+    pub(super) ready: VecDeque<Candidate>,
+    pub(super) letters: VecDeque<Letter>,
     /// Letters of the window's events that could not be written, and when to try again.
-    letters_later: Vec<(u64, Letter)>,
-    parks: Parks,
-    breaker: Breaker,
+    pub(super) letters_later: Vec<(u64, Letter)>,
+    pub(super) parks: Parks,
+    pub(super) breaker: Breaker,
     /// The last event that took the sink down, and how much had passed by then.
-    accused: Option<(Offset, u64)>,
-    reading: Reading,
-    paused: bool,
+    pub(super) accused: Option<(Offset, u64)>,
+    pub(super) reading: Reading,
+    pub(super) paused: bool,
     /// Retention wants everything below it settled.
-    expire_below: Offset,
+    pub(super) expire_below: Offset,
     /// The record was read from the log's state, and not all that it stands for has been read again.
-    restored: bool,
+    pub(super) restored: bool,
     /// No errand that reads is started before this, after one that failed.
-    read_retry_ms: u64,
-    loading: bool,
-    last_failure: String,
+    pub(super) read_retry_ms: u64,
+    pub(super) loading: bool,
+    pub(super) last_failure: String,
     /// How much of what was settled the advance under way covers.
-    proposed: Option<usize>,
+    pub(super) proposed: Option<usize>,
 }
 
 impl Flight {
@@ -184,7 +176,7 @@ impl Flight {
     }
 
     /// Takes the event into the window or, if its key is parked, counts it there; gives it back if there is no room.
-    fn offer(&mut self, held: Held, moment: Moment) -> Result<(), Held> {
+    pub(super) fn offer(&mut self, held: Held, moment: Moment) -> Result<(), Held> {
         if let Some(parked) = self.parks.get_mut(held.key) {
             parked.pending += 1;
             return Ok(());
@@ -197,7 +189,7 @@ impl Flight {
         Ok(())
     }
 
-    fn admit(&mut self, held: Held) {
+    pub(super) fn admit(&mut self, held: Held) {
         if self.lanes.enter(held.key, held.offset) {
             self.ready.push_back(Candidate::Window(held.offset));
         }
@@ -205,16 +197,16 @@ impl Flight {
     }
 
     /// Nothing can be attempted for so long that nothing is worth keeping in memory.
-    fn holds(&self, now_ms: u64) -> bool {
+    pub(super) fn holds(&self, now_ms: u64) -> bool {
         (self.paused || self.breaker.is_held(now_ms)) && !self.expires()
     }
 
-    fn expires(&self) -> bool {
+    pub(super) fn expires(&self) -> bool {
         self.low_water().is_some_and(|oldest| oldest < self.expire_below)
     }
 
     /// Settles an event of the window or the first of a parked key.
-    fn settle(&mut self, offset: Offset, key: KeyHash, parked: bool, how: (Outcome, u64)) {
+    pub(super) fn settle(&mut self, offset: Offset, key: KeyHash, parked: bool, how: (Outcome, u64)) {
         let (outcome, now_ms) = how;
         if parked {
             if !self.parks.settle(key, offset, now_ms) {

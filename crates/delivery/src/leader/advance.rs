@@ -10,7 +10,10 @@ use fanfare_partition::{Advance, CommandError, CursorAdvance};
 use tokio::time::Instant;
 
 use super::{Ended, FRONTIER_INTERVAL, Finished, Scope, cell_of};
-use crate::{cell::Cell, flight::Moment, task::ensure_running};
+use crate::{
+    subscription::{Cell, state::Moment},
+    worker::ensure_running,
+};
 
 /// Of an advance, encoded: an entry of the log.
 const ADVANCE_BYTES_MAX: usize = 1 << 20;
@@ -149,9 +152,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        flight::tests as flights,
-        in_flight::Held,
         spec::{Choices, tests::attachment},
+        subscription::state::tests as flights,
+        subscription::window::Held,
     };
 
     const FRONT: Offset = Offset(10);

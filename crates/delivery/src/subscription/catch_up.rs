@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use fanfare_model::{Offset, Timestamp};
 use fanfare_partition::{Attachment, CursorRecord};
 
-use super::{Flight, Moment};
-use crate::in_flight::Held;
+use super::state::{Flight, Moment};
+use crate::subscription::window::Held;
 
 pub(super) struct Reading {
     behind: Option<Behind>,

@@ -33,10 +33,10 @@ use self::{
     retention::Trims,
 };
 use crate::{
-    cell::{Cell, Ground},
-    flight::Flight,
-    node::{Lead, Node},
+    context::{Lead, Node},
     spec::{ChoiceError, Choices},
+    subscription::state::Flight,
+    subscription::{Cell, Ground},
 };
 
 type Cells = BTreeMap<AccountId, BTreeMap<SubscriptionId, Arc<Cell>>>;

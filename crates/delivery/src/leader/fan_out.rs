@@ -11,11 +11,11 @@ use fanfare_partition::{ReadChunk, ReadError, StoredBatch, StoredEvent};
 
 use super::{Scope, advance::MATCHED_BYTES_MAX};
 use crate::{
-    cell::Cell,
-    in_flight::{Held, detached},
     index::{Choices, MatchIndex},
     schema_pin::Pin,
-    task::ensure_running,
+    subscription::Cell,
+    subscription::window::{Held, detached},
+    worker::ensure_running,
 };
 
 pub(super) type Index = MatchIndex<Arc<Cell>, Wish>;

@@ -7,7 +7,7 @@ use fanfare_partition::{CommandError, Positions};
 use tokio::time::Instant;
 
 use super::{Ended, Finished, Scope};
-use crate::task::ensure_running;
+use crate::worker::ensure_running;
 
 /// Where the log is to begin, and when it was cut last.
 pub(super) struct Trims {

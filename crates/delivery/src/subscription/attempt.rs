@@ -6,11 +6,14 @@ use fanfare_model::KeyHash;
 use fanfare_partition::{Outcome, Reason};
 use fanfare_sinks::{Abilities, Failure, Outcome as Answer};
 
-use super::{Candidate, Flight, Item, Letter, Moment, parked::Phase};
+use super::{
+    parked_keys::Phase,
+    state::{Candidate, Flight, Item, Letter, Moment},
+};
 use crate::{
-    in_flight::Held,
-    park::{Gate, Verdict},
+    circuit_breaker::{Gate, Verdict},
     retry::{probe_delay_ms, retry_delay_ms},
+    subscription::window::Held,
 };
 
 /// Why later events of a key in the same batch cannot be judged by their own outcome alone.
