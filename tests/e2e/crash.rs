@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use fanfare_testkit::eventually;
 use fanfare_tests::{
     client::{Client, assert_accounted, event},
-    condition::eventually,
     node::Node,
     receiver::Receiver,
 };
@@ -58,7 +58,7 @@ async fn produce(key: u64, client: watch::Receiver<Client>, ledger: Ledger, stop
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_or_skipped_by_kill_9() -> anyhow::Result<()> {
-    let receiver = Receiver::start().await?;
+    let receiver = Receiver::start().await;
     let settings =
         [("FANFARE_DELIVERY__ALLOW_HTTP", "true"), ("FANFARE_DELIVERY__ALLOW_CIDRS", "[\"127.0.0.0/8\"]")];
     let mut node = Node::start(&settings).await?;

@@ -10,9 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use fanfare_testkit::eventually;
 use fanfare_tests::{
     client::{Client, assert_accounted, event},
-    condition::eventually,
     node::{Node, program},
     receiver::Receiver,
 };
@@ -99,7 +99,7 @@ fn assert_damaged(answer: Result<impl std::fmt::Debug, Status>, data_dir: &Path)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on() -> anyhow::Result<()> {
-    let receiver = Receiver::start().await?;
+    let receiver = Receiver::start().await;
     let mut node = Node::start(&settings()).await?;
     let (key, data_dir) = (node.key()?, node.directory().to_owned());
     let connect = |node: &Node| Client::new(node.address().context("running")?, &key);

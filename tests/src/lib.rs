@@ -1,7 +1,6 @@
 //! Harness for the suites that start real nodes: processes, receivers, clients, and conditions with deadlines.
 
 pub mod client;
-pub mod condition;
 pub mod disk;
 pub mod node;
 pub mod receiver;

@@ -23,10 +23,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sinks", &[]),
     ("delivery", &["partition", "catalog", "sinks"]),
     ("control", &["catalog", "partition", "sinks", "delivery", "proto"]),
-    ("cli", &["proto"]),
+    ("client", &["proto"]),
+    ("testkit", &["client", "proto"]),
+    ("cli", &["client", "proto"]),
     (
         "server",
-        &["ingest", "partition", "raft", "log", "delivery", "sinks", "catalog", "control", "proto", "cli"],
+        &[
+            "ingest",
+            "partition",
+            "raft",
+            "log",
+            "delivery",
+            "sinks",
+            "catalog",
+            "control",
+            "proto",
+            "client",
+            "cli",
+        ],
     ),
 ];
 

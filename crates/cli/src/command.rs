@@ -3,10 +3,10 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
+use fanfare_client::{Client, Options};
 
 use crate::{
     bench,
-    client::{Client, Options},
     context::{self, Connection},
     dead_letter, event, event_type,
     failure::Failure,

@@ -1,15 +1,14 @@
 //! `fanfare deadletter`: events that a subscription could not deliver.
 
 use clap::{Args, Subcommand};
+use fanfare_client::{CloudEventJson, time};
 use fanfare_proto::v1;
 
 use crate::{
-    client::CloudEventJson,
     command::Session,
     failure::Failure,
     output::{Fields, Record},
     page::Limit,
-    time,
 };
 
 #[derive(Debug, Subcommand)]

@@ -3,16 +3,12 @@
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
+use fanfare_client::time;
+use fanfare_client::{CloudEventJson, DEFAULT_SOURCE};
 use fanfare_proto::v1::{self, read_events_request::From};
 use serde::Serialize;
 
-use crate::{
-    client::{CloudEventJson, DEFAULT_SOURCE},
-    command::Session,
-    failure::Failure,
-    output::json_text,
-    time,
-};
+use crate::{command::Session, failure::Failure, output::json_text};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

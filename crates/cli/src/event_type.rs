@@ -1,6 +1,7 @@
 //! `fanfare type`: event types.
 
 use clap::{Args, Subcommand, ValueEnum};
+use fanfare_client::time;
 use fanfare_proto::v1::{self, EventTypeStatus};
 
 use crate::{
@@ -8,7 +9,6 @@ use crate::{
     failure::Failure,
     output::{Fields, Record, say},
     page::Limit,
-    time,
 };
 
 #[derive(Debug, Subcommand)]

@@ -8,11 +8,12 @@ use std::{
     process::ExitCode,
 };
 
+use fanfare_client::ConnectError;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{client, context, output::Format, output::say};
+use crate::{context, output::Format, output::say};
 
 /// Exit codes. 0 is success; clap itself exits with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,17 +108,17 @@ impl Failure {
         Self::new(Exit::Failed, message, "use the `fanfare` of the node's version")
     }
 
-    pub(crate) fn from_connect(error: client::ConnectError) -> Self {
+    pub(crate) fn from_connect(error: ConnectError) -> Self {
         let next = match &error {
-            client::ConnectError::Address { .. } => "give --addr as http://HOST:PORT",
-            client::ConnectError::Key => "copy the key again: it is printable ASCII without blanks",
-            client::ConnectError::Unreachable { .. } => {
+            ConnectError::Address { .. } => "give --addr as http://HOST:PORT",
+            ConnectError::Key => "copy the key again: it is printable ASCII without blanks",
+            ConnectError::Unreachable { .. } => {
                 "start a node with `fanfare dev`, or name another with --addr or FANFARE_ADDR"
             }
         };
         let exit = match &error {
-            client::ConnectError::Unreachable { .. } => Exit::Unavailable,
-            client::ConnectError::Address { .. } | client::ConnectError::Key => Exit::Usage,
+            ConnectError::Unreachable { .. } => Exit::Unavailable,
+            ConnectError::Address { .. } | ConnectError::Key => Exit::Usage,
         };
         Self::new(exit, with_sources(&error), next)
     }

@@ -3,7 +3,6 @@
 //! Talks to a node through its public API alone. Data goes to stdout, everything else to stderr; an
 //! error ends with what to do next. The binary `fanfare` runs [`Command`] beside its own commands.
 
-pub mod client;
 pub mod context;
 
 mod command;
@@ -23,7 +22,6 @@ mod subscription;
 
 mod page;
 mod signature;
-mod time;
 
 pub use command::{Command, GlobalOptions, run};
 pub use output::Format;

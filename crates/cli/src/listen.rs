@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
+use fanfare_client::CloudEventJson;
 use fanfare_proto::v1::{self, read_events_request::From};
 use http::{Method, Request, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full, Limited};
@@ -22,7 +23,6 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::{
-    client::CloudEventJson,
     command::Session,
     context,
     event::json_line,

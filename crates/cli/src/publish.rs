@@ -3,6 +3,7 @@
 use std::{io, path::Path, time::Duration};
 
 use clap::Args;
+use fanfare_client::{Acknowledgement, DEFAULT_SOURCE, EventBuilder, PublishStream, Stored};
 use fanfare_proto::{cloudevents::v1::CloudEvent, v1};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader, Stdin},
@@ -10,7 +11,6 @@ use tokio::{
 };
 
 use crate::{
-    client::{DEFAULT_SOURCE, EventBuilder, PublishStream, Settled, Stored},
     command::Session,
     failure::{Exit, Failure},
     output::{Fields, Output, say},
@@ -201,7 +201,7 @@ impl<'a> Stream<'a> {
         let id = event.id.clone();
         let ordinals = self.inner.send(vec![event]).await.map_err(|status| self.broken(&status))?;
         self.names.insert(ordinals.start, (number, id));
-        while let Some(settled) = self.inner.take_settled() {
+        while let Some(settled) = self.inner.try_next() {
             self.print(Ok(Some(settled)))?;
         }
         Ok(())
@@ -213,7 +213,7 @@ impl<'a> Stream<'a> {
         say(&format!("{unit} {number}: {}", failure.summary()));
     }
 
-    fn print(&mut self, settled: Result<Option<Settled>, tonic::Status>) -> Result<(), Failure> {
+    fn print(&mut self, settled: Result<Option<Acknowledgement>, tonic::Status>) -> Result<(), Failure> {
         let Some(settled) = settled.map_err(|status| self.broken(&status))? else { return Ok(()) };
         let (number, id) = self.names.remove(&settled.ordinal).unwrap_or_default();
         match settled.outcome {

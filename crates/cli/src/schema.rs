@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use fanfare_client::time;
 use fanfare_proto::v1;
 
 use crate::{
@@ -11,7 +12,6 @@ use crate::{
     output::{Fields, Record, say},
     page::Limit,
     publish::read_file,
-    time,
 };
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! `fanfare sink`: where events are delivered to.
 
 use clap::{Args, Subcommand, ValueEnum};
+use fanfare_client::time;
 use fanfare_proto::v1::{self, sink::Kind};
 
 use crate::{
@@ -8,7 +9,6 @@ use crate::{
     failure::Failure,
     output::{Fields, Record, say},
     page::Limit,
-    time,
 };
 
 #[derive(Debug, Subcommand)]

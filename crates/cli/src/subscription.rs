@@ -5,6 +5,7 @@ mod stats;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
+use fanfare_client::time;
 use fanfare_proto::v1::{self, create_subscription_request::From};
 
 use crate::{
@@ -12,7 +13,6 @@ use crate::{
     failure::Failure,
     output::{Fields, Record, say},
     page::Limit,
-    time,
 };
 
 #[derive(Debug, Subcommand)]

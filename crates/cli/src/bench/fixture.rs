@@ -1,10 +1,11 @@
 //! What a run needs in the catalog: made before it, removed after it. What was there already stays.
 
+use fanfare_client::Client;
 use fanfare_proto::v1::{self, sink::Kind};
 use tonic::{Code, Status};
 
 use super::{payload, publish::interrupted};
-use crate::{client::Client, command::Session, failure::Failure, output::say};
+use crate::{command::Session, failure::Failure, output::say};
 
 /// Things a run created, in the order of creation.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fanfare_client::Client;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -15,7 +16,6 @@ use super::{
     producer::{Plan, Producer, Schedule, Tally},
 };
 use crate::{
-    client::Client,
     failure::{Exit, Failure},
     output::Fields,
 };

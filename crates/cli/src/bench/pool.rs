@@ -14,7 +14,7 @@ use tonic_prost::ProstDecoder;
 use std::sync::Arc;
 
 use super::payload;
-use crate::client::EventBuilder;
+use fanfare_client::EventBuilder;
 
 /// What every event of the load generator names as its source.
 pub(super) const SOURCE: &str = "/fanfare/bench";

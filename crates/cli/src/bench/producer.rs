@@ -25,7 +25,7 @@ use super::{
     pacer::Timetable,
     pool::{Batch, BatchCodec, Pool},
 };
-use crate::client::Client;
+use fanfare_client::Client;
 
 /// Most requests without an answer in the open loop, unless the node's window is smaller.
 pub(super) const REQUESTS_IN_FLIGHT_MAX: usize = 4096;

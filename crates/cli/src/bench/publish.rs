@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
+use fanfare_client::Client;
 
 use super::{
     fixture::Fixture,
@@ -12,7 +13,6 @@ use super::{
     producer::REQUESTS_IN_FLIGHT_MAX,
 };
 use crate::{
-    client::Client,
     command::Session,
     failure::{Exit, Failure},
     output::{Fields, say},

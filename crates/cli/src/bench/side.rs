@@ -11,7 +11,9 @@ use super::{
     pool::Pool,
     receiver::{Account, Receiver},
 };
-use crate::{client::Client, failure::Failure};
+use fanfare_client::Client;
+
+use crate::failure::Failure;
 
 pub(super) struct Side {
     pool: Arc<Pool>,

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
+use fanfare_client::{Client, EventBuilder, Options};
 use fanfare_proto::v1::PublishError;
+use tokio::{io::AsyncReadExt, net::TcpListener};
+use tokio_util::task::TaskTracker;
 
 use super::*;
 
@@ -87,4 +90,32 @@ fn a_reader_that_went_away_is_no_failure() {
     let failure = Failure::from_output(io::Error::from(io::ErrorKind::BrokenPipe));
     assert_eq!(format!("{:?}", failure.report(Format::Table)), format!("{:?}", ExitCode::SUCCESS));
     assert!(!Failure::from_output(io::Error::from(io::ErrorKind::StorageFull)).silent);
+}
+
+#[tokio::test]
+async fn unreachable_node_is_unavailable_and_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let options = Options { addr: addr.clone(), key: None, timeout: Duration::from_secs(5) };
+    let failure = Failure::from_connect(Client::connect(options).await.unwrap_err());
+    assert_eq!(failure.exit(), Exit::Unavailable);
+    let summary = failure.summary();
+    assert!(summary.contains(&addr) && summary.contains("refused"), "{summary}");
+}
+
+#[tokio::test]
+async fn connection_lost_during_a_call_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = format!("http://{}", listener.local_addr().unwrap());
+    TaskTracker::new().spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+    });
+    let client =
+        Client::connect(Options { addr, key: None, timeout: Duration::from_secs(30) }).await.unwrap();
+    let status = client.publish(EventBuilder::new("t").build()).await.unwrap_err();
+    let failure = Failure::from_status("publish t", &status);
+    assert_eq!(failure.exit(), Exit::Unavailable, "{failure:?} of {status:?}");
+    assert!(failure.summary().contains("the connection was lost"), "{failure:?}");
 }

@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::client::EventBuilder;
+use fanfare_client::EventBuilder;
 
 #[test]
 fn the_secret_stays_the_same_and_is_private() {

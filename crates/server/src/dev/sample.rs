@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use fanfare_cli::client::{Client, Options};
+use fanfare_client::{Client, Options};
 use fanfare_model::Secret;
 use fanfare_proto::{
     cloudevents::v1::{

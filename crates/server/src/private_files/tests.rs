@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare_cli::client::{Client, Options};
+use fanfare_client::{Client, Options};
 use fanfare_proto::{
     cloudevents::v1::CloudEvent,
     v1::{

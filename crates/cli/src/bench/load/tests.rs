@@ -1,7 +1,7 @@
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::client::fake_publisher::FakePublisher;
+use fanfare_testkit::FakePublisher;
 
 fn load(rate: Option<u32>, batch: u32, events_max: u64) -> Load {
     Load {

@@ -20,46 +20,46 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::Client;
+use crate::Client;
 
-/// Most requests without an answer, whatever the server's window.
+/// Upper bound of unanswered requests, whatever window the server announces.
 const REQUESTS_IN_FLIGHT_MAX: usize = 1024;
-/// What one request may hold before the first answer announces the window.
+/// Window assumed until the first answer announces the server's.
 const FIRST_WINDOW: v1::PublishWindow = v1::PublishWindow { events: 100, bytes: 1 << 20 };
-/// Most that is sent again at once, so that a request stays below the server's limits.
+/// Upper bounds of one resent request, below the server's limits.
 const RESEND_BYTES_MAX: u64 = 2 << 20;
 const RESEND_EVENTS_MAX: u64 = 1_000;
-/// How long an event is sent again before its last refusal is final.
+/// Resending of an event ends this long after its first refusal; the last refusal is then final.
 const RETRY_FOR: Duration = Duration::from_secs(30);
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(50);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);
 
-/// A stream for publishing. Dropping it leaves the outcome of what was not settled unknown.
+/// A stream for publishing. Dropping the stream leaves the outcome of unacknowledged events unknown.
 #[derive(Debug)]
 pub struct PublishStream {
     client: Client,
-    /// None after the connection broke, until the next sending.
-    link: Option<Link>,
-    /// None until the first answer on this link.
+    /// None after the connection broke, until the next request.
+    connection: Option<Connection>,
+    /// None until the first answer on this connection.
     window: Option<v1::PublishWindow>,
-    in_flight: VecDeque<Request>,
+    in_flight: VecDeque<InflightRequest>,
     events_in_flight: u64,
     bytes_in_flight: u64,
-    /// Refused, but a retry can help; by ordinal, which is the order of the first sending.
-    held: BTreeMap<u64, Pending>,
+    /// Events refused retryably, by ordinal, which is the order of the first sending.
+    retry_queue: BTreeMap<u64, PendingEvent>,
     resend_at: Instant,
-    /// When the oldest request in flight became the oldest.
-    waits_since: Instant,
-    /// Resendings in a row that were refused again.
+    /// Time at which the oldest in-flight request became the oldest.
+    oldest_sent_at: Instant,
+    /// Consecutive resends that were refused again; sets the backoff.
     refusals: u32,
-    settled: VecDeque<Settled>,
+    acknowledged: VecDeque<Acknowledgement>,
     next_ordinal: u64,
     next_sequence: u64,
 }
 
-/// What became of one event.
+/// The final outcome of one event.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settled {
+pub struct Acknowledgement {
     /// The event's number on this stream: from 0, in the order given.
     pub ordinal: u64,
     pub outcome: Result<Stored, v1::PublishError>,
@@ -72,25 +72,25 @@ pub struct Settled {
 pub struct Stored {
     pub partition: u32,
     pub offset: u64,
-    /// It was committed before, here.
+    /// The event was committed here before.
     pub duplicate: bool,
 }
 
 #[derive(Debug)]
-struct Link {
+struct Connection {
     requests: mpsc::Sender<v1::PublishStreamRequest>,
     responses: Streaming<v1::PublishStreamResponse>,
 }
 
 #[derive(Debug)]
-struct Request {
+struct InflightRequest {
     sequence: u64,
     bytes: u64,
-    events: Vec<Pending>,
+    events: Vec<PendingEvent>,
 }
 
 #[derive(Debug)]
-struct Pending {
+struct PendingEvent {
     ordinal: u64,
     event: CloudEvent,
     sent: Instant,
@@ -98,20 +98,20 @@ struct Pending {
 }
 
 impl PublishStream {
-    pub(super) async fn open(client: Client) -> Result<Self, Status> {
-        let link = Link::open(&client).await?;
+    pub(crate) async fn open(client: Client) -> Result<Self, Status> {
+        let connection = Connection::open(&client).await?;
         Ok(Self {
             client,
-            link: Some(link),
+            connection: Some(connection),
             window: None,
             in_flight: VecDeque::new(),
             events_in_flight: 0,
             bytes_in_flight: 0,
-            held: BTreeMap::new(),
+            retry_queue: BTreeMap::new(),
             resend_at: Instant::now(),
-            waits_since: Instant::now(),
+            oldest_sent_at: Instant::now(),
             refusals: 0,
-            settled: VecDeque::new(),
+            acknowledged: VecDeque::new(),
             next_ordinal: 0,
             next_sequence: 0,
         })
@@ -122,26 +122,29 @@ impl PublishStream {
     /// retry cures it, or none did for 30 s.
     pub async fn send(&mut self, events: Vec<CloudEvent>) -> Result<Range<u64>, Status> {
         let bytes = events.iter().map(size_bytes).sum();
-        while !(self.held.is_empty() && self.link.is_some() && self.has_room(events.len() as u64, bytes)) {
+        while !(self.retry_queue.is_empty()
+            && self.connection.is_some()
+            && self.has_room(events.len() as u64, bytes))
+        {
             self.step().await?;
         }
         let first = self.next_ordinal;
         let now = Instant::now();
         let pending = (first..).zip(events);
         let pending: Vec<_> = pending
-            .map(|(ordinal, event)| Pending { ordinal, event, sent: now, first_refused: None })
+            .map(|(ordinal, event)| PendingEvent { ordinal, event, sent: now, first_refused: None })
             .collect();
         self.next_ordinal += pending.len() as u64;
         self.transmit(pending, bytes, false);
         Ok(first..self.next_ordinal)
     }
 
-    /// The next settled event, not always in order of ordinals; none when nothing is outstanding.
+    /// The next acknowledgement, not always in order of ordinals; none when nothing is outstanding.
     /// Cancel safe. Errors as [`Self::send`].
-    pub async fn next(&mut self) -> Result<Option<Settled>, Status> {
+    pub async fn next(&mut self) -> Result<Option<Acknowledgement>, Status> {
         loop {
-            if let Some(settled) = self.settled.pop_front() {
-                return Ok(Some(settled));
+            if let Some(acknowledgement) = self.acknowledged.pop_front() {
+                return Ok(Some(acknowledgement));
             }
             if self.outstanding() == 0 {
                 return Ok(None);
@@ -150,15 +153,16 @@ impl PublishStream {
         }
     }
 
-    /// As [`Self::next`], if one is settled already. Who sends much takes these along the way: they wait in memory.
-    pub fn take_settled(&mut self) -> Option<Settled> {
-        self.settled.pop_front()
+    /// The next acknowledgement that has arrived already. Acknowledgements wait in memory until they are polled, so a
+    /// long stream polls while it sends.
+    pub fn try_next(&mut self) -> Option<Acknowledgement> {
+        self.acknowledged.pop_front()
     }
 
-    /// Events that were sent and are not settled.
+    /// Events that were sent and are not acknowledged.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
-        self.events_in_flight + self.held.len() as u64
+        self.events_in_flight + self.retry_queue.len() as u64
     }
 
     fn has_room(&self, events: u64, bytes: u64) -> bool {
@@ -177,27 +181,29 @@ impl PublishStream {
             sleep_until(self.resend_at).await;
             return self.resend().await;
         }
-        let Some(link) = &mut self.link else { return self.break_off(Status::unavailable("not connected")) };
-        match timeout_at(self.waits_since + self.client.timeout(), link.responses.message()).await {
+        let Some(connection) = &mut self.connection else {
+            return self.disconnect(Status::unavailable("not connected"));
+        };
+        match timeout_at(self.oldest_sent_at + self.client.timeout(), connection.responses.message()).await {
             Ok(Ok(Some(response))) => self.accept(response),
-            Ok(Ok(None)) => self.break_off(Status::unavailable("the node ended the stream")),
-            Ok(Err(status)) => self.break_off(status),
-            Err(_) => self.break_off(Status::deadline_exceeded("no answer on the stream")),
+            Ok(Ok(None)) => self.disconnect(Status::unavailable("the node ended the stream")),
+            Ok(Err(status)) => self.disconnect(status),
+            Err(_) => self.disconnect(Status::deadline_exceeded("no answer on the stream")),
         }
     }
 
     async fn resend(&mut self) -> Result<(), Status> {
-        if self.link.is_none() {
-            match Link::open(&self.client).await {
-                Ok(link) => self.link = Some(link),
-                Err(status) => return self.break_off(status),
+        if self.connection.is_none() {
+            match Connection::open(&self.client).await {
+                Ok(connection) => self.connection = Some(connection),
+                Err(status) => return self.disconnect(status),
             }
         }
         let window = self.window.unwrap_or(FIRST_WINDOW);
         let bytes_max = window.bytes.min(RESEND_BYTES_MAX);
         let events_max = u64::from(window.events).min(RESEND_EVENTS_MAX);
         let (mut events, mut bytes) = (Vec::new(), 0);
-        while let Some(entry) = self.held.first_entry() {
+        while let Some(entry) = self.retry_queue.first_entry() {
             let size = size_bytes(&entry.get().event);
             if !events.is_empty() && (bytes + size > bytes_max || events.len() as u64 >= events_max) {
                 break;
@@ -211,7 +217,7 @@ impl PublishStream {
         Ok(())
     }
 
-    fn transmit(&mut self, events: Vec<Pending>, bytes: u64, resume: bool) {
+    fn transmit(&mut self, events: Vec<PendingEvent>, bytes: u64, resume: bool) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let request = v1::PublishStreamRequest {
@@ -219,17 +225,17 @@ impl PublishStream {
             resume,
             events: events.iter().map(|pending| pending.event.clone()).collect(),
         };
-        if let Some(link) = &self.link {
+        if let Some(connection) = &self.connection {
             // The channel holds as many requests as may be in flight, so it is never full; a closed one
             // shows as the end of the responses.
-            drop(link.requests.try_send(request));
+            drop(connection.requests.try_send(request));
         }
         if self.in_flight.is_empty() {
-            self.waits_since = Instant::now();
+            self.oldest_sent_at = Instant::now();
         }
         self.events_in_flight += events.len() as u64;
         self.bytes_in_flight += bytes;
-        self.in_flight.push_back(Request { sequence, bytes, events });
+        self.in_flight.push_back(InflightRequest { sequence, bytes, events });
     }
 
     fn accept(&mut self, response: v1::PublishStreamResponse) -> Result<(), Status> {
@@ -237,7 +243,7 @@ impl PublishStream {
             self.window = Some(window);
         }
         self.window.get_or_insert(FIRST_WINDOW);
-        self.waits_since = Instant::now();
+        self.oldest_sent_at = Instant::now();
         let request = self.in_flight.pop_front().ok_or_else(|| protocol_error("an answer too many"))?;
         self.events_in_flight -= request.events.len() as u64;
         self.bytes_in_flight -= request.bytes;
@@ -260,17 +266,17 @@ impl PublishStream {
         });
         let results: Vec<_> =
             if response.results.is_empty() { run.take(count).collect() } else { response.results };
-        let held_before = self.held.len();
+        let queued_before = self.retry_queue.len();
         for (pending, result) in request.events.into_iter().zip(results) {
             self.settle(pending, result);
         }
-        if self.held.len() == held_before && count > 0 {
+        if self.retry_queue.len() == queued_before && count > 0 {
             self.refusals = 0;
         }
         Ok(())
     }
 
-    fn settle(&mut self, mut pending: Pending, result: v1::PublishResult) {
+    fn settle(&mut self, mut pending: PendingEvent, result: v1::PublishResult) {
         let now = Instant::now();
         let outcome = match result.error {
             None => {
@@ -286,28 +292,32 @@ impl PublishStream {
             }
             Some(error) => Err(error),
         };
-        self.settled.push_back(Settled { ordinal: pending.ordinal, outcome, elapsed: now - pending.sent });
+        self.acknowledged.push_back(Acknowledgement {
+            ordinal: pending.ordinal,
+            outcome,
+            elapsed: now - pending.sent,
+        });
     }
 
-    fn hold(&mut self, pending: Pending, retry_after: Option<Duration>) {
-        if self.held.is_empty() {
+    fn hold(&mut self, pending: PendingEvent, retry_after: Option<Duration>) {
+        if self.retry_queue.is_empty() {
             self.refusals += 1;
         }
         let delay = retry_after.unwrap_or_default().max(delay_after(self.refusals)).min(RETRY_FOR);
         self.resend_at = self.resend_at.max(Instant::now() + delay);
-        self.held.insert(pending.ordinal, pending);
+        self.retry_queue.insert(pending.ordinal, pending);
     }
 
-    /// The link is of no more use. What was in flight has an unknown outcome and is sent again on the next
-    /// link, where the node recognises what it has.
-    fn break_off(&mut self, status: Status) -> Result<(), Status> {
-        self.link = None;
+    /// Drops the connection. The outcome of in-flight events is unknown, so they are sent again on the next connection,
+    /// where the node recognizes committed ones by their identity.
+    fn disconnect(&mut self, status: Status) -> Result<(), Status> {
+        self.connection = None;
         self.window = None;
         let now = Instant::now();
         for request in std::mem::take(&mut self.in_flight) {
             for mut pending in request.events {
                 pending.first_refused.get_or_insert(now);
-                self.held.insert(pending.ordinal, pending);
+                self.retry_queue.insert(pending.ordinal, pending);
             }
         }
         (self.events_in_flight, self.bytes_in_flight) = (0, 0);
@@ -315,14 +325,14 @@ impl PublishStream {
         let retry_after = retry_after(&status);
         let delay = retry_after.unwrap_or_default().min(RETRY_FOR).max(delay_after(self.refusals));
         self.resend_at = now + delay;
-        let oldest = self.held.values().filter_map(|pending| pending.first_refused).min();
+        let oldest = self.retry_queue.values().filter_map(|pending| pending.first_refused).min();
         let waited = oldest.map(|oldest| now - oldest).unwrap_or_default();
         let helps = retry_after.is_some() || reconnect_helps(status.code());
         if waited < RETRY_FOR && helps { Ok(()) } else { Err(status) }
     }
 }
 
-impl Link {
+impl Connection {
     async fn open(client: &Client) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(REQUESTS_IN_FLIGHT_MAX);
         let mut publisher = client.publisher();
@@ -359,6 +369,3 @@ fn reconnect_helps(code: Code) -> bool {
 fn protocol_error(what: &str) -> Status {
     Status::internal(format!("the node broke the stream's protocol: {what}"))
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,15 +2,19 @@
 
 use jiff::Timestamp;
 
-/// As text; empty if absent or out of range.
-pub(crate) fn text(time: Option<&prost_types::Timestamp>) -> String {
+/// The time as text; empty if absent or out of range.
+#[must_use]
+pub fn text(time: Option<&prost_types::Timestamp>) -> String {
     time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
         .map(|time| time.to_string())
         .unwrap_or_default()
 }
 
 /// Parses RFC 3339.
-pub(crate) fn parse(text: &str) -> Result<prost_types::Timestamp, jiff::Error> {
+///
+/// # Errors
+/// If `text` is something else.
+pub fn parse(text: &str) -> Result<prost_types::Timestamp, jiff::Error> {
     let time: Timestamp = text.parse()?;
     Ok(prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() })
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use fanfare_client::{Client, Options};
 use fanfare_proto::{
     cloudevents::v1::{CloudEvent, cloud_event::cloud_event_attribute_value::Attr},
     v1::{
@@ -25,49 +26,49 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
 
-use super::{Client, Options};
-
 /// As long as nothing more comes, what was received is answered.
 const QUIET: Duration = Duration::from_millis(20);
 
+/// The service; clones share their state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FakePublisher {
-    state: Arc<Mutex<State>>,
+pub struct FakePublisher {
+    state: Arc<Mutex<FakePublisherState>>,
     /// Breaks all connections that there are.
     broken: Arc<Notify>,
     tasks: TaskTracker,
 }
 
+/// Committed events, and the faults to inject.
 #[derive(Debug)]
-pub(crate) struct State {
+pub struct FakePublisherState {
     /// Ids committed, by partition, in order.
-    pub(crate) logs: BTreeMap<u32, Vec<String>>,
+    pub logs: BTreeMap<u32, Vec<String>>,
     /// Ids to refuse retryably, and how often.
-    pub(crate) refuse: HashMap<String, u32>,
+    pub refuse: HashMap<String, u32>,
     /// How they are refused.
-    pub(crate) refusal: v1::PublishError,
+    pub refusal: v1::PublishError,
     /// They are committed all the same: the refusal says that the outcome is unknown.
-    pub(crate) refusal_commits: bool,
+    pub refusal_commits: bool,
     /// Refuse the next new event retryably after so many attempts, again and again.
-    pub(crate) refuse_every: Option<u32>,
+    pub refuse_every: Option<u32>,
     attempts: u32,
     /// Ids to refuse for good.
-    pub(crate) poison: BTreeSet<String>,
+    pub poison: BTreeSet<String>,
     /// End the stream instead of answering this many requests; what they hold is committed.
-    pub(crate) cuts: u32,
-    pub(crate) cut_with: Status,
+    pub cuts: u32,
+    pub cut_with: Status,
     /// Break the connection under the stream instead of answering this many requests; likewise.
-    pub(crate) breaks: u32,
+    pub breaks: u32,
     /// Most events and bytes of events that were ever unanswered.
-    pub(crate) unanswered_max: (usize, usize),
-    pub(crate) request_events_max: usize,
+    pub unanswered_max: (usize, usize),
+    pub request_events_max: usize,
     /// Requests that began again before all requests before them were answered.
-    pub(crate) early_resumes: u32,
-    pub(crate) window: v1::PublishWindow,
-    pub(crate) streams: u32,
+    pub early_resumes: u32,
+    pub window: v1::PublishWindow,
+    pub streams: u32,
 }
 
-impl Default for State {
+impl Default for FakePublisherState {
     fn default() -> Self {
         Self {
             logs: BTreeMap::new(),
@@ -89,7 +90,9 @@ impl Default for State {
     }
 }
 
-pub(crate) fn refusal(code: Code, reason: &str, retry_after_ms: Option<u64>) -> v1::PublishError {
+/// A refusal of one event, retryable if it says when.
+#[must_use]
+pub fn refusal(code: Code, reason: &str, retry_after_ms: Option<u64>) -> v1::PublishError {
     v1::PublishError {
         code: code as i32,
         reason: reason.to_owned(),
@@ -99,29 +102,37 @@ pub(crate) fn refusal(code: Code, reason: &str, retry_after_ms: Option<u64>) -> 
 }
 
 impl FakePublisher {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+    /// The state, to be set and looked at by a test.
+    ///
+    /// # Panics
+    /// If a panic happened while the state was locked.
+    #[must_use]
+    pub fn state(&self) -> MutexGuard<'_, FakePublisherState> {
+        self.state.lock().expect("the fake works")
     }
 
-    /// Serves behind a wire that can break.
-    pub(crate) async fn serve(&self) -> Client {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let wire = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = format!("http://{}", wire.local_addr().unwrap());
+    /// A client of this publisher, connected through a proxy whose connections can be broken.
+    ///
+    /// # Panics
+    /// If loopback cannot be served.
+    pub async fn serve(&self) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("the fake works");
+        let wire = TcpListener::bind("127.0.0.1:0").await.expect("the fake works");
+        let addr = format!("http://{}", wire.local_addr().expect("the fake works"));
         self.tasks.spawn(carry(
             wire,
-            listener.local_addr().unwrap(),
+            listener.local_addr().expect("the fake works"),
             self.broken.clone(),
             self.tasks.clone(),
         ));
         let server = Server::builder().add_service(PublisherServiceServer::new(self.clone()));
         self.tasks.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let options = Options { addr, key: None, timeout: Duration::from_secs(30) };
-        Client::connect(options).await.unwrap()
+        Client::connect(options).await.expect("the fake works")
     }
 }
 
-impl State {
+impl FakePublisherState {
     fn take(
         &mut self,
         request: &v1::PublishStreamRequest,
@@ -138,7 +149,7 @@ impl State {
             sequence: request.sequence,
             partition: first.partition,
             first_offset: first.offset,
-            count: u32::try_from(results.len()).unwrap(),
+            count: u32::try_from(results.len()).expect("the fake works"),
             results: if run { Vec::new() } else { results },
             window: None,
         }
@@ -187,7 +198,7 @@ impl State {
 /// The partition key is the partition's number.
 fn partition_of(event: &CloudEvent) -> u32 {
     match event.attributes.get("partitionkey").and_then(|value| value.attr.as_ref()) {
-        Some(Attr::CeString(key)) => key.trim_start_matches("key-").parse().unwrap(),
+        Some(Attr::CeString(key)) => key.trim_start_matches("key-").parse().expect("the fake works"),
         _ => 0,
     }
 }
@@ -272,9 +283,9 @@ async fn carry(wire: TcpListener, server: SocketAddr, broken: Arc<Notify>, tasks
     while let Ok((mut client, _)) = wire.accept().await {
         let broken = broken.clone();
         tasks.spawn(async move {
-            let mut server = TcpStream::connect(server).await.unwrap();
-            client.set_nodelay(true).unwrap();
-            server.set_nodelay(true).unwrap();
+            let mut server = TcpStream::connect(server).await.expect("the fake works");
+            client.set_nodelay(true).expect("the fake works");
+            server.set_nodelay(true).expect("the fake works");
             tokio::select! {
                 // An end of either side is the other's to notice.
                 _ = copy_bidirectional(&mut client, &mut server) => {}

@@ -4,9 +4,8 @@
 
 mod cloud_event;
 mod event_builder;
-#[cfg(test)]
-pub(crate) mod fake_publisher;
 mod publish_stream;
+pub mod time;
 
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ use tonic::{
 
 pub use cloud_event::CloudEventJson;
 pub use event_builder::{DEFAULT_SOURCE, EventBuilder};
-pub use publish_stream::{PublishStream, Settled, Stored};
+pub use publish_stream::{Acknowledgement, PublishStream, Stored};
 
 /// Most bytes of one answer: a request's 4 MiB of events with room for what surrounds them.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;

@@ -92,7 +92,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::client::EventBuilder;
+    use crate::EventBuilder;
 
     fn json(event: &CloudEvent) -> String {
         serde_json::to_string(&CloudEventJson(event)).unwrap()
