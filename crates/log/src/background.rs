@@ -115,7 +115,7 @@ fn perform(disk: &Disk, chore: &Chore) {
                 tracing::warn!(path = %path.display(), %error, "write segment index");
             }
         }
-        Chore::RemoveIndex { path } => secondary_index::remove(fs, path),
+        Chore::RemoveIndex { path } => secondary_index::remove_file(fs, path),
         Chore::MakeSegment { path, segment_bytes, upcoming } => {
             // After a failure nothing is written any more; whoever takes it tries itself, and tells.
             let made = match disk.refusal() {

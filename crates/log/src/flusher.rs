@@ -19,7 +19,7 @@ use crate::{
     flusher::queue::{Done, Request, Stop, Taken, Work},
     flusher::sync::Syncers,
     frame::Frame,
-    journal::{Mark, Unsynced},
+    journal::{SyncMark, PendingSync},
     log::LogShared,
     store::Disk,
 };
@@ -69,7 +69,7 @@ impl Flusher {
             }
             if let Some(stop) = stop {
                 if stop == Stop::Clean {
-                    self.or_latch(|flusher| flusher.disk.journal.lock().clean_stop());
+                    self.or_latch(|flusher| flusher.disk.journal.lock().record_clean_stop());
                 }
                 return;
             }
@@ -136,23 +136,23 @@ impl Flusher {
             dirty.extend(writer.dirty());
         }
         let due = self.mark_deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let journal = due.then(|| self.disk.journal.lock().written());
-        let vouched = journal.map(|Unsynced { dirty: file, nonce, end_byte }| {
+        let journal = due.then(|| self.disk.journal.lock().pending_sync());
+        let vouched = journal.map(|PendingSync { dirty: file, nonce, end_byte }| {
             dirty.push(file);
             (nonce, end_byte)
         });
         self.syncers.sync_all(dirty)?;
         if let Some((nonce, end_byte)) = vouched {
-            self.disk.journal.lock().synced_by_caller(nonce, end_byte);
+            self.disk.journal.lock().note_synced(nonce, end_byte);
             self.mark_deadline = None;
         }
-        let mut marks: Vec<(u32, Mark)> = Vec::new();
+        let mut marks: Vec<(u32, SyncMark)> = Vec::new();
         for log in logs {
             log.writer.lock().publish(log);
             marks.extend(log.mark().map(|mark| (log.id, mark)));
             self.appended.push(Arc::clone(log));
         }
-        self.disk.journal.lock().mark(&marks)?;
+        self.disk.journal.lock().record_sync_marks(&marks)?;
         self.mark_soon();
         Ok(())
     }
@@ -163,7 +163,7 @@ impl Flusher {
             let Work::Vote(vote) = &request.work else { continue };
             let mut facts = journal.facts(request.log.id).clone();
             facts.vote = Some(vote.clone());
-            journal.record(facts)?;
+            journal.record_facts(facts)?;
         }
         journal.sync()?;
         drop(journal);
@@ -191,7 +191,7 @@ impl Flusher {
         self.mark_deadline = None;
         let mut journal = self.disk.journal.lock();
         journal.sync()?;
-        journal.mark(&[])
+        journal.record_sync_marks(&[])
     }
 
     /// Gives memory back, the log's own and the system's, when those who waited for the round have been answered.

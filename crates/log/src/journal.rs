@@ -19,9 +19,9 @@ use crate::{
     store::sealed_file::{self, TEMPORARY_SUFFIX},
 };
 use record::Record;
-pub(crate) use record::{Cut, LogFacts, Mark};
+pub(crate) use record::{Truncation, LogFacts, SyncMark};
 
-const FILE_NAME: &str = "hard-state";
+const FILE_NAME: &str = "journal";
 const MAGIC: &[u8; 8] = b"FANFHARD";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 40;
@@ -31,7 +31,7 @@ const RECORD_BYTES_MAX: usize = 1024 * 1024;
 const SIZE_BYTES_MIN: u64 = 16 * 1024;
 const SIZE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-pub(crate) struct HardState {
+pub(crate) struct Journal {
     fs: Arc<dyn FileSystem>,
     path: PathBuf,
     file: Arc<dyn File>,
@@ -42,11 +42,11 @@ pub(crate) struct HardState {
     sequence: u64,
     logs: BTreeMap<u32, LogFacts>,
     /// Logs whose marks are their very ends once the flusher has stopped.
-    exact: BTreeSet<u32>,
+    clean: BTreeSet<u32>,
 }
 
 /// What the journal held at some moment: its file, and up to where a sync of that vouches for it.
-pub(crate) struct Unsynced {
+pub(crate) struct PendingSync {
     pub(crate) dirty: Dirty,
     pub(crate) nonce: u64,
     pub(crate) end_byte: u64,
@@ -54,15 +54,15 @@ pub(crate) struct Unsynced {
 
 /// What an earlier run left.
 #[derive(Default)]
-struct Left {
+struct JournalContents {
     logs: BTreeMap<u32, LogFacts>,
-    exact: BTreeSet<u32>,
+    clean: BTreeSet<u32>,
 }
 
-impl HardState {
+impl Journal {
     /// An empty journal; durable at return.
     pub(crate) fn create(fs: Arc<dyn FileSystem>, dir: &Path, segment_bytes: u64) -> Result<Self, Fatal> {
-        Self::write(fs, dir, size_bytes(segment_bytes), Left::default())
+        Self::write(fs, dir, size_bytes(segment_bytes), JournalContents::default())
     }
 
     /// Reads what is there and replaces it by a compacted journal.
@@ -87,40 +87,40 @@ impl HardState {
     }
 
     /// Durable after the next `sync`.
-    pub(crate) fn record(&mut self, facts: LogFacts) -> Result<(), Fatal> {
+    pub(crate) fn record_facts(&mut self, facts: LogFacts) -> Result<(), Fatal> {
         self.logs.insert(facts.id, facts.clone());
         self.append(&Record::Log(facts))
     }
 
     /// Durable after the next `sync`.
-    pub(crate) fn mark(&mut self, marks: &[(u32, Mark)]) -> Result<(), Fatal> {
+    pub(crate) fn record_sync_marks(&mut self, marks: &[(u32, SyncMark)]) -> Result<(), Fatal> {
         for (id, mark) in marks {
             if let Some(facts) = self.logs.get_mut(id) {
-                facts.mark = Some(*mark);
+                facts.sync_mark = Some(*mark);
             }
         }
         self.append(&Record::Marks(marks.to_vec()))
     }
 
     /// Whether the log was closed in order and has not been opened since.
-    pub(crate) fn was_closed(&self, id: u32) -> bool {
-        self.exact.contains(&id)
+    pub(crate) fn was_closed_cleanly(&self, id: u32) -> bool {
+        self.clean.contains(&id)
     }
 
     /// The log was opened and ends at `mark`; durable at return.
-    pub(crate) fn opened(&mut self, id: u32, mark: Option<Mark>) -> Result<(), Fatal> {
-        if let Some(mark) = mark.filter(|mark| self.logs[&id].mark != Some(*mark)) {
-            self.mark(&[(id, mark)])?;
+    pub(crate) fn record_opened(&mut self, id: u32, mark: Option<SyncMark>) -> Result<(), Fatal> {
+        if let Some(mark) = mark.filter(|mark| self.logs[&id].sync_mark != Some(*mark)) {
+            self.record_sync_marks(&[(id, mark)])?;
             self.sync()?;
         }
-        self.exact.insert(id);
+        self.clean.insert(id);
         Ok(())
     }
 
     /// Durable at return.
-    pub(crate) fn clean_stop(&mut self) -> Result<(), Fatal> {
+    pub(crate) fn record_clean_stop(&mut self) -> Result<(), Fatal> {
         self.sync()?;
-        self.append(&Record::CleanStop(self.exact.iter().copied().collect()))?;
+        self.append(&Record::CleanStop(self.clean.iter().copied().collect()))?;
         self.sync()
     }
 
@@ -130,14 +130,14 @@ impl HardState {
         Ok(())
     }
 
-    /// For a sync together with other files; `synced_by_caller` follows it.
-    pub(crate) fn written(&self) -> Unsynced {
+    /// For a sync together with other files; `note_synced` follows it.
+    pub(crate) fn pending_sync(&self) -> PendingSync {
         let dirty = Dirty { file: Arc::clone(&self.file), path: self.path.clone() };
-        Unsynced { dirty, nonce: self.nonce, end_byte: self.end_byte }
+        PendingSync { dirty, nonce: self.nonce, end_byte: self.end_byte }
     }
 
     /// What was written since `written` is not vouched for, and nothing of a journal that has replaced that one.
-    pub(crate) fn synced_by_caller(&mut self, nonce: u64, end_byte: u64) {
+    pub(crate) fn note_synced(&mut self, nonce: u64, end_byte: u64) {
         if nonce == self.nonce {
             self.synced_byte = self.synced_byte.max(end_byte);
         }
@@ -147,7 +147,7 @@ impl HardState {
         let bytes = frame(record, self.sequence, self.synced_byte, self.nonce);
         if self.end_byte + bytes.len() as u64 > self.size_bytes {
             let dir = self.path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
-            let kept = Left { logs: std::mem::take(&mut self.logs), exact: std::mem::take(&mut self.exact) };
+            let kept = JournalContents { logs: std::mem::take(&mut self.logs), clean: std::mem::take(&mut self.clean) };
             *self = Self::write(Arc::clone(&self.fs), &dir, self.size_bytes, kept)?;
             let bytes = frame(record, self.sequence, self.synced_byte, self.nonce);
             return self.write_record(&bytes);
@@ -165,8 +165,8 @@ impl HardState {
     }
 
     /// A new journal that holds what is `left`, in place of the one there is.
-    fn write(fs: Arc<dyn FileSystem>, dir: &Path, size_bytes: u64, left: Left) -> Result<Self, Fatal> {
-        let Left { logs, exact } = left;
+    fn write(fs: Arc<dyn FileSystem>, dir: &Path, size_bytes: u64, left: JournalContents) -> Result<Self, Fatal> {
+        let JournalContents { logs, clean } = left;
         let path = dir.join(FILE_NAME);
         let temporary = dir.join(format!("{FILE_NAME}{TEMPORARY_SUFFIX}"));
         let nonce = fs.random().map_err(|error| Fatal::new("draw a nonce for", &path, &error))?;
@@ -184,7 +184,7 @@ impl HardState {
         sealed_file::replace(&*fs, &path, &temporary, &bytes)?;
         let file = fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
         let sequence = logs.len() as u64;
-        Ok(Self { fs, path, file, nonce, size_bytes, end_byte, synced_byte: end_byte, sequence, logs, exact })
+        Ok(Self { fs, path, file, nonce, size_bytes, end_byte, synced_byte: end_byte, sequence, logs, clean })
     }
 }
 
@@ -253,9 +253,9 @@ fn parse(bytes: &[u8], nonce: u64) -> Option<Framed> {
     Some(Framed { record, sequence, synced_byte, length })
 }
 
-fn read(path: &Path, bytes: &[u8]) -> Result<Left, OpenError> {
+fn read(path: &Path, bytes: &[u8]) -> Result<JournalContents, OpenError> {
     let (nonce, whole_byte) = read_header(path, bytes)?;
-    let mut left = Left::default();
+    let mut left = JournalContents::default();
     let mut at = HEADER_BYTES;
     let mut sequence = 0;
     while let Some(framed) = bytes.get(at..).and_then(|rest| parse(rest, nonce)) {
@@ -265,7 +265,7 @@ fn read(path: &Path, bytes: &[u8]) -> Result<Left, OpenError> {
         at += framed.length;
         sequence += 1;
         // Whatever follows a clean stop was written by another run.
-        left.exact.clear();
+        left.clean.clear();
         left.take(framed.record);
     }
     if vouched_byte(bytes, at, nonce, whole_byte) > at as u64 {
@@ -298,7 +298,7 @@ fn read_header(path: &Path, bytes: &[u8]) -> Result<(u64, u64), OpenError> {
     parsed.ok_or_else(damaged)
 }
 
-impl Left {
+impl JournalContents {
     fn take(&mut self, record: Record) {
         match record {
             Record::Log(facts) => {
@@ -307,11 +307,11 @@ impl Left {
             Record::Marks(marks) => {
                 for (id, mark) in marks {
                     if let Some(facts) = self.logs.get_mut(&id) {
-                        facts.mark = Some(mark);
+                        facts.sync_mark = Some(mark);
                     }
                 }
             }
-            Record::CleanStop(ids) => self.exact.extend(ids),
+            Record::CleanStop(ids) => self.clean.extend(ids),
         }
     }
 }
@@ -324,10 +324,10 @@ mod tests {
     const DIR: &str = "/data";
     const SEGMENT_BYTES: u64 = 2048;
 
-    fn journal() -> (MemoryFileSystem, HardState) {
+    fn journal() -> (MemoryFileSystem, Journal) {
         let fs = MemoryFileSystem::default();
         fs.create_dir(Path::new(DIR)).expect("create directory");
-        let journal = HardState::create(Arc::new(fs.clone()), Path::new(DIR), SEGMENT_BYTES).expect("create");
+        let journal = Journal::create(Arc::new(fs.clone()), Path::new(DIR), SEGMENT_BYTES).expect("create");
         (fs, journal)
     }
 
@@ -337,14 +337,14 @@ mod tests {
 
     /// Of three records the first is synced by the flusher while another thread adds the second; the third tells
     /// what was synced. A crash then leaves the third alone of what was not synced.
-    fn reopened(meanwhile: impl FnOnce(&mut HardState)) -> Result<HardState, OpenError> {
+    fn reopened(meanwhile: impl FnOnce(&mut Journal)) -> Result<Journal, OpenError> {
         let (fs, mut journal) = journal();
-        journal.record(facts(1)).expect("record");
-        let Unsynced { dirty, nonce, end_byte } = journal.written();
+        journal.record_facts(facts(1)).expect("record");
+        let PendingSync { dirty, nonce, end_byte } = journal.pending_sync();
         dirty.file.sync().expect("sync");
         meanwhile(&mut journal);
-        journal.synced_by_caller(nonce, end_byte);
-        journal.mark(&[]).expect("mark");
+        journal.note_synced(nonce, end_byte);
+        journal.record_sync_marks(&[]).expect("mark");
         let mut unsynced = 0;
         fs.crashed(|_| {
             unsynced += 1;
@@ -354,13 +354,13 @@ mod tests {
             unsynced -= 1;
             if unsynced == 0 { Keep::All } else { Keep::Nothing }
         });
-        HardState::open(Arc::new(crashed), Path::new(DIR), SEGMENT_BYTES)
+        Journal::open(Arc::new(crashed), Path::new(DIR), SEGMENT_BYTES)
     }
 
     #[test]
     fn a_record_added_during_a_sync_is_not_vouched_for() {
         let journal =
-            reopened(|journal| journal.record(facts(2)).expect("record")).expect("a torn end, no damage");
+            reopened(|journal| journal.record_facts(facts(2)).expect("record")).expect("a torn end, no damage");
         assert!(journal.log("events-1").is_some() && journal.log("events-2").is_none());
     }
 
@@ -369,7 +369,7 @@ mod tests {
         let journal = reopened(|journal| {
             let replaced = journal.nonce;
             while journal.nonce == replaced {
-                journal.record(facts(2)).expect("record");
+                journal.record_facts(facts(2)).expect("record");
             }
         });
         journal.expect("a torn end, no damage");

@@ -6,8 +6,8 @@
 //! ```text
 //! <dir>/LOCK            held while the store is open
 //! <dir>/identity        cluster, node, incarnation; written last when the directory is made
-//! <dir>/hard-state      journal: votes, purge points, truncations, synced ends, clean stop
-//! <dir>/logs/<name>/    <sequence>.seg: header, then frames; <sequence>.idx and <sequence>.tag: rebuildable
+//! <dir>/journal          votes, purge points, truncations, synced ends, clean stop
+//! <dir>/logs/<name>/    <sequence>.seg: header, then frames; <sequence>.idx and <sequence>.keys: rebuildable
 //! <dir>/pool/           spare segment files, written once
 //! <dir>/files/          small files that are replaced whole
 //! <dir>/quarantine/     damaged files, kept as they were when their loss was accepted
@@ -29,8 +29,8 @@ pub use error::{Fatal, OpenError, ReadError};
 pub use flusher::queue::{Done, Ready};
 pub use frame::{Frame, FrameHeader, NewFrame, Payload, Position};
 pub use fs::{DirectoryLock, DiskFileSystem, File, FileSystem, MemoryFileSystem, memory};
-pub use log::{Ahead, Bounds, Log, RollPolicy, Tagged};
-pub use repair::{Known, Lost, Survey};
-pub use secondary_index::{ANY_TAG, Tagger};
+pub use log::{Bounds, Log, RollPolicy};
+pub use repair::{DamageReport, DamagedRange, RepairHints};
+pub use secondary_index::{FrameStart, IndexKey, IndexKeys, KeyedFrames, Peek};
 pub use segment::SegmentSpan;
 pub use store::{Identity, OnFatal, Store, StoreOptions};

@@ -2,7 +2,7 @@
 //! return and durable when `done` is called.
 mod read;
 mod state;
-mod tagged;
+mod keyed;
 pub(crate) mod tail_cache;
 
 use std::sync::{Arc, atomic::Ordering};
@@ -17,7 +17,6 @@ use crate::{
 };
 pub(crate) use state::LogShared;
 use state::State;
-pub use tagged::{Ahead, Tagged};
 
 const VOTE_BYTES_MAX: usize = 64;
 
@@ -45,8 +44,8 @@ pub struct RollPolicy {
 /// Cheap to clone; every method may be called from any thread. append, truncate, purge and save_vote only enqueue.
 #[derive(Clone)]
 pub struct Log {
-    log: Arc<LogShared>,
-    handle: Arc<Handle>,
+    pub(crate) log: Arc<LogShared>,
+    pub(crate) handle: Arc<Handle>,
 }
 
 impl Log {

@@ -1,13 +1,15 @@
-//! Which frames of a segment carry a tag: a hash by which the log's owner looks for frames. The log computes tags
-//! with a function that its owner gives it, and knows nothing else of them.
+//! The secondary index: which frames of a segment carry a key. Keys are computed by the log's owner; the log knows
+//! nothing else of them.
 //!
-//! The newest segment's tags are drafted in memory, a little behind its end; when it is sealed they go into a file
-//! beside it. All of it can be lost at any time: what has no index is read frame by frame, and built again. An index
-//! belongs to one segment with one end, so it never speaks for frames that were cut, nor for a recycled file.
+//! The newest segment's keys are drafted in memory, a little behind its end; sealing the segment writes them to a file
+//! beside it. All of it may be lost at any time: frames without an index are read one by one, and the index is built
+//! again. An index belongs to one segment with one end, so it never speaks for truncated frames or a recycled file.
 mod builder;
 mod draft;
 mod file;
-mod loaded;
+mod keys;
+mod lookup;
+mod open_files;
 mod postings;
 
 use std::{
@@ -20,93 +22,85 @@ use std::{
 
 use parking_lot::Mutex;
 
-pub(crate) use builder::{Builder, Job, remove};
-pub(crate) use draft::Draft;
-pub(crate) use file::TagIndex;
-pub(crate) use postings::{Candidates, Postings, Run, candidates, newest_candidate};
+pub(crate) use builder::{BuildJob, Builder, remove_file};
+pub use keys::{IndexKey, IndexKeys};
+pub(crate) use lookup::{KeyedSource, SegmentRange};
+pub use lookup::{FrameStart, KeyedFrames, Peek};
 
 use crate::{
-    frame::{Frame, Link},
-    segment::SegmentHeader,
-    segment::index::Entry,
+    frame::Link,
+    segment::{SegmentHeader, index::Entry},
 };
+use draft::Draft;
 
-/// A frame with this tag is found by every tag: its owner could not tell what is in it.
-pub const ANY_TAG: u64 = u64::MAX;
-
-/// The builder is woken when so much has been written to a log, and when a segment is sealed.
+/// Bytes written to a log, or one sealed segment, after which the builder is woken.
 const DRAFT_STEP_BYTES: u64 = 1024 * 1024;
 
-/// Says by which tags a frame is found. Pure: files written under one version are valid for ever.
-#[derive(Clone, Copy, Debug)]
-pub struct Tagger {
-    pub version: u32,
-    pub tags: fn(&Frame, &mut Vec<u64>),
-}
-
-/// Where a frame stands, or where one after the last would.
+/// Where a frame starts in its segment file, or where the one after the last would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FrameLocation {
     pub(crate) byte: u64,
     pub(crate) base_offset: u64,
     pub(crate) link: Link,
 }
 
-impl Place {
+impl FrameLocation {
     pub(crate) fn entry(self, index: u64) -> Entry {
         let Self { byte, base_offset, link } = self;
         Entry { index, base_offset, time_ms_before: 0, byte, link }
     }
 }
 
-/// The segment that an index speaks for, and its end. A truncated segment is another one.
+/// The segment that an index describes, with its end. After a truncation the same file is another segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Subject {
+pub(crate) struct SegmentRef {
     pub(crate) sequence: u64,
     pub(crate) nonce: u64,
     pub(crate) first_index: u64,
     /// Index after the last frame.
     pub(crate) next_index: u64,
-    pub(crate) end: Place,
+    pub(crate) end: FrameLocation,
 }
 
-/// What became of a sealed segment's index.
+/// The builder's result for one sealed segment.
 #[derive(Clone, Copy, Debug)]
-struct Settled {
-    subject: Subject,
+struct BuildOutcome {
+    segment: SegmentRef,
     is_written: bool,
 }
 
-/// A log's part of it.
+/// One log's part of the index.
 #[derive(Default)]
-pub(crate) struct Tags {
-    indexing: OnceLock<(Tagger, Arc<Builder>)>,
+pub(crate) struct SecondaryIndex {
+    started: OnceLock<(IndexKeys, Arc<Builder>)>,
     published_bytes: AtomicU64,
-    /// Of the newest segment, or of one that was the newest until just now.
-    pub(crate) draft: Mutex<Option<Draft>>,
-    /// Sealed segments that the builder has looked after, by sequence.
-    settled: Mutex<BTreeMap<u64, Settled>>,
-    /// There may be sealed segments that it has not.
-    has_unsettled: AtomicBool,
+    /// Keys of the newest segment, or of one that was the newest until just now.
+    draft: Mutex<Option<Draft>>,
+    /// Sealed segments that the builder has worked on, by sequence.
+    outcomes: Mutex<BTreeMap<u64, BuildOutcome>>,
+    /// Set while sealed segments may wait for the builder.
+    has_pending: AtomicBool,
 }
 
-impl Tags {
-    pub(crate) fn start(&self, tagger: Tagger, builder: &Arc<Builder>) {
-        let (kept, _) = self.indexing.get_or_init(|| (tagger, Arc::clone(builder)));
-        assert_eq!(kept.version, tagger.version, "a log has one way to tag its frames");
-        self.has_unsettled.store(true, Ordering::Release);
+impl SecondaryIndex {
+    /// # Panics
+    /// If the log was started with keys of another version.
+    fn start(&self, keys: IndexKeys, builder: &Arc<Builder>) {
+        let (used, _) = self.started.get_or_init(|| (keys, builder.clone()));
+        assert_eq!(used.version, keys.version, "invariant violation: a log has one kind of index keys");
+        self.has_pending.store(true, Ordering::Release);
     }
 
-    pub(crate) fn tagger(&self) -> Option<Tagger> {
-        self.indexing.get().map(|(tagger, _)| *tagger)
+    fn keys(&self) -> Option<IndexKeys> {
+        self.started.get().map(|(keys, _)| *keys)
     }
 
     pub(crate) fn builder(&self) -> Option<&Builder> {
-        self.indexing.get().map(|(_, builder)| &**builder)
+        self.started.get().map(|(_, builder)| &**builder)
     }
 
-    /// So many bytes more are readable. Only the flusher calls it.
-    pub(crate) fn published(&self, bytes: u64) {
+    /// Counts bytes that became readable, and wakes the builder once enough have. Called by the flusher alone.
+    pub(crate) fn note_published(&self, bytes: u64) {
         let Some(builder) = self.builder() else { return };
         let published = self.published_bytes.load(Ordering::Relaxed) + bytes;
         let is_due = published >= DRAFT_STEP_BYTES;
@@ -116,55 +110,56 @@ impl Tags {
         }
     }
 
-    /// A segment was sealed, or the index of one was found damaged.
-    pub(crate) fn unsettled(&self) {
+    /// Wakes the builder: a segment was sealed, or an index turned out to be damaged.
+    pub(crate) fn note_pending(&self) {
         if let Some(builder) = self.builder() {
-            self.has_unsettled.store(true, Ordering::Release);
+            self.has_pending.store(true, Ordering::Release);
             builder.wake();
         }
     }
 
-    pub(crate) fn unsettle(&self, sequence: u64) {
-        self.settled.lock().remove(&sequence);
-        self.unsettled();
+    fn request_rebuild(&self, sequence: u64) {
+        self.outcomes.lock().remove(&sequence);
+        self.note_pending();
     }
 
-    /// Whether the segment's index has been written.
-    pub(crate) fn is_written(&self, subject: &Subject) -> bool {
-        let settled = self.settled.lock();
-        settled.get(&subject.sequence).is_some_and(|known| known.is_written && known.subject == *subject)
+    fn is_written(&self, segment: &SegmentRef) -> bool {
+        let outcomes = self.outcomes.lock();
+        outcomes
+            .get(&segment.sequence)
+            .is_some_and(|outcome| outcome.is_written && outcome.segment == *segment)
     }
 
-    fn settle(&self, subject: Subject, is_written: bool) {
-        self.settled.lock().insert(subject.sequence, Settled { subject, is_written });
+    fn record_outcome(&self, segment: SegmentRef, is_written: bool) {
+        self.outcomes.lock().insert(segment.sequence, BuildOutcome { segment, is_written });
     }
 
-    fn take_has_unsettled(&self) -> bool {
-        self.has_unsettled.swap(false, Ordering::AcqRel)
+    fn take_has_pending(&self) -> bool {
+        self.has_pending.swap(false, Ordering::AcqRel)
     }
 
-    /// Which of `sealed` wait for the builder. The others are all that there is.
-    pub(crate) fn unsettled_of(&self, sealed: &[Subject]) -> Vec<u64> {
-        let mut settled = self.settled.lock();
-        let mut kept = BTreeMap::new();
-        let mut unsettled = Vec::new();
-        for subject in sealed {
-            match settled.get(&subject.sequence).filter(|known| known.subject == *subject) {
-                Some(known) => drop(kept.insert(subject.sequence, *known)),
-                None => unsettled.push(subject.sequence),
+    /// Sequences of the `sealed` segments that wait for the builder. Outcomes of all other segments are forgotten.
+    pub(crate) fn pending_of(&self, sealed: &[SegmentRef]) -> Vec<u64> {
+        let mut outcomes = self.outcomes.lock();
+        let mut current = BTreeMap::new();
+        let mut pending = Vec::new();
+        for segment in sealed {
+            match outcomes.get(&segment.sequence).filter(|outcome| outcome.segment == *segment) {
+                Some(outcome) => drop(current.insert(segment.sequence, *outcome)),
+                None => pending.push(segment.sequence),
             }
         }
-        *settled = kept;
-        unsettled
+        *outcomes = current;
+        pending
     }
 }
 
 impl SegmentHeader {
-    pub(crate) fn tags_name(sequence: u64) -> String {
-        format!("{sequence:016x}.tag")
+    pub(crate) fn keys_name(sequence: u64) -> String {
+        format!("{sequence:016x}.keys")
     }
 
-    pub(crate) fn sequence_of_tags(file_name: &str) -> Option<u64> {
-        u64::from_str_radix(file_name.strip_suffix(".tag")?, 16).ok()
+    pub(crate) fn sequence_of_keys(file_name: &str) -> Option<u64> {
+        u64::from_str_radix(file_name.strip_suffix(".keys")?, 16).ok()
     }
 }

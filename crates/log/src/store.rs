@@ -21,7 +21,7 @@ use crate::{
     flusher::Flusher,
     flusher::queue::{Queue, Stop},
     fs::{DirectoryLock, FileSystem},
-    journal::{HardState, LogFacts},
+    journal::{Journal, LogFacts},
     log::{Log, LogShared, RollPolicy},
     secondary_index,
     segment::pool::Pool,
@@ -74,9 +74,9 @@ pub(crate) struct Disk {
     pub(crate) latch: Latch,
     pub(crate) queue: Queue,
     pub(crate) pool: Pool,
-    pub(crate) journal: Mutex<HardState>,
+    pub(crate) journal: Mutex<Journal>,
     pub(crate) chores: Chores,
-    pub(crate) tags: Arc<secondary_index::Builder>,
+    pub(crate) index_builder: Arc<secondary_index::Builder>,
     pub(crate) cached_bytes: AtomicU64,
     lock: Mutex<Option<DirectoryLock>>,
 }
@@ -167,7 +167,7 @@ impl Handle {
     fn stop(&self, stop: Stop) {
         self.disk.queue.stop(stop);
         self.disk.pool.close();
-        self.disk.tags.close();
+        self.disk.index_builder.close();
         // A callback on the flusher's own thread may be the last user: then the thread ends by itself.
         if self.disk.queue.is_flusher() {
             return;
@@ -177,7 +177,7 @@ impl Handle {
         if flusher.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!(dir = %self.disk.dir.display(), "the flusher panicked");
         }
-        self.disk.tags.join();
+        self.disk.index_builder.join();
         if self.disk.pool.wait_until_unfilled(Instant::now() + FILLING_ENDS_MAX) {
             self.disk.lock.lock().take();
         } else {
@@ -225,7 +225,7 @@ impl Store {
             pool,
             journal: Mutex::new(journal),
             chores: Chores::default(),
-            tags: Arc::default(),
+            index_builder: Arc::default(),
             cached_bytes: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
             options,
@@ -286,12 +286,12 @@ impl Store {
             fs: &*disk.fs,
             dir: &dir,
             facts: &facts,
-            closed: disk.journal.lock().was_closed(facts.id),
+            closed: disk.journal.lock().was_closed_cleanly(facts.id),
             log: crc32fast::hash(name.as_bytes()),
         };
         let recovered = recovery.run()?;
         let log = LogShared::new(&facts, dir, roll, recovered);
-        disk.journal.lock().opened(log.id, log.mark()).inspect_err(|fatal| disk.latch.trip(fatal.clone()))?;
+        disk.journal.lock().record_opened(log.id, log.mark()).inspect_err(|fatal| disk.latch.trip(fatal.clone()))?;
         Ok(log)
     }
 
@@ -308,7 +308,7 @@ impl Store {
         let mut journal = disk.journal.lock();
         let id = journal.next_id();
         let facts = LogFacts { id, name: name.to_owned(), replica, ..LogFacts::default() };
-        let recorded = journal.record(facts.clone()).and_then(|()| journal.sync());
+        let recorded = journal.record_facts(facts.clone()).and_then(|()| journal.sync());
         drop(journal);
         recorded.inspect_err(|fatal| disk.latch.trip(fatal.clone()))?;
         Ok(facts)
@@ -390,7 +390,7 @@ fn open_or_create(
     fs: &Arc<dyn FileSystem>,
     dir: &Path,
     segment_bytes: u64,
-) -> Result<(Identity, HardState), OpenError> {
+) -> Result<(Identity, Journal), OpenError> {
     let path = dir.join(IDENTITY_NAME);
     if let Some((version, content)) = sealed_file::load(&**fs, &path)? {
         if version > IDENTITY_VERSION {
@@ -398,7 +398,7 @@ fn open_or_create(
         }
         let identity =
             decode_identity(&content).ok_or_else(|| OpenError::corrupt(&path, 0, "identity is malformed"))?;
-        let journal = HardState::open(Arc::clone(fs), dir, segment_bytes)?;
+        let journal = Journal::open(Arc::clone(fs), dir, segment_bytes)?;
         return Ok((identity, journal));
     }
     for name in [LOGS_DIR, POOL_DIR, FILES_DIR] {
@@ -412,7 +412,7 @@ fn open_or_create(
     for ancestor in dir.ancestors().skip(1).filter(|ancestor| !ancestor.as_os_str().is_empty()) {
         fs.sync_dir(ancestor).map_err(|error| Fatal::new("sync directory", ancestor, &error))?;
     }
-    let journal = HardState::create(Arc::clone(fs), dir, segment_bytes)?;
+    let journal = Journal::create(Arc::clone(fs), dir, segment_bytes)?;
     let identity = draw_identity(&**fs, &path)?;
     let temporary = dir.join(format!("{IDENTITY_NAME}{TEMPORARY_SUFFIX}"));
     sealed_file::replace(

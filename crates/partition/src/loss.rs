@@ -6,7 +6,7 @@
 
 use std::{ops::Range, path::PathBuf};
 
-use fanfare_log::{Lost, Store};
+use fanfare_log::{DamagedRange, Store};
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId};
 use fanfare_raft::Salvage;
 
@@ -63,12 +63,12 @@ impl LossReport {
 
     fn new(losses: fanfare_raft::Losses) -> Self {
         let fanfare_raft::Losses { log, state } = losses;
-        let events = |Lost { path, at, what, offsets, .. }| LostEvents { path, at, what, offsets };
+        let events = |DamagedRange { path, byte, cause, offsets, .. }| LostEvents { path, at: byte, what: cause, offsets };
         Self {
-            lost: log.lost.into_iter().map(events).collect(),
+            lost: log.damaged.into_iter().map(events).collect(),
             state,
-            unfinished: log.unfinished,
-            kept: log.kept,
+            unfinished: log.needs_repair,
+            kept: log.readable_offsets,
             next_offset: Offset(log.next_offset),
             quarantine: log.quarantine,
         }

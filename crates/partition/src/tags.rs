@@ -1,32 +1,32 @@
 //! By what the log finds an entry: each account in it, and each event. Stored in index files, so this never changes
 //! without another version. Tags only lead to entries; whoever follows them looks at what is there.
 
-use fanfare_log::{ANY_TAG, Frame, Tagger};
+use fanfare_log::{Frame, IndexKey, IndexKeys};
 use fanfare_model::{AccountId, EventIdHash};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::entry::{self, Entry};
 
-pub(crate) const TAGGER: Tagger = Tagger { version: 1, tags };
+pub(crate) const TAGGER: IndexKeys = IndexKeys { version: 1, keys_of: tags };
 
-pub(crate) fn account_tag(account: AccountId) -> u64 {
-    xxh3_64(account.as_bytes())
+pub(crate) fn account_tag(account: AccountId) -> IndexKey {
+    IndexKey(xxh3_64(account.as_bytes()))
 }
 
-pub(crate) fn event_tag(account: AccountId, id: EventIdHash) -> u64 {
+pub(crate) fn event_tag(account: AccountId, id: EventIdHash) -> IndexKey {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(account.as_bytes());
     bytes[16..].copy_from_slice(&id.0.to_le_bytes());
-    xxh3_64(&bytes)
+    IndexKey(xxh3_64(&bytes))
 }
 
-fn tags(frame: &Frame, tags: &mut Vec<u64>) {
+fn tags(frame: &Frame, tags: &mut Vec<IndexKey>) {
     if frame.header.kind != entry::KIND {
         return;
     }
     let Ok(entry) = Entry::decode(&frame.payload, frame.header.count) else {
         // Whoever looks for something here must learn that it cannot be read.
-        tags.push(ANY_TAG);
+        tags.push(IndexKey::ANY);
         return;
     };
     for section in entry.sections() {
@@ -51,7 +51,7 @@ mod tests {
         Frame { header, payload }
     }
 
-    fn tags_of(frame: &Frame) -> Vec<u64> {
+    fn tags_of(frame: &Frame) -> Vec<IndexKey> {
         let mut found = Vec::new();
         tags(frame, &mut found);
         found
@@ -73,14 +73,14 @@ mod tests {
             event_tag(two, id("a")),
         ];
         assert_eq!(tags_of(&frame(entry::KIND, 3, built.payload.clone())), expected);
-        assert_eq!(tags_of(&frame(entry::KIND, 4, built.payload.clone())), [ANY_TAG], "it cannot be read");
-        assert_eq!(tags_of(&frame(entry::KIND + 1, 3, built.payload)), [] as [u64; 0]);
+        assert_eq!(tags_of(&frame(entry::KIND, 4, built.payload.clone())), [IndexKey::ANY], "it cannot be read");
+        assert_eq!(tags_of(&frame(entry::KIND + 1, 3, built.payload)), [] as [IndexKey; 0]);
     }
 
     #[test]
     fn tags_are_what_they_have_always_been() {
         let account = AccountId::from_bytes([7; 16]);
-        assert_eq!(account_tag(account), 18_341_613_086_114_368_115);
-        assert_eq!(event_tag(account, EventIdHash(1)), 14_854_245_466_674_360_306);
+        assert_eq!(account_tag(account), IndexKey(18_341_613_086_114_368_115));
+        assert_eq!(event_tag(account, EventIdHash(1)), IndexKey(14_854_245_466_674_360_306));
     }
 }

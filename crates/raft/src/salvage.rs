@@ -1,7 +1,7 @@
 //! Giving a damaged group up to what is left of it, when an operator accepts the loss. Its store is open, the group
 //! is not. For groups whose only member is this replica: with peers, the replica is built anew from them instead.
 
-use fanfare_log::{Known, Position, Store, Survey};
+use fanfare_log::{DamageReport, Position, RepairHints, Store};
 
 use crate::checkpoint::{CHECKPOINT_VERSION, Checkpoint, Checkpoints, Found};
 use crate::entry::{Broker, Membership, StoredMembership, log_id_of, position_of};
@@ -12,7 +12,7 @@ use crate::machine::Anchor;
 #[derive(Clone, Debug, Default)]
 pub struct Losses {
     /// Of its log.
-    pub log: Survey,
+    pub log: DamageReport,
     /// The state below the log's start is gone: why. None if it is whole, or can be replayed.
     pub state: Option<String>,
 }
@@ -30,7 +30,7 @@ impl Salvage<'_> {
     /// If there is no such group, or its files cannot be read at all.
     pub fn survey(&self) -> Result<Losses, OpenError> {
         let (known, state) = self.known()?;
-        let log = self.store.survey_loss(self.group, &known).map_err(|source| self.unreadable(source))?;
+        let log = self.store.inspect_damage(self.group, &known).map_err(|source| self.unreadable(source))?;
         Ok(Losses { log, state })
     }
 
@@ -49,24 +49,24 @@ impl Salvage<'_> {
             let start = Anchor { position: Position::default(), next_offset: 0 };
             self.begin_anew(start.position, start, next_offset, &anew)?;
         }
-        let accepted = self.store.accept_loss(self.group, &known, filler_kind);
+        let accepted = self.store.repair_log(self.group, &known, filler_kind);
         let log = accepted.map_err(|source| self.unreadable(source))?;
         Ok(Losses { log, state })
     }
 
     /// The first entry says who votes, and without a checkpoint nothing else does. If it is lost: the offset after
     /// what is lost with it.
-    fn lost_voters(&self, known: &Known) -> Result<Option<u64>, OpenError> {
+    fn lost_voters(&self, known: &RepairHints) -> Result<Option<u64>, OpenError> {
         if !known.positions.is_empty() {
             return Ok(None);
         }
-        let log = self.store.survey_loss(self.group, known).map_err(|source| self.unreadable(source))?;
-        let first = log.lost.first().filter(|lost| lost.indexes.start == 0);
+        let log = self.store.inspect_damage(self.group, known).map_err(|source| self.unreadable(source))?;
+        let first = log.damaged.first().filter(|lost| lost.indexes.start == 0);
         Ok(first.map(|lost| lost.offsets.end))
     }
 
     /// What the checkpoint knows of the log, and what is wrong with a checkpoint that is needed.
-    fn known(&self) -> Result<(Known, Option<String>), OpenError> {
+    fn known(&self) -> Result<(RepairHints, Option<String>), OpenError> {
         let purged = self.store.log_start(self.group);
         let checkpoints = Checkpoints::new(self.store.clone(), self.group);
         let found = checkpoints.load().map_err(|source| self.unreadable(source))?;
@@ -81,7 +81,7 @@ impl Salvage<'_> {
                 let anchor = checkpoint.anchor.map(|anchor| anchor.position);
                 let members = checkpoint.memberships.iter().filter_map(|stored| *stored.log_id());
                 let positions = members.chain([checkpoint.applied]).map(position_of);
-                let known = Known {
+                let known = RepairHints {
                     positions: positions.chain(anchor).collect(),
                     next_offset: checkpoint.next_offset,
                 };
@@ -90,7 +90,7 @@ impl Salvage<'_> {
             Found::Damaged(what) => what,
             Found::Nothing => format!("{} is missing", checkpoints.file()),
         };
-        Ok((Known::default(), purged.map(|_| state)))
+        Ok((RepairHints::default(), purged.map(|_| state)))
     }
 
     /// Replaces the checkpoint by one that stands at `applied`, with this replica as the only voter.
@@ -120,7 +120,7 @@ impl Salvage<'_> {
         };
         let checkpoints = Checkpoints::new(self.store.clone(), self.group);
         self.store
-            .set_aside_file(checkpoints.file(), self.group)
+            .quarantine_file(checkpoints.file(), self.group)
             .map_err(|error| self.unreadable(error.into()))?;
         self.store
             .save_file(checkpoints.file(), u32::from(CHECKPOINT_VERSION), &checkpoint.encode())

@@ -4,7 +4,7 @@ use crate::{
     background::Chore,
     error::Fatal,
     frame::Position,
-    journal::{Cut, LogFacts, Mark},
+    journal::{Truncation, LogFacts, SyncMark},
     log::LogShared,
     segment::index::Extent,
     segment::pool::Spare,
@@ -19,8 +19,8 @@ pub(crate) fn truncate(disk: &Disk, log: &LogShared, index: Option<u64>) -> Resu
     let mut writer = log.writer.lock();
     let dead = match log.newest_with(index) {
         None => {
-            let cut = Cut { segment: 0, byte: 0, next_segment: writer.next_segment };
-            record(disk, log, |facts| (facts.cut, facts.mark) = (Some(cut), None))?;
+            let cut = Truncation { segment: 0, byte: 0, next_segment: writer.next_segment };
+            record(disk, log, |facts| (facts.truncation, facts.sync_mark) = (Some(cut), None))?;
             writer.active = None;
             log.empty()
         }
@@ -29,8 +29,8 @@ pub(crate) fn truncate(disk: &Disk, log: &LogShared, index: Option<u64>) -> Resu
             let extent = recovery::extent_up_to(&found.file, &found.header, found.end_byte, index)
                 .map_err(|error| error.fatal(&found.path))?;
             let next_segment = writer.next_segment;
-            let cut = Cut { segment: found.header.sequence, byte: extent.end_byte, next_segment };
-            record(disk, log, |facts| (facts.cut, facts.mark) = (Some(cut), mark(cut.segment, &extent)))?;
+            let cut = Truncation { segment: found.header.sequence, byte: extent.end_byte, next_segment };
+            record(disk, log, |facts| (facts.truncation, facts.sync_mark) = (Some(cut), mark(cut.segment, &extent)))?;
             let dead = log.cut_segments(found.header.sequence, extent);
             writer.active = log.newest_active(Continuation::Cut);
             dead
@@ -63,10 +63,10 @@ pub(crate) fn restart(
     start_offset: u64,
 ) -> Result<(), Fatal> {
     let mut writer = log.writer.lock();
-    let cut = Cut { segment: 0, byte: 0, next_segment: writer.next_segment };
+    let cut = Truncation { segment: 0, byte: 0, next_segment: writer.next_segment };
     record(disk, log, |facts| {
         (facts.purged, facts.start_offset) = (Some(position), start_offset);
-        (facts.cut, facts.mark) = (Some(cut), None);
+        (facts.truncation, facts.sync_mark) = (Some(cut), None);
     })?;
     writer.active = None;
     let dead = log.empty();
@@ -75,16 +75,16 @@ pub(crate) fn restart(
     recycle(disk, log, dead.into_iter().rev())
 }
 
-pub(crate) fn mark(segment: u64, extent: &Extent) -> Option<Mark> {
+pub(crate) fn mark(segment: u64, extent: &Extent) -> Option<SyncMark> {
     let index = extent.last?.index;
-    Some(Mark { index, segment, byte: extent.end_byte, end_offset: extent.end_offset })
+    Some(SyncMark { index, segment, byte: extent.end_byte, end_offset: extent.end_offset })
 }
 
 fn record(disk: &Disk, log: &LogShared, change: impl FnOnce(&mut LogFacts)) -> Result<(), Fatal> {
     let mut journal = disk.journal.lock();
     let mut facts = journal.facts(log.id).clone();
     change(&mut facts);
-    journal.record(facts)?;
+    journal.record_facts(facts)?;
     journal.sync()
 }
 
@@ -92,7 +92,7 @@ fn recycle(disk: &Disk, log: &LogShared, dead: impl Iterator<Item = Segment>) ->
     for segment in dead {
         let path = log.dir.join(SegmentHeader::index_name(segment.header.sequence));
         disk.chores.add(Chore::RemoveIndex { path });
-        if let Some(path) = log.forget_tags(segment.header.sequence) {
+        if let Some(path) = log.forget_index(segment.header.sequence) {
             disk.chores.add(Chore::RemoveIndex { path });
         }
         let Segment { path, file, .. } = segment;

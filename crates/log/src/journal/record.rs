@@ -6,7 +6,7 @@ use crate::{
 
 /// How far a log is known to be synced. A bad frame below it is corruption, above it a torn tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct SyncMark {
     pub(crate) index: u64,
     pub(crate) segment: u64,
     pub(crate) byte: u64,
@@ -16,13 +16,13 @@ pub(crate) struct Mark {
 /// A truncation: the log ends at `byte` of `segment` (0: it is empty), and the segments above that one and below
 /// `next_segment` are dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct Truncation {
     pub(crate) segment: u64,
     pub(crate) byte: u64,
     pub(crate) next_segment: u64,
 }
 
-impl Cut {
+impl Truncation {
     /// Whether the segment is dead.
     pub(crate) fn removes(&self, segment: u64) -> bool {
         self.segment < segment && segment < self.next_segment
@@ -38,14 +38,14 @@ pub(crate) struct LogFacts {
     pub(crate) vote: Option<Vec<u8>>,
     pub(crate) purged: Option<Position>,
     pub(crate) start_offset: u64,
-    pub(crate) cut: Option<Cut>,
-    pub(crate) mark: Option<Mark>,
+    pub(crate) truncation: Option<Truncation>,
+    pub(crate) sync_mark: Option<SyncMark>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Log(LogFacts),
-    Marks(Vec<(u32, Mark)>),
+    Marks(Vec<(u32, SyncMark)>),
     /// The marks of these logs are their very ends.
     CleanStop(Vec<u32>),
 }
@@ -103,8 +103,8 @@ fn encode_facts(facts: &LogFacts) -> Vec<u8> {
     let mut bytes = vec![KIND_LOG];
     let present = u8::from(facts.vote.is_some())
         | u8::from(facts.purged.is_some()) << 1
-        | u8::from(facts.cut.is_some()) << 2
-        | u8::from(facts.mark.is_some()) << 3;
+        | u8::from(facts.truncation.is_some()) << 2
+        | u8::from(facts.sync_mark.is_some()) << 3;
     bytes.push(present);
     bytes.extend_from_slice(&facts.id.to_le_bytes());
     bytes.extend_from_slice(&facts.replica.to_le_bytes());
@@ -116,10 +116,10 @@ fn encode_facts(facts: &LogFacts) -> Vec<u8> {
     if let Some(purged) = facts.purged {
         put(&mut bytes, &[purged.term, purged.leader, purged.index]);
     }
-    if let Some(cut) = facts.cut {
+    if let Some(cut) = facts.truncation {
         put(&mut bytes, &[cut.segment, cut.byte, cut.next_segment]);
     }
-    if let Some(mark) = facts.mark {
+    if let Some(mark) = facts.sync_mark {
         put_mark(&mut bytes, &mark);
     }
     bytes
@@ -138,10 +138,10 @@ fn decode_facts(fields: &mut Fields<'_>) -> Option<LogFacts> {
         facts.purged = Some(Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? });
     }
     if present & 4 != 0 {
-        facts.cut = Some(Cut { segment: fields.u64()?, byte: fields.u64()?, next_segment: fields.u64()? });
+        facts.truncation = Some(Truncation { segment: fields.u64()?, byte: fields.u64()?, next_segment: fields.u64()? });
     }
     if present & 8 != 0 {
-        facts.mark = Some(take_mark(fields)?);
+        facts.sync_mark = Some(take_mark(fields)?);
     }
     Some(facts)
 }
@@ -152,12 +152,12 @@ fn put(bytes: &mut Vec<u8>, fields: &[u64]) {
     }
 }
 
-fn put_mark(bytes: &mut Vec<u8>, mark: &Mark) {
+fn put_mark(bytes: &mut Vec<u8>, mark: &SyncMark) {
     put(bytes, &[mark.index, mark.segment, mark.byte, mark.end_offset]);
 }
 
-fn take_mark(fields: &mut Fields<'_>) -> Option<Mark> {
-    Some(Mark {
+fn take_mark(fields: &mut Fields<'_>) -> Option<SyncMark> {
+    Some(SyncMark {
         index: fields.u64()?,
         segment: fields.u64()?,
         byte: fields.u64()?,

@@ -98,7 +98,7 @@ impl State {
 }
 
 impl LogShared {
-    pub(super) fn read(&self, from: u64, end: u64, bytes_max: u64) -> Result<Vec<Frame>, ReadError> {
+    pub(crate) fn read(&self, from: u64, end: u64, bytes_max: u64) -> Result<Vec<Frame>, ReadError> {
         let mut gathered = Gathered { frames: Vec::new(), bytes: 0, bytes_max };
         let mut next = from;
         loop {

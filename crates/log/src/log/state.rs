@@ -16,9 +16,9 @@ use crate::{
     flusher::truncate,
     frame::{self, Frame, NewFrame, Position},
     fs::File,
-    journal::{LogFacts, Mark},
+    journal::{LogFacts, SyncMark},
     log::tail_cache::TailCache,
-    secondary_index::Tags,
+    secondary_index::SecondaryIndex,
     segment::index::{Extent, Placed},
     segment::recovery::Recovered,
     segment::writer::{Active, Continuation, Writer},
@@ -33,7 +33,7 @@ pub(crate) struct LogShared {
     pub(crate) dir: PathBuf,
     /// The flusher's alone.
     pub(crate) writer: Mutex<Writer>,
-    pub(crate) tags: Tags,
+    pub(crate) secondary_index: SecondaryIndex,
     pub(super) state: Mutex<State>,
 }
 
@@ -152,7 +152,7 @@ impl LogShared {
             replica: facts.replica,
             dir,
             writer: Mutex::new(Writer::new(active, next_segment, last)),
-            tags: Tags::default(),
+            secondary_index: SecondaryIndex::default(),
             state: Mutex::new(State { segments: segments.into(), ..state }),
         }
     }
@@ -183,7 +183,7 @@ impl LogShared {
             newest.extent.push(&placed);
         }
         drop(state);
-        self.tags.published(bytes);
+        self.secondary_index.note_published(bytes);
     }
 
     /// Index of the newest frame on disk.
@@ -192,7 +192,7 @@ impl LogShared {
         state.segments.back().and_then(newest_position).map_or(0, |position| position.index)
     }
 
-    pub(crate) fn mark(&self) -> Option<Mark> {
+    pub(crate) fn mark(&self) -> Option<SyncMark> {
         let state = self.state.lock();
         let newest = state.segments.back()?;
         truncate::mark(newest.header.sequence, &newest.extent)
@@ -205,7 +205,7 @@ impl LogShared {
         newest.sealed = true;
         let sealed = (newest.header.clone(), newest.extent.encode(&newest.header));
         drop(state);
-        self.tags.unsettled();
+        self.secondary_index.note_pending();
         Some(sealed)
     }
 

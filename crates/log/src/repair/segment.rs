@@ -1,5 +1,5 @@
-//! One segment file, damaged or not: which of its frames prove themselves, and the same segment written anew with
-//! fillers where they do not.
+//! One segment file, damaged or not: the frames that prove themselves, and the same segment rewritten with fillers in
+//! the place of all others.
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -11,41 +11,41 @@ use crate::{
     segment::{Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 
-/// Up to where frames are looked for, and up to where they must be.
+/// The range in which frames are looked for, and the range in which they must be.
 #[derive(Clone, Copy)]
-pub(super) struct Expected {
+pub(super) struct ReadLimits {
     /// First index and offset of the next segment, if there is one.
     pub(super) next: Option<(u64, u64)>,
-    /// No frames are looked for at or above it.
+    /// No frame is looked for at or above this byte.
     pub(super) end_byte: u64,
-    /// A bad frame below it is damage; at or above it, the end.
+    /// A bad frame below this byte is damage; at or above it, the end of the log.
     pub(super) synced_byte: u64,
 }
 
-/// A frame that is there, or the header of one whose payload is lost.
-pub(super) enum Found {
-    Kept(Frame),
+/// One entry's place: the frame, or a header for the filler of a lost one.
+pub(super) enum Slot {
+    Intact(Frame),
     Lost(FrameHeader),
 }
 
-/// What a segment file holds.
-pub(super) struct Contents {
-    pub(super) frames: Vec<Found>,
-    /// Behind the last frame that was found.
+/// The entries of a segment file.
+pub(super) struct SegmentContents {
+    pub(super) slots: Vec<Slot>,
+    /// Behind the last frame.
     pub(super) byte: u64,
     pub(super) link: Link,
     pub(super) next_index: u64,
     pub(super) next_offset: u64,
     pub(super) time_ms: u64,
-    /// The first thing that is wrong: where, and what.
+    /// The first damage: byte and cause.
     pub(super) damage: Option<(u64, &'static str)>,
 }
 
-impl Contents {
+impl SegmentContents {
     /// Reads the frames of `bytes`, a whole segment file.
-    pub(super) fn read(bytes: &Bytes, header: &SegmentHeader, expected: Expected) -> Self {
+    pub(super) fn read(bytes: &Bytes, header: &SegmentHeader, limits: ReadLimits) -> Self {
         let mut contents = Self {
-            frames: Vec::new(),
+            slots: Vec::new(),
             byte: SEGMENT_HEADER_BYTES as u64,
             link: header.link(),
             next_index: header.first_index,
@@ -53,50 +53,49 @@ impl Contents {
             time_ms: 0,
             damage: None,
         };
-        let end = to_usize(expected.end_byte.min(bytes.len() as u64));
+        let end = to_usize(limits.end_byte.min(bytes.len() as u64));
         let bytes = bytes.slice(..end);
-        while expected.next.is_none_or(|(next, _)| contents.next_index < next) {
-            let Err(what) = contents.step(&bytes, expected.synced_byte) else { continue };
-            if contents.byte >= expected.synced_byte {
+        while limits.next.is_none_or(|(next, _)| contents.next_index < next) {
+            let Err(what) = contents.step(&bytes, limits.synced_byte) else { continue };
+            if contents.byte >= limits.synced_byte {
                 break;
             }
             contents.damage.get_or_insert((contents.byte, what));
-            if !contents.resume(&bytes, expected) {
+            if !contents.resume(&bytes, limits) {
                 break;
             }
         }
         contents
     }
 
-    /// Goes on at the next place that proves itself without what is before it: a frame by the segment's nonce, its
-    /// payload's checksum, and the header behind it, which continues it; an epoch mark by the segment's nonce and the
-    /// frame behind it. What lies between is lost. What was never synced may be of an earlier run, so nothing goes on
-    /// there.
-    fn resume(&mut self, bytes: &Bytes, expected: Expected) -> bool {
+    /// Continues at the next place that proves itself without the bytes before: a frame by the segment's nonce, its
+    /// payload's checksum and the header that continues it; an epoch mark by the segment's nonce and the frame behind
+    /// it. Everything between is lost. Above the synced byte nothing is resumed: those bytes may be of an earlier run.
+    fn resume(&mut self, bytes: &Bytes, limits: ReadLimits) -> bool {
         let damaged = to_usize(self.byte);
-        let end = to_usize(expected.synced_byte.min(bytes.len() as u64));
+        let end = to_usize(limits.synced_byte.min(bytes.len() as u64));
         for start in damaged..end {
-            let resumes = start > damaged && self.resume_at(bytes, start, expected);
-            if resumes || self.resume_behind(bytes, start, expected) {
+            let resumes = start > damaged && self.resume_at(bytes, start, limits);
+            if resumes || self.resume_behind(bytes, start, limits) {
                 return true;
             }
         }
         false
     }
 
-    fn resume_at(&mut self, bytes: &Bytes, start: usize, expected: Expected) -> bool {
+    fn resume_at(&mut self, bytes: &Bytes, start: usize, limits: ReadLimits) -> bool {
         let parsed = frame::parse_unlinked(&bytes[start..], self.link.nonce);
         let Some(Parsed::Frame { header, payload_crc, link }) = parsed else { return false };
         let index = header.position.index;
         let end = start + HEADER_BYTES + header.payload_bytes as usize;
         let payload = bytes.get(start + HEADER_BYTES..end);
-        if !self.may_follow(&header, expected)
+        if !self.may_follow(&header, limits)
             || payload.is_none_or(|payload| crc32fast::hash(payload) != payload_crc)
         {
             return false;
         }
         let is_last =
-            expected.next.is_some_and(|(next, _)| next == index + 1) || end as u64 >= expected.synced_byte;
+            limits.next.is_some_and(|(next, _)| next == index + 1) || end as u64 >= limits.synced_byte;
         let behind = bytes.get(end..).and_then(<[u8]>::first_chunk);
         if !is_last && behind.is_none_or(|behind| frame::parse(behind, link).is_err())
             || self.lose_before(&header).is_err()
@@ -109,8 +108,8 @@ impl Contents {
         true
     }
 
-    /// Behind an epoch mark at `start` and those that follow it at once.
-    fn resume_behind(&mut self, bytes: &Bytes, start: usize, expected: Expected) -> bool {
+    /// Continues behind an epoch mark at `start` and the marks that follow it directly.
+    fn resume_behind(&mut self, bytes: &Bytes, start: usize, limits: ReadLimits) -> bool {
         let parsed = frame::parse_unlinked(&bytes[start..], self.link.nonce);
         let Some(Parsed::Epoch { mut link }) = parsed else { return false };
         let mut at = start + HEADER_BYTES;
@@ -118,7 +117,7 @@ impl Contents {
             match frame::parse(behind, link) {
                 Ok(Parsed::Epoch { link: next }) => (at, link) = (at + HEADER_BYTES, next),
                 Ok(Parsed::Frame { header, .. }) => {
-                    if !self.may_follow(&header, expected) || self.lose_before(&header).is_err() {
+                    if !self.may_follow(&header, limits) || self.lose_before(&header).is_err() {
                         return false;
                     }
                     (self.byte, self.link) = (at as u64, link);
@@ -130,11 +129,11 @@ impl Contents {
         false
     }
 
-    /// Whether the frame may be the next one or, with others lost, a later one, and leaves the next segment its place.
-    fn may_follow(&self, header: &FrameHeader, expected: Expected) -> bool {
+    /// True if the frame may be the next one or, with others lost, a later one, and fits before the next segment.
+    fn may_follow(&self, header: &FrameHeader, limits: ReadLimits) -> bool {
         let (index, base_offset) = (header.position.index, header.base_offset);
         let Some(end_offset) = base_offset.checked_add(header.count.into()) else { return false };
-        let fits = expected.next.is_none_or(|(next, next_offset)| {
+        let fits = limits.next.is_none_or(|(next, next_offset)| {
             index < next && end_offset <= next_offset && (index + 1 < next || end_offset == next_offset)
         });
         let continues = index == self.next_index && base_offset == self.next_offset;
@@ -146,7 +145,7 @@ impl Contents {
         self.lose_up_to(index, header.base_offset, &BTreeMap::from([(index, header.position)]))
     }
 
-    /// An epoch mark may stand behind the last frame, and then the next segment continues that.
+    /// Moves the end behind epoch marks after the last frame: the next segment continues the last of them.
     pub(super) fn pass_epochs(&mut self, bytes: &Bytes, end_byte: u64) {
         while self.byte < end_byte {
             match self.header_at(bytes) {
@@ -179,17 +178,17 @@ impl Contents {
         let start = to_usize(self.byte) + HEADER_BYTES;
         let end = start + header.payload_bytes as usize;
         let payload = bytes.get(start..end).ok_or("frame cut short")?;
-        let is_whole = crc32fast::hash(payload) == payload_crc;
-        // Only what was synced is worth going on behind: a torn write ends the log.
-        if !is_whole && self.byte >= synced_byte {
+        let is_intact = crc32fast::hash(payload) == payload_crc;
+        // A bad payload above the synced byte is a torn write and ends the log; below, only this entry is lost.
+        if !is_intact && self.byte >= synced_byte {
             return Err("payload checksum differs");
         }
-        if !is_whole {
+        if !is_intact {
             self.damage.get_or_insert((self.byte, "payload checksum differs"));
         }
         self.byte = end as u64;
         self.link = link;
-        if is_whole {
+        if is_intact {
             self.keep(header, bytes.slice(start..end));
         } else {
             self.lose(header);
@@ -199,12 +198,12 @@ impl Contents {
 
     fn keep(&mut self, header: FrameHeader, payload: Bytes) {
         self.pass(&header);
-        self.frames.push(Found::Kept(Frame { header, payload: Payload::new(vec![payload]) }));
+        self.slots.push(Slot::Intact(Frame { header, payload: Payload::new(vec![payload]) }));
     }
 
     fn lose(&mut self, header: FrameHeader) {
         self.pass(&header);
-        self.frames.push(Found::Lost(header));
+        self.slots.push(Slot::Lost(header));
     }
 
     fn pass(&mut self, header: &FrameHeader) {
@@ -213,8 +212,8 @@ impl Contents {
         self.time_ms = self.time_ms.max(header.time_ms);
     }
 
-    /// Takes up to `end_index` and `end_offset` for lost: their headers are gone, too. Entries get the positions that
-    /// are `known`, or those of the newest known one before them.
+    /// Counts all entries before `end_index` and `end_offset` as lost, headers included. Each gets its position of
+    /// `positions`, or term and leader of the newest position before it.
     ///
     /// # Errors
     /// If so many entries cannot have held these offsets.
@@ -222,7 +221,7 @@ impl Contents {
         &mut self,
         end_index: u64,
         end_offset: u64,
-        known: &BTreeMap<u64, Position>,
+        positions: &BTreeMap<u64, Position>,
     ) -> Result<(), &'static str> {
         let entries = end_index.saturating_sub(self.next_index);
         let most = entries.saturating_mul(u32::MAX.into());
@@ -231,8 +230,8 @@ impl Contents {
         }
         while self.next_index < end_index {
             let index = self.next_index;
-            let newest = known.range(..=index).next_back().map(|(_, position)| *position);
-            let before = self.frames.last().map(|found| found.header().position);
+            let newest = positions.range(..=index).next_back().map(|(_, position)| *position);
+            let before = self.slots.last().map(|slot| slot.header().position);
             let position = Position { index, ..newest.max(before).unwrap_or_default() };
             let count = u32::try_from(end_offset - self.next_offset).unwrap_or(u32::MAX);
             let header = FrameHeader {
@@ -248,16 +247,16 @@ impl Contents {
         Ok(())
     }
 
-    /// A whole segment file of these frames, with a filler of this kind for each lost one.
+    /// The segment file rewritten, with a filler of `filler_kind` for each lost entry, and the link at its end.
     pub(super) fn rewrite(&self, header: &SegmentHeader, filler_kind: u8) -> (Vec<u8>, Link) {
         let mut out = Outgoing::default();
         out.copy(&header.encode());
         let mut link = header.link();
-        for found in &self.frames {
+        for slot in &self.slots {
             let filler;
-            let frame = match found {
-                Found::Kept(frame) => frame,
-                Found::Lost(lost) => {
+            let frame = match slot {
+                Slot::Intact(frame) => frame,
+                Slot::Lost(lost) => {
                     let header = FrameHeader { kind: filler_kind, payload_bytes: 0, ..lost.clone() };
                     filler = Frame { header, payload: Payload::default() };
                     &filler
@@ -269,19 +268,19 @@ impl Contents {
     }
 
     pub(super) fn is_damaged(&self) -> bool {
-        self.damage.is_some() || self.frames.iter().any(|found| matches!(found, Found::Lost(_)))
+        self.damage.is_some() || self.slots.iter().any(|slot| matches!(slot, Slot::Lost(_)))
     }
 
-    /// Where these frames end as they lie in the file.
+    /// The segment's end in the file as it is.
     pub(super) fn end(&self, sequence: u64) -> Predecessor {
         Predecessor { sequence, end_byte: self.byte, chain: self.link.chain }
     }
 }
 
-impl Found {
+impl Slot {
     pub(super) fn header(&self) -> &FrameHeader {
         match self {
-            Self::Kept(frame) => &frame.header,
+            Self::Intact(frame) => &frame.header,
             Self::Lost(header) => header,
         }
     }
@@ -327,9 +326,9 @@ mod tests {
         for (next_offset, next_index) in [(10, 2), (9, 2), (11, 2), (10, 1)] {
             let next = Some((next_index, next_offset));
             let contents =
-                Contents::read(&bytes, &header, Expected { next, end_byte: u64::MAX, synced_byte: u64::MAX });
+                SegmentContents::read(&bytes, &header, ReadLimits { next, end_byte: u64::MAX, synced_byte: u64::MAX });
             let fits = (next_offset, next_index) == (10, 2);
-            assert_eq!(contents.frames.len(), if fits { 2 } else { 0 }, "{next:?}");
+            assert_eq!(contents.slots.len(), if fits { 2 } else { 0 }, "{next:?}");
         }
     }
 
@@ -338,7 +337,7 @@ mod tests {
         let (bytes, header) = damaged();
         let next = Some((2, 10));
         let mut contents =
-            Contents::read(&bytes, &header, Expected { next, end_byte: u64::MAX, synced_byte: u64::MAX });
+            SegmentContents::read(&bytes, &header, ReadLimits { next, end_byte: u64::MAX, synced_byte: u64::MAX });
         let most = u64::from(u32::MAX);
         for (end_index, end_offset) in [(3, 9), (2, 11), (3, 11 + most)] {
             assert!(contents.lose_up_to(end_index, end_offset, &BTreeMap::new()).is_err());

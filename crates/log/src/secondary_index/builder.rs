@@ -1,8 +1,8 @@
-//! The thread that gathers tags: it follows what is written, from the page cache, and writes a file when a segment is
-//! sealed. Nobody waits for it, and failing at it loses nothing.
+//! The thread that builds indexes: it follows what is written, from the page cache, and writes a file when a segment is
+//! sealed. Nobody waits for the thread, and a failure of it loses nothing.
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -12,16 +12,23 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Draft, Subject, TagIndex, Tagger, file, loaded::Loaded};
+use super::{
+    IndexKeys, SegmentRef,
+    draft::Draft,
+    file::{self, IndexFile},
+    open_files::OpenFiles,
+};
 use crate::{
     fs::{File, FileSystem},
     log::LogShared,
-    segment::SegmentHeader,
-    segment::scanner::{ScanError, Scanner},
+    segment::{
+        SegmentHeader,
+        scanner::{ScanError, Scanner},
+    },
     store::sealed_file::TEMPORARY_SUFFIX,
 };
 
-/// Readers of the draft wait for at most this much of gathering.
+/// Frames appended to a draft at once: readers of the draft wait that long.
 const APPENDED_FRAMES_MAX: u64 = 1024;
 
 /// One per data directory.
@@ -30,7 +37,7 @@ pub(crate) struct Builder {
     inbox: Mutex<Inbox>,
     changed: Condvar,
     closed: AtomicBool,
-    pub(crate) loaded: Mutex<Loaded>,
+    pub(super) open_files: Mutex<OpenFiles>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -40,19 +47,19 @@ struct Inbox {
     woken: bool,
 }
 
-/// A segment as the builder needs it. Holds the file, so it stays readable whatever is purged.
-pub(crate) struct Job {
+/// A segment to be indexed. The open file keeps the segment readable whatever is purged.
+pub(crate) struct BuildJob {
     pub(crate) header: SegmentHeader,
-    pub(crate) subject: Subject,
+    pub(crate) segment: SegmentRef,
     pub(crate) file: Arc<dyn File>,
 }
 
 impl Builder {
-    /// Looks after `log` from now on.
-    pub(crate) fn add(self: &Arc<Self>, log: &Arc<LogShared>, fs: &Arc<dyn FileSystem>) -> io::Result<()> {
+    /// Indexes `log` from now on.
+    pub(super) fn add(self: &Arc<Self>, log: &Arc<LogShared>, fs: &Arc<dyn FileSystem>) -> io::Result<()> {
         let mut thread = self.thread.lock();
         let mut inbox = self.inbox.lock();
-        if self.is_closed() || inbox.logs.iter().any(|known| known.as_ptr() == Arc::as_ptr(log)) {
+        if self.is_closed() || inbox.logs.iter().any(|added| added.as_ptr() == Arc::as_ptr(log)) {
             return Ok(());
         }
         inbox.logs.push(Arc::downgrade(log));
@@ -60,8 +67,8 @@ impl Builder {
         drop(inbox);
         self.changed.notify_all();
         if thread.is_none() {
-            let worker = Worker { builder: Arc::clone(self), fs: Arc::clone(fs) };
-            *thread = Some(thread::Builder::new().name("log-tags".to_owned()).spawn(move || worker.run())?);
+            let worker = Worker { builder: self.clone(), fs: fs.clone(), cleaned: Vec::new() };
+            *thread = Some(thread::Builder::new().name("log-index".to_owned()).spawn(move || worker.run())?);
         }
         Ok(())
     }
@@ -71,7 +78,7 @@ impl Builder {
         self.changed.notify_all();
     }
 
-    /// What is under way is given up.
+    /// Abandons the work under way.
     pub(crate) fn close(&self) {
         let inbox = self.inbox.lock();
         self.closed.store(true, Ordering::Release);
@@ -81,7 +88,7 @@ impl Builder {
 
     pub(crate) fn join(&self) {
         if self.thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that indexes the log panicked");
+            tracing::error!("the thread that builds the secondary index panicked; the store closes without it");
         }
     }
 
@@ -89,7 +96,7 @@ impl Builder {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// The logs to look after; None if closed.
+    /// Waits for work and returns the logs to look after; None once closed.
     fn next(&self) -> Option<Vec<Arc<LogShared>>> {
         let mut inbox = self.inbox.lock();
         while !inbox.woken && !self.is_closed() {
@@ -104,186 +111,209 @@ impl Builder {
 struct Worker {
     builder: Arc<Builder>,
     fs: Arc<dyn FileSystem>,
+    /// Logs whose directories were searched for index files of segments that are gone.
+    cleaned: Vec<u32>,
 }
 
-/// Why a segment is not indexed.
-enum Unbuilt {
+/// The reason for which a segment is not indexed.
+enum BuildError {
     Closed,
     Scan(ScanError),
     Write(io::Error),
 }
 
 impl Worker {
-    fn run(&self) {
-        let mut swept = Vec::new();
+    fn run(mut self) {
         while let Some(logs) = self.builder.next() {
             for log in &logs {
-                let Some(tagger) = log.tags.tagger() else { continue };
-                if !swept.contains(&log.id) {
-                    self.remove_orphans(log);
-                    swept.push(log.id);
-                }
-                self.follow(log, tagger);
-                if log.tags.take_has_unsettled() {
-                    self.settle_all(log, tagger);
-                }
+                self.look_after(log);
             }
         }
     }
 
-    /// The newest first: its tags may still be in the draft, which the next segment needs.
-    fn settle_all(&self, log: &LogShared, tagger: Tagger) {
+    fn look_after(&mut self, log: &LogShared) {
+        let Some(keys) = log.secondary_index.keys() else { return };
+        if !self.cleaned.contains(&log.id) {
+            self.remove_orphans(log);
+            self.cleaned.push(log.id);
+        }
+        self.follow(log, keys);
+        if log.secondary_index.take_has_pending() {
+            self.build_pending(log, keys);
+        }
+    }
+
+    /// Newest segment first: its keys may still be in the draft, which the segment after it needs.
+    fn build_pending(&self, log: &LogShared, keys: IndexKeys) {
         for sequence in log.unindexed().into_iter().rev() {
             if self.builder.is_closed() {
                 return;
             }
-            if let Some(job) = log.sealed_job(sequence) {
-                self.settle(log, tagger, &job);
+            if let Some(job) = log.sealed_build_job(sequence) {
+                self.build(log, keys, &job);
             }
-            self.follow(log, tagger);
+            self.follow(log, keys);
         }
     }
 
-    /// Brings the draft up to the end of the newest segment.
-    fn follow(&self, log: &LogShared, tagger: Tagger) {
-        let Some(newest) = log.newest_job() else { return };
-        let mut draft = log.tags.draft.lock();
-        if draft.as_ref().is_none_or(|draft| !draft.is_of(&newest.subject)) {
-            let is_owed = |draft: &Draft| !draft.given_up() && log.unindexed().contains(&draft.sequence());
-            // That of a segment sealed since is finished first.
-            if draft.as_ref().is_some_and(is_owed) {
+    /// Extends the draft to the end of the newest segment.
+    fn follow(&self, log: &LogShared, keys: IndexKeys) {
+        let Some(newest) = log.newest_build_job() else { return };
+        let mut draft = log.secondary_index.draft.lock();
+        if draft.as_ref().is_none_or(|draft| !draft.belongs_to(&newest.segment)) {
+            // The draft of a segment that has been sealed since is finished first.
+            let is_needed =
+                |draft: &Draft| !draft.is_abandoned() && log.unindexed().contains(&draft.sequence());
+            if draft.as_ref().is_some_and(is_needed) {
                 return;
             }
-            *draft = Some(Draft::of(&newest.header));
+            *draft = Some(Draft::new(&newest.header));
         }
         drop(draft);
-        if let Err(Unbuilt::Scan(error)) = self.extend(log, tagger, &newest) {
-            warn_of(&error, log, newest.header.sequence);
-            if let Some(draft) = &mut *log.tags.draft.lock() {
-                draft.give_up();
+        if let Err(BuildError::Scan(error)) = self.extend(log, keys, &newest) {
+            warn_unreadable(&error, log, newest.header.sequence);
+            if let Some(draft) = &mut *log.secondary_index.draft.lock() {
+                draft.abandon();
             }
         }
     }
 
-    /// Extends the log's draft, which is one of this segment, to its end.
-    fn extend(&self, log: &LogShared, tagger: Tagger, job: &Job) -> Result<(), Unbuilt> {
+    /// Extends the log's draft to the segment's end, if the draft is one of this segment.
+    fn extend(&self, log: &LogShared, keys: IndexKeys, job: &BuildJob) -> Result<(), BuildError> {
         loop {
-            let more = log.tags.draft.lock().as_ref().map(Draft::continuation);
-            let Some(mut more) = more.filter(|more| more.is_of(&job.subject) && !more.given_up()) else {
+            let more = log.secondary_index.draft.lock().as_ref().map(Draft::continuation);
+            let Some(mut more) = more.filter(|more| more.belongs_to(&job.segment) && !more.is_abandoned())
+            else {
                 return Ok(());
             };
-            let upto = job.subject.next_index.min(more.next_index() + APPENDED_FRAMES_MAX);
-            if more.next_index() >= upto {
+            let end_index = job.segment.next_index.min(more.next_index() + APPENDED_FRAMES_MAX);
+            if more.next_index() >= end_index {
                 return Ok(());
             }
-            self.gather(&mut more, tagger, job, upto)?;
-            if let Some(draft) = &mut *log.tags.draft.lock() {
+            self.gather(&mut more, keys, job, end_index)?;
+            if let Some(draft) = &mut *log.secondary_index.draft.lock() {
                 draft.append(more);
             }
         }
     }
 
-    fn gather(&self, draft: &mut Draft, tagger: Tagger, job: &Job, upto: u64) -> Result<(), Unbuilt> {
+    fn gather(
+        &self,
+        draft: &mut Draft,
+        keys: IndexKeys,
+        job: &BuildJob,
+        end_index: u64,
+    ) -> Result<(), BuildError> {
         let start = draft.end().entry(draft.next_index());
-        let mut scanner = Scanner::new(Arc::clone(&job.file), start, job.subject.end.byte);
-        while draft.next_index() < upto {
+        let mut scanner = Scanner::new(job.file.clone(), start, job.segment.end.byte);
+        while draft.next_index() < end_index {
             if self.builder.is_closed() {
-                return Err(Unbuilt::Closed);
+                return Err(BuildError::Closed);
             }
-            let Some((frame, placed)) = scanner.next().map_err(Unbuilt::Scan)? else { break };
-            draft.push(tagger, &frame, &placed);
+            let Some((frame, placed)) = scanner.next().map_err(BuildError::Scan)? else { break };
+            draft.push(keys, &frame, &placed);
         }
         Ok(())
     }
 
-    /// Sees to it that a sealed segment has its file, if it can have one.
-    fn settle(&self, log: &LogShared, tagger: Tagger, job: &Job) {
+    /// Makes sure that a sealed segment has its index file, if one can be built.
+    fn build(&self, log: &LogShared, keys: IndexKeys, job: &BuildJob) {
         let sequence = job.header.sequence;
-        let path = log.dir.join(SegmentHeader::tags_name(sequence));
-        let indexed = self.index(log, tagger, job, &path);
-        let is_written = indexed.is_ok();
-        match indexed {
+        let path = log.dir.join(SegmentHeader::keys_name(sequence));
+        let built = self.build_file(log, keys, job, &path);
+        let is_written = built.is_ok();
+        match built {
             Ok(()) => {}
-            Err(Unbuilt::Closed) => return,
-            Err(Unbuilt::Scan(error)) => warn_of(&error, log, sequence),
-            Err(Unbuilt::Write(error)) => {
-                tracing::warn!(path = %path.display(), %error, "write tag index");
+            Err(BuildError::Closed) => return,
+            Err(BuildError::Scan(error)) => warn_unreadable(&error, log, sequence),
+            Err(BuildError::Write(error)) => {
+                tracing::warn!(path = %path.display(), %error, "failed to write an index file; lookups read the whole segment");
             }
         }
-        log.tags.settle(job.subject, is_written);
-        let mut draft = log.tags.draft.lock();
-        if draft.as_ref().is_some_and(|draft| draft.is_of(&job.subject)) {
+        log.secondary_index.record_outcome(job.segment, is_written);
+        let mut draft = log.secondary_index.draft.lock();
+        if draft.as_ref().is_some_and(|draft| draft.belongs_to(&job.segment)) {
             *draft = None;
         }
         drop(draft);
-        // It may have been freed meanwhile, and its file removed before it was there.
-        if !log.holds(&job.subject) {
-            remove(&*self.fs, &path);
+        // A purge that freed the segment meanwhile removed the index file before there was one: remove it again.
+        if !log.has_segment(&job.segment) {
+            remove_file(&*self.fs, &path);
         }
     }
 
-    fn index(&self, log: &LogShared, tagger: Tagger, job: &Job, path: &Path) -> Result<(), Unbuilt> {
-        if TagIndex::load(&*self.fs, path, &job.subject, tagger.version).is_some() {
+    fn build_file(
+        &self,
+        log: &LogShared,
+        keys: IndexKeys,
+        job: &BuildJob,
+        path: &Path,
+    ) -> Result<(), BuildError> {
+        if IndexFile::load(&*self.fs, path, &job.segment, keys.version).is_some() {
             return Ok(());
         }
-        self.extend(log, tagger, job)?;
-        // Kept in its place until the file is there: readers use it.
-        let drafted = log.tags.draft.lock().as_ref().filter(|draft| draft.is_whole(&job.subject)).cloned();
-        let whole = match drafted {
+        self.extend(log, keys, job)?;
+        // Cloned and not taken: readers use the draft until the file is there.
+        let drafted = log.secondary_index.draft.lock();
+        let drafted = drafted.as_ref().filter(|draft| draft.is_complete_for(&job.segment)).cloned();
+        let complete = match drafted {
             Some(draft) => draft,
             None => {
-                let mut draft = Draft::of(&job.header);
-                self.gather(&mut draft, tagger, job, job.subject.next_index)?;
+                let mut draft = Draft::new(&job.header);
+                self.gather(&mut draft, keys, job, job.segment.next_index)?;
                 draft
             }
         };
-        if !whole.is_whole(&job.subject) {
-            let at = whole.end().byte;
-            return Err(Unbuilt::Scan(ScanError::Bad { at, what: "segment ends early" }));
+        if !complete.is_complete_for(&job.segment) {
+            let at = complete.end().byte;
+            return Err(BuildError::Scan(ScanError::Bad { at, what: "segment ends early" }));
         }
-        let (places, tags) = whole.into_sorted();
-        let bytes = file::encode(&job.subject, tagger.version, &places, &tags);
-        self.write(path, &bytes).map_err(Unbuilt::Write)
+        let (locations, postings) = complete.into_sorted();
+        let bytes = file::encode(&job.segment, keys.version, &locations, &postings);
+        self.write(path, &bytes).map_err(BuildError::Write)
     }
 
-    /// Under another name first, so that nobody reads half of it. Not synced: a lost or torn index is rebuilt.
+    /// Writes under another name first, so that no reader sees half a file. Nothing is synced: a lost or torn index
+    /// file is rebuilt.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let temporary: PathBuf = path.with_extension(format!("tag{TEMPORARY_SUFFIX}"));
+        let temporary = path.with_extension(format!("keys{TEMPORARY_SUFFIX}"));
         let written = self
             .fs
             .create(&temporary)
             .and_then(|file| file.write_all_at(bytes, 0))
             .and_then(|()| self.fs.rename(&temporary, path));
-        written.inspect_err(|_| remove(&*self.fs, &temporary))
+        written.inspect_err(|_| remove_file(&*self.fs, &temporary))
     }
 
-    /// Removes what a crash has left of segments that are gone.
+    /// Removes index files that a crash left behind of segments that are gone.
     fn remove_orphans(&self, log: &LogShared) {
         let names = self.fs.list(&log.dir).unwrap_or_default();
         for name in names {
-            if let Some(sequence) = SegmentHeader::sequence_of_tags(&name)
-                && !log.holds_sequence(sequence)
+            if let Some(sequence) = SegmentHeader::sequence_of_keys(&name)
+                && !log.has_segment_file(sequence)
             {
-                remove(&*self.fs, &log.dir.join(name));
+                remove_file(&*self.fs, &log.dir.join(name));
             }
         }
     }
 }
 
-fn warn_of(error: &ScanError, log: &LogShared, sequence: u64) {
+fn warn_unreadable(error: &ScanError, log: &LogShared, sequence: u64) {
     let path = log.dir.join(SegmentHeader::file_name(sequence));
     match error {
-        ScanError::Io(error) => tracing::warn!(path = %path.display(), %error, "index a segment's tags"),
+        ScanError::Io(error) => {
+            tracing::warn!(path = %path.display(), %error, "failed to read a segment; it stays without an index");
+        }
         ScanError::Bad { at, what } => {
-            tracing::warn!(path = %path.display(), at, what, "index a segment's tags");
+            tracing::warn!(path = %path.display(), at, what, "a segment is damaged; it stays without an index");
         }
     }
 }
 
-pub(crate) fn remove(fs: &dyn FileSystem, path: &Path) {
+pub(crate) fn remove_file(fs: &dyn FileSystem, path: &Path) {
     match fs.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "remove index of a segment");
+            tracing::warn!(path = %path.display(), %error, "failed to remove an index file; it stays on disk unused");
         }
         _ => {}
     }

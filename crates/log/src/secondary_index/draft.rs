@@ -1,141 +1,155 @@
-//! A segment's tags while they are gathered: in the order of the frames, in memory.
+//! The keys of a segment that is still written: in memory, in the order of its frames.
 use std::{io, ops::Range};
 
-use super::{Place, Postings, Subject, Tagger};
+use super::{FrameLocation, IndexKey, IndexKeys, SegmentRef, postings::Postings};
 use crate::{
     codec::to_usize,
     frame::Frame,
-    segment::index::Placed,
-    segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
+    segment::{SEGMENT_HEADER_BYTES, SegmentHeader, index::Placed},
 };
 
-/// Of one segment that is still written, in each log: 8 MiB and less. One with more is read again when it is sealed.
-pub(crate) const DRAFT_TAGS_MAX: usize = 512 * 1024;
+/// Keys of one log's draft: 8 MiB and less. A segment with more is read again when it is sealed.
+const KEYS_MAX: usize = 512 * 1024;
 
 #[derive(Clone)]
-pub(crate) struct Draft {
+pub(super) struct Draft {
     sequence: u64,
     nonce: u64,
     first_index: u64,
     /// One per frame.
-    places: Vec<Place>,
-    /// Where the next frame is.
-    end: Place,
-    /// By frame number, then in no order.
-    tags: Vec<(u64, u32)>,
-    scratch: Vec<u64>,
-    /// Has nothing to say any more.
-    given_up: bool,
+    locations: Vec<FrameLocation>,
+    /// Where the next frame starts.
+    end: FrameLocation,
+    /// Ascending by frame number; keys of one frame are in no order.
+    postings: Vec<Posting>,
+    scratch: Vec<IndexKey>,
+    /// The draft grew too large, or its segment could not be read: it answers nothing any more.
+    is_abandoned: bool,
+}
+
+/// One key of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Posting {
+    pub(super) key: IndexKey,
+    /// Number of the frame within its segment.
+    pub(super) number: u32,
 }
 
 impl Draft {
-    pub(crate) fn of(header: &SegmentHeader) -> Self {
+    pub(super) fn new(header: &SegmentHeader) -> Self {
+        let byte = SEGMENT_HEADER_BYTES as u64;
         Self {
             sequence: header.sequence,
             nonce: header.nonce,
             first_index: header.first_index,
-            places: Vec::new(),
-            end: Place {
-                byte: SEGMENT_HEADER_BYTES as u64,
-                base_offset: header.base_offset,
-                link: header.link(),
-            },
-            tags: Vec::new(),
+            locations: Vec::new(),
+            end: FrameLocation { byte, base_offset: header.base_offset, link: header.link() },
+            postings: Vec::new(),
             scratch: Vec::new(),
-            given_up: false,
+            is_abandoned: false,
         }
     }
 
-    /// An empty one that continues where this one ends.
-    pub(crate) fn continuation(&self) -> Self {
-        let Self { sequence, nonce, end, given_up, .. } = *self;
-        let first_index = self.first_index + self.places.len() as u64;
-        let (places, tags, scratch) = (Vec::new(), Vec::new(), Vec::new());
-        Self { sequence, nonce, first_index, places, end, tags, scratch, given_up }
+    /// An empty draft that starts where this one ends.
+    pub(super) fn continuation(&self) -> Self {
+        Self {
+            sequence: self.sequence,
+            nonce: self.nonce,
+            first_index: self.next_index(),
+            locations: Vec::new(),
+            end: self.end,
+            postings: Vec::new(),
+            scratch: Vec::new(),
+            is_abandoned: self.is_abandoned,
+        }
     }
 
-    pub(crate) fn sequence(&self) -> u64 {
+    pub(super) fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    pub(crate) fn is_of(&self, subject: &Subject) -> bool {
-        self.sequence == subject.sequence && self.nonce == subject.nonce
+    pub(super) fn belongs_to(&self, segment: &SegmentRef) -> bool {
+        self.sequence == segment.sequence && self.nonce == segment.nonce
     }
 
-    /// Whether it covers the segment whole, and nothing else.
-    pub(crate) fn is_whole(&self, subject: &Subject) -> bool {
-        self.is_of(subject)
-            && !self.given_up
-            && self.next_index() == subject.next_index
-            && self.end.base_offset == subject.end.base_offset
+    /// True if the draft covers exactly the frames of `segment`.
+    pub(super) fn is_complete_for(&self, segment: &SegmentRef) -> bool {
+        self.belongs_to(segment)
+            && !self.is_abandoned
+            && self.next_index() == segment.next_index
+            && self.end.base_offset == segment.end.base_offset
     }
 
-    pub(crate) fn next_index(&self) -> u64 {
-        self.first_index + self.places.len() as u64
+    pub(super) fn next_index(&self) -> u64 {
+        self.first_index + self.locations.len() as u64
     }
 
-    pub(crate) fn end(&self) -> Place {
+    pub(super) fn end(&self) -> FrameLocation {
         self.end
     }
 
-    pub(crate) fn given_up(&self) -> bool {
-        self.given_up
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.is_abandoned
     }
 
-    pub(crate) fn give_up(&mut self) {
-        self.given_up = true;
-        (self.places, self.tags) = (Vec::new(), Vec::new());
+    pub(super) fn abandon(&mut self) {
+        self.is_abandoned = true;
+        (self.locations, self.postings) = (Vec::new(), Vec::new());
     }
 
-    pub(crate) fn push(&mut self, tagger: Tagger, frame: &Frame, placed: &Placed) {
-        let number = u32::try_from(self.places.len()).expect("a segment has fewer frames than bytes");
+    pub(super) fn push(&mut self, keys: IndexKeys, frame: &Frame, placed: &Placed) {
+        let number = frame_number(self.locations.len());
         let base_offset = frame.header.base_offset;
-        self.places.push(Place { byte: placed.byte, base_offset, link: placed.before });
-        (tagger.tags)(frame, &mut self.scratch);
-        self.tags.extend(self.scratch.drain(..).map(|tag| (tag, number)));
+        self.locations.push(FrameLocation { byte: placed.byte, base_offset, link: placed.before });
+        (keys.keys_of)(frame, &mut self.scratch);
+        self.postings.extend(self.scratch.drain(..).map(|key| Posting { key, number }));
         let byte = placed.byte + frame.header.disk_bytes();
-        self.end = Place { byte, base_offset: frame.header.end_offset(), link: placed.after };
+        self.end = FrameLocation { byte, base_offset: frame.header.end_offset(), link: placed.after };
     }
 
-    /// Takes over what `more`, its continuation, has gathered.
-    pub(crate) fn append(&mut self, more: Self) {
-        assert_eq!(self.next_index(), more.first_index, "a draft has no gaps");
-        let before = u32::try_from(self.places.len()).expect("a segment has fewer frames than bytes");
-        self.places.extend(more.places);
-        self.tags.extend(more.tags.into_iter().map(|(tag, number)| (tag, before + number)));
+    /// Appends `more`, a filled continuation of this draft.
+    ///
+    /// # Panics
+    /// If `more` starts elsewhere.
+    pub(super) fn append(&mut self, more: Self) {
+        assert_eq!(self.next_index(), more.first_index, "invariant violation: a draft has no gaps");
+        let before = frame_number(self.locations.len());
+        self.locations.extend(more.locations);
+        let renumbered = more.postings.into_iter();
+        self.postings.extend(renumbered.map(|Posting { key, number }| Posting { key, number: before + number }));
         self.end = more.end;
-        if self.tags.len() > DRAFT_TAGS_MAX {
-            self.give_up();
+        if self.postings.len() > KEYS_MAX {
+            self.abandon();
         }
     }
 
-    /// Places, and tags in their order, for a file.
-    pub(crate) fn into_sorted(self) -> (Vec<Place>, Vec<(u64, u32)>) {
-        let Self { places, mut tags, .. } = self;
-        tags.sort_unstable();
-        tags.dedup();
-        (places, tags)
+    /// Locations in frame order and postings in key order, as an index file holds them.
+    pub(super) fn into_sorted(self) -> (Vec<FrameLocation>, Vec<Posting>) {
+        let Self { locations, mut postings, .. } = self;
+        postings.sort_unstable();
+        postings.dedup();
+        (locations, postings)
     }
 
-    fn tags_of(&self, range: Range<u32>) -> &[(u64, u32)] {
-        let start = self.tags.partition_point(|(_, number)| *number < range.start);
-        let end = self.tags.partition_point(|(_, number)| *number < range.end);
-        &self.tags[start..end]
+    fn postings_of(&self, range: Range<u32>) -> &[Posting] {
+        let start = self.postings.partition_point(|posting| posting.number < range.start);
+        let end = self.postings.partition_point(|posting| posting.number < range.end);
+        &self.postings[start..end]
     }
 }
 
 impl Postings for &Draft {
     fn frames(&self) -> u32 {
-        u32::try_from(self.places.len()).expect("a segment has fewer frames than bytes")
+        frame_number(self.locations.len())
     }
 
-    fn place(&mut self, number: u32) -> io::Result<Place> {
-        Ok(self.places.get(to_usize(number.into())).copied().unwrap_or(self.end))
+    fn location(&mut self, number: u32) -> io::Result<FrameLocation> {
+        Ok(self.locations.get(to_usize(number.into())).copied().unwrap_or(self.end))
     }
 
-    fn numbers(&mut self, tag: u64, range: Range<u32>, max: usize) -> io::Result<Vec<u32>> {
+    fn numbers(&mut self, key: IndexKey, range: Range<u32>, max: usize) -> io::Result<Vec<u32>> {
         let mut numbers: Vec<u32> = Vec::new();
-        for (_, number) in self.tags_of(range).iter().filter(|(found, _)| *found == tag) {
+        for Posting { number, .. } in self.postings_of(range).iter().filter(|posting| posting.key == key) {
             if numbers.last() == Some(number) {
                 continue;
             }
@@ -147,15 +161,19 @@ impl Postings for &Draft {
         Ok(numbers)
     }
 
-    fn last_number(&mut self, tag: u64, range: Range<u32>) -> io::Result<Option<u32>> {
-        Ok(self.tags_of(range).iter().rfind(|(found, _)| *found == tag).map(|(_, number)| *number))
+    fn last_number(&mut self, key: IndexKey, range: Range<u32>) -> io::Result<Option<u32>> {
+        Ok(self.postings_of(range).iter().rfind(|posting| posting.key == key).map(|posting| posting.number))
     }
 
-    fn holding(&mut self, offset: u64) -> io::Result<Option<u32>> {
+    fn number_of_offset(&mut self, offset: u64) -> io::Result<Option<u32>> {
         if offset >= self.end.base_offset {
             return Ok(None);
         }
-        let above = self.places.partition_point(|place| place.base_offset <= offset);
-        Ok(above.checked_sub(1).map(|number| u32::try_from(number).expect("a number of a frame")))
+        let above = self.locations.partition_point(|location| location.base_offset <= offset);
+        Ok(above.checked_sub(1).map(frame_number))
     }
+}
+
+fn frame_number(frames_before: usize) -> u32 {
+    u32::try_from(frames_before).expect("a segment has fewer frames than bytes")
 }

@@ -1,117 +1,127 @@
-//! The tags of a sealed segment, in a file beside it.
+//! The keys of a sealed segment, in a file beside it.
 //!
 //! ```text
 //! magic 8 | version u32 | checksum u32 | length u64                          checksum: of header and directory
-//! nonce u64 | sequence u64 | first index u64 | tagger version u32 | frames u32 | tags u64
+//! nonce u64 | sequence u64 | first index u64 | keys version u32 | frames u32 | postings u64
 //! end: byte u64, offset u64, nonce u64, chain u32 | zero u32                 header, 96 bytes
-//! per block of places: base offset u64 | crc u32                             directory
-//! per block of tags: tag u64 | number u32 | crc u32
-//! per frame: byte u64 | base offset u64 | nonce u64 | chain u32              places, 144 in a block
-//! per tag and frame: tag u64 | number u32                                    tags, ascending, 336 in a block
+//! per block of locations: base offset u64 | crc u32                          directory
+//! per block of postings: key u64 | number u32 | crc u32
+//! per frame: byte u64 | base offset u64 | nonce u64 | chain u32              locations, 144 in a block
+//! per key and frame: key u64 | number u32                                    postings, ascending, 336 in a block
 //! ```
-//! Header and directory are held in memory while the file is in use; blocks are read and checked one at a time.
+//! Header and directory stay in memory while the file is in use; blocks are read and verified one at a time.
 use std::{io, ops::Range, path::Path, sync::Arc};
 
-use super::{Place, Postings, Subject};
+use fanfare_codec::{Malformed, Reader, Writer};
+
+use super::{FrameLocation, IndexKey, SegmentRef, draft::Posting, postings::Postings};
 use crate::{
-    codec::{Fields, to_u32, to_usize},
+    codec::{to_u32, to_usize},
     frame::Link,
     fs::{File, FileSystem},
 };
 
-const MAGIC: &[u8; 8] = b"FANFTAGS";
-const VERSION: u32 = 1;
+const MAGIC: &[u8; 8] = b"FANFKEYS";
+const VERSION: u32 = 2;
 const CHECKSUM_AT: usize = 12;
 const HEADER_BYTES: usize = 96;
-const PLACE_BYTES: usize = 28;
-const PLACES_PER_BLOCK: usize = 144;
-const PLACE_FENCE_BYTES: usize = 12;
-const TAG_BYTES: usize = 12;
-const TAGS_PER_BLOCK: usize = 336;
-const TAG_FENCE_BYTES: usize = 16;
+const LOCATION_BYTES: usize = 28;
+const LOCATIONS_PER_BLOCK: usize = 144;
+const LOCATION_FENCE_BYTES: usize = 12;
+const POSTING_BYTES: usize = 12;
+const POSTINGS_PER_BLOCK: usize = 336;
+const POSTING_FENCE_BYTES: usize = 16;
 
-/// Everything of a tag file but its blocks, which stay on disk.
-pub(crate) struct TagIndex {
+/// An index file without its blocks, which stay on disk.
+pub(super) struct IndexFile {
     file: Arc<dyn File>,
-    pub(crate) subject: Subject,
-    tags: u64,
-    /// Base offset of each block's first place, and the block's checksum.
-    place_fences: Vec<(u64, u32)>,
-    /// Each block's first tag and number, and the block's checksum.
-    tag_fences: Vec<((u64, u32), u32)>,
+    pub(super) segment: SegmentRef,
+    postings: u64,
+    location_fences: Vec<LocationFence>,
+    posting_fences: Vec<PostingFence>,
 }
 
-/// One look into a file; keeps the last block of places.
-pub(crate) struct Cursor<'a> {
-    index: &'a TagIndex,
-    places: Option<(usize, Vec<u8>)>,
+/// A directory entry of one block of locations.
+struct LocationFence {
+    first_offset: u64,
+    crc: u32,
 }
 
-/// `tags` are ascending; there is one place for each frame of the segment.
-pub(crate) fn encode(
-    subject: &Subject,
-    tagger_version: u32,
-    places: &[Place],
-    tags: &[(u64, u32)],
+/// A directory entry of one block of postings.
+struct PostingFence {
+    first: Posting,
+    crc: u32,
+}
+
+/// One query of an index file. Remembers the last block of locations.
+pub(super) struct IndexCursor<'a> {
+    index: &'a IndexFile,
+    locations: Option<LocationBlock>,
+}
+
+struct LocationBlock {
+    number: usize,
+    bytes: Vec<u8>,
+}
+
+/// `postings` are ascending; `locations` has one element for each frame of the segment.
+pub(super) fn encode(
+    segment: &SegmentRef,
+    keys_version: u32,
+    locations: &[FrameLocation],
+    postings: &[Posting],
 ) -> Vec<u8> {
-    let place_blocks: Vec<Vec<u8>> = places.chunks(PLACES_PER_BLOCK).map(encode_places).collect();
-    let tag_blocks: Vec<Vec<u8>> = tags.chunks(TAGS_PER_BLOCK).map(encode_tags).collect();
-    let directory_bytes = place_blocks.len() * PLACE_FENCE_BYTES + tag_blocks.len() * TAG_FENCE_BYTES;
-    let length = HEADER_BYTES + directory_bytes + places.len() * PLACE_BYTES + tags.len() * TAG_BYTES;
-    let mut bytes = Vec::with_capacity(length);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    for field in [length as u64, subject.nonce, subject.sequence, subject.first_index] {
-        bytes.extend_from_slice(&field.to_le_bytes());
+    assert_eq!(
+        locations.len() as u64,
+        segment.next_index - segment.first_index,
+        "invariant violation: an index file has one location per frame"
+    );
+    let location_blocks: Vec<Vec<u8>> = locations.chunks(LOCATIONS_PER_BLOCK).map(encode_locations).collect();
+    let posting_blocks: Vec<Vec<u8>> = postings.chunks(POSTINGS_PER_BLOCK).map(encode_postings).collect();
+    let directory_bytes =
+        location_blocks.len() * LOCATION_FENCE_BYTES + posting_blocks.len() * POSTING_FENCE_BYTES;
+    let length =
+        HEADER_BYTES + directory_bytes + locations.len() * LOCATION_BYTES + postings.len() * POSTING_BYTES;
+    let mut out = Writer::with_capacity(length);
+    out.bytes(MAGIC).u32(VERSION).u32(0).u64(length as u64);
+    out.u64(segment.nonce).u64(segment.sequence).u64(segment.first_index);
+    out.u32(keys_version).count(locations.len()).u64(postings.len() as u64);
+    let FrameLocation { byte, base_offset, link } = segment.end;
+    out.u64(byte).u64(base_offset).u64(link.nonce).u32(link.chain).u32(0);
+    assert_eq!(out.len(), HEADER_BYTES, "invariant violation: length of an index file's header");
+    for (first, block) in locations.chunks(LOCATIONS_PER_BLOCK).zip(&location_blocks) {
+        out.u64(first[0].base_offset).u32(crc32fast::hash(block));
     }
-    bytes.extend_from_slice(&tagger_version.to_le_bytes());
-    bytes.extend_from_slice(&to_u32(places.len()).to_le_bytes());
-    bytes.extend_from_slice(&(tags.len() as u64).to_le_bytes());
-    let Place { byte, base_offset, link } = subject.end;
-    for field in [byte, base_offset, link.nonce, link.chain.into()] {
-        bytes.extend_from_slice(&field.to_le_bytes());
+    for (first, block) in postings.chunks(POSTINGS_PER_BLOCK).zip(&posting_blocks) {
+        out.u64(first[0].key.0).u32(first[0].number).u32(crc32fast::hash(block));
     }
-    debug_assert_eq!(bytes.len(), HEADER_BYTES);
-    for (first, block) in places.chunks(PLACES_PER_BLOCK).zip(&place_blocks) {
-        bytes.extend_from_slice(&first[0].base_offset.to_le_bytes());
-        bytes.extend_from_slice(&crc32fast::hash(block).to_le_bytes());
-    }
-    for (first, block) in tags.chunks(TAGS_PER_BLOCK).zip(&tag_blocks) {
-        let (tag, number) = first[0];
-        bytes.extend_from_slice(&tag.to_le_bytes());
-        bytes.extend_from_slice(&number.to_le_bytes());
-        bytes.extend_from_slice(&crc32fast::hash(block).to_le_bytes());
-    }
+    let mut bytes = out.finish();
     let checksum = checksum(&bytes);
     bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
-    for block in place_blocks.iter().chain(&tag_blocks) {
+    for block in location_blocks.iter().chain(&posting_blocks) {
         bytes.extend_from_slice(block);
     }
+    assert_eq!(bytes.len(), length, "invariant violation: length of an index file");
     bytes
 }
 
-fn encode_places(places: &[Place]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(places.len() * PLACE_BYTES);
-    for Place { byte, base_offset, link } in places {
-        for field in [*byte, *base_offset, link.nonce] {
-            bytes.extend_from_slice(&field.to_le_bytes());
-        }
-        bytes.extend_from_slice(&link.chain.to_le_bytes());
+fn encode_locations(locations: &[FrameLocation]) -> Vec<u8> {
+    let mut out = Writer::with_capacity(locations.len() * LOCATION_BYTES);
+    for FrameLocation { byte, base_offset, link } in locations {
+        out.u64(*byte).u64(*base_offset).u64(link.nonce).u32(link.chain);
     }
-    bytes
+    out.finish()
 }
 
-fn encode_tags(tags: &[(u64, u32)]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(tags.len() * TAG_BYTES);
-    for (tag, number) in tags {
-        bytes.extend_from_slice(&tag.to_le_bytes());
-        bytes.extend_from_slice(&number.to_le_bytes());
+fn encode_postings(postings: &[Posting]) -> Vec<u8> {
+    let mut out = Writer::with_capacity(postings.len() * POSTING_BYTES);
+    for Posting { key, number } in postings {
+        out.u64(key.0).u32(*number);
     }
-    bytes
+    out.finish()
 }
 
-/// Of header and directory without the checksum itself.
+/// Covers header and directory, without the checksum itself.
 fn checksum(bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[..CHECKSUM_AT]);
@@ -119,118 +129,154 @@ fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-impl TagIndex {
-    /// None if there is no file, or it is not one of `subject` by this version of the tagger, or it is damaged.
-    pub(crate) fn load(
+impl IndexFile {
+    /// None if there is no file, or the file describes another segment or other keys, or is damaged.
+    pub(super) fn load(
         fs: &dyn FileSystem,
         path: &Path,
-        subject: &Subject,
-        tagger_version: u32,
+        segment: &SegmentRef,
+        keys_version: u32,
     ) -> Option<Self> {
-        let loaded = fs.open(path).and_then(|file| Self::read(file, subject, tagger_version));
+        let loaded = fs.open(path).and_then(|file| Self::read(file, segment, keys_version));
         loaded
             .inspect_err(|error| {
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::debug!(path = %path.display(), %error, "pass over a tag index");
+                    tracing::debug!(path = %path.display(), %error, "ignored an unusable index file; it will be rebuilt");
                 }
             })
             .ok()
     }
 
-    fn read(file: Arc<dyn File>, subject: &Subject, tagger_version: u32) -> io::Result<Self> {
-        let header = exactly(&*file, 0, HEADER_BYTES)?;
-        let mut fields = Fields::new(&header);
-        let magic = fields.array() == Some(*MAGIC);
-        let head = (|| Some((fields.u32()?, fields.u32()?, fields.u64()?)))();
-        let (version, found, length) = head.ok_or_else(|| damaged("header cut short"))?;
-        if !magic || version != VERSION || length != file.length()? {
-            return Err(damaged("not a tag index of this version, whole"));
+    fn read(file: Arc<dyn File>, segment: &SegmentRef, keys_version: u32) -> io::Result<Self> {
+        let mut bytes = read_exactly(&*file, 0, HEADER_BYTES)?;
+        let Header { length, checksum: recorded, frames, postings } =
+            Header::decode(&bytes, segment, keys_version)?;
+        if length != file.length()? || postings > length {
+            return Err(damaged("length differs"));
         }
-        let (frames, tags) = decode_subject(&mut fields, subject, tagger_version)
-            .filter(|(_, tags)| *tags <= length)
-            .ok_or_else(|| damaged("of another segment"))?;
-        let place_blocks = (frames as usize).div_ceil(PLACES_PER_BLOCK);
-        let tag_blocks = to_usize(tags).div_ceil(TAGS_PER_BLOCK);
-        let directory_bytes = place_blocks * PLACE_FENCE_BYTES + tag_blocks * TAG_FENCE_BYTES;
-        let blocks_bytes = u64::from(frames) * PLACE_BYTES as u64 + tags.saturating_mul(TAG_BYTES as u64);
+        let location_blocks = (frames as usize).div_ceil(LOCATIONS_PER_BLOCK);
+        let posting_blocks = to_usize(postings).div_ceil(POSTINGS_PER_BLOCK);
+        let directory_bytes = location_blocks * LOCATION_FENCE_BYTES + posting_blocks * POSTING_FENCE_BYTES;
+        let blocks_bytes =
+            u64::from(frames) * LOCATION_BYTES as u64 + postings.saturating_mul(POSTING_BYTES as u64);
         if length != (HEADER_BYTES + directory_bytes) as u64 + blocks_bytes {
             return Err(damaged("lengths differ"));
         }
-        let mut head = header;
-        head.extend(exactly(&*file, HEADER_BYTES as u64, directory_bytes)?);
-        if found != checksum(&head) {
+        bytes.extend(read_exactly(&*file, HEADER_BYTES as u64, directory_bytes)?);
+        if recorded != checksum(&bytes) {
             return Err(damaged("checksum differs"));
         }
-        let mut fields = Fields::new(&head[HEADER_BYTES..]);
-        let mut place_fence = || Some((fields.u64()?, fields.u32()?));
-        let place_fences = (0..place_blocks).map_while(|_| place_fence()).collect();
-        let mut tag_fence = || Some(((fields.u64()?, fields.u32()?), fields.u32()?));
-        let tag_fences = (0..tag_blocks).map_while(|_| tag_fence()).collect();
-        Ok(Self { file, subject: *subject, tags, place_fences, tag_fences })
+        let mut directory = Reader::new(&bytes[HEADER_BYTES..], "directory of an index file");
+        let mut location_fences = Vec::with_capacity(location_blocks);
+        for _ in 0..location_blocks {
+            let (first_offset, crc) = (directory.u64().map_err(io_error)?, directory.u32().map_err(io_error)?);
+            location_fences.push(LocationFence { first_offset, crc });
+        }
+        let mut posting_fences = Vec::with_capacity(posting_blocks);
+        for _ in 0..posting_blocks {
+            let first = take_posting(&mut directory).map_err(io_error)?;
+            posting_fences.push(PostingFence { first, crc: directory.u32().map_err(io_error)? });
+        }
+        Ok(Self { file, segment: *segment, postings, location_fences, posting_fences })
     }
 
-    /// Memory that it takes.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        (self.place_fences.len() * size_of::<(u64, u32)>()
-            + self.tag_fences.len() * size_of::<((u64, u32), u32)>()) as u64
+    /// Memory that the directory takes.
+    pub(super) fn directory_bytes(&self) -> u64 {
+        (self.location_fences.len() * size_of::<LocationFence>()
+            + self.posting_fences.len() * size_of::<PostingFence>()) as u64
     }
 
-    pub(crate) fn cursor(&self) -> Cursor<'_> {
-        Cursor { index: self, places: None }
+    pub(super) fn cursor(&self) -> IndexCursor<'_> {
+        IndexCursor { index: self, locations: None }
     }
 
     fn frame_count(&self) -> usize {
-        to_usize(self.subject.next_index - self.subject.first_index)
+        to_usize(self.segment.next_index - self.segment.first_index)
     }
 
-    fn places_at(&self) -> usize {
-        HEADER_BYTES + self.place_fences.len() * PLACE_FENCE_BYTES + self.tag_fences.len() * TAG_FENCE_BYTES
+    fn locations_at(&self) -> usize {
+        HEADER_BYTES
+            + self.location_fences.len() * LOCATION_FENCE_BYTES
+            + self.posting_fences.len() * POSTING_FENCE_BYTES
     }
 
-    fn place_block(&self, block: usize) -> io::Result<Vec<u8>> {
-        let first = block * PLACES_PER_BLOCK;
-        let count = PLACES_PER_BLOCK.min(self.frame_count() - first);
-        let at = self.places_at() + first * PLACE_BYTES;
-        self.block(at, count * PLACE_BYTES, self.place_fences[block].1)
+    fn location_block(&self, block: usize) -> io::Result<Vec<u8>> {
+        let first = block * LOCATIONS_PER_BLOCK;
+        let count = LOCATIONS_PER_BLOCK.min(self.frame_count() - first);
+        let at = self.locations_at() + first * LOCATION_BYTES;
+        self.block(at, count * LOCATION_BYTES, self.location_fences[block].crc)
     }
 
-    fn tag_block(&self, block: usize) -> io::Result<Vec<(u64, u32)>> {
-        let first = block * TAGS_PER_BLOCK;
-        let count = TAGS_PER_BLOCK.min(to_usize(self.tags) - first);
-        let at = self.places_at() + self.frame_count() * PLACE_BYTES + first * TAG_BYTES;
-        let bytes = self.block(at, count * TAG_BYTES, self.tag_fences[block].1)?;
-        let mut fields = Fields::new(&bytes);
-        Ok((0..count).map_while(|_| Some((fields.u64()?, fields.u32()?))).collect())
+    fn posting_block(&self, block: usize) -> io::Result<Vec<Posting>> {
+        let first = block * POSTINGS_PER_BLOCK;
+        let count = POSTINGS_PER_BLOCK.min(to_usize(self.postings) - first);
+        let at = self.locations_at() + self.frame_count() * LOCATION_BYTES + first * POSTING_BYTES;
+        let bytes = self.block(at, count * POSTING_BYTES, self.posting_fences[block].crc)?;
+        let mut fields = Reader::new(&bytes, "postings of an index file");
+        (0..count).map(|_| take_posting(&mut fields)).collect::<Result<_, _>>().map_err(io_error)
     }
 
     fn block(&self, at: usize, length: usize, crc: u32) -> io::Result<Vec<u8>> {
-        let bytes = exactly(&*self.file, at as u64, length)?;
+        let bytes = read_exactly(&*self.file, at as u64, length)?;
         if crc32fast::hash(&bytes) == crc { Ok(bytes) } else { Err(damaged("block checksum differs")) }
     }
 
-    /// The last block that begins at or below `key`, or the first.
-    fn tag_block_with(&self, key: (u64, u32)) -> usize {
-        self.tag_fences.partition_point(|(first, _)| *first <= key).saturating_sub(1)
+    /// The last block that begins at or below `posting`, or the first block.
+    fn posting_block_with(&self, posting: Posting) -> usize {
+        self.posting_fences.partition_point(|fence| fence.first <= posting).saturating_sub(1)
     }
 }
 
-/// Number of frames and of tags; None unless the fields are those of `subject`.
-fn decode_subject(fields: &mut Fields<'_>, subject: &Subject, tagger_version: u32) -> Option<(u32, u64)> {
-    let (nonce, sequence, first_index) = (fields.u64()?, fields.u64()?, fields.u64()?);
-    let (found_version, frames, tags) = (fields.u32()?, fields.u32()?, fields.u64()?);
+/// The lengths that an index file's header tells.
+struct Header {
+    length: u64,
+    checksum: u32,
+    frames: u32,
+    postings: u64,
+}
+
+impl Header {
+    /// An error unless the header is one of `segment` and of this version of the keys.
+    fn decode(bytes: &[u8], segment: &SegmentRef, keys_version: u32) -> io::Result<Self> {
+        let mut fields = Reader::new(bytes, "header of an index file");
+        if fields.array() != Ok(*MAGIC) || fields.u32() != Ok(VERSION) {
+            return Err(damaged("not an index file of this version"));
+        }
+        let mut decode = || -> Result<(Self, SegmentRef, u32), Malformed> {
+            let (checksum, length) = (fields.u32()?, fields.u64()?);
+            let (nonce, sequence, first_index) = (fields.u64()?, fields.u64()?, fields.u64()?);
+            let (recorded_version, frames, postings) = (fields.u32()?, fields.u32()?, fields.u64()?);
+            let end = take_location(&mut fields)?;
+            let next_index = first_index.saturating_add(u64::from(frames));
+            let recorded = SegmentRef { sequence, nonce, first_index, next_index, end };
+            Ok((Self { length, checksum, frames, postings }, recorded, recorded_version))
+        };
+        let (header, recorded, recorded_version) = decode().map_err(io_error)?;
+        if recorded != *segment || recorded_version != keys_version {
+            return Err(damaged("index of another segment or of other keys"));
+        }
+        Ok(header)
+    }
+}
+
+fn take_location(fields: &mut Reader<'_>) -> Result<FrameLocation, Malformed> {
     let (byte, base_offset) = (fields.u64()?, fields.u64()?);
-    let link = Link { nonce: fields.u64()?, chain: fields.u32()? };
-    let end = Place { byte, base_offset, link };
-    let next_index = first_index.checked_add(u64::from(frames))?;
-    let found = Subject { sequence, nonce, first_index, next_index, end };
-    (found == *subject && found_version == tagger_version).then_some((frames, tags))
+    Ok(FrameLocation { byte, base_offset, link: Link { nonce: fields.u64()?, chain: fields.u32()? } })
+}
+
+fn take_posting(fields: &mut Reader<'_>) -> Result<Posting, Malformed> {
+    Ok(Posting { key: IndexKey(fields.u64()?), number: fields.u32()? })
+}
+
+fn io_error(error: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-fn exactly(file: &dyn File, at: u64, length: usize) -> io::Result<Vec<u8>> {
+fn read_exactly(file: &dyn File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     if file.read_at(&mut bytes, at)? < length {
         return Err(damaged("cut short"));
@@ -238,44 +284,42 @@ fn exactly(file: &dyn File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-impl Cursor<'_> {
-    fn places(&mut self, block: usize) -> io::Result<&[u8]> {
-        if self.places.as_ref().is_none_or(|(kept, _)| *kept != block) {
-            self.places = Some((block, self.index.place_block(block)?));
+impl IndexCursor<'_> {
+    fn locations(&mut self, number: usize) -> io::Result<&[u8]> {
+        if self.locations.as_ref().is_none_or(|block| block.number != number) {
+            self.locations = Some(LocationBlock { number, bytes: self.index.location_block(number)? });
         }
-        Ok(self.places.as_ref().map(|(_, bytes)| &bytes[..]).unwrap_or_default())
+        Ok(self.locations.as_ref().map(|block| &block.bytes[..]).unwrap_or_default())
     }
 }
 
-impl Postings for Cursor<'_> {
+impl Postings for IndexCursor<'_> {
     fn frames(&self) -> u32 {
         to_u32(self.index.frame_count())
     }
 
-    fn place(&mut self, number: u32) -> io::Result<Place> {
+    fn location(&mut self, number: u32) -> io::Result<FrameLocation> {
         if number >= self.frames() {
-            return Ok(self.index.subject.end);
+            return Ok(self.index.segment.end);
         }
         let number = number as usize;
-        let bytes = self.places(number / PLACES_PER_BLOCK)?;
-        let mut fields = Fields::new(&bytes[number % PLACES_PER_BLOCK * PLACE_BYTES..]);
-        let mut place = || {
-            let (byte, base_offset) = (fields.u64()?, fields.u64()?);
-            Some(Place { byte, base_offset, link: Link { nonce: fields.u64()?, chain: fields.u32()? } })
-        };
-        place().ok_or_else(|| damaged("places cut short"))
+        let bytes = self.locations(number / LOCATIONS_PER_BLOCK)?;
+        let start = number % LOCATIONS_PER_BLOCK * LOCATION_BYTES;
+        let mut fields = Reader::new(bytes.get(start..).unwrap_or_default(), "locations of an index file");
+        take_location(&mut fields).map_err(io_error)
     }
 
-    fn numbers(&mut self, tag: u64, range: Range<u32>, max: usize) -> io::Result<Vec<u32>> {
+    fn numbers(&mut self, key: IndexKey, range: Range<u32>, max: usize) -> io::Result<Vec<u32>> {
+        let (start, end) = (Posting { key, number: range.start }, Posting { key, number: range.end });
         let mut numbers = Vec::new();
-        for block in self.index.tag_block_with((tag, range.start))..self.index.tag_fences.len() {
-            if self.index.tag_fences[block].0 >= (tag, range.end) {
+        for block in self.index.posting_block_with(start)..self.index.posting_fences.len() {
+            if self.index.posting_fences[block].first >= end {
                 break;
             }
-            let tags = self.index.tag_block(block)?;
-            let start = tags.partition_point(|found| *found < (tag, range.start));
-            let end = tags.partition_point(|found| *found < (tag, range.end));
-            let more = tags[start..end.max(start)].iter().map(|(_, number)| *number);
+            let postings = self.index.posting_block(block)?;
+            let from = postings.partition_point(|posting| *posting < start);
+            let to = postings.partition_point(|posting| *posting < end);
+            let more = postings[from..to.max(from)].iter().map(|posting| posting.number);
             numbers.extend(more.take(max - numbers.len()));
             if numbers.len() == max {
                 break;
@@ -284,28 +328,28 @@ impl Postings for Cursor<'_> {
         Ok(numbers)
     }
 
-    fn last_number(&mut self, tag: u64, range: Range<u32>) -> io::Result<Option<u32>> {
-        if self.index.tag_fences.first().is_none_or(|(first, _)| *first >= (tag, range.end)) {
-            return Ok(None);
-        }
-        // The block that begins just below the end of the range holds the last entry below it.
-        let above = self.index.tag_fences.partition_point(|(first, _)| *first < (tag, range.end));
-        let tags = self.index.tag_block(above - 1)?;
-        let end = tags.partition_point(|found| *found < (tag, range.end));
-        let last = end.checked_sub(1).map(|at| tags[at]);
-        Ok(last.filter(|found| *found >= (tag, range.start)).map(|(_, number)| number))
+    fn last_number(&mut self, key: IndexKey, range: Range<u32>) -> io::Result<Option<u32>> {
+        let (start, end) = (Posting { key, number: range.start }, Posting { key, number: range.end });
+        // The block that begins just below the end of the range holds the last posting below that end.
+        let above = self.index.posting_fences.partition_point(|fence| fence.first < end);
+        let Some(block) = above.checked_sub(1) else { return Ok(None) };
+        let postings = self.index.posting_block(block)?;
+        let below = postings.partition_point(|posting| *posting < end);
+        let last = below.checked_sub(1).map(|at| postings[at]);
+        Ok(last.filter(|posting| *posting >= start).map(|posting| posting.number))
     }
 
-    fn holding(&mut self, offset: u64) -> io::Result<Option<u32>> {
-        let subject = self.index.subject;
-        let above = self.index.place_fences.partition_point(|(first, _)| *first <= offset);
-        let Some(block) = above.checked_sub(1).filter(|_| offset < subject.end.base_offset) else {
-            return Ok(None);
-        };
-        let bytes = self.places(block)?;
-        let base_of = |place: &[u8]| place.get(8..16).and_then(|field| Fields::new(field).u64());
-        let places: Vec<u64> = bytes.chunks(PLACE_BYTES).map_while(base_of).collect();
-        let within = places.partition_point(|base| *base <= offset);
-        Ok(within.checked_sub(1).map(|number| to_u32(block * PLACES_PER_BLOCK + number)))
+    fn number_of_offset(&mut self, offset: u64) -> io::Result<Option<u32>> {
+        let above = self.index.location_fences.partition_point(|fence| fence.first_offset <= offset);
+        let is_below_end = offset < self.index.segment.end.base_offset;
+        let Some(block) = above.checked_sub(1).filter(|_| is_below_end) else { return Ok(None) };
+        let bytes = self.locations(block)?;
+        let mut offsets = Vec::with_capacity(LOCATIONS_PER_BLOCK);
+        let mut fields = Reader::new(bytes, "locations of an index file");
+        while fields.remaining() > 0 {
+            offsets.push(take_location(&mut fields).map_err(io_error)?.base_offset);
+        }
+        let within = offsets.partition_point(|base_offset| *base_offset <= offset);
+        Ok(within.checked_sub(1).map(|number| to_u32(block * LOCATIONS_PER_BLOCK + number)))
     }
 }

@@ -1,103 +1,107 @@
-//! Looking tags up, in a draft in memory or in a file.
+//! Looking keys up, in a draft in memory or in an index file.
 use std::{io, ops::Range};
 
-use super::{ANY_TAG, Place};
+use super::{FrameLocation, IndexKey};
 use crate::segment::index::Entry;
 
-/// What a segment's frames are found by. Frames are numbered from the first of the segment.
-pub(crate) trait Postings {
-    /// Frames below this number are covered.
+/// The postings of one segment: for each key the numbers of the frames that carry it. Frames are numbered from the
+/// segment's first one.
+pub(super) trait Postings {
+    /// How many frames are covered, from the first one on.
     fn frames(&self) -> u32;
-    /// Of a frame, or of the end for the number after the last.
-    fn place(&mut self, number: u32) -> io::Result<Place>;
-    /// The first `max` frames of `range` with exactly this tag, ascending.
-    fn numbers(&mut self, tag: u64, range: Range<u32>, max: usize) -> io::Result<Vec<u32>>;
-    fn last_number(&mut self, tag: u64, range: Range<u32>) -> io::Result<Option<u32>>;
-    /// The last frame whose base offset is at or below `offset`.
-    fn holding(&mut self, offset: u64) -> io::Result<Option<u32>>;
+    /// Location of a frame; the end of the covered frames for the number after the last.
+    fn location(&mut self, number: u32) -> io::Result<FrameLocation>;
+    /// The first `max` frames of `range` with exactly this key, ascending.
+    fn numbers(&mut self, key: IndexKey, range: Range<u32>, max: usize) -> io::Result<Vec<u32>>;
+    /// The last frame of `range` with exactly this key.
+    fn last_number(&mut self, key: IndexKey, range: Range<u32>) -> io::Result<Option<u32>>;
+    /// The last frame with a base offset at or below `offset`.
+    fn number_of_offset(&mut self, offset: u64) -> io::Result<Option<u32>>;
 }
 
-/// Neighbouring frames and the bytes that they lie in.
+/// Neighbouring frames and the bytes that they occupy.
 #[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) start: Entry,
-    pub(crate) end_byte: u64,
-    pub(crate) frames: u64,
+pub(super) struct FrameRun {
+    pub(super) start: Entry,
+    pub(super) end_byte: u64,
+    pub(super) frames: u64,
 }
 
-/// All frames of a range, up to `upto`, that may carry the tag.
+/// All frames up to `end_index` that may carry a key.
 #[derive(Debug)]
-pub(crate) struct Candidates {
-    pub(crate) runs: Vec<Run>,
-    /// Index and base offset from which on nothing is said.
-    pub(crate) upto: u64,
-    pub(crate) upto_offset: u64,
+pub(super) struct Candidates {
+    pub(super) runs: Vec<FrameRun>,
+    /// First index about which nothing is said.
+    pub(super) end_index: u64,
+    /// Base offset of `end_index`.
+    pub(super) end_offset: u64,
 }
 
-/// The first `max` candidates among the covered frames of `range`; None if the first of the range is not covered.
-pub(crate) fn candidates(
-    postings: &mut dyn Postings,
-    first_index: u64,
-    tag: u64,
-    range: Range<u64>,
-    max: usize,
-) -> io::Result<Option<Candidates>> {
-    let Some(range) = covered(postings, first_index, range) else { return Ok(None) };
-    let mut numbers = postings.numbers(tag, range.clone(), max)?;
-    let mut reach = reached(&numbers, max, range.end);
-    if tag != ANY_TAG {
-        let any = postings.numbers(ANY_TAG, range.clone(), max)?;
-        reach = reach.min(reached(&any, max, range.end));
-        numbers.extend(any);
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers.retain(|number| *number < reach);
+/// A look into the postings of one segment.
+pub(super) struct Query<'a> {
+    pub(super) postings: &'a mut dyn Postings,
+    /// Index of the segment's first frame.
+    pub(super) first_index: u64,
+    pub(super) key: IndexKey,
+}
+
+impl Query<'_> {
+    /// The first `max` candidates among the covered frames of `indexes`; None if the first of them is not covered.
+    pub(super) fn candidates(&mut self, indexes: Range<u64>, max: usize) -> io::Result<Option<Candidates>> {
+        let Some(range) = self.covered(indexes) else { return Ok(None) };
+        let mut numbers = self.postings.numbers(self.key, range.clone(), max)?;
+        let mut end = complete_up_to(&numbers, max, range.end);
+        if self.key != IndexKey::ANY {
+            let any = self.postings.numbers(IndexKey::ANY, range.clone(), max)?;
+            // Either list may have been cut off at `max`; beyond the nearer cut a candidate may be missing.
+            end = end.min(complete_up_to(&any, max, range.end));
+            numbers.extend(any);
+            numbers.sort_unstable();
+            numbers.dedup();
+            numbers.retain(|number| *number < end);
+        }
+        let runs = self.runs(&numbers)?;
+        let end_offset = self.postings.location(end)?.base_offset;
+        Ok(Some(Candidates { runs, end_index: self.first_index + u64::from(end), end_offset }))
     }
-    let runs = runs(postings, first_index, &numbers)?;
-    let upto_offset = postings.place(reach)?.base_offset;
-    Ok(Some(Candidates { runs, upto: first_index + u64::from(reach), upto_offset }))
-}
 
-/// The last candidate of `range`, all of which must be covered, else None.
-pub(crate) fn newest_candidate(
-    postings: &mut dyn Postings,
-    first_index: u64,
-    tag: u64,
-    range: Range<u64>,
-) -> io::Result<Option<Option<Run>>> {
-    let wanted = range.end;
-    let Some(range) = covered(postings, first_index, range) else { return Ok(None) };
-    if first_index + u64::from(range.end) < wanted {
-        return Ok(None);
+    /// The last candidate of `indexes`, all of which must be covered, else None.
+    pub(super) fn newest_candidate(&mut self, indexes: Range<u64>) -> io::Result<Option<Option<FrameRun>>> {
+        let end_index = indexes.end;
+        let Some(range) = self.covered(indexes) else { return Ok(None) };
+        if self.first_index + u64::from(range.end) < end_index {
+            return Ok(None);
+        }
+        let exact = self.postings.last_number(self.key, range.clone())?;
+        let newest = exact.max(self.postings.last_number(IndexKey::ANY, range)?);
+        Ok(Some(self.runs(newest.as_slice())?.pop()))
     }
-    let newest = postings.last_number(tag, range.clone())?.max(postings.last_number(ANY_TAG, range)?);
-    let run = runs(postings, first_index, newest.as_slice())?.pop();
-    Ok(Some(run))
+
+    fn covered(&self, indexes: Range<u64>) -> Option<Range<u32>> {
+        let number = |index: u64| u32::try_from(index.saturating_sub(self.first_index)).unwrap_or(u32::MAX);
+        let range = number(indexes.start)..number(indexes.end).min(self.postings.frames());
+        (!range.is_empty()).then_some(range)
+    }
+
+    fn runs(&mut self, numbers: &[u32]) -> io::Result<Vec<FrameRun>> {
+        let mut runs: Vec<FrameRun> = Vec::new();
+        for neighbours in numbers.chunk_by(|number, next| number + 1 == *next) {
+            let (first, last) = (neighbours[0], neighbours[neighbours.len() - 1]);
+            let run = FrameRun {
+                start: self.postings.location(first)?.entry(self.first_index + u64::from(first)),
+                end_byte: self.postings.location(last + 1)?.byte,
+                frames: neighbours.len() as u64,
+            };
+            runs.push(run);
+        }
+        Ok(runs)
+    }
 }
 
-fn covered(postings: &dyn Postings, first_index: u64, range: Range<u64>) -> Option<Range<u32>> {
-    let number = |index: u64| u32::try_from(index.saturating_sub(first_index)).unwrap_or(u32::MAX);
-    let range = number(range.start)..number(range.end).min(postings.frames());
-    (!range.is_empty()).then_some(range)
-}
-
-/// Up to where the numbers are all there are.
-fn reached(numbers: &[u32], max: usize, end: u32) -> u32 {
+/// End of the range in which `numbers`, at most `max` of them, are all there are.
+fn complete_up_to(numbers: &[u32], max: usize, end: u32) -> u32 {
     match numbers.last() {
         Some(last) if numbers.len() == max => last + 1,
         _ => end,
     }
-}
-
-fn runs(postings: &mut dyn Postings, first_index: u64, numbers: &[u32]) -> io::Result<Vec<Run>> {
-    let mut runs: Vec<Run> = Vec::new();
-    for neighbours in numbers.chunk_by(|number, next| number + 1 == *next) {
-        let (first, last) = (neighbours[0], neighbours[neighbours.len() - 1]);
-        runs.push(Run {
-            start: postings.place(first)?.entry(first_index + u64::from(first)),
-            end_byte: postings.place(last + 1)?.byte,
-            frames: neighbours.len() as u64,
-        });
-    }
-    Ok(runs)
 }

@@ -49,7 +49,7 @@ impl Recovery<'_> {
         sequences.sort_unstable();
         let begun = begun(self.fs, self.dir, &sequences)?;
         let next_segment = begun.last().copied().unwrap_or(0) + 1;
-        let next_segment = next_segment.max(self.facts.cut.map_or(1, |cut| cut.next_segment));
+        let next_segment = next_segment.max(self.facts.truncation.map_or(1, |cut| cut.next_segment));
         let live: Vec<u64> = begun.iter().copied().filter(|sequence| !self.is_cut(*sequence)).collect();
         let chain = self.chain(&live)?;
         self.remove_dead(&names, &chain)?;
@@ -62,7 +62,7 @@ impl Recovery<'_> {
                 None => self.newest(found)?,
             });
         }
-        let continuation = match (segments.last(), self.facts.cut) {
+        let continuation = match (segments.last(), self.facts.truncation) {
             (Some(newest), Some(cut)) if cut.segment == newest.header.sequence => Continuation::Cut,
             _ => Continuation::NewEpoch,
         };
@@ -75,13 +75,13 @@ impl Recovery<'_> {
     }
 
     fn is_cut(&self, sequence: u64) -> bool {
-        self.facts.cut.is_some_and(|cut| cut.removes(sequence))
+        self.facts.truncation.is_some_and(|cut| cut.removes(sequence))
     }
 
     /// Oldest first: the newest live segment and those that it continues, down to the purge point.
     fn chain(&self, live: &[u64]) -> Result<Vec<Found>, OpenError> {
         let marked =
-            self.facts.mark.filter(|mark| Some(mark.index) > self.facts.purged.map(|purged| purged.index));
+            self.facts.sync_mark.filter(|mark| Some(mark.index) > self.facts.purged.map(|purged| purged.index));
         if let Some(mark) = marked.filter(|mark| live.last().is_none_or(|newest| *newest < mark.segment)) {
             return Err(self.missing(mark.segment));
         }
@@ -107,7 +107,7 @@ impl Recovery<'_> {
     }
 
     fn corrupt(&self, path: &Path, at: u64, what: &str, first_offset: u64) -> OpenError {
-        let end_offset = self.facts.mark.map_or(first_offset, |mark| mark.end_offset.max(first_offset));
+        let end_offset = self.facts.sync_mark.map_or(first_offset, |mark| mark.end_offset.max(first_offset));
         let path = path.display().to_string();
         OpenError::Corrupt { path, at, what: what.to_owned(), first_offset, end_offset }
     }
@@ -198,8 +198,8 @@ impl Recovery<'_> {
     fn newest(&self, found: Found) -> Result<Segment, OpenError> {
         let Found { header, path, file } = found;
         let length = file.length().map_err(|error| Fatal::new("measure", &path, &error))?;
-        let own_mark = self.facts.mark.filter(|mark| mark.segment == header.sequence);
-        let own_cut = self.facts.cut.filter(|cut| cut.segment == header.sequence);
+        let own_mark = self.facts.sync_mark.filter(|mark| mark.segment == header.sequence);
+        let own_cut = self.facts.truncation.filter(|cut| cut.segment == header.sequence);
         let marked_byte = own_mark.map_or(0, |mark| mark.byte).max(own_cut.map_or(0, |cut| cut.byte));
         let limit = match own_cut {
             Some(cut) => cut.byte,

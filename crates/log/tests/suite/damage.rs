@@ -141,11 +141,11 @@ fn a_damaged_or_missing_index_is_rebuilt() {
 }
 
 #[test]
-fn damage_of_the_hard_state_never_loses_a_durable_vote_silently() {
+fn damage_of_the_journal_never_loses_a_durable_vote_silently() {
     let (fs, frames) = written(true);
     // A start compacts the journal; what it holds was synced before it got its name.
     drop(open(&fs).expect("open"));
-    let journal = Path::new("/data/hard-state");
+    let journal = Path::new("/data/journal");
     let end = fs.content(journal).expect("journal").iter().rposition(|byte| *byte != 0).expect("records");
     for at in 0..=end as u64 {
         let damaged = copy(&fs);
@@ -164,12 +164,12 @@ fn damage_of_the_hard_state_never_loses_a_durable_vote_silently() {
 fn a_damaged_vote_in_the_middle_of_the_journal_is_corruption() {
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
-    let start = fs.content(Path::new("/data/hard-state")).expect("journal");
+    let start = fs.content(Path::new("/data/journal")).expect("journal");
     for vote in 1..5 {
         wait(|done| log.save_vote(vec![vote; 8], done)).expect("vote");
     }
     drop((store, log));
-    let journal = Path::new("/data/hard-state");
+    let journal = Path::new("/data/journal");
     let content = fs.content(journal).expect("journal");
     let first = content.iter().zip(&start).position(|(new, old)| new != old).expect("votes were written");
     // Within the first vote's record, which later ones vouch for.

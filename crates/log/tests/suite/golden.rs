@@ -8,7 +8,7 @@ use crate::support::{DIR, LOG, REPLICA, append, frame, open, open_store, roll, w
 
 const FILES: [(&str, &[u8]); 8] = [
     ("identity", include_bytes!("../golden/identity")),
-    ("hard-state", include_bytes!("../golden/hard-state")),
+    ("journal", include_bytes!("../golden/journal")),
     ("files/checkpoint", include_bytes!("../golden/checkpoint")),
     ("logs/events-0/0000000000000001.seg", include_bytes!("../golden/first.seg")),
     ("logs/events-0/0000000000000001.idx", include_bytes!("../golden/first.idx")),
@@ -20,7 +20,7 @@ const FILES: [(&str, &[u8]); 8] = [
 /// The file, without most of the room that the journal has for more records.
 fn content(fs: &MemoryFileSystem, name: &str) -> Vec<u8> {
     let mut bytes = fs.content(&Path::new(DIR).join(name)).expect("the file was written");
-    if name == "hard-state" {
+    if name == "journal" {
         let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         bytes.truncate(end.next_multiple_of(512));
     }

@@ -67,7 +67,7 @@ fn formats_of_a_newer_version_are_refused() {
     store.close();
     drop((store, log));
     let segment = files(&fs, "seg").remove(0);
-    for path in [segment.as_path(), Path::new("/data/hard-state"), Path::new("/data/identity")] {
+    for path in [segment.as_path(), Path::new("/data/journal"), Path::new("/data/identity")] {
         let newer = fs.after(fs.operations());
         newer.flip(path, 8, 2);
         let error = open(&newer).map(|_| ()).expect_err("newer");

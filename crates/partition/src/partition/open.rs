@@ -143,7 +143,7 @@ async fn open_log(
     let store = store.clone();
     let opening = tasks.spawn_blocking(move || {
         let log = store.open_log(&log_name(id), replica_id(&store, id), roll)?;
-        if let Err(error) = log.index_tags(tags::TAGGER) {
+        if let Err(error) = log.start_index(tags::TAGGER) {
             tracing::warn!(partition = %id, %error, "index the log; looking for single events will be slow");
         }
         Ok(log)

@@ -1,6 +1,6 @@
 //! Reading for one account what is on disk: entries in which it has no section are passed over unread.
 
-use fanfare_log::{Ahead, Frame, Log};
+use fanfare_log::{Frame, IndexKey, Log, Peek};
 use fanfare_model::{AccountId, Offset};
 
 use super::{
@@ -77,7 +77,7 @@ impl Reader {
 /// From an offset on, for entries with the tag.
 struct Look {
     log: Log,
-    tag: u64,
+    tag: IndexKey,
     end: u64,
     bytes_max: u64,
     is_single: bool,
@@ -88,14 +88,15 @@ impl Look {
         let index = known.map_or_else(|| self.log.index_of_offset(offset.0), |index| Ok(Some(index)))?;
         let mut index = index.ok_or(FramesError::Absent)?;
         for _ in 0..LOOKS_MAX {
-            let Some(ahead) = self.log.look_ahead(self.tag, index, self.end)? else {
+            let Some(ahead) = self.log.peek(self.tag, index..self.end)? else {
                 return Ok(Plan::Sweep { index, offset });
             };
             match ahead.first {
-                None => (index, offset) = (ahead.next, Offset(ahead.next_offset)),
+                None => (index, offset) = (ahead.end.index, Offset(ahead.end.base_offset)),
                 Some(_) if self.is_single || is_sparse(&ahead, index) => return self.read(index),
-                Some((first, base)) => {
-                    return Ok(Plan::Sweep { index: first, offset: offset.max(Offset(base)) });
+                Some(first) => {
+                    let offset = offset.max(Offset(first.base_offset));
+                    return Ok(Plan::Sweep { index: first.index, offset });
                 }
             }
             if index >= self.end {
@@ -106,12 +107,12 @@ impl Look {
     }
 
     fn read(&self, index: u64) -> Result<Plan, FramesError> {
-        let found = self.log.read_tagged(self.tag, index, self.end, self.bytes_max)?;
+        let found = self.log.read_keyed(self.tag, index..self.end, self.bytes_max)?;
         let found = found.ok_or(FramesError::Absent)?;
-        Ok(Plan::Read { frames: found.frames, upto: Offset(found.next_offset) })
+        Ok(Plan::Read { frames: found.frames, upto: Offset(found.next.base_offset) })
     }
 }
 
-fn is_sparse(ahead: &Ahead, from: u64) -> bool {
-    ahead.frames * SPARSE <= ahead.next - from
+fn is_sparse(ahead: &Peek, from: u64) -> bool {
+    ahead.frames * SPARSE <= ahead.end.index - from
 }

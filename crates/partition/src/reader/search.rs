@@ -31,7 +31,7 @@ impl Search {
             if stop.is_cancelled() {
                 return Err(FramesError::Absent);
             }
-            let Some(found) = self.log.read_tagged_back(tag, end)? else { break };
+            let Some(found) = self.log.read_keyed_backwards(tag, end)? else { break };
             for frame in found.frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
                 if frame.header.end_offset() <= log_start.0 {
                     return Ok(None);
@@ -40,7 +40,7 @@ impl Search {
                     return Ok((event.offset >= log_start).then_some(event));
                 }
             }
-            end = found.next;
+            end = found.next.index;
         }
         Ok(None)
     }

@@ -36,7 +36,7 @@ fn accept(files: &Files) -> Losses {
 /// What is whole is left alone; everything else becomes whole.
 fn repair(files: &Files, story: &str) {
     let is_whole =
-        |found: Losses| found.log.lost.is_empty() && !found.log.unfinished && found.state.is_none();
+        |found: Losses| found.log.damaged.is_empty() && !found.log.needs_repair && found.state.is_none();
     if !is_whole(survey(files)) {
         accept(files);
         assert!(is_whole(survey(files)), "{story}");
@@ -55,7 +55,7 @@ async fn a_group_that_lost_its_voters_has_them_again_after_any_crash() {
     // The damage is where its history begins.
     let fs = fs.crashed(|_| Keep::All);
     let accepted = accept(&Files::over(fs.clone()));
-    assert_eq!(accepted.log.lost.first().map(|lost| lost.indexes.clone()), Some(0..1));
+    assert_eq!(accepted.log.damaged.first().map(|lost| lost.indexes.clone()), Some(0..1));
 
     for operations in 0..=fs.operations() {
         for keep in [Keep::Nothing, Keep::All] {
@@ -94,7 +94,7 @@ async fn a_checkpoint_from_below_the_log_is_a_lost_state() {
     let found = survey(&files);
     let state = found.state.expect("the state below the log's start is gone");
     assert!(state.contains(&format!("checkpoint-{GROUP} stands at index")), "{state}");
-    assert_eq!(found.log.lost, []);
+    assert_eq!(found.log.damaged, []);
     assert_eq!(accept(&files).state, Some(state));
     assert_eq!(survey(&files).state, None);
     let node = Node::open(files, 1, Arc::new(NoPeers)).await;

@@ -1,12 +1,12 @@
-//! An accepted loss: what proves itself stays, what is gone keeps its index and its offsets, nothing is deleted.
+//! Repair of a damaged log: intact entries stay, lost ones keep their index and offsets, nothing is deleted.
 use std::{
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use fanfare_log::{
-    FileSystem as _, Frame, Known, Log, Lost, MemoryFileSystem, OpenError, RollPolicy, Store, Survey,
-    memory::Keep,
+    DamageReport, DamagedRange, FileSystem as _, Frame, Log, MemoryFileSystem, OpenError, RepairHints, RollPolicy,
+    Store, memory::Keep,
 };
 
 use crate::support::{LOG, REPLICA, append_range, open, open_store, read_all, wait};
@@ -67,28 +67,28 @@ fn assert_patched(fs: &MemoryFileSystem, frames: &[Frame], story: &str) -> usize
     fillers
 }
 
-fn accept(fs: &MemoryFileSystem) -> Result<Vec<Lost>, OpenError> {
+fn repair_log(fs: &MemoryFileSystem) -> Result<Vec<DamagedRange>, OpenError> {
     let store = open_store(fs)?;
-    let accepted = store.accept_loss(LOG, &Known::default(), FILLER)?;
+    let accepted = store.repair_log(LOG, &RepairHints::default(), FILLER)?;
     store.close();
-    Ok(accepted.lost)
+    Ok(accepted.damaged)
 }
 
-fn survey(fs: &MemoryFileSystem) -> Result<Vec<Lost>, OpenError> {
-    Ok(surveyed(fs)?.lost)
+fn inspect(fs: &MemoryFileSystem) -> Result<Vec<DamagedRange>, OpenError> {
+    Ok(report(fs)?.damaged)
 }
 
-fn surveyed(fs: &MemoryFileSystem) -> Result<Survey, OpenError> {
-    open_store(fs)?.survey_loss(LOG, &Known::default())
+fn report(fs: &MemoryFileSystem) -> Result<DamageReport, OpenError> {
+    open_store(fs)?.inspect_damage(LOG, &RepairHints::default())
 }
 
 /// As an operator does it: nothing is accepted where nothing is wrong, and nothing is wrong after that.
 fn repair(fs: &MemoryFileSystem, story: &str) {
-    let found = surveyed(fs).unwrap_or_else(|error| panic!("{story}: {error}"));
-    if !found.lost.is_empty() || found.unfinished {
-        accept(fs).unwrap_or_else(|error| panic!("{story}: {error}"));
-        let left = surveyed(fs).unwrap_or_else(|error| panic!("{story}: {error}"));
-        assert!(left.lost.is_empty() && !left.unfinished, "{story}: {left:?}");
+    let found = report(fs).unwrap_or_else(|error| panic!("{story}: {error}"));
+    if !found.damaged.is_empty() || found.needs_repair {
+        repair_log(fs).unwrap_or_else(|error| panic!("{story}: {error}"));
+        let left = report(fs).unwrap_or_else(|error| panic!("{story}: {error}"));
+        assert!(left.damaged.is_empty() && !left.needs_repair, "{story}: {left:?}");
     }
 }
 
@@ -116,15 +116,15 @@ fn a_flipped_byte_costs_its_own_frames_and_no_offset() {
                 let damaged = copy(&fs);
                 damaged.flip(&path, at, 0x10);
                 let before = damaged.content(&path).expect("it exists");
-                let foretold = match survey(&damaged) {
+                let inspected = match inspect(&damaged) {
                     Ok(lost) => lost,
                     // A flipped version may be a newer one: nothing is touched.
                     Err(OpenError::Newer { .. }) if (8..12).contains(&at) => continue,
                     Err(error) => panic!("{story}: {error}"),
                 };
-                assert_eq!(damaged.content(&path).expect("it exists"), before, "{story}: a survey writes");
-                let lost = accept(&damaged).unwrap_or_else(|error| panic!("{story}: {error}"));
-                assert_eq!(lost, foretold, "{story}");
+                assert_eq!(damaged.content(&path).expect("it exists"), before, "{story}: an inspection writes");
+                let lost = repair_log(&damaged).unwrap_or_else(|error| panic!("{story}: {error}"));
+                assert_eq!(lost, inspected, "{story}");
                 let fillers = assert_patched(&damaged, &frames, &story);
                 let counted: u64 = lost.iter().map(|lost| lost.indexes.end - lost.indexes.start).sum();
                 assert_eq!(fillers as u64, counted, "{story}");
@@ -133,7 +133,7 @@ fn a_flipped_byte_costs_its_own_frames_and_no_offset() {
                 }
                 let file = path.display().to_string();
                 assert!(
-                    lost.iter().all(|lost| lost.path == file && !lost.what.is_empty()),
+                    lost.iter().all(|lost| lost.path == file && !lost.cause.is_empty()),
                     "{story}: {lost:?}"
                 );
                 let kept = quarantined(&damaged);
@@ -149,7 +149,7 @@ fn a_missing_segment_costs_its_own_frames_and_no_offset() {
     for path in segments(&fs) {
         let damaged = copy(&fs);
         damaged.cut(&path, 0);
-        let lost = accept(&damaged).expect("accept");
+        let lost = repair_log(&damaged).expect("repair");
         assert_eq!(lost.len(), 1, "{lost:?}");
         let story = format!("{} emptied", path.display());
         assert!(assert_patched(&damaged, &frames, &story) < frames.len(), "{story}: all is lost");
@@ -160,7 +160,7 @@ fn a_missing_segment_costs_its_own_frames_and_no_offset() {
 fn a_whole_log_stays_as_it_is() {
     let (fs, frames) = written(false);
     let before: Vec<_> = segments(&fs).iter().map(|path| fs.content(path).expect("it exists")).collect();
-    assert_eq!(accept(&fs).expect("accept"), []);
+    assert_eq!(repair_log(&fs).expect("repair"), []);
     let after: Vec<_> = segments(&fs).iter().map(|path| fs.content(path).expect("it exists")).collect();
     assert_eq!(before, after);
     assert_eq!(assert_patched(&fs, &frames, "nothing was lost"), 0);
@@ -173,8 +173,8 @@ fn lost_entries_get_back_the_positions_that_are_known() {
     fs.cut(&newest, 0);
     let store = open_store(&fs).expect("open");
     let last = frames.last().expect("there are frames").header.position;
-    let known = Known { positions: vec![last], next_offset: 1000 };
-    let lost = store.accept_loss(LOG, &known, FILLER).expect("accept").lost;
+    let known = RepairHints { positions: vec![last], next_offset: 1000 };
+    let lost = store.repair_log(LOG, &known, FILLER).expect("repair").damaged;
     drop(store);
     assert_eq!(lost.last().expect("lost").offsets.end, 1000);
     let (_store, log) = open(&fs).expect("open");
@@ -192,7 +192,7 @@ fn damage_below_the_purge_point_takes_nothing_that_is_kept() {
     drop((store, log));
     let oldest = segments(&fs)[0].clone();
     fs.flip(&oldest, 600, 1);
-    accept(&fs).expect("accept");
+    repair_log(&fs).expect("repair");
     let (_store, log) = open(&fs).expect("open");
     let found = read_all(&log);
     assert_eq!(found[found.len() - 5..], frames[frames.len() - 5..]);
@@ -216,7 +216,7 @@ fn an_interrupted_repair_is_made_again() {
                 // What a crash goes back to is damaged, too.
                 let damaged = copy(&damaged);
                 let start = damaged.operations();
-                accept(&damaged).expect("accept");
+                repair_log(&damaged).expect("repair");
                 let end = damaged.operations();
                 for count in start..end {
                     for keep in [Keep::All, Keep::Nothing] {
@@ -243,7 +243,7 @@ fn an_interrupted_repair_is_made_again() {
 fn an_unknown_log_is_refused() {
     let (fs, _) = written(true);
     let store = open_store(&fs).expect("open");
-    let refused = store.survey_loss("events-7", &Known::default());
+    let refused = store.inspect_damage("events-7", &RepairHints::default());
     assert!(matches!(refused, Err(OpenError::Corrupt { path, .. }) if path.ends_with("events-7")));
     assert!(!Path::new("/data/quarantine").exists());
 }
@@ -258,8 +258,8 @@ fn a_segment_that_was_never_begun_is_no_loss() {
     store.close();
     drop((store, log));
     assert_eq!(segments(&fs).len(), 2);
-    assert_eq!(survey(&fs).expect("survey"), []);
-    assert_eq!(accept(&fs).expect("accept"), []);
+    assert_eq!(inspect(&fs).expect("inspect"), []);
+    assert_eq!(repair_log(&fs).expect("repair"), []);
     assert!(fs.paths().iter().all(|path| !path.starts_with("/data/quarantine")), "{:?}", fs.paths());
     let (store, log) = open(&fs).expect("reopen");
     assert_eq!(read_all(&log), frames);
@@ -273,10 +273,10 @@ fn offsets_that_were_lost_before_are_not_kept() {
     let (fs, frames) = written(true);
     fs.flip(&segments(&fs)[1], 700, 1);
     let lost: u64 =
-        accept(&fs).expect("accept").iter().map(|lost| lost.offsets.end - lost.offsets.start).sum();
+        repair_log(&fs).expect("repair").iter().map(|lost| lost.offsets.end - lost.offsets.start).sum();
     assert!(lost > 0);
-    let left = surveyed(&fs).expect("survey");
-    assert_eq!((left.kept, left.lost), (next_offset_of(&frames) - lost, Vec::new()));
+    let left = report(&fs).expect("inspect");
+    assert_eq!((left.readable_offsets, left.damaged), (next_offset_of(&frames) - lost, Vec::new()));
 }
 
 #[test]
@@ -348,8 +348,8 @@ fn pages_that_cannot_be_read_cost_their_own_frames_and_no_offset() {
         let damaged = copy(&damaged);
         let before = damaged.content(path).expect("it exists");
         let start = damaged.operations();
-        let lost = survey(&damaged).unwrap_or_else(|error| panic!("{story}: {error}"));
-        assert!(lost.iter().all(|lost| lost.what.contains("read")), "{story}: {lost:?}");
+        let lost = inspect(&damaged).unwrap_or_else(|error| panic!("{story}: {error}"));
+        assert!(lost.iter().all(|lost| lost.cause.contains("read")), "{story}: {lost:?}");
         repair(&damaged, &story);
         for count in start..damaged.operations() {
             let crashed = damaged.after(count).crashed(|_| Keep::Nothing);

@@ -1,4 +1,4 @@
-//! Looking frames up by tag finds all that a reading of the whole log finds, whatever became of the index files.
+//! Looking frames up by key finds all that a reading of the whole log finds, whatever became of the index files.
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use fanfare_log::{
-    ANY_TAG, DiskFileSystem, FileSystem, Frame, Log, MemoryFileSystem, StoreOptions, Tagged, Tagger,
+    DiskFileSystem, FileSystem, Frame, FrameStart, IndexKey, IndexKeys, KeyedFrames, Log, MemoryFileSystem, StoreOptions,
     memory::Keep,
 };
 use proptest::prelude::*;
@@ -22,29 +22,29 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Every fiftieth frame has it.
-const RARE: u64 = 7777;
-const TAGGER: Tagger = Tagger { version: 1, tags: tags_of };
+const RARE: IndexKey = IndexKey(7777);
+const KEYS: IndexKeys = IndexKeys { version: 1, keys_of };
 
-fn tags_of(frame: &Frame, tags: &mut Vec<u64>) {
+fn keys_of(frame: &Frame, keys: &mut Vec<IndexKey>) {
     let index = frame.header.position.index;
-    tags.extend([index % 5, 100 + index % 3, 100 + index % 3, u64::MAX - 1 - index]);
+    keys.extend([index % 5, 100 + index % 3, 100 + index % 3, u64::MAX - 1 - index].map(IndexKey));
     if index.is_multiple_of(50) {
-        tags.push(RARE);
+        keys.push(RARE);
     }
     if index % 40 == 13 {
-        tags.push(ANY_TAG);
+        keys.push(IndexKey::ANY);
     }
 }
 
-fn has(frame: &Frame, tag: u64) -> bool {
-    let mut tags = Vec::new();
-    tags_of(frame, &mut tags);
-    tags.contains(&tag) || tags.contains(&ANY_TAG)
+fn has(frame: &Frame, key: IndexKey) -> bool {
+    let mut keys = Vec::new();
+    keys_of(frame, &mut keys);
+    keys.contains(&key) || keys.contains(&IndexKey::ANY)
 }
 
-fn open_tagged(fs: &MemoryFileSystem) -> (fanfare_log::Store, Log) {
+fn open_indexed(fs: &MemoryFileSystem) -> (fanfare_log::Store, Log) {
     let (store, log) = open(fs).expect("open");
-    log.index_tags(TAGGER).expect("a thread");
+    log.start_index(KEYS).expect("a thread");
     (store, log)
 }
 
@@ -61,29 +61,29 @@ fn indexes(frames: &[Frame]) -> Vec<u64> {
     frames.iter().map(|frame| frame.header.position.index).collect()
 }
 
-/// All frames that a lookup of `tag` gives, forwards.
-fn forwards(log: &Log, tag: u64, from: u64, bytes_max: u64) -> Vec<Frame> {
+/// All frames that a lookup of `key` gives, forwards.
+fn forwards(log: &Log, key: IndexKey, from: u64, bytes_max: u64) -> Vec<Frame> {
     let (mut next, mut found) = (from, Vec::new());
-    while let Some(tagged) = log.read_tagged(tag, next, u64::MAX, bytes_max).expect("read") {
-        let Tagged { frames, next: after, next_offset } = tagged;
+    while let Some(part) = log.read_keyed(key, next..u64::MAX, bytes_max).expect("read") {
+        let KeyedFrames { frames, next: FrameStart { index: after, base_offset } } = part;
         assert!(after > next, "no progress at {next}");
         assert!(frames.iter().all(|frame| (next..after).contains(&frame.header.position.index)));
         let following = log.read(after, after + 1, 0).expect("read");
         let expected =
             following.first().map_or_else(|| log.bounds().next_offset, |frame| frame.header.base_offset);
-        assert_eq!(next_offset, expected, "offset of {after}");
+        assert_eq!(base_offset, expected, "offset of {after}");
         found.extend(frames);
         next = after;
     }
     found
 }
 
-fn backwards(log: &Log, tag: u64) -> Vec<Frame> {
+fn backwards(log: &Log, key: IndexKey) -> Vec<Frame> {
     let (mut end, mut found) = (u64::MAX, Vec::new());
-    while let Some(tagged) = log.read_tagged_back(tag, end).expect("read") {
-        assert!(tagged.next < end, "no progress at {end}");
-        found.extend(tagged.frames.into_iter().rev());
-        end = tagged.next;
+    while let Some(part) = log.read_keyed_backwards(key, end).expect("read") {
+        assert!(part.next.index < end, "no progress at {end}");
+        found.extend(part.frames.into_iter().rev());
+        end = part.next.index;
     }
     found.reverse();
     found
@@ -93,14 +93,14 @@ fn backwards(log: &Log, tag: u64) -> Vec<Frame> {
 fn check(log: &Log) {
     let all = read_all(log);
     let first = all.first().map_or(u64::MAX, |frame| frame.header.position.index);
-    for tag in [0, 1, 4, 100, 102, RARE, u64::MAX - 1 - 20, 5] {
-        let expected: Vec<&Frame> = all.iter().filter(|frame| has(frame, tag)).collect();
-        for found in [forwards(log, tag, first, 0), forwards(log, tag, first, u64::MAX), backwards(log, tag)]
+    for key in [0, 1, 4, 100, 102, 7777, u64::MAX - 1 - 20, 5].map(IndexKey) {
+        let expected: Vec<&Frame> = all.iter().filter(|frame| has(frame, key)).collect();
+        for found in [forwards(log, key, first, 0), forwards(log, key, first, u64::MAX), backwards(log, key)]
         {
             assert!(found.is_sorted_by_key(|frame| frame.header.position.index), "each once, in order");
             assert_eq!(indexes(&found).len(), indexes(&found).iter().collect::<BTreeSet<_>>().len());
-            let carrying: Vec<&Frame> = found.iter().filter(|frame| has(frame, tag)).collect();
-            assert_eq!(carrying, expected, "tag {tag}");
+            let carrying: Vec<&Frame> = found.iter().filter(|frame| has(frame, key)).collect();
+            assert_eq!(carrying, expected, "key {key:?}");
         }
     }
     for frame in &all {
@@ -111,30 +111,30 @@ fn check(log: &Log) {
     }
 }
 
-/// In sealed segments nothing else is read from disk than what carries the tag.
+/// In sealed segments nothing else is read from disk than what carries the key.
 fn check_exact(log: &Log) {
     let sealed = log.segments().iter().rfind(|span| span.sealed).map_or(0, |span| span.last.index + 1);
     let first = log.segments().first().map_or(0, |span| span.first_index);
     let first = log.bounds().purged.map_or(first, |purged| first.max(purged.index + 1));
     let cached = (first..sealed).find(|index| log.read_cached(*index, index + 1, 0).is_some());
     let sealed = cached.unwrap_or(sealed);
-    let tags = [3, 101, RARE, 9];
+    let keys = [3, 101, 7777, 9].map(IndexKey);
     // Damage is noticed at the first look.
-    for tag in tags {
-        forwards(log, tag, first, u64::MAX);
+    for key in keys {
+        forwards(log, key, first, u64::MAX);
     }
     settle(log);
-    for tag in tags {
-        let mut found = forwards(log, tag, first, u64::MAX);
+    for key in keys {
+        let mut found = forwards(log, key, first, u64::MAX);
         found.retain(|frame| frame.header.position.index < sealed);
-        assert!(found.iter().all(|frame| has(frame, tag)), "tag {tag}: {:?}", indexes(&found));
+        assert!(found.iter().all(|frame| has(frame, key)), "key {key:?}: {:?}", indexes(&found));
     }
 }
 
 fn index_files(fs: &dyn FileSystem) -> Vec<PathBuf> {
     let dir = Path::new(DIR).join("logs").join(LOG);
     let names = fs.list(&dir).expect("list");
-    names.into_iter().filter(|name| name.ends_with(".tag")).map(|name| dir.join(name)).collect()
+    names.into_iter().filter(|name| name.ends_with(".keys")).map(|name| dir.join(name)).collect()
 }
 
 fn flip(fs: &MemoryFileSystem, path: &Path, at: u64) {
@@ -206,7 +206,7 @@ fn run(events: &[Event], options: &StoreOptions) {
     let mut fs = MemoryFileSystem::default();
     let mut store = open_with(&fs, options.clone()).expect("open");
     let mut log = store.open_log(LOG, REPLICA, roll()).expect("open log");
-    log.index_tags(TAGGER).expect("a thread");
+    log.start_index(KEYS).expect("a thread");
     let mut model = Model::of(&log, 1);
     for event in events {
         match event {
@@ -225,7 +225,7 @@ fn run(events: &[Event], options: &StoreOptions) {
             drop((store, log));
             store = open_with(&fs, options.clone()).expect("reopen");
             log = store.open_log(LOG, REPLICA, roll()).expect("reopen log");
-            log.index_tags(TAGGER).expect("a thread");
+            log.start_index(KEYS).expect("a thread");
         }
         assert_eq!(Model::of(&log, model.term()), model, "after {event:?}");
         check(&log);
@@ -247,7 +247,7 @@ proptest! {
 #[test]
 fn lookups_are_right_in_every_crash_state() {
     let fs = MemoryFileSystem::default();
-    let (store, log) = open_tagged(&fs);
+    let (store, log) = open_indexed(&fs);
     let mut model = Model::of(&log, 1);
     let few = |frames| Step::Append { frames, payload_bytes: 250 };
     let steps = [few(14), few(8), Step::Truncate { dropped: 9 }, few(16), Step::Purge { kept: 12 }, few(4)];
@@ -271,7 +271,7 @@ fn lookups_are_right_in_every_crash_state() {
                 number += 1;
                 keep(number - 1)
             });
-            let (_store, log) = open_tagged(&crashed);
+            let (_store, log) = open_indexed(&crashed);
             check(&log);
             settle(&log);
             check_exact(&log);
@@ -284,7 +284,7 @@ fn lookups_are_right_in_every_crash_state() {
 #[test]
 fn an_index_is_written_when_a_segment_is_sealed_and_goes_with_it() {
     let fs = MemoryFileSystem::default();
-    let (store, log) = open_tagged(&fs);
+    let (store, log) = open_indexed(&fs);
     append_range(&log, 1..60, 1, 300);
     settle(&log);
     let spans = log.segments();
@@ -294,10 +294,10 @@ fn an_index_is_written_when_a_segment_is_sealed_and_goes_with_it() {
     store.close();
     assert_eq!(index_files(&fs).len(), spans.len() - 1 - 4);
     // What a crash may leave of a freed segment goes at the next start.
-    let orphan = Path::new(DIR).join("logs").join(LOG).join("0000000000000001.tag");
+    let orphan = Path::new(DIR).join("logs").join(LOG).join("0000000000000001.keys");
     fs.create(&orphan).expect("create");
     drop((store, log));
-    let (_store, log) = open_tagged(&fs);
+    let (_store, log) = open_indexed(&fs);
     settle(&log);
     assert_eq!(index_files(&fs).len(), spans.len() - 1 - 4);
     check_exact(&log);
@@ -306,7 +306,7 @@ fn an_index_is_written_when_a_segment_is_sealed_and_goes_with_it() {
 #[test]
 fn every_flipped_byte_of_an_index_is_noticed_and_mended() {
     let fs = MemoryFileSystem::default();
-    let (store, log) = open_tagged(&fs);
+    let (store, log) = open_indexed(&fs);
     append_range(&log, 1..40, 1, 300);
     settle(&log);
     store.close();
@@ -321,7 +321,7 @@ fn every_flipped_byte_of_an_index_is_noticed_and_mended() {
     let whole = content();
     for at in 0..whole.len() as u64 {
         flip(&fs, &path, at);
-        let (_store, log) = open_tagged(&fs);
+        let (_store, log) = open_indexed(&fs);
         settle(&log);
         check(&log);
         check_exact(&log);
@@ -333,11 +333,11 @@ fn every_flipped_byte_of_an_index_is_noticed_and_mended() {
 #[test]
 fn the_format_of_an_index_has_not_changed() {
     let fs = MemoryFileSystem::default();
-    let (_store, log) = open_tagged(&fs);
+    let (_store, log) = open_indexed(&fs);
     append_range(&log, 9..15, 1, 300);
     settle(&log);
     let path = &index_files(&fs)[0];
-    let golden: &[u8] = include_bytes!("../golden/first.tag");
+    let golden: &[u8] = include_bytes!("../golden/first.keys");
     assert_eq!(fs.content(path).expect("the file was written"), golden);
 }
 
@@ -346,10 +346,10 @@ fn a_segment_without_its_index_is_looked_through() {
     let fs = MemoryFileSystem::default();
     let (_store, log) = open(&fs).expect("open");
     append_range(&log, 1..60, 1, 300);
-    // Nobody said how to tag: lookups read everything.
+    // Nobody said how to key: lookups read everything.
     assert_eq!(indexes(&forwards(&log, RARE, 1, u64::MAX)), (1..60).collect::<Vec<_>>());
     assert_eq!(indexes(&backwards(&log, RARE)), (1..60).collect::<Vec<_>>());
-    log.index_tags(TAGGER).expect("a thread");
+    log.start_index(KEYS).expect("a thread");
     settle(&log);
     let sealed = log.segments().iter().rfind(|span| span.sealed).expect("sealed ones").last.index;
     let found = indexes(&forwards(&log, RARE, 1, u64::MAX));
@@ -359,18 +359,18 @@ fn a_segment_without_its_index_is_looked_through() {
 
 #[test]
 fn an_index_of_another_tagger_is_not_used() {
-    fn none(_: &Frame, _: &mut Vec<u64>) {}
+    fn none(_: &Frame, _: &mut Vec<IndexKey>) {}
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
-    log.index_tags(Tagger { version: 2, tags: none }).expect("a thread");
+    log.start_index(IndexKeys { version: 2, keys_of: none }).expect("a thread");
     append_range(&log, 1..60, 1, 300);
     settle(&log);
     let sealed = log.segments().iter().rfind(|span| span.sealed).expect("sealed ones").last.index;
-    let found = indexes(&forwards(&log, 0, 1, u64::MAX));
-    assert!(found.iter().all(|index| *index > sealed), "{found:?} carry no tag");
+    let found = indexes(&forwards(&log, IndexKey(0), 1, u64::MAX));
+    assert!(found.iter().all(|index| *index > sealed), "{found:?} carry no key");
     store.close();
     drop((store, log));
-    let (_store, log) = open_tagged(&fs);
+    let (_store, log) = open_indexed(&fs);
     check(&log);
     settle(&log);
     check_exact(&log);
@@ -390,8 +390,8 @@ fn a_failing_index_fails_nobody() {
     let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
     // A directory stands where the first segment's index would be written.
     let dir = directory.path().join("logs").join(LOG);
-    std::fs::create_dir(dir.join("0000000000000001.tag.new")).expect("a directory");
-    log.index_tags(TAGGER).expect("a thread");
+    std::fs::create_dir(dir.join("0000000000000001.keys.new")).expect("a directory");
+    log.start_index(KEYS).expect("a thread");
     append_range(&log, 1..30, 1, 300);
     settle(&log);
     check(&log);
@@ -403,7 +403,7 @@ fn the_newest_segment_is_looked_up_in_memory_too() {
     let store = open_store(&fs).expect("open");
     let large = fanfare_log::RollPolicy { segment_bytes: 8 << 20, ..roll() };
     let log = store.open_log(LOG, REPLICA, large).expect("open log");
-    log.index_tags(TAGGER).expect("a thread");
+    log.start_index(KEYS).expect("a thread");
     for start in (1..3000).step_by(100) {
         let batch = (start..start + 100).map(|index| frame(index, 1, 900)).collect();
         append(&log, batch).expect("append");
