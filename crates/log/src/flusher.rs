@@ -19,7 +19,7 @@ use crate::{
     flusher::queue::{Done, Request, Stop, Taken, Work},
     flusher::sync::Syncers,
     frame::Frame,
-    journal::{SyncMark, PendingSync},
+    journal::{PendingSync, SyncMark},
     log::LogShared,
     store::Disk,
 };

@@ -19,7 +19,7 @@ use crate::{
     store::sealed_file::{self, TEMPORARY_SUFFIX},
 };
 use record::Record;
-pub(crate) use record::{Truncation, LogFacts, SyncMark};
+pub(crate) use record::{LogFacts, SyncMark, Truncation};
 
 const FILE_NAME: &str = "journal";
 const MAGIC: &[u8; 8] = b"FANFHARD";
@@ -147,7 +147,10 @@ impl Journal {
         let bytes = frame(record, self.sequence, self.synced_byte, self.nonce);
         if self.end_byte + bytes.len() as u64 > self.size_bytes {
             let dir = self.path.parent().unwrap_or_else(|| Path::new("/")).to_owned();
-            let kept = JournalContents { logs: std::mem::take(&mut self.logs), clean: std::mem::take(&mut self.clean) };
+            let kept = JournalContents {
+                logs: std::mem::take(&mut self.logs),
+                clean: std::mem::take(&mut self.clean),
+            };
             *self = Self::write(Arc::clone(&self.fs), &dir, self.size_bytes, kept)?;
             let bytes = frame(record, self.sequence, self.synced_byte, self.nonce);
             return self.write_record(&bytes);
@@ -165,7 +168,12 @@ impl Journal {
     }
 
     /// A new journal that holds what is `left`, in place of the one there is.
-    fn write(fs: Arc<dyn FileSystem>, dir: &Path, size_bytes: u64, left: JournalContents) -> Result<Self, Fatal> {
+    fn write(
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        size_bytes: u64,
+        left: JournalContents,
+    ) -> Result<Self, Fatal> {
         let JournalContents { logs, clean } = left;
         let path = dir.join(FILE_NAME);
         let temporary = dir.join(format!("{FILE_NAME}{TEMPORARY_SUFFIX}"));
@@ -359,8 +367,8 @@ mod tests {
 
     #[test]
     fn a_record_added_during_a_sync_is_not_vouched_for() {
-        let journal =
-            reopened(|journal| journal.record_facts(facts(2)).expect("record")).expect("a torn end, no damage");
+        let journal = reopened(|journal| journal.record_facts(facts(2)).expect("record"))
+            .expect("a torn end, no damage");
         assert!(journal.log("events-1").is_some() && journal.log("events-2").is_none());
     }
 

@@ -1,8 +1,8 @@
 //! One replica's log as its owner uses it: append, cut, purge, vote, read. Changes are effective for readers at
 //! return and durable when `done` is called.
+mod keyed;
 mod read;
 mod state;
-mod keyed;
 pub(crate) mod tail_cache;
 
 use std::sync::{Arc, atomic::Ordering};

@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 
 pub(crate) use builder::{BuildJob, Builder, remove_file};
 pub use keys::{IndexKey, IndexKeys};
-pub(crate) use lookup::{KeyedSource, SegmentRange};
 pub use lookup::{FrameStart, KeyedFrames, Peek};
+pub(crate) use lookup::{KeyedSource, SegmentRange};
 
 use crate::{
     frame::Link,

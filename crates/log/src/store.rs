@@ -291,7 +291,10 @@ impl Store {
         };
         let recovered = recovery.run()?;
         let log = LogShared::new(&facts, dir, roll, recovered);
-        disk.journal.lock().record_opened(log.id, log.mark()).inspect_err(|fatal| disk.latch.trip(fatal.clone()))?;
+        disk.journal
+            .lock()
+            .record_opened(log.id, log.mark())
+            .inspect_err(|fatal| disk.latch.trip(fatal.clone()))?;
         Ok(log)
     }
 

@@ -63,7 +63,12 @@ impl LossReport {
 
     fn new(losses: fanfare_raft::Losses) -> Self {
         let fanfare_raft::Losses { log, state } = losses;
-        let events = |DamagedRange { path, byte, cause, offsets, .. }| LostEvents { path, at: byte, what: cause, offsets };
+        let events = |DamagedRange { path, byte, cause, offsets, .. }| LostEvents {
+            path,
+            at: byte,
+            what: cause,
+            offsets,
+        };
         Self {
             lost: log.damaged.into_iter().map(events).collect(),
             state,

@@ -73,7 +73,11 @@ mod tests {
             event_tag(two, id("a")),
         ];
         assert_eq!(tags_of(&frame(entry::KIND, 3, built.payload.clone())), expected);
-        assert_eq!(tags_of(&frame(entry::KIND, 4, built.payload.clone())), [IndexKey::ANY], "it cannot be read");
+        assert_eq!(
+            tags_of(&frame(entry::KIND, 4, built.payload.clone())),
+            [IndexKey::ANY],
+            "it cannot be read"
+        );
         assert_eq!(tags_of(&frame(entry::KIND + 1, 3, built.payload)), [] as [IndexKey; 0]);
     }
 

@@ -4,7 +4,7 @@ use crate::{
     background::Chore,
     error::Fatal,
     frame::Position,
-    journal::{Truncation, LogFacts, SyncMark},
+    journal::{LogFacts, SyncMark, Truncation},
     log::LogShared,
     segment::index::Extent,
     segment::pool::Spare,
@@ -30,7 +30,9 @@ pub(crate) fn truncate(disk: &Disk, log: &LogShared, index: Option<u64>) -> Resu
                 .map_err(|error| error.fatal(&found.path))?;
             let next_segment = writer.next_segment;
             let cut = Truncation { segment: found.header.sequence, byte: extent.end_byte, next_segment };
-            record(disk, log, |facts| (facts.truncation, facts.sync_mark) = (Some(cut), mark(cut.segment, &extent)))?;
+            record(disk, log, |facts| {
+                (facts.truncation, facts.sync_mark) = (Some(cut), mark(cut.segment, &extent))
+            })?;
             let dead = log.cut_segments(found.header.sequence, extent);
             writer.active = log.newest_active(Continuation::Cut);
             dead

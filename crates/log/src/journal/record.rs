@@ -138,7 +138,8 @@ fn decode_facts(fields: &mut Fields<'_>) -> Option<LogFacts> {
         facts.purged = Some(Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? });
     }
     if present & 4 != 0 {
-        facts.truncation = Some(Truncation { segment: fields.u64()?, byte: fields.u64()?, next_segment: fields.u64()? });
+        facts.truncation =
+            Some(Truncation { segment: fields.u64()?, byte: fields.u64()?, next_segment: fields.u64()? });
     }
     if present & 8 != 0 {
         facts.sync_mark = Some(take_mark(fields)?);

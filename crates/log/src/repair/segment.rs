@@ -325,8 +325,11 @@ mod tests {
         let (bytes, header) = damaged();
         for (next_offset, next_index) in [(10, 2), (9, 2), (11, 2), (10, 1)] {
             let next = Some((next_index, next_offset));
-            let contents =
-                SegmentContents::read(&bytes, &header, ReadLimits { next, end_byte: u64::MAX, synced_byte: u64::MAX });
+            let contents = SegmentContents::read(
+                &bytes,
+                &header,
+                ReadLimits { next, end_byte: u64::MAX, synced_byte: u64::MAX },
+            );
             let fits = (next_offset, next_index) == (10, 2);
             assert_eq!(contents.slots.len(), if fits { 2 } else { 0 }, "{next:?}");
         }
@@ -336,8 +339,11 @@ mod tests {
     fn entries_that_cannot_have_held_the_offsets_are_refused() {
         let (bytes, header) = damaged();
         let next = Some((2, 10));
-        let mut contents =
-            SegmentContents::read(&bytes, &header, ReadLimits { next, end_byte: u64::MAX, synced_byte: u64::MAX });
+        let mut contents = SegmentContents::read(
+            &bytes,
+            &header,
+            ReadLimits { next, end_byte: u64::MAX, synced_byte: u64::MAX },
+        );
         let most = u64::from(u32::MAX);
         for (end_index, end_offset) in [(3, 9), (2, 11), (3, 11 + most)] {
             assert!(contents.lose_up_to(end_index, end_offset, &BTreeMap::new()).is_err());

@@ -88,7 +88,9 @@ impl Builder {
 
     pub(crate) fn join(&self) {
         if self.thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that builds the secondary index panicked; the store closes without it");
+            tracing::error!(
+                "the thread that builds the secondary index panicked; the store closes without it"
+            );
         }
     }
 

@@ -116,7 +116,8 @@ impl Draft {
         let before = frame_number(self.locations.len());
         self.locations.extend(more.locations);
         let renumbered = more.postings.into_iter();
-        self.postings.extend(renumbered.map(|Posting { key, number }| Posting { key, number: before + number }));
+        self.postings
+            .extend(renumbered.map(|Posting { key, number }| Posting { key, number: before + number }));
         self.end = more.end;
         if self.postings.len() > KEYS_MAX {
             self.abandon();

@@ -169,7 +169,8 @@ impl IndexFile {
         let mut directory = Reader::new(&bytes[HEADER_BYTES..], "directory of an index file");
         let mut location_fences = Vec::with_capacity(location_blocks);
         for _ in 0..location_blocks {
-            let (first_offset, crc) = (directory.u64().map_err(io_error)?, directory.u32().map_err(io_error)?);
+            let (first_offset, crc) =
+                (directory.u64().map_err(io_error)?, directory.u32().map_err(io_error)?);
             location_fences.push(LocationFence { first_offset, crc });
         }
         let mut posting_fences = Vec::with_capacity(posting_blocks);

@@ -94,10 +94,9 @@ impl Log {
         let KeyedSource::Disk(range) = self.log.locate_keyed(indexes)? else { return Ok(None) };
         let candidates = self.candidates(&range, key);
         Ok(candidates.map(|Candidates { runs, end_index, end_offset }| Peek {
-            first: runs.first().map(|run| FrameStart {
-                index: run.start.index,
-                base_offset: run.start.base_offset,
-            }),
+            first: runs
+                .first()
+                .map(|run| FrameStart { index: run.start.index, base_offset: run.start.base_offset }),
             frames: runs.iter().map(|run| run.frames).sum(),
             end: FrameStart { index: end_index, base_offset: end_offset },
         }))
@@ -137,9 +136,9 @@ impl Log {
             KeyedSource::Memory(indexes) => (indexes, None),
             KeyedSource::Disk(range) => (range.indexes.clone(), Some(range)),
         };
-        let newest = range.as_ref().and_then(|range| {
-            self.query(range, key, |query| query.newest_candidate(range.indexes.clone()))
-        });
+        let newest = range
+            .as_ref()
+            .and_then(|range| self.query(range, key, |query| query.newest_candidate(range.indexes.clone())));
         let frames = match (range, newest) {
             (Some(_), Some(None)) => {
                 let next = FrameStart { index: indexes.start, base_offset: 0 };
@@ -153,7 +152,9 @@ impl Log {
                 })?;
                 frames
             }
-            _ => self.read_backwards(indexes.end.saturating_sub(BACKWARD_FRAMES).max(indexes.start)..indexes.end)?,
+            _ => self.read_backwards(
+                indexes.end.saturating_sub(BACKWARD_FRAMES).max(indexes.start)..indexes.end,
+            )?,
         };
         let oldest = frames.first().map(|frame| FrameStart {
             index: frame.header.position.index,

@@ -80,8 +80,10 @@ impl Recovery<'_> {
 
     /// Oldest first: the newest live segment and those that it continues, down to the purge point.
     fn chain(&self, live: &[u64]) -> Result<Vec<Found>, OpenError> {
-        let marked =
-            self.facts.sync_mark.filter(|mark| Some(mark.index) > self.facts.purged.map(|purged| purged.index));
+        let marked = self
+            .facts
+            .sync_mark
+            .filter(|mark| Some(mark.index) > self.facts.purged.map(|purged| purged.index));
         if let Some(mark) = marked.filter(|mark| live.last().is_none_or(|newest| *newest < mark.segment)) {
             return Err(self.missing(mark.segment));
         }

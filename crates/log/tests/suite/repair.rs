@@ -5,8 +5,8 @@ use std::{
 };
 
 use fanfare_log::{
-    DamageReport, DamagedRange, FileSystem as _, Frame, Log, MemoryFileSystem, OpenError, RepairHints, RollPolicy,
-    Store, memory::Keep,
+    DamageReport, DamagedRange, FileSystem as _, Frame, Log, MemoryFileSystem, OpenError, RepairHints,
+    RollPolicy, Store, memory::Keep,
 };
 
 use crate::support::{LOG, REPLICA, append_range, open, open_store, read_all, wait};
@@ -122,7 +122,11 @@ fn a_flipped_byte_costs_its_own_frames_and_no_offset() {
                     Err(OpenError::Newer { .. }) if (8..12).contains(&at) => continue,
                     Err(error) => panic!("{story}: {error}"),
                 };
-                assert_eq!(damaged.content(&path).expect("it exists"), before, "{story}: an inspection writes");
+                assert_eq!(
+                    damaged.content(&path).expect("it exists"),
+                    before,
+                    "{story}: an inspection writes"
+                );
                 let lost = repair_log(&damaged).unwrap_or_else(|error| panic!("{story}: {error}"));
                 assert_eq!(lost, inspected, "{story}");
                 let fillers = assert_patched(&damaged, &frames, &story);

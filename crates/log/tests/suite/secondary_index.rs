@@ -6,8 +6,8 @@ use std::{
 };
 
 use fanfare_log::{
-    DiskFileSystem, FileSystem, Frame, FrameStart, IndexKey, IndexKeys, KeyedFrames, Log, MemoryFileSystem, StoreOptions,
-    memory::Keep,
+    DiskFileSystem, FileSystem, Frame, FrameStart, IndexKey, IndexKeys, KeyedFrames, Log, MemoryFileSystem,
+    StoreOptions, memory::Keep,
 };
 use proptest::prelude::*;
 
