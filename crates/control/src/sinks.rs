@@ -5,7 +5,6 @@ use std::ops::Bound;
 use fanfare_catalog::{ChangeError, SinkChange};
 use fanfare_model::{KinesisConfig, Secret, Sink, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
 use fanfare_proto::v1;
-use fanfare_sinks::Factory;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -31,7 +30,7 @@ impl v1::sink_service_server::SinkService for Control {
         if let SinkConfig::Webhook(webhook) = &mut config
             && webhook.signing_secret.expose().is_empty()
         {
-            webhook.signing_secret = Factory::signing_secret();
+            webhook.signing_secret = self.sinks.signing_secret();
         }
         self.sinks.check(&config).map_err(|error| sink_status(&error))?;
         let created = self.catalog.create_sink(tenant, &given.description, config).await;

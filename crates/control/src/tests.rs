@@ -17,6 +17,7 @@ use std::{
 
 use fanfare_catalog::{Catalog, CatalogOptions, Tenant};
 use fanfare_delivery::{Delivery, DeliveryOptions, DeliveryParts, RetryPolicy};
+use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
 use fanfare_model::{AccountId, EventIdHash, KeyHash, PartitionId, Timestamp};
 use fanfare_partition::{Clock, Partition, PartitionOptions, RecordBatchBuilder, Role};
@@ -122,7 +123,7 @@ impl Node {
             open_partition(PartitionId::events(0), store.clone(), clock.clone(), tasks.clone()).await;
         let letters = open_partition(PartitionId::dead_letters(0), store, clock.clone(), tasks.clone()).await;
         let network = Network::default();
-        let sinks = Factory::in_memory(EgressPolicy::default(), network.clone());
+        let sinks = Factory::in_memory(EgressPolicy::default(), Environment::system(), network.clone());
         let parts = DeliveryParts {
             catalog: catalog.clone(),
             events: vec![events.clone()],

@@ -6,6 +6,7 @@ use anyhow::Context;
 use fanfare_catalog::{Catalog, CatalogOptions};
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryParts};
+use fanfare_environment::Environment;
 use fanfare_ingest::{Ingest, PublisherEdge, ReaderEdge};
 use fanfare_log::{DiskFileSystem, Fatal, OpenError, Store};
 use fanfare_model::PartitionId;
@@ -64,7 +65,7 @@ impl Node {
             tasks.clone(),
         )
         .await?;
-        let sinks = Factory::new(egress);
+        let sinks = Factory::new(egress, Environment::system());
         let delivery = Delivery::start(
             DeliveryParts {
                 catalog: catalog.clone(),

@@ -1,8 +1,8 @@
 //! A stored event as CloudEvents JSON 1.0, structured mode
 //! (<https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md>).
 //!
-//! Written straight into one buffer. The data of an event that declares JSON and is JSON is copied byte for byte:
-//! what the producer signed, hashed or formatted stays so.
+//! Writes into one buffer. Data that is declared as JSON and is JSON is copied byte for byte: the producer's
+//! signatures, hashes and formatting stay valid.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fanfare_model::{AttributeValue, Data, Event, EventError};
@@ -11,10 +11,11 @@ use serde::de::IgnoredAny;
 
 use crate::{Delivery, Failure};
 
-/// Why a stored event cannot be written as JSON. Publishing refuses such events; a log may hold older ones.
+/// The reason that a stored event cannot be written as JSON. Publishing refuses such events; a log may hold older
+/// ones.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EncodeError {
-    #[error("read the stored event: {0}")]
+    #[error("the stored event is malformed: {0}")]
     Malformed(#[from] EventError),
     #[error("the attribute name {0:?} is reserved or not made of a-z and 0-9")]
     AttributeName(String),
@@ -31,7 +32,7 @@ impl From<EncodeError> for Failure {
 /// Appends `delivery`'s event to `out` as one JSON object and returns the event.
 ///
 /// # Errors
-/// If the event cannot be expressed; `out` is then as it was.
+/// If the event cannot be expressed; `out` is then unchanged.
 pub(crate) fn write_json<'a>(out: &mut Vec<u8>, delivery: &'a Delivery) -> Result<Event<'a>, EncodeError> {
     let start = out.len();
     let event = Event::parse(&delivery.bytes)?;
@@ -52,19 +53,19 @@ fn write_object(out: &mut Vec<u8>, event: &Event<'_>, delivery: &Delivery) -> Re
         write_name(out, name);
         write_text(out, text);
     }
-    let (mut content_type, mut timed) = (None, false);
+    let (mut content_type, mut has_time) = (None, false);
     for (name, value) in unique_attributes(event)? {
         match name {
             "dataschema" if delivery.dataschema.is_some() => continue,
             "datacontenttype" => content_type = value.as_text(),
-            "time" => timed = true,
+            "time" => has_time = true,
             _ => {}
         }
         check_name(name)?;
         write_name(out, name);
         write_value(out, name, value)?;
     }
-    if !timed {
+    if !has_time {
         write_name(out, "time");
         write_append_time(out, delivery)?;
     }
@@ -77,12 +78,12 @@ fn write_object(out: &mut Vec<u8>, event: &Event<'_>, delivery: &Delivery) -> Re
     Ok(())
 }
 
-/// The attributes in stored order; of a name given twice the last value, as protobuf says of maps.
+/// The attributes in stored order. A repeated name keeps its last value, as in maps of protobuf.
 fn unique_attributes<'a>(event: &Event<'a>) -> Result<Vec<(&'a str, AttributeValue<'a>)>, EventError> {
     let mut attributes: Vec<(&str, AttributeValue<'_>)> = Vec::with_capacity(8);
     for attribute in event.attributes() {
         let (name, value) = attribute?;
-        match attributes.iter_mut().find(|(known, _)| *known == name) {
+        match attributes.iter_mut().find(|(other, _)| *other == name) {
             Some((_, last)) => *last = value,
             None => attributes.push((name, value)),
         }
@@ -91,10 +92,10 @@ fn unique_attributes<'a>(event: &Event<'a>) -> Result<Vec<(&'a str, AttributeVal
 }
 
 fn check_name(name: &str) -> Result<(), EncodeError> {
-    let reserved = matches!(name, "specversion" | "id" | "source" | "type" | "data");
-    let spelled =
+    let is_reserved = matches!(name, "specversion" | "id" | "source" | "type" | "data");
+    let is_valid =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    if reserved || !spelled {
+    if is_reserved || !is_valid {
         return Err(EncodeError::AttributeName(name.chars().take(64).collect()));
     }
     Ok(())
@@ -139,7 +140,7 @@ fn write_append_time(out: &mut Vec<u8>, delivery: &Delivery) -> Result<(), Encod
     Ok(())
 }
 
-/// RFC 3339 in UTC, with `digits` of the fraction or as many as it has.
+/// RFC 3339 in UTC, with `digits` of the fraction, or with all of its digits.
 fn write_time(out: &mut Vec<u8>, time: jiff::Timestamp, digits: Option<u8>) {
     out.push(b'"');
     DateTimePrinter::new()
@@ -158,7 +159,7 @@ fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'"');
 }
 
-/// JSON as it is, other text as a JSON string, other bytes as base64. A protobuf `Any` counts as bytes.
+/// JSON verbatim, other text as a JSON string, other bytes as base64. A protobuf `Any` counts as bytes.
 fn write_data(out: &mut Vec<u8>, data: Data<'_>, content_type: Option<&str>) {
     let verbatim = match data {
         Data::None => return,
@@ -193,7 +194,7 @@ fn is_well_formed(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// Whether a media type is JSON: subtype `json` or with the suffix `+json`, whatever its parameters.
+/// True for media types with the subtype `json` or the suffix `+json`. Parameters do not matter.
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let Some((_, subtype)) = essence.split_once('/') else { return false };

@@ -1,8 +1,8 @@
-//! Which addresses a sink may connect to, and the only code that connects.
+//! The policy of addresses that sinks may connect to, and the only code that connects.
 //!
-//! Tenants choose destinations, so a destination must never reach what only the operator's own machines can
-//! reach. The decision is taken on the address that is dialled, after name resolution and again for each
-//! connection, because a name can resolve to something else the next time.
+//! Tenants choose destinations, so a destination must never lead to addresses that only the operator's own machines
+//! can reach. The policy is applied to the address that is dialled, after name resolution and again for each
+//! connection, because a name can resolve to another address the next time.
 
 mod address;
 mod connector;
@@ -15,7 +15,7 @@ use ipnet::IpNet;
 pub(crate) use connector::{Connector, DialError, resolve};
 pub(crate) use destination::parse_url;
 
-/// Where sinks may connect to: public addresses, and what the operator adds.
+/// The addresses that sinks may connect to: public ones, and those that the operator adds.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
     /// Networks allowed although they are not public. Cloud metadata services stay forbidden.
@@ -24,13 +24,13 @@ pub struct EgressPolicy {
     pub allow_http: bool,
     /// This machine itself, for development.
     pub allow_loopback: bool,
-    /// Kinesis sinks without a role write with this node's own credentials. Whoever may create a sink can then
-    /// write to every stream that the node can.
+    /// Kinesis sinks without a role write with this node's own credentials. Every tenant that may create a sink can
+    /// then write to every stream that the node can.
     pub allow_node_credentials: bool,
 }
 
 impl EgressPolicy {
-    /// Whether `address` may be dialled. An IPv6 address that stands for an IPv4 one is judged as that one.
+    /// True if `address` may be dialled. An IPv6 address that carries an IPv4 address is judged as the latter.
     pub(crate) fn allows(&self, address: IpAddr) -> bool {
         let address = address::effective(address);
         if address::is_metadata_service(address) {
@@ -41,8 +41,8 @@ impl EgressPolicy {
             || self.allow_cidrs.iter().any(|network| network.contains(&address))
     }
 
-    /// The public web's ports, and those that any user may listen on. Below are services such as mail and shells
-    /// that could be made to misread a request.
+    /// True for the public web's ports and for unprivileged ones. Other ports below 1024 serve protocols such as mail
+    /// and shells that a forged request could drive.
     pub(crate) fn allows_port(&self, port: u16) -> bool {
         port == 443 || port >= 1024 || (port == 80 && self.allow_http)
     }

@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
+use fanfare_environment::Environment;
 use fanfare_model::{Secret, SinkConfig};
 use http::Uri;
 
 use crate::{
-    Sink,
+    ConfigError, Sink,
     egress::{Connector, EgressPolicy},
     kinesis::Kinesis,
     memory,
@@ -18,6 +19,7 @@ use crate::{
 pub struct Factory {
     policy: Arc<EgressPolicy>,
     destinations: Destinations,
+    environment: Environment,
 }
 
 #[derive(Clone)]
@@ -27,29 +29,25 @@ enum Destinations {
     Memory(memory::Network),
 }
 
-/// What is wrong with a configuration.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{field}: {problem}")]
-pub struct ConfigError {
-    /// Within the sink, such as `webhook.destination` or `kinesis.arn`.
-    pub field: &'static str,
-    /// A phrase that continues the field's name and ends with what to do.
-    pub problem: String,
-}
-
 impl Factory {
+    /// A factory of sinks that connect to the network. `environment` gives signatures their time and secrets their
+    /// randomness.
     #[must_use]
-    pub fn new(policy: EgressPolicy) -> Self {
-        Self { policy: Arc::new(policy), destinations: Destinations::Network(Arc::default()) }
+    pub fn new(policy: EgressPolicy, environment: Environment) -> Self {
+        Self::with_destinations(policy, environment, Destinations::Network(Arc::default()))
     }
 
     /// A factory whose sinks record instead of sending; see [`memory`]. Configurations are checked as by [`Self::new`].
     #[must_use]
-    pub fn in_memory(policy: EgressPolicy, network: memory::Network) -> Self {
-        Self { policy: Arc::new(policy), destinations: Destinations::Memory(network) }
+    pub fn in_memory(policy: EgressPolicy, environment: Environment, network: memory::Network) -> Self {
+        Self::with_destinations(policy, environment, Destinations::Memory(network))
     }
 
-    /// What can be told without connecting.
+    fn with_destinations(policy: EgressPolicy, environment: Environment, destinations: Destinations) -> Self {
+        Self { policy: Arc::new(policy), destinations, environment }
+    }
+
+    /// Checks everything about `config` that needs no connection.
     ///
     /// # Errors
     /// Names the field that is wrong and what to do.
@@ -60,13 +58,13 @@ impl Factory {
         }
     }
 
-    /// The sink that `config` describes; it connects with its first attempt.
+    /// The sink that `config` describes. It connects with its first attempt.
     ///
     /// # Errors
     /// As [`Self::check`].
     pub fn build(&self, config: &SinkConfig) -> Result<Arc<dyn Sink>, ConfigError> {
-        let connector = match &self.destinations {
-            Destinations::Network(connector) => connector,
+        let system_roots = match &self.destinations {
+            Destinations::Network(system_roots) => system_roots,
             Destinations::Memory(network) => {
                 self.check(config)?;
                 return Ok(network.sink(memory::destination(config)));
@@ -76,9 +74,12 @@ impl Factory {
             SinkConfig::Webhook(config) => {
                 let connect = |origin: &Uri| match origin.scheme_str() {
                     Some("http") => Connector::without_roots(self.policy.clone()),
-                    _ => connector.get_or_init(|| Connector::with_system_roots(self.policy.clone())).clone(),
+                    _ => {
+                        system_roots.get_or_init(|| Connector::with_system_roots(self.policy.clone())).clone()
+                    }
                 };
-                Ok(Arc::new(Webhook::new(config, &self.policy, connect)?))
+                let clock = self.environment.clock().clone();
+                Ok(Arc::new(Webhook::new(config, &self.policy, clock, connect)?))
             }
             SinkConfig::Kinesis(config) => Ok(Arc::new(Kinesis::new(config, &self.policy)?)),
         }
@@ -86,7 +87,7 @@ impl Factory {
 
     /// A fresh Standard Webhooks secret: `whsec_` and base64 of 24 random bytes.
     #[must_use]
-    pub fn signing_secret() -> Secret {
-        Secret::new(webhook::random_secret(&mut rand::rng()))
+    pub fn signing_secret(&self) -> Secret {
+        Secret::new(webhook::random_secret(self.environment.random().as_ref()))
     }
 }

@@ -1,4 +1,4 @@
-//! Why an attempt failed, for people and for statistics.
+//! The reason of a failed attempt, for people and for statistics.
 
 use std::{error::Error, iter};
 
@@ -41,7 +41,7 @@ impl Failure {
 
     const MESSAGE_CHARS_MAX: usize = 256;
 
-    /// `message` may come from anywhere: it is cut, and whatever could disturb a terminal or a log is replaced.
+    /// Cuts `message`, which may come from anywhere, and replaces characters that could disturb a terminal or a log.
     #[must_use]
     pub fn new(class: &'static str, message: &str) -> Self {
         Self { class, status: 0, message: printable(message) }
@@ -53,7 +53,7 @@ impl Failure {
     }
 }
 
-/// The text of what is at the bottom of an error: the part that names the reason.
+/// The text of the innermost error of a chain, which names the reason.
 pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_one_short_printable_line() {
+    fn message_is_one_short_printable_line() {
         let failure = Failure::new(Failure::TLS, " a\r\nb\x1b[31mc\u{202e}d\0e ");
         assert_eq!(failure.message, "a  b [31mc d e");
         let long = Failure::new(Failure::TLS, &"é".repeat(1000)).message;

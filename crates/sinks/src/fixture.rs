@@ -1,27 +1,27 @@
-//! Stored events for this crate's tests, encoded by hand: this crate knows no generated protobuf types.
+//! Stored events for this crate's tests, encoded by hand because this crate has no generated protobuf types.
 
 mod receiver;
 
 use bytes::Bytes;
 use fanfare_model::{Event, Offset, Timestamp};
 
-pub(crate) use self::receiver::{Answer, Receiver, Seen, plain};
+pub(crate) use self::receiver::{Answer, ReceivedRequest, Receiver, plain};
 use crate::Delivery;
 
 pub(crate) const APPEND_TIME: Timestamp = Timestamp(1_784_635_200_007);
 
-/// An event of the smallest form with JSON data, its id made of `number`.
+/// A minimal event with JSON data. `number` makes the id.
 pub(crate) fn delivery(number: u64) -> Delivery {
-    let stored = Stored::new(&format!("evt-{number}"), "/orders", "com.acme.order.paid")
+    let stored = EventBuilder::new(&format!("evt-{number}"), "/orders", "com.acme.order.paid")
         .text("datacontenttype", "application/json")
         .data_text(&format!(r#"{{"number": {number}}}"#));
     Delivery { offset: Offset(number), ..stored.delivery() }
 }
 
 /// Builds the protobuf bytes of a CloudEvent.
-pub(crate) struct Stored(Vec<u8>);
+pub(crate) struct EventBuilder(Vec<u8>);
 
-impl Stored {
+impl EventBuilder {
     pub(crate) fn new(id: &str, source: &str, event_type: &str) -> Self {
         Self(Vec::new()).field(1, id).field(2, source).field(3, "1.0").field(4, event_type)
     }

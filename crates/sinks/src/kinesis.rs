@@ -1,7 +1,7 @@
 //! CloudEvents as JSON records of an Amazon Kinesis data stream.
 //!
-//! `PutRecords` answers for each record alone, and a refused record does not stop those behind it: order within a
-//! key holds only if an attempt never carries two events of one key, which the abilities say. The SDK's own
+//! `PutRecords` answers for each record alone, and a refused record does not stop the records after it: order within
+//! a key holds only if an attempt never carries two events of one key, which the abilities declare. The SDK's own
 //! retries are off.
 
 mod answer;
@@ -18,52 +18,52 @@ use aws_sdk_kinesis::{
 use fanfare_model::{Event, KinesisConfig};
 use tokio::{sync::OnceCell, time::timeout};
 
-use self::connection::Target;
+use self::connection::StreamAccess;
 use crate::{
     Abilities, AttemptFuture, ConfigError, Delivery, EgressPolicy, Failure, Outcome, Sink,
     cloudevent::{OVERHEAD_BYTES, write_json},
 };
 
-/// Limits of the service: records and bytes of a request, bytes of a record and characters of its key. Streams
-/// can be raised above these; they are what every stream takes.
+/// Limits of the service that hold for every stream: records and bytes of a request, bytes of a record and
+/// characters of its key.
 const REQUEST_RECORDS_MAX: usize = 500;
 const REQUEST_BYTES_MAX: usize = 5 << 20;
 const RECORD_BYTES_MAX: usize = 1 << 20;
 const PARTITION_KEY_CHARS_MAX: usize = 256;
 
-/// Stored bytes in an attempt: room for what JSON adds, so that an attempt is one request as a rule.
+/// Stored bytes in an attempt. Leaves room for the overhead of JSON, so that an attempt is usually one request.
 const BATCH_BYTES_MAX: usize = 2 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One data stream.
 pub(crate) struct Kinesis {
-    target: Target,
+    access: StreamAccess,
     /// Made by the first attempt, because the credentials of the environment are read asynchronously.
     client: OnceCell<Client>,
 }
 
-/// A record and the place of its event in the attempt.
+/// A record and the index of its event in the attempt.
 struct Record {
-    place: usize,
+    index: usize,
     bytes: usize,
     entry: PutRecordsRequestEntry,
 }
 
 impl Kinesis {
     pub(crate) fn check(config: &KinesisConfig, policy: &EgressPolicy) -> Result<(), ConfigError> {
-        Target::new(config, policy).map(drop)
+        StreamAccess::new(config, policy).map(drop)
     }
 
     pub(crate) fn new(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Self, ConfigError> {
-        Ok(Self { target: Target::new(config, policy)?, client: OnceCell::new() })
+        Ok(Self { access: StreamAccess::new(config, policy)?, client: OnceCell::new() })
     }
 
     /// One outcome for each of `records`, in order.
     async fn put(&self, records: Vec<PutRecordsRequestEntry>) -> Vec<Outcome> {
         let count = records.len();
         let request = async {
-            let client = self.client.get_or_init(|| self.target.connect()).await;
-            client.put_records().stream_arn(self.target.arn()).set_records(Some(records)).send().await
+            let client = self.client.get_or_init(|| self.access.connect()).await;
+            client.put_records().stream_arn(self.access.arn()).set_records(Some(records)).send().await
         };
         match timeout(REQUEST_TIMEOUT, request).await {
             Ok(Ok(output)) => answer::by_record(&output, count),
@@ -89,26 +89,26 @@ impl Sink for Kinesis {
 
     fn attempt(&self, events: Vec<Delivery>) -> AttemptFuture<'_> {
         Box::pin(async move {
-            let mut settled = Vec::with_capacity(events.len());
+            let mut outcomes = Vec::with_capacity(events.len());
             let mut records = Vec::with_capacity(events.len());
-            for (place, delivery) in events.iter().enumerate() {
-                match encode(place, delivery) {
+            for (index, delivery) in events.iter().enumerate() {
+                match encode(index, delivery) {
                     Ok(record) => records.push(record),
-                    Err(why) => settled.push((place, Outcome::Rejected { why })),
+                    Err(why) => outcomes.push((index, Outcome::Rejected { why })),
                 }
             }
             for request in requests(records) {
-                let (places, entries): (Vec<_>, Vec<_>) =
-                    request.into_iter().map(|record| (record.place, record.entry)).unzip();
-                settled.extend(places.into_iter().zip(self.put(entries).await));
+                let (indexes, entries): (Vec<_>, Vec<_>) =
+                    request.into_iter().map(|record| (record.index, record.entry)).unzip();
+                outcomes.extend(indexes.into_iter().zip(self.put(entries).await));
             }
-            settled.sort_unstable_by_key(|(place, _)| *place);
-            settled.into_iter().map(|(_, outcome)| outcome).collect()
+            outcomes.sort_unstable_by_key(|(index, _)| *index);
+            outcomes.into_iter().map(|(_, outcome)| outcome).collect()
         })
     }
 }
 
-fn encode(place: usize, delivery: &Delivery) -> Result<Record, Failure> {
+fn encode(index: usize, delivery: &Delivery) -> Result<Record, Failure> {
     let mut data = Vec::with_capacity(delivery.bytes.len() + OVERHEAD_BYTES);
     let event = write_json(&mut data, delivery)?;
     let key = partition_key(&event, delivery);
@@ -122,10 +122,10 @@ fn encode(place: usize, delivery: &Delivery) -> Result<Record, Failure> {
         .partition_key(key)
         .build()
         .expect("data and partition key are set");
-    Ok(Record { place, bytes, entry })
+    Ok(Record { index, bytes, entry })
 }
 
-/// The event's own key, so that consumers can find its shard; the hash of one that Kinesis would not take.
+/// The event's own key, so that consumers can find its shard, or the hash of a key that is too long for Kinesis.
 fn partition_key(event: &Event<'_>, delivery: &Delivery) -> String {
     let key = event.partition_key();
     if key.chars().count() <= PARTITION_KEY_CHARS_MAX {
@@ -134,7 +134,7 @@ fn partition_key(event: &Event<'_>, delivery: &Delivery) -> String {
     format!("{:016x}", delivery.key.0)
 }
 
-/// `records` in order, cut where a request would exceed the service's limits.
+/// Splits `records`, in order, into requests within the service's limits.
 fn requests(records: Vec<Record>) -> Vec<Vec<Record>> {
     let mut requests: Vec<Vec<Record>> = Vec::new();
     let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! Where events go: one folder per kind of sink, one attempt per call, one outcome per event.
+//! Destinations of events: one folder per kind of sink, one attempt per call, one outcome per event.
 //!
 //! Owns the encoding for receivers (CloudEvents JSON), signing, and the policy of which addresses may be
 //! connected to. Never retries, never waits for anything but its own attempt, and keeps no event afterwards:
@@ -15,10 +15,14 @@ mod kinesis;
 pub mod memory;
 mod webhook;
 
+mod config_error;
 #[cfg(test)]
 mod fixture;
 
-pub use egress::EgressPolicy;
-pub use factory::{ConfigError, Factory};
-pub use failure::Failure;
-pub use sink::{Abilities, AttemptFuture, Delivery, Outcome, Sink};
+pub use self::{
+    config_error::ConfigError,
+    egress::EgressPolicy,
+    factory::Factory,
+    failure::Failure,
+    sink::{Abilities, AttemptFuture, Delivery, Outcome, Sink},
+};

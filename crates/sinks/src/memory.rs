@@ -1,7 +1,7 @@
-//! A sink for tests: records what it is given and fails as it is told.
+//! A sink for tests: records delivered events and fails on command.
 //!
-//! A fake with the behaviour of a receiver, not a mock: what was delivered is what counts. A [`Network`] stands
-//! for all destinations of a [`crate::Factory::in_memory`]; each is a [`Memory`].
+//! A fake with the behaviour of a receiver, not a mock: tests judge the delivered events. A [`Network`] stands for
+//! all destinations of a [`crate::Factory::in_memory`]; each destination is a [`MemorySink`].
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,14 +14,14 @@ use tokio::sync::watch;
 
 use crate::{Abilities, AttemptFuture, Delivery, Failure, Outcome, Sink};
 
-/// All destinations by name, made when first asked for. Clones share them.
+/// All destinations by name, each made at its first use. Clones share them.
 #[derive(Clone, Default)]
-pub struct Network(Arc<Mutex<HashMap<String, Arc<Memory>>>>);
+pub struct Network(Arc<Mutex<HashMap<String, Arc<MemorySink>>>>);
 
 impl Network {
     /// The destination called `name`: a webhook's URL or a Kinesis stream's ARN, byte for byte.
     #[must_use]
-    pub fn sink(&self, name: &str) -> Arc<Memory> {
+    pub fn sink(&self, name: &str) -> Arc<MemorySink> {
         self.0.lock().entry(name.to_owned()).or_default().clone()
     }
 }
@@ -33,22 +33,22 @@ pub(crate) fn destination(config: &SinkConfig) -> &str {
     }
 }
 
-/// One destination. It takes single events and delivers them at once until told otherwise. A batch that is atomic fails
-/// whole, with the failure of its first event that fails.
-pub struct Memory {
+/// One destination. Takes single events and delivers them at once unless set otherwise. An atomic batch fails whole,
+/// with the outcome of its first event that fails.
+pub struct MemorySink {
     script: Mutex<Script>,
     mode: watch::Sender<Mode>,
     deliveries: watch::Sender<Vec<Delivery>>,
-    attempts: watch::Sender<Attempts>,
+    attempts: watch::Sender<AttemptCounts>,
 }
 
-/// How many attempts there were.
+/// Counts of attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Attempts {
+pub struct AttemptCounts {
     pub started: usize,
     /// Started and neither answered nor aborted.
     pub running: usize,
-    /// Most that ran at the same time.
+    /// Highest number of concurrent attempts so far.
     pub running_max: usize,
 }
 
@@ -65,7 +65,7 @@ struct Script {
     by_key: HashMap<KeyHash, Outcome>,
 }
 
-impl Default for Memory {
+impl Default for MemorySink {
     fn default() -> Self {
         let abilities = Abilities {
             batch_events_max: 1,
@@ -83,17 +83,17 @@ impl Default for Memory {
     }
 }
 
-impl Memory {
+impl MemorySink {
     pub fn set_abilities(&self, abilities: Abilities) {
         self.script.lock().abilities = abilities;
     }
 
-    /// The next `events` events end with `outcome`.
+    /// Ends the next `events` events with `outcome`.
     pub fn fail_next(&self, events: usize, outcome: Outcome) {
         self.script.lock().next.extend(std::iter::repeat_n(outcome, events));
     }
 
-    /// Every event of `key` ends with `outcome` until [`Self::heal_key`].
+    /// Ends every event of `key` with `outcome` until [`Self::heal_key`].
     pub fn fail_key(&self, key: KeyHash, outcome: Outcome) {
         self.script.lock().by_key.insert(key, outcome);
     }
@@ -102,50 +102,50 @@ impl Memory {
         self.script.lock().by_key.remove(&key);
     }
 
-    /// Every attempt ends with [`Outcome::SinkDown`] until [`Self::up`]; hung ones end so at once.
+    /// Ends every attempt with [`Outcome::SinkDown`] until [`Self::up`], hung attempts at once.
     pub fn down(&self) {
         self.mode.send_replace(Mode::Down);
     }
 
-    /// Attempts neither end nor deliver until [`Self::up`] or [`Self::down`].
+    /// Holds every attempt until [`Self::up`] or [`Self::down`].
     pub fn hang(&self) {
         self.mode.send_replace(Mode::Hang);
     }
 
-    /// Attempts go through again; hung ones go on.
+    /// Lets attempts through again, hung ones too.
     pub fn up(&self) {
         self.mode.send_replace(Mode::Up);
     }
 
-    /// All that was delivered, in order of arrival, repeats included.
+    /// The delivered events in order of arrival, repeats included.
     #[must_use]
     pub fn delivered(&self) -> Vec<Delivery> {
         self.deliveries.borrow().clone()
     }
 
-    /// Waits until `enough` holds for all that was delivered. The caller sets the deadline.
+    /// Waits until `enough` holds for the delivered events. The caller sets the deadline.
     pub async fn delivered_when(&self, mut enough: impl FnMut(&[Delivery]) -> bool) -> Vec<Delivery> {
         let mut deliveries = self.deliveries.subscribe();
         deliveries.wait_for(|deliveries| enough(deliveries)).await.expect("the sender lives in self").clone()
     }
 
     #[must_use]
-    pub fn attempts(&self) -> Attempts {
+    pub fn attempts(&self) -> AttemptCounts {
         *self.attempts.borrow()
     }
 
     /// Waits until `enough` holds for the attempts. The caller sets the deadline.
-    pub async fn attempts_when(&self, mut enough: impl FnMut(Attempts) -> bool) -> Attempts {
+    pub async fn attempts_when(&self, mut enough: impl FnMut(AttemptCounts) -> bool) -> AttemptCounts {
         let mut attempts = self.attempts.subscribe();
         *attempts.wait_for(|attempts| enough(*attempts)).await.expect("the sender lives in self")
     }
 
-    async fn settled_mode(&self) -> Mode {
+    async fn mode_after_hanging(&self) -> Mode {
         let mut mode = self.mode.subscribe();
         *mode.wait_for(|mode| *mode != Mode::Hang).await.expect("the sender lives in self")
     }
 
-    fn take(&self, events: Vec<Delivery>) -> Vec<Outcome> {
+    fn receive(&self, events: Vec<Delivery>) -> Vec<Outcome> {
         let mut script = self.script.lock();
         let mut outcomes: Vec<_> = events
             .iter()
@@ -167,18 +167,18 @@ impl Memory {
     }
 }
 
-impl Sink for Memory {
+impl Sink for MemorySink {
     fn abilities(&self) -> Abilities {
         self.script.lock().abilities
     }
 
     fn attempt(&self, events: Vec<Delivery>) -> AttemptFuture<'_> {
         Box::pin(async move {
-            let _running = Running::start(&self.attempts);
-            match self.settled_mode().await {
-                Mode::Up => self.take(events),
+            let _running = RunningAttempt::start(&self.attempts);
+            match self.mode_after_hanging().await {
+                Mode::Up => self.receive(events),
                 Mode::Down | Mode::Hang => {
-                    let why = Failure::new(Failure::CONNECT, "told to be down");
+                    let why = Failure::new(Failure::CONNECT, "set to be down");
                     vec![Outcome::SinkDown { after: None, why }; events.len()]
                 }
             }
@@ -187,10 +187,10 @@ impl Sink for Memory {
 }
 
 /// Counts an attempt until it ends or is aborted.
-struct Running<'a>(&'a watch::Sender<Attempts>);
+struct RunningAttempt<'a>(&'a watch::Sender<AttemptCounts>);
 
-impl<'a> Running<'a> {
-    fn start(attempts: &'a watch::Sender<Attempts>) -> Self {
+impl<'a> RunningAttempt<'a> {
+    fn start(attempts: &'a watch::Sender<AttemptCounts>) -> Self {
         attempts.send_modify(|attempts| {
             attempts.started += 1;
             attempts.running += 1;
@@ -200,7 +200,7 @@ impl<'a> Running<'a> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for RunningAttempt<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|attempts| attempts.running -= 1);
     }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_fails_as_told_and_records_only_what_it_took() {
+    async fn memory_sink_fails_on_command_and_records_only_delivered_events() {
         let sink = Network::default().sink("https://a.example");
         sink.set_abilities(Abilities { atomic_batch: false, ..sink.abilities() });
         sink.fail_next(1, retry());
@@ -234,23 +234,23 @@ mod tests {
         sink.set_abilities(Abilities { atomic_batch: true, ..sink.abilities() });
         sink.fail_key(KeyHash(2), retry());
         assert_eq!(sink.attempt(events.to_vec()).await, vec![retry(); 4]);
-        assert_eq!(sink.delivered().len(), 3, "of a batch that fails whole nothing is delivered");
+        assert_eq!(sink.delivered().len(), 3, "an atomic batch that fails delivers nothing");
     }
 
     #[tokio::test]
-    async fn a_hung_attempt_ends_when_told_and_counts_until_then() {
-        let sink = Memory::default();
+    async fn hung_attempt_counts_as_running_until_it_ends_or_is_dropped() {
+        let sink = MemorySink::default();
         sink.hang();
         let mut hung = sink.attempt(vec![delivery(1)]);
         assert!((&mut hung).now_or_never().is_none());
-        assert_eq!(sink.attempts(), Attempts { started: 1, running: 1, running_max: 1 });
+        assert_eq!(sink.attempts(), AttemptCounts { started: 1, running: 1, running_max: 1 });
         sink.up();
         assert_eq!(hung.await, [Outcome::Delivered]);
         sink.hang();
         let mut aborted = sink.attempt(vec![delivery(2)]);
         assert!((&mut aborted).now_or_never().is_none());
         drop(aborted);
-        assert_eq!(sink.attempts(), Attempts { started: 2, running: 0, running_max: 1 });
+        assert_eq!(sink.attempts(), AttemptCounts { started: 2, running: 0, running_max: 1 });
         sink.down();
         assert!(matches!(sink.attempt(vec![delivery(2)]).await[..], [Outcome::SinkDown { .. }]));
         assert_eq!(sink.delivered().len(), 1);

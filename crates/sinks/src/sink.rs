@@ -12,6 +12,7 @@ use crate::Failure;
 /// An attempt never retries and ends within the sink's own timeout. Dropping the future aborts it; whether the
 /// receiver took the events is then unknown.
 pub trait Sink: Send + Sync + 'static {
+    /// The limits that an attempt must keep within.
     fn abilities(&self) -> Abilities;
 
     /// Tries once to deliver `events`, which keep within [`Sink::abilities`]. One outcome per event, in order.
@@ -34,16 +35,16 @@ pub struct Delivery {
     pub dataschema: Option<Arc<str>>,
 }
 
-/// What became of one event in one attempt.
+/// The result of one attempt for one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Delivered,
-    /// This may work later; `after` is what the receiver asked for.
+    /// A later attempt may succeed; `after` is the delay that the receiver asked for.
     Retry {
         after: Option<Duration>,
         why: Failure,
     },
-    /// This event will never be taken.
+    /// The receiver will never take this event.
     Rejected {
         why: Failure,
     },
@@ -54,14 +55,14 @@ pub enum Outcome {
     },
 }
 
-/// What a kind of sink can do; delivery plans its attempts by it.
+/// Limits and guarantees of a sink's attempts, by which delivery plans them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abilities {
-    /// Most events in one attempt.
+    /// Maximum number of events in one attempt.
     pub batch_events_max: usize,
-    /// Most stored bytes in one attempt of several events.
+    /// Maximum of stored bytes in one attempt of several events.
     pub batch_bytes_max: usize,
-    /// Most stored bytes of one event.
+    /// Maximum of stored bytes of one event.
     pub event_bytes_max: usize,
     /// Two events of one key may share an attempt and keep their order.
     pub keeps_key_order_in_batch: bool,

@@ -8,15 +8,16 @@ mod pool;
 mod signature;
 mod template;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use fanfare_environment::Clock;
 use fanfare_model::{Event, WebhookConfig};
 use http::Uri;
 use tokio::time::Instant;
 
 pub(crate) use self::signature::random_secret;
-use self::{pool::Pool, template::Template};
+use self::{answer::BodyEnd, pool::Pool, template::RequestTemplate};
 use crate::{
     Abilities, AttemptFuture, ConfigError, Delivery, EgressPolicy, Outcome, Sink,
     cloudevent::{OVERHEAD_BYTES, write_json},
@@ -28,29 +29,33 @@ const EVENT_BYTES_MAX: usize = 4 << 20;
 
 /// One destination and its connections.
 pub(crate) struct Webhook {
-    template: Template,
+    template: RequestTemplate,
     pool: Pool,
     timeout: Duration,
+    /// None if each event is a request of its own.
     batch_events_max: Option<usize>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Webhook {
     pub(crate) fn check(config: &WebhookConfig, policy: &EgressPolicy) -> Result<(), ConfigError> {
-        Template::new(config, policy).map(drop)
+        RequestTemplate::new(config, policy).map(drop)
     }
 
     pub(crate) fn new(
         config: &WebhookConfig,
         policy: &EgressPolicy,
+        clock: Arc<dyn Clock>,
         connect: impl FnOnce(&Uri) -> Connector,
     ) -> Result<Self, ConfigError> {
-        let template = Template::new(config, policy)?;
+        let template = RequestTemplate::new(config, policy)?;
         let connector = connect(template.origin());
         Ok(Self {
             pool: Pool::new(connector, template.origin().clone()),
             template,
             timeout: Duration::from_millis(config.timeout_ms.into()),
             batch_events_max: config.batch_events.then_some(config.batch_events_max as usize),
+            clock,
         })
     }
 
@@ -97,12 +102,21 @@ impl Webhook {
 
     async fn request(&self, message_id: &str, body: Vec<u8>) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        let request =
-            self.template.request(message_id, Bytes::from(body), jiff::Timestamp::now().as_second());
+        let request = self.template.request(message_id, Bytes::from(body), self.unix_seconds());
         match self.pool.send(request, deadline).await {
-            Ok(answered) => answered.finish(deadline).await,
-            Err(unanswered) => unanswered.into(),
+            Ok((response, connection)) => {
+                let (outcome, body) = answer::read(response, deadline, self.unix_seconds()).await;
+                if body == BodyEnd::Reached {
+                    self.pool.put_back(connection);
+                }
+                outcome
+            }
+            Err(error) => error.into(),
         }
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        i64::try_from(self.clock.unix_ms() / 1_000).unwrap_or(i64::MAX)
     }
 }
 

@@ -22,15 +22,16 @@ use std::{
 };
 
 use fanfare_catalog::{CatalogOptions, EventTypeStatus, NewEventType, NewSubscription, SinkChange, Tenant};
+use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use fanfare_model::{
-    Event, KeyHash, Offset, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
+    Event, KeyHash, Offset, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
     WebhookConfig, WebhookMethod,
 };
 use fanfare_partition::{PartitionOptions, RecordBatchBuilder};
 use fanfare_sinks::{
     Delivery as Delivered, EgressPolicy, Failure, Outcome as Answer,
-    memory::{Memory, Network},
+    memory::{MemorySink, Network},
 };
 use tokio::time::{interval, timeout};
 
@@ -186,6 +187,7 @@ impl World {
             dead_letters: vec![open(PartitionId::dead_letters(0), &letters).await],
             sinks: Factory::in_memory(
                 EgressPolicy { allow_http: true, allow_loopback: true, ..EgressPolicy::default() },
+                Environment::system(),
                 machine.network.clone(),
             ),
             clock: machine.clock.clone(),
@@ -222,7 +224,7 @@ impl World {
         self.catalog.authenticate(&self.key).expect("the key was made here")
     }
 
-    fn sink(&self, name: &str) -> Arc<Memory> {
+    fn sink(&self, name: &str) -> Arc<MemorySink> {
         self.machine.network.sink(&destination(name))
     }
 
@@ -380,7 +382,7 @@ fn webhook(name: &str) -> SinkConfig {
         batch_events: false,
         batch_events_max: 1,
         timeout_ms: 5_000,
-        signing_secret: Factory::signing_secret(),
+        signing_secret: Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
         twilio_auth_token: None,
     })
 }

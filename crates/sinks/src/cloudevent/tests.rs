@@ -1,24 +1,24 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fixture::Stored;
+use crate::fixture::EventBuilder;
 
-fn text_of(stored: Stored) -> String {
+fn text_of(stored: EventBuilder) -> String {
     let mut out = Vec::new();
     write_json(&mut out, &stored.delivery()).unwrap();
     String::from_utf8(out).unwrap()
 }
 
-fn json_of(stored: Stored) -> Value {
+fn json_of(stored: EventBuilder) -> Value {
     serde_json::from_str(&text_of(stored)).unwrap()
 }
 
-fn order() -> Stored {
-    Stored::new("1", "/orders", "com.acme.order.paid")
+fn order() -> EventBuilder {
+    EventBuilder::new("1", "/orders", "com.acme.order.paid")
 }
 
 #[test]
-fn the_smallest_event_gets_its_append_time_and_no_data() {
+fn minimal_event_gets_its_append_time_and_no_data() {
     assert_eq!(
         text_of(order()),
         r#"{"specversion":"1.0","id":"1","source":"/orders","type":"com.acme.order.paid","time":"2026-07-21T12:00:00.007Z"}"#
@@ -67,7 +67,7 @@ fn json_data_is_copied_byte_for_byte() {
 }
 
 #[test]
-fn data_that_is_not_json_cannot_break_out_of_its_place() {
+fn malformed_json_data_cannot_change_the_surrounding_object() {
     for bad in ["", "{", "1 2", "{}, \"id\":\"2\"", "\u{feff}{}", "{\"a\":1}}", "nul", "'a'", "\"\n\""] {
         let declared = json_of(order().text("datacontenttype", "application/json").data_text(bad));
         assert_eq!(declared["data"], json!(bad));
@@ -97,7 +97,7 @@ fn other_data_is_a_string_or_base64() {
 }
 
 #[test]
-fn the_pinned_schema_replaces_the_producers() {
+fn pinned_schema_replaces_the_producers_schema() {
     let delivery = crate::Delivery {
         dataschema: Some("urn:fanfare:schema:orders:2".into()),
         ..order().text("dataschema", "urn:fanfare:schema:orders:1").data_text("1").delivery()
@@ -110,14 +110,14 @@ fn the_pinned_schema_replaces_the_producers() {
 }
 
 #[test]
-fn an_attribute_given_twice_counts_once_with_its_last_value() {
+fn repeated_attribute_appears_once_with_its_last_value() {
     let text = text_of(order().text("subject", "first").text("region", "eu").text("subject", "last"));
     assert_eq!(text.matches("subject").count(), 1);
     assert!(text.contains(r#""subject":"last","region":"eu""#), "{text}");
 }
 
 #[test]
-fn what_cannot_be_expressed_is_an_error_and_leaves_no_trace() {
+fn inexpressible_event_is_an_error_and_leaves_the_buffer_unchanged() {
     for stored in [
         order().text("id", "2"),
         order().text("data", "2"),
@@ -138,7 +138,7 @@ fn what_cannot_be_expressed_is_an_error_and_leaves_no_trace() {
 proptest::proptest! {
     #[test]
     fn any_text_survives_as_json(id in ".+", subject in ".+", data in ".*") {
-        let event = json_of(Stored::new(&id, "/s", "t").text("subject", &subject).text("datacontenttype", "text/plain").data_text(&data));
+        let event = json_of(EventBuilder::new(&id, "/s", "t").text("subject", &subject).text("datacontenttype", "text/plain").data_text(&data));
         proptest::prop_assert_eq!(&event["id"], &json!(id));
         proptest::prop_assert_eq!(&event["subject"], &json!(subject));
         proptest::prop_assert_eq!(&event["data"], &json!(data));

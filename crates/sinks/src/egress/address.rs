@@ -1,4 +1,4 @@
-//! What kind of address an address is: pure tables.
+//! The kinds of addresses: pure tables.
 //!
 //! The standard library's `is_private` and `is_loopback` are not used to decide: they miss shared address space,
 //! translated and mapped forms. Registries: <https://www.iana.org/assignments/iana-ipv4-special-registry>,
@@ -37,7 +37,7 @@ const GLOBAL_V6: (u128, u32) = v6(0x2000, 0, 0, 3);
 const NOT_PUBLIC_V6: [(u128, u32); 4] =
     [v6(0x2001, 0, 0, 23), v6(0x2001, 0xdb8, 0, 32), v6(0x2002, 0, 0, 16), v6(0x3fff, 0, 0, 20)];
 
-/// IPv4 at the end of an address, as a router that translates would take it.
+/// Networks whose addresses end in an IPv4 address, to which a translating router forwards.
 const MAPPED: (u128, u32) = (0xffff_u128 << 32, 96);
 const COMPATIBLE: (u128, u32) = (0, 96);
 const TRANSLATED: (u128, u32) = v6(0x64, 0xff9b, 0, 96);
@@ -45,7 +45,7 @@ const TRANSLATED_LOCALLY: (u128, u32) = v6(0x64, 0xff9b, 1, 48);
 /// IPv4 right after the prefix.
 const SIX_TO_FOUR: (u128, u32) = v6(0x2002, 0, 0, 16);
 
-/// The address that packets to `address` may end up at: itself, or the IPv4 address that it carries.
+/// The address that packets to `address` may reach: `address` itself, or the IPv4 address within.
 pub(super) fn effective(address: IpAddr) -> IpAddr {
     let IpAddr::V6(six) = address else { return address };
     let bits = six.to_bits();
@@ -65,7 +65,7 @@ pub(super) fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// Services that hand credentials to whoever can connect: no allow-list opens them, in whichever form.
+/// True for services that give credentials to every client that can connect. No allow-list opens them, in any form.
 pub(super) fn is_metadata_service(address: IpAddr) -> bool {
     const FOUR: [Ipv4Addr; 8] = [
         Ipv4Addr::new(169, 254, 169, 254),

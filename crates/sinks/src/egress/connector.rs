@@ -1,4 +1,4 @@
-//! Connects to vetted addresses: resolve, refuse if any answer is forbidden, dial exactly what was vetted.
+//! Connects to allowed addresses: resolve, refuse if any address is forbidden, dial exactly the checked ones.
 
 use std::{
     future::Future,
@@ -26,15 +26,15 @@ use tower::Service;
 use super::EgressPolicy;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A name with more addresses is used with its first ones; all are vetted.
+/// Of a name with more addresses the first ones are dialled; all are checked.
 const ADDRESSES_DIALLED_MAX: usize = 8;
 /// Head start of each address over the next one (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(100);
 
-/// A connection to a destination, encrypted or not as its scheme says.
+/// A connection to a destination, encrypted if the scheme is `https`.
 pub(crate) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// Why there is no connection.
+/// The reason that there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     #[error("the destination's address is not allowed")]
@@ -56,30 +56,30 @@ pub(crate) struct Connector(HttpsConnector<Dialer>);
 impl Connector {
     /// Trusts the certificate authorities that the operating system trusts, or those in `SSL_CERT_FILE`.
     pub(crate) fn with_system_roots(policy: Arc<EgressPolicy>) -> Self {
-        let trusting = tls().with_native_roots().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no certificate authorities found, https sinks will fail: set SSL_CERT_FILE");
+        let roots = tls().with_native_roots().unwrap_or_else(|error| {
+            tracing::warn!(%error, "failed to load certificate authorities; https sinks fail until SSL_CERT_FILE is set and the node restarted");
             tls().with_root_certificates(RootCertStore::empty())
         });
-        Self::trusting(policy, trusting)
+        Self::with_verifier(policy, roots)
     }
 
-    /// Trusts nobody: for plain `http`.
+    /// Trusts no certificate authority: for plain `http`.
     pub(crate) fn without_roots(policy: Arc<EgressPolicy>) -> Self {
-        Self::trusting(policy, tls().with_root_certificates(RootCertStore::empty()))
+        Self::with_verifier(policy, tls().with_root_certificates(RootCertStore::empty()))
     }
 
     #[cfg(test)]
     pub(crate) fn with_roots(policy: Arc<EgressPolicy>, roots: RootCertStore) -> Self {
-        Self::trusting(policy, tls().with_root_certificates(roots))
+        Self::with_verifier(policy, tls().with_root_certificates(roots))
     }
 
-    fn trusting(policy: Arc<EgressPolicy>, roots: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
+    fn with_verifier(policy: Arc<EgressPolicy>, roots: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
         let config = roots.with_no_client_auth();
         let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1();
         Self(https.wrap_connector(Dialer { policy }))
     }
 
-    /// Connects to the host of `origin` within `limit`, and within 5 s in any case.
+    /// Connects to the host of `origin` within `limit`, at most 5 s.
     pub(crate) async fn connect(&self, origin: Uri, limit: Duration) -> Result<Stream, DialError> {
         let limit = limit.min(CONNECT_TIMEOUT);
         match timeout(limit, self.0.clone().call(origin)).await {
@@ -116,7 +116,7 @@ pub(crate) async fn resolve(
     Ok(addresses)
 }
 
-/// Opens TCP connections to vetted addresses.
+/// Opens TCP connections to allowed addresses.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     policy: Arc<EgressPolicy>,
@@ -127,10 +127,10 @@ impl Dialer {
         let host = uri.host().ok_or_else(|| DialError::Resolve(io::ErrorKind::InvalidInput.into()))?;
         let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
         let addresses = resolve(&self.policy, host, uri.port_u16().unwrap_or(default_port)).await?;
-        let attempts = (0..).zip(addresses).map(|(turn, address)| {
+        let attempts = (0..).zip(addresses).map(|(index, address)| {
             Box::pin(async move {
-                if turn > 0 {
-                    sleep(HEAD_START * turn).await;
+                if index > 0 {
+                    sleep(HEAD_START * index).await;
                 }
                 TcpStream::connect(address).await
             })

@@ -1,4 +1,4 @@
-//! Reading a destination's URL so that what is judged, what is dialled and what is signed are the same thing.
+//! Reads a destination's URL so that check, connection and signature see the same host.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use super::EgressPolicy;
 
 const URL_CHARS_MAX: usize = 2048;
 
-/// Why a URL is not a destination; the text says what to do.
+/// The reason that a URL is no destination. The text says what to do.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum UrlError {
     #[error("is not a URL ({0}); write it as https://host/path")]
@@ -29,12 +29,13 @@ pub(crate) enum UrlError {
     Address,
 }
 
-/// Parses `text` and checks all that can be told without resolving its name. User info is left to the caller.
+/// Parses `text` and checks everything that needs no name resolution. User info is left to the caller.
 pub(crate) fn parse_url(text: &str, policy: &EgressPolicy) -> Result<Url, UrlError> {
     if text.len() > URL_CHARS_MAX {
         return Err(UrlError::TooLong);
     }
-    // The URL standard drops some of these silently and reads '\' as '/': others then see another host than we do.
+    // The URL standard drops some of these characters silently and reads '\' as '/'. Another parser could then see
+    // another host than this check does.
     if text.chars().any(|symbol| symbol.is_control() || symbol.is_whitespace()) {
         return Err(UrlError::Character("white space or control characters"));
     }

@@ -4,9 +4,9 @@ fn allows(policy: &EgressPolicy, address: &str) -> bool {
     policy.allows(address.parse().unwrap_or_else(|_| panic!("{address} is an address")))
 }
 
-/// First and last address of what is not public, and its neighbours that are.
+/// First and last address of each network that is not public, and the public addresses beside the network.
 #[test]
-fn every_boundary_of_what_is_not_public_is_where_it_should_be() {
+fn boundaries_of_forbidden_networks_are_exact() {
     let policy = EgressPolicy::default();
     for (before, first, last, after) in [
         ("", "0.0.0.0", "0.255.255.255", "1.0.0.0"),
@@ -61,7 +61,7 @@ fn every_boundary_of_what_is_not_public_is_where_it_should_be() {
 }
 
 #[test]
-fn an_ipv4_address_in_disguise_is_judged_as_what_it_is() {
+fn ipv4_address_within_ipv6_is_judged_as_ipv4() {
     let policy = EgressPolicy::default();
     for forbidden in [
         "::ffff:127.0.0.1",
@@ -104,7 +104,7 @@ fn an_ipv4_address_in_disguise_is_judged_as_what_it_is() {
 }
 
 #[test]
-fn the_operator_opens_networks_but_never_metadata_services() {
+fn operator_can_allow_networks_but_never_metadata_services() {
     let open = EgressPolicy {
         allow_cidrs: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         ..EgressPolicy::default()
@@ -136,7 +136,7 @@ fn the_operator_opens_networks_but_never_metadata_services() {
 }
 
 #[test]
-fn loopback_is_opened_alone() {
+fn allowing_loopback_allows_nothing_else() {
     let dev = EgressPolicy { allow_loopback: true, ..EgressPolicy::default() };
     for allowed in ["127.0.0.1", "127.255.255.254", "::1", "::ffff:127.0.0.1"] {
         assert!(allows(&dev, allowed), "{allowed} is loopback");
@@ -187,7 +187,7 @@ fn every_spelling_of_a_forbidden_host_is_refused() {
 }
 
 #[test]
-fn a_url_that_others_could_read_differently_is_refused() {
+fn ambiguous_or_unsupported_url_is_refused() {
     let policy = EgressPolicy::default();
     for (url, problem) in [
         ("https://example.com\\@127.0.0.1/", UrlError::Character("a backslash")),

@@ -1,4 +1,4 @@
-//! What an answer of the service, or the lack of one, means for the events of a request.
+//! The outcome of a request's events, from the service's answer or from the error that came instead.
 
 use std::error::Error;
 
@@ -17,10 +17,10 @@ pub(super) fn by_record(output: &PutRecordsOutput, count: usize) -> Vec<Outcome>
         let message = format!("the service answered for {} of {count} records", results.len());
         return vec![retry(Failure::new(Failure::PROTOCOL, &message)); count];
     }
-    results.iter().map(of_record).collect()
+    results.iter().map(record_outcome).collect()
 }
 
-fn of_record(result: &PutRecordsResultEntry) -> Outcome {
+fn record_outcome(result: &PutRecordsResultEntry) -> Outcome {
     let Some(code) = result.error_code() else { return Outcome::Delivered };
     let class = match code {
         "ProvisionedThroughputExceededException" => Failure::THROTTLED,
@@ -31,7 +31,7 @@ fn of_record(result: &PutRecordsResultEntry) -> Outcome {
 
 /// The outcome of all `count` records of a request that failed as a whole.
 ///
-/// A request that the service calls invalid says nothing about which record is to blame, unless there is only one.
+/// An invalid request does not name the invalid record. Only with one record is that record to blame.
 pub(super) fn for_all(error: &SdkError<PutRecordsError>, count: usize) -> Outcome {
     let answered = match error {
         SdkError::ServiceError(answered) => answered,
@@ -66,7 +66,7 @@ fn retry(why: Failure) -> Outcome {
     Outcome::Retry { after: None, why }
 }
 
-/// Names what failed before an answer was read, without telling a tenant what a name resolved to.
+/// Names the step that failed before an answer was read, without telling a tenant the addresses of a name.
 fn no_answer(error: &SdkError<PutRecordsError>) -> Failure {
     if let Some(dial) = dial_error(error) {
         return match dial {

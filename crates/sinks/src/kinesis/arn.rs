@@ -1,4 +1,4 @@
-//! Amazon resource names, checked so strictly that no part of one can change which host is asked.
+//! Amazon resource names, checked so strictly that no part of a name can change the host that is connected to.
 
 const STREAM_NAME_CHARS_MAX: usize = 128;
 const ROLE_NAME_CHARS_MAX: usize = 576;
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_arn_gives_partition_and_region() {
+    fn stream_arn_gives_partition_and_region() {
         let arn = StreamArn::parse("arn:aws-us-gov:kinesis:us-gov-west-1:123456789012:stream/a_b.c-D9");
         assert_eq!(arn, Some(StreamArn { partition: "aws-us-gov", region: "us-gov-west-1" }));
         for bad in [
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_role_arn_gives_its_partition() {
+    fn role_arn_gives_its_partition() {
         assert_eq!(role_partition("arn:aws:iam::123456789012:role/path/fanfare+writer"), Some("aws"));
         for bad in [
             "arn:aws:iam::123456789012:user/a",

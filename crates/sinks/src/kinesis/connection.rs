@@ -1,9 +1,8 @@
-//! Where a stream is and as whom it is written to.
+//! The location of a stream and the credentials that write to it.
 //!
-//! The broker's own credentials (environment, profile, container or instance) assume the sink's role. Without a role
-//! they are used as they are, which the operator must have allowed. Those and the service's own hosts are the
-//! operator's and Amazon's matter; only a tenant's `endpoint_override` goes through
-//! the policy of which addresses may be connected to.
+//! The node's own credentials (environment, profile, container or instance) assume the sink's role. Without a role
+//! the node's credentials are used directly, if the operator allows that. The egress policy covers a tenant's
+//! `endpoint_override` only: the hosts of credentials and of the service belong to the operator and to Amazon.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,12 +30,12 @@ const SESSION_NAME: &str = "fanfare";
 
 /// A checked configuration.
 #[derive(Clone)]
-pub(super) struct Target {
+pub(super) struct StreamAccess {
     arn: String,
     region: String,
     role: Option<Role>,
     endpoint: Option<Endpoint>,
-    broker: Broker,
+    node_credentials: NodeCredentials,
 }
 
 #[derive(Clone)]
@@ -45,24 +44,24 @@ struct Role {
     external_id: Option<String>,
 }
 
-/// An endpoint of the tenant's choice, and where it may be.
+/// An endpoint chosen by the tenant, and the policy of addresses for it.
 #[derive(Clone)]
 struct Endpoint {
     url: String,
     policy: Arc<EgressPolicy>,
 }
 
-/// Who the broker is to Amazon.
+/// Source of the node's own credentials.
 #[derive(Clone)]
-enum Broker {
+enum NodeCredentials {
     Environment,
     #[cfg(test)]
-    Known {
+    Fixed {
         sts_url: String,
     },
 }
 
-impl Target {
+impl StreamAccess {
     pub(super) fn new(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Self, ConfigError> {
         let stream = StreamArn::parse(&config.arn).ok_or_else(|| ConfigError {
             field: "kinesis.arn",
@@ -75,13 +74,13 @@ impl Target {
             endpoint: endpoint(config, policy)?,
             region: stream.region.to_owned(),
             arn: config.arn.clone(),
-            broker: Broker::Environment,
+            node_credentials: NodeCredentials::Environment,
         })
     }
 
     #[cfg(test)]
-    pub(super) fn with_known_broker(self, sts_url: String) -> Self {
-        Self { broker: Broker::Known { sts_url }, ..self }
+    pub(super) fn with_fixed_credentials(self, sts_url: String) -> Self {
+        Self { node_credentials: NodeCredentials::Fixed { sts_url }, ..self }
     }
 
     pub(super) fn arn(&self) -> &str {
@@ -90,7 +89,7 @@ impl Target {
 
     /// A client with credentials; it connects with its first request.
     pub(super) async fn connect(&self) -> Client {
-        let base = self.base().await;
+        let base = self.base_config().await;
         let mut config = aws_sdk_kinesis::config::Builder::from(&base);
         if let Some(role) = &self.role {
             let assumed = AssumeRoleProvider::builder(&role.arn).session_name(SESSION_NAME).configure(&base);
@@ -101,41 +100,40 @@ impl Target {
             config = config.credentials_provider(assumed.build().await);
         }
         if let Some(endpoint) = &self.endpoint {
-            let vetted = vetted_http(endpoint.policy.clone());
-            config = config.endpoint_url(&endpoint.url).http_client(vetted);
+            config = config.endpoint_url(&endpoint.url).http_client(restricted_http(endpoint.policy.clone()));
         }
         Client::from_conf(config.build())
     }
 
-    async fn base(&self) -> SdkConfig {
+    async fn base_config(&self) -> SdkConfig {
         let timeouts =
             TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT);
         let loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(self.region.clone()))
-            .http_client(open_http())
+            .http_client(unrestricted_http())
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts.build())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-        match &self.broker {
-            Broker::Environment => loader.load().await,
+        match &self.node_credentials {
+            NodeCredentials::Environment => loader.load().await,
             #[cfg(test)]
-            Broker::Known { sts_url } => {
+            NodeCredentials::Fixed { sts_url } => {
                 let credentials =
-                    aws_sdk_kinesis::config::Credentials::new("AKID", "secret", None, None, "known");
+                    aws_sdk_kinesis::config::Credentials::new("AKID", "secret", None, None, "fixed");
                 loader.credentials_provider(credentials).endpoint_url(sts_url).load().await
             }
         }
     }
 }
 
-fn open_http() -> SharedHttpClient {
+fn unrestricted_http() -> SharedHttpClient {
     Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
-fn vetted_http(policy: Arc<EgressPolicy>) -> SharedHttpClient {
+fn restricted_http(policy: Arc<EgressPolicy>) -> SharedHttpClient {
     Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_with_resolver(VettedResolver { policy })
+        .build_with_resolver(RestrictedResolver { policy })
 }
 
 fn role(
@@ -162,7 +160,8 @@ fn role(
     Ok(Some(Role { arn: arn.clone(), external_id: config.external_id.clone() }))
 }
 
-/// Without a role the node would write as itself, for a tenant that may have no right to the stream.
+/// Refuses a missing role unless the operator allows the node's own credentials: the tenant may have no right to the
+/// stream.
 fn no_role(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Option<Role>, ConfigError> {
     if config.external_id.is_some() {
         return Err(ConfigError {
@@ -197,13 +196,13 @@ fn endpoint(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Option<Endp
     Ok(Some(Endpoint { url, policy: Arc::new(policy.clone()) }))
 }
 
-/// Resolves names to allowed addresses only. Literal addresses never get here: they were judged with the URL.
+/// Resolves names to allowed addresses only. Literal addresses never get here: the URL's check covers them.
 #[derive(Clone, Debug)]
-struct VettedResolver {
+struct RestrictedResolver {
     policy: Arc<EgressPolicy>,
 }
 
-impl ResolveDns for VettedResolver {
+impl ResolveDns for RestrictedResolver {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
             let addresses = resolve(&self.policy, name, 0).await.map_err(ResolveDnsError::new)?;

@@ -1,13 +1,13 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
+use fanfare_environment::Environment;
+use fanfare_model::SinkConfig;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
-use fanfare_model::SinkConfig;
-
 use crate::{
     Factory,
-    fixture::{Answer, Receiver, Seen, Stored, delivery, plain},
+    fixture::{Answer, EventBuilder, ReceivedRequest, Receiver, delivery, plain},
 };
 
 const ARN: &str = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders";
@@ -28,21 +28,21 @@ fn dev() -> EgressPolicy {
 
 fn sink(config: &KinesisConfig, policy: &EgressPolicy) -> Kinesis {
     let endpoint = config.endpoint_override.clone().unwrap();
-    let target = Target::new(config, policy).unwrap().with_known_broker(endpoint);
-    Kinesis { target, client: OnceCell::new() }
+    let access = StreamAccess::new(config, policy).unwrap().with_fixed_credentials(endpoint);
+    Kinesis { access, client: OnceCell::new() }
 }
 
-/// The service, as far as `PutRecords` shows it: `failing` says which records fail, by their event's id.
+/// A service that answers `PutRecords`. `failing` gives the error code of an event by its id.
 async fn service(failing: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'static) -> Receiver {
     Receiver::start(move |seen| put_records(seen, &failing)).await
 }
 
-fn put_records(seen: &Seen, failing: &impl Fn(&str) -> Option<&'static str>) -> Answer {
+fn put_records(seen: &ReceivedRequest, failing: &impl Fn(&str) -> Option<&'static str>) -> Answer {
     assert_eq!(seen.headers["x-amz-target"], "Kinesis_20131202.PutRecords");
     let results: Vec<Value> = records(seen)
         .iter()
         .map(|(_, event)| match failing(event["id"].as_str().unwrap()) {
-            Some(code) => json!({"ErrorCode": code, "ErrorMessage": "as told"}),
+            Some(code) => json!({"ErrorCode": code, "ErrorMessage": "message of the service"}),
             None => json!({"SequenceNumber": "1", "ShardId": "shardId-000000000000"}),
         })
         .collect();
@@ -51,7 +51,7 @@ fn put_records(seen: &Seen, failing: &impl Fn(&str) -> Option<&'static str>) -> 
 }
 
 /// Partition key and event of each record of a request.
-fn records(seen: &Seen) -> Vec<(String, Value)> {
+fn records(seen: &ReceivedRequest) -> Vec<(String, Value)> {
     let request: Value = serde_json::from_slice(&seen.body).unwrap();
     assert_eq!(request["StreamARN"], ARN);
     let records = request["Records"].as_array().unwrap();
@@ -82,8 +82,8 @@ async fn each_record_has_its_own_outcome_by_position() {
     })
     .await;
     let sink = sink(&config(&format!("http://{}", service.address)), &dev());
-    let unencodable = Stored::new("bad", "/orders", "t").text("Upper", "x").delivery();
-    let huge = Stored::new("huge", "/orders", "t").data_text(&"x".repeat(RECORD_BYTES_MAX)).delivery();
+    let unencodable = EventBuilder::new("bad", "/orders", "t").text("Upper", "x").delivery();
+    let huge = EventBuilder::new("huge", "/orders", "t").data_text(&"x".repeat(RECORD_BYTES_MAX)).delivery();
     let events = vec![delivery(1), unencodable, delivery(2), huge, delivery(3), delivery(4)];
     let outcomes = sink.attempt(events).await;
     assert_eq!(
@@ -98,27 +98,27 @@ async fn each_record_has_its_own_outcome_by_position() {
         ]
     );
     assert!(sink.attempt(vec![]).await.is_empty());
-    assert_eq!(service.seen.lock().len(), 1, "nothing is retried by the sink");
+    assert_eq!(service.requests.lock().len(), 1, "nothing is retried by the sink");
 }
 
 #[tokio::test]
-async fn a_record_is_the_event_under_its_own_key() {
+async fn record_is_the_event_under_its_own_key() {
     let service = service(|_| None).await;
     let sink = sink(&config(&format!("http://{}", service.address)), &dev());
     let keyed =
-        Stored::new("a", "/orders", "t").text("partitionkey", "customer 7").data_text("{}").delivery();
+        EventBuilder::new("a", "/orders", "t").text("partitionkey", "customer 7").data_text("{}").delivery();
     let long_key = "é".repeat(257);
-    let overlong = Stored::new("b", "/orders", "t").text("subject", &long_key).delivery();
+    let overlong = EventBuilder::new("b", "/orders", "t").text("subject", &long_key).delivery();
     let hash = format!("{:016x}", overlong.key.0);
     assert_eq!(sink.attempt(vec![keyed, overlong]).await, [Outcome::Delivered, Outcome::Delivered]);
-    let records = records(&service.last());
+    let records = records(&service.last_request());
     assert_eq!(records[0].0, "customer 7");
     assert_eq!((&records[0].1["id"], &records[0].1["data"]), (&json!("a"), &json!({})));
     assert_eq!((records[1].0.as_str(), &records[1].1["subject"]), (hash.as_str(), &json!(long_key)));
 }
 
 #[tokio::test]
-async fn an_answer_for_other_records_than_asked_settles_none() {
+async fn answer_for_another_number_of_records_settles_none() {
     let body =
         json!({"FailedRecordCount": 0, "Records": [{"SequenceNumber": "1", "ShardId": "s"}]}).to_string();
     let service = Receiver::start(move |_| plain(200, body.clone())).await;
@@ -128,7 +128,7 @@ async fn an_answer_for_other_records_than_asked_settles_none() {
 }
 
 #[tokio::test]
-async fn a_request_refused_as_a_whole_has_one_outcome() {
+async fn request_refused_as_a_whole_has_one_outcome() {
     for (status, code, events, expected) in [
         (400, "ProvisionedThroughputExceededException", 2, ("retry", Failure::THROTTLED)),
         (400, "KMSThrottlingException", 1, ("retry", Failure::THROTTLED)),
@@ -141,7 +141,7 @@ async fn a_request_refused_as_a_whole_has_one_outcome() {
         (500, "InternalFailure", 1, ("down", Failure::SERVICE)),
         (503, "ServiceUnavailable", 2, ("down", Failure::SERVICE)),
     ] {
-        let body = json!({"__type": code, "message": "as told"}).to_string();
+        let body = json!({"__type": code, "message": "message of the service"}).to_string();
         let service = Receiver::start(move |_| plain(status, body.clone())).await;
         let sink = sink(&config(&format!("http://{}", service.address)), &dev());
         let outcomes = sink.attempt((0..events).map(delivery).collect()).await;
@@ -153,14 +153,17 @@ async fn a_request_refused_as_a_whole_has_one_outcome() {
             else {
                 panic!("{code} is a failure")
             };
-            assert_eq!((why.status, why.message.as_str()), (status, format!("{code}: as told").as_str()));
+            assert_eq!(
+                (why.status, why.message.as_str()),
+                (status, format!("{code}: message of the service").as_str())
+            );
         }
-        assert_eq!(service.seen.lock().len(), 1, "{code} was retried by the SDK");
+        assert_eq!(service.requests.lock().len(), 1, "{code} was retried by the SDK");
     }
 }
 
 #[tokio::test]
-async fn without_a_connection_the_sink_is_down() {
+async fn sink_is_down_without_a_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refused = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
@@ -171,7 +174,7 @@ async fn without_a_connection_the_sink_is_down() {
 }
 
 #[tokio::test]
-async fn an_endpoint_whose_name_resolves_to_a_forbidden_address_is_not_dialled() {
+async fn endpoint_that_resolves_to_a_forbidden_address_is_not_dialled() {
     let service = service(|_| None).await;
     let endpoint = config(&format!("http://localhost:{}", service.address.port()));
     let public_only = EgressPolicy { allow_loopback: false, ..dev() };
@@ -182,7 +185,7 @@ async fn an_endpoint_whose_name_resolves_to_a_forbidden_address_is_not_dialled()
 }
 
 #[tokio::test]
-async fn a_role_is_assumed_with_its_external_id() {
+async fn role_is_assumed_with_its_external_id() {
     let service = Receiver::start(|seen| match seen.headers.get("x-amz-target") {
         Some(_) => put_records(seen, &|_| None),
         None => plain(
@@ -203,10 +206,10 @@ async fn a_role_is_assumed_with_its_external_id() {
     for _ in 0..2 {
         assert_eq!(sink.attempt(vec![delivery(1)]).await, [Outcome::Delivered]);
     }
-    let seen = service.seen.lock();
-    let asked = String::from_utf8_lossy(&seen[0].body).into_owned();
+    let seen = service.requests.lock();
+    let request_body = String::from_utf8_lossy(&seen[0].body).into_owned();
     for part in ["Action=AssumeRole&", "role%2Fwriter", "ExternalId=tenant-7", "RoleSessionName=fanfare"] {
-        assert!(asked.contains(part), "{asked}");
+        assert!(request_body.contains(part), "{request_body}");
     }
     assert_eq!(seen.len(), 3, "credentials are kept between attempts");
     for put in &seen[1..] {
@@ -216,7 +219,7 @@ async fn a_role_is_assumed_with_its_external_id() {
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_be_assumed_means_the_sink_is_down() {
+async fn sink_is_down_if_its_role_cannot_be_assumed() {
     let service = Receiver::start(|_| {
         plain(
             403,
@@ -235,14 +238,14 @@ async fn a_role_that_may_not_be_assumed_means_the_sink_is_down() {
 }
 
 #[test]
-fn requests_are_cut_at_the_limits_of_the_service() {
+fn requests_are_split_at_the_limits_of_the_service() {
     let cut = |sizes: &[usize]| -> Vec<usize> {
         let entry = || {
             let entry = PutRecordsRequestEntryBuilder::default().data(Blob::new([])).partition_key("k");
             entry.build().unwrap()
         };
         let records = sizes.iter().enumerate();
-        let records = records.map(|(place, &bytes)| Record { place, bytes, entry: entry() }).collect();
+        let records = records.map(|(index, &bytes)| Record { index, bytes, entry: entry() }).collect();
         requests(records).iter().map(Vec::len).collect()
     };
     assert!(cut(&[]).is_empty());
@@ -263,7 +266,7 @@ fn requests_are_cut_at_the_limits_of_the_service() {
 }
 
 #[tokio::test]
-async fn the_nodes_own_credentials_are_not_lent_unless_the_operator_says_so() {
+async fn node_credentials_are_used_only_if_the_operator_allows_it() {
     let service = service(|_| None).await;
     let endpoint = format!("http://{}", service.address);
     let closed = EgressPolicy { allow_node_credentials: false, ..dev() };
@@ -271,18 +274,18 @@ async fn the_nodes_own_credentials_are_not_lent_unless_the_operator_says_so() {
     let error = Kinesis::check(&roleless, &closed).unwrap_err();
     assert_eq!(error.field, "kinesis.role_arn");
     assert!(error.problem.contains("sinks.kinesis.allow_node_credentials"), "{}", error.problem);
-    // One that was stored while it was allowed, or by an older version, is refused when it is to deliver.
+    // A configuration that was stored while the operator allowed it is refused when the sink is built.
     let stored = SinkConfig::Kinesis(roleless.clone());
-    let refused = Factory::new(closed.clone()).build(&stored).map(drop).unwrap_err();
+    let refused = Factory::new(closed.clone(), Environment::system()).build(&stored).map(drop).unwrap_err();
     assert_eq!(refused.field, "kinesis.role_arn");
     let with_role = KinesisConfig { role_arn: Some(ROLE.to_owned()), ..roleless };
     assert_eq!(Kinesis::check(&with_role, &closed), Ok(()));
-    assert!(Factory::new(dev()).build(&stored).is_ok());
+    assert!(Factory::new(dev(), Environment::system()).build(&stored).is_ok());
     assert_eq!(service.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
 
 #[test]
-fn a_bad_configuration_names_its_field() {
+fn invalid_configuration_names_its_field() {
     let good = KinesisConfig { endpoint_override: None, ..config("") };
     let policy = EgressPolicy { allow_node_credentials: true, ..EgressPolicy::default() };
     assert_eq!(Kinesis::check(&good, &policy), Ok(()));

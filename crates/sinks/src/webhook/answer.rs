@@ -1,96 +1,77 @@
-//! What an answer, or the lack of one, means for the events of its request.
+//! The outcome of a request's events, from the answer or from the error that came instead.
 
 use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode, header::RETRY_AFTER};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use jiff::{Timestamp, fmt::rfc2822::DateTimeParser};
+use jiff::fmt::rfc2822::DateTimeParser;
 use tokio::time::{Instant, timeout_at};
 
-use super::pool::{Connection, Pool};
+use super::pool::RequestError;
 use crate::{Failure, Outcome, egress::DialError, failure::root_cause};
 
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 const BODY_BYTES_MAX: usize = 64 * 1024;
 const EXCERPT_BYTES_MAX: usize = 256;
-/// The events' outcome is known from the head; the body only decides whether the connection can be kept.
+/// Short, because the head alone decides the outcome; the body decides only if the connection can be used again.
 const BODY_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// The head of an answer, and the connection whose body is still to be read.
-pub(super) struct Answered<'a> {
-    pub(super) response: Response<Incoming>,
-    pub(super) connection: Connection,
-    pub(super) pool: &'a Pool,
+/// The state of an answer's body when reading stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyEnd {
+    /// The connection can carry another request.
+    Reached,
+    NotReached,
 }
 
-impl Answered<'_> {
-    /// Reads the body within limits, keeps the connection if it ended, and gives the outcome.
-    pub(super) async fn finish(self, deadline: Instant) -> Outcome {
-        let Self { response, connection, pool } = self;
-        let (head, mut body) = response.into_parts();
-        let mut excerpt = Vec::new();
-        let deadline = deadline.min(Instant::now() + BODY_TIME_MAX);
-        if let Ok(true) = timeout_at(deadline, read_to_end(&mut body, &mut excerpt)).await {
-            pool.keep(connection);
-        }
-        let now = Timestamp::now().as_second();
-        outcome(head.status, retry_after(&head.headers, now), &excerpt)
-    }
+/// Reads the body within limits and gives the outcome. `now` is in Unix seconds.
+pub(super) async fn read(response: Response<Incoming>, deadline: Instant, now: i64) -> (Outcome, BodyEnd) {
+    let (head, mut body) = response.into_parts();
+    let mut excerpt = Vec::new();
+    let deadline = deadline.min(Instant::now() + BODY_TIME_MAX);
+    let body_end =
+        timeout_at(deadline, read_to_end(&mut body, &mut excerpt)).await.unwrap_or(BodyEnd::NotReached);
+    (outcome(head.status, retry_after(&head.headers, now), &excerpt), body_end)
 }
 
-/// Why a request got no answer.
-pub(super) enum Unanswered {
-    Dial(DialError),
-    /// Connected, but no head of an answer in time.
-    Timeout,
-    /// The connection ended, or spoke something else than HTTP.
-    Lost(hyper::Error),
-}
-
-impl From<DialError> for Unanswered {
-    fn from(error: DialError) -> Self {
-        Self::Dial(error)
-    }
-}
-
-impl From<Unanswered> for Outcome {
-    fn from(unanswered: Unanswered) -> Self {
+impl From<RequestError> for Outcome {
+    fn from(error: RequestError) -> Self {
         let retry = |why| Self::Retry { after: None, why };
         let down = |why| Self::SinkDown { after: None, why };
-        match unanswered {
-            Unanswered::Dial(error) => down(dial_failure(&error)),
-            Unanswered::Timeout => retry(Failure::new(Failure::TIMEOUT, "no answer in time")),
-            Unanswered::Lost(error) if error.is_parse() || error.is_parse_too_large() => {
+        match error {
+            RequestError::Dial(error) => down(dial_failure(&error)),
+            RequestError::Timeout => retry(Failure::new(Failure::TIMEOUT, "no answer in time")),
+            RequestError::Lost(error) if error.is_parse() || error.is_parse_too_large() => {
                 down(Failure::new(Failure::PROTOCOL, &format!("the answer is not usable HTTP: {error}")))
             }
-            Unanswered::Lost(error) => {
+            RequestError::Lost(error) => {
                 retry(Failure::new(Failure::CONNECTION_LOST, &format!("no answer: {error}")))
             }
         }
     }
 }
 
-/// False if more than [`BODY_BYTES_MAX`] came or the connection broke.
-async fn read_to_end(body: &mut Incoming, excerpt: &mut Vec<u8>) -> bool {
+/// Gives up after [`BODY_BYTES_MAX`]. `excerpt` gets the first bytes.
+async fn read_to_end(body: &mut Incoming, excerpt: &mut Vec<u8>) -> BodyEnd {
     let mut received = 0;
     while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return false };
+        let Ok(frame) = frame else { return BodyEnd::NotReached };
         let Some(data) = frame.data_ref() else { continue };
         received += data.len();
-        let wanted = data.len().min(EXCERPT_BYTES_MAX - excerpt.len());
-        excerpt.extend_from_slice(&data[..wanted]);
+        let excerpt_bytes = data.len().min(EXCERPT_BYTES_MAX - excerpt.len());
+        excerpt.extend_from_slice(&data[..excerpt_bytes]);
         if received > BODY_BYTES_MAX {
-            return false;
+            return BodyEnd::NotReached;
         }
     }
-    true
+    BodyEnd::Reached
 }
 
-/// What an HTTP status says about the events of its request.
+/// The outcome that an HTTP status means for all events of its request.
 ///
-/// Credentials that are refused and destinations that are gone are the sink's condition, not the event's: nothing
-/// is given up for them. A redirect is a wrong destination.
+/// Refused credentials and a destination that is gone are conditions of the sink, not of the event: no event is
+/// given up for them. A redirect is a wrong destination.
 fn outcome(status: StatusCode, after: Option<Duration>, excerpt: &[u8]) -> Outcome {
     if status.is_success() {
         return Outcome::Delivered;
@@ -111,19 +92,19 @@ fn outcome(status: StatusCode, after: Option<Duration>, excerpt: &[u8]) -> Outco
     }
 }
 
-/// `Retry-After` in seconds or as an HTTP date, at most an hour; a date in the past is now.
+/// `Retry-After` in seconds or as an HTTP date, at most an hour. A date in the past means no delay.
 fn retry_after(headers: &HeaderMap, now: i64) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         value.parse().map_or(RETRY_AFTER_MAX, Duration::from_secs)
     } else {
-        let at = DateTimeParser::new().parse_timestamp(value).ok()?;
-        Duration::from_secs(u64::try_from(at.as_second() - now).unwrap_or(0))
+        let date = DateTimeParser::new().parse_timestamp(value).ok()?;
+        Duration::from_secs(u64::try_from(date.as_second() - now).unwrap_or(0))
     };
     Some(wait.min(RETRY_AFTER_MAX))
 }
 
-/// Names what failed without telling a tenant what the name resolved to.
+/// Names the failed step without telling a tenant the addresses that the name resolved to.
 fn dial_failure(error: &DialError) -> Failure {
     match error {
         DialError::Forbidden => Failure::new(Failure::ADDRESS_FORBIDDEN, &error.to_string()),
@@ -150,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn each_status_has_its_meaning() {
+    fn each_status_has_its_outcome() {
         for (meaning, statuses) in [
             ("delivered", vec![200, 201, 202, 204, 299]),
             ("retry", vec![408, 425, 429, 500, 501, 502, 503, 504, 599, 999]),
@@ -164,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_shows_status_and_a_short_printable_excerpt() {
+    fn failure_shows_status_and_a_short_printable_excerpt() {
         let Outcome::Retry { why, .. } = outcome(StatusCode::BAD_GATEWAY, None, b"no\r\n\x1b[2Jupstream\xff")
         else {
             panic!("502 is worth a retry")

@@ -1,5 +1,7 @@
-//! The connections of one webhook, kept alive between requests. Never shared between sinks, hence not between
-//! tenants; each new connection is vetted anew.
+//! The connections of one webhook, kept alive between requests.
+//!
+//! Connections are never shared between sinks, hence not between tenants. The policy of addresses is applied to each
+//! new connection.
 
 use std::{
     collections::VecDeque,
@@ -18,13 +20,12 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use super::answer::{Answered, Unanswered};
-use crate::egress::Connector;
+use crate::egress::{Connector, DialError};
 
-/// Shorter than the 5 s after which many servers close, so that we rarely send into a closing connection.
+/// Shorter than the 5 s after which many servers close, so that a request rarely meets a closing connection.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 const CONNECTIONS_IDLE_MAX: usize = 256;
-/// Also the limit of an answer's head.
+/// Read buffer of a connection, and so the limit of an answer's head.
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 
 pub(super) type Connection = SendRequest<Full<Bytes>>;
@@ -40,8 +41,29 @@ pub(super) struct Pool {
 /// Connections without a request, the longest idle first.
 #[derive(Default)]
 struct Idle {
-    connections: VecDeque<(Instant, Connection)>,
-    watched: bool,
+    connections: VecDeque<IdleConnection>,
+    /// A task runs that closes connections at the end of their idle time.
+    has_closer: bool,
+}
+
+struct IdleConnection {
+    idle_since: Instant,
+    connection: Connection,
+}
+
+/// The reason that a request got no answer.
+pub(super) enum RequestError {
+    Dial(DialError),
+    /// Connected, but no head of an answer in time.
+    Timeout,
+    /// The connection ended, or the peer did not speak HTTP.
+    Lost(hyper::Error),
+}
+
+impl From<DialError> for RequestError {
+    fn from(error: DialError) -> Self {
+        Self::Dial(error)
+    }
 }
 
 impl Pool {
@@ -54,30 +76,31 @@ impl Pool {
         self.idle_max = idle_max;
     }
 
-    /// Sends `request` once and waits for the head of the answer until `deadline`.
+    /// Sends `request` once and waits for the head of the answer until `deadline`. The connection can be
+    /// [put back](Self::put_back) when the answer's body was read to its end.
     ///
-    /// A request that a kept connection gave back untouched, because it had just closed, goes out on another one.
+    /// A request that an idle connection returns unsent, because the peer has just closed it, goes out on another one.
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
         deadline: Instant,
-    ) -> Result<Answered<'_>, Unanswered> {
+    ) -> Result<(Response<Incoming>, Connection), RequestError> {
         while let Some(mut connection) = self.take() {
             match exchange(&mut connection, request, deadline).await {
-                Ok(response) => return Ok(Answered { response, connection, pool: self }),
-                Err((_, Some(unsent))) => request = unsent,
-                Err((why, None)) => return Err(why),
+                Ok(response) => return Ok((response, connection)),
+                Err(ExchangeError { unsent: Some(unsent), .. }) => request = unsent,
+                Err(ExchangeError { error, unsent: None }) => return Err(error),
             }
         }
         let mut connection = self.connect(deadline).await?;
         match exchange(&mut connection, request, deadline).await {
-            Ok(response) => Ok(Answered { response, connection, pool: self }),
-            Err((why, _)) => Err(why),
+            Ok(response) => Ok((response, connection)),
+            Err(ExchangeError { error, .. }) => Err(error),
         }
     }
 
     /// Keeps a connection whose last answer was read to its end.
-    pub(super) fn keep(&self, connection: Connection) {
+    pub(super) fn put_back(&self, connection: Connection) {
         if connection.is_closed() {
             return;
         }
@@ -85,10 +108,10 @@ impl Pool {
         if idle.connections.len() >= CONNECTIONS_IDLE_MAX {
             idle.connections.pop_front();
         }
-        idle.connections.push_back((Instant::now(), connection));
-        if !idle.watched {
-            idle.watched = true;
-            self.tasks.spawn(close_when_idle_for_long(Arc::downgrade(&self.idle), self.idle_max));
+        idle.connections.push_back(IdleConnection { idle_since: Instant::now(), connection });
+        if !idle.has_closer {
+            idle.has_closer = true;
+            self.tasks.spawn(close_idle_connections(Arc::downgrade(&self.idle), self.idle_max));
         }
     }
 
@@ -96,17 +119,17 @@ impl Pool {
         self.idle.lock().take()
     }
 
-    async fn connect(&self, deadline: Instant) -> Result<Connection, Unanswered> {
+    async fn connect(&self, deadline: Instant) -> Result<Connection, RequestError> {
         let limit = deadline.saturating_duration_since(Instant::now());
         let stream = self.connector.connect(self.origin.clone(), limit).await?;
         let (connection, driver) = http1::Builder::new()
             .max_buf_size(BUFFER_BYTES_MAX)
             .handshake(stream)
             .await
-            .map_err(Unanswered::Lost)?;
+            .map_err(RequestError::Lost)?;
         self.tasks.spawn(async move {
             if let Err(error) = driver.await {
-                tracing::debug!(%error, "webhook connection ended");
+                tracing::debug!(%error, "webhook connection ended with an error; the next request opens another one");
             }
         });
         Ok(connection)
@@ -116,40 +139,48 @@ impl Pool {
 impl Idle {
     /// The most recently used connection that can take a request at once.
     fn take(&mut self) -> Option<Connection> {
-        self.connections.retain(|(_, connection)| !connection.is_closed());
-        let index = self.connections.iter().rposition(|(_, connection)| connection.is_ready())?;
-        self.connections.remove(index).map(|(_, connection)| connection)
+        self.connections.retain(|idle| !idle.connection.is_closed());
+        let index = self.connections.iter().rposition(|idle| idle.connection.is_ready())?;
+        self.connections.remove(index).map(|idle| idle.connection)
     }
+}
+
+/// A request without an answer on one connection.
+struct ExchangeError {
+    error: RequestError,
+    /// The request, if no byte of it was sent.
+    unsent: Option<Request<Full<Bytes>>>,
 }
 
 async fn exchange(
     connection: &mut Connection,
     request: Request<Full<Bytes>>,
     deadline: Instant,
-) -> Result<Response<Incoming>, (Unanswered, Option<Request<Full<Bytes>>>)> {
+) -> Result<Response<Incoming>, ExchangeError> {
     match timeout_at(deadline, connection.try_send_request(request)).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(mut error)) => {
             let unsent = error.take_message();
-            Err((Unanswered::Lost(error.into_error()), unsent))
+            Err(ExchangeError { error: RequestError::Lost(error.into_error()), unsent })
         }
-        Err(_) => Err((Unanswered::Timeout, None)),
+        Err(_) => Err(ExchangeError { error: RequestError::Timeout, unsent: None }),
     }
 }
 
-/// Ends when no connection is left; [`Pool::keep`] starts it anew.
-async fn close_when_idle_for_long(idle: Weak<Mutex<Idle>>, idle_max: Duration) {
+/// Closes connections at the end of their idle time. Ends when no connection is left; [`Pool::put_back`] starts the
+/// next one.
+async fn close_idle_connections(idle: Weak<Mutex<Idle>>, idle_max: Duration) {
     while let Some(idle) = idle.upgrade() {
         let next = {
             let mut idle = idle.lock();
             let now = Instant::now();
-            while idle.connections.front().is_some_and(|(since, _)| *since + idle_max <= now) {
+            while idle.connections.front().is_some_and(|front| front.idle_since + idle_max <= now) {
                 idle.connections.pop_front();
             }
             match idle.connections.front() {
-                Some((since, _)) => *since + idle_max,
+                Some(front) => front.idle_since + idle_max,
                 None => {
-                    idle.watched = false;
+                    idle.has_closer = false;
                     return;
                 }
             }

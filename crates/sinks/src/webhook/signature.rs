@@ -1,10 +1,11 @@
-//! Proof to the receiver of who sent a request: Standard Webhooks
+//! Signatures by which a receiver knows the sender of a request: Standard Webhooks
 //! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>) and Twilio's
 //! `X-Twilio-Signature`.
 
 use std::{borrow::Cow, fmt::Write};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use fanfare_environment::Random;
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
@@ -42,9 +43,9 @@ impl Signer {
 }
 
 /// A fresh secret for [`Signer::new`].
-pub(crate) fn random_secret(rng: &mut impl rand::Rng) -> String {
+pub(crate) fn random_secret(random: &dyn Random) -> String {
     let mut key = [0; SECRET_BYTES_MIN];
-    rng.fill_bytes(&mut key);
+    random.fill(&mut key);
     format!("{SECRET_PREFIX}{}", STANDARD.encode(key))
 }
 
@@ -75,7 +76,7 @@ impl TwilioSigner {
     }
 }
 
-/// The `webhook-id` of one event: its id, so that receivers know a repeat.
+/// The `webhook-id` of one event: the event's id, so that receivers recognise a repeat.
 ///
 /// An id that could not stand in a signature or a header (a '.', anything but visible ASCII, or too long) is
 /// replaced by `h_` and 32 hex digits of a hash over source and id, the same for every attempt.
@@ -113,10 +114,12 @@ fn push_hex(text: &mut String, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use fanfare_environment::Environment;
+
     use super::*;
 
     #[test]
-    fn twilios_published_vector_is_reproduced() {
+    fn twilio_signature_matches_the_published_vector() {
         let body = concat!(
             r#"[{"specversion":"1.0","type":"com.twilio.eventstreams.test-event","source":"Sink","#,
             r#""id":"AC11111111111111111111111111111111","#,
@@ -134,20 +137,22 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_the_standard_form() {
-        let secret = random_secret(&mut rand::rng());
+    fn random_secrets_differ_and_have_the_standard_form() {
+        let environment = Environment::system();
+        let random = environment.random().as_ref();
+        let secret = random_secret(random);
         assert!(Signer::new(&secret).is_some(), "{secret}");
-        assert_ne!(secret, random_secret(&mut rand::rng()));
+        assert_ne!(secret, random_secret(random));
         let bare = secret.strip_prefix("whsec_").unwrap();
         let short = format!("whsec_{}", STANDARD.encode([1; 23]));
         let long = format!("whsec_{}", STANDARD.encode([1; 65]));
         for bad in ["", "whsec_", "whsec_!!!", bare, &short, &long] {
-            assert!(Signer::new(bad).is_none(), "{bad} was taken");
+            assert!(Signer::new(bad).is_none(), "{bad} was accepted");
         }
     }
 
     #[test]
-    fn an_id_is_kept_unless_it_would_weaken_the_signature() {
+    fn message_id_is_the_event_id_unless_that_would_weaken_the_signature() {
         assert_eq!(message_id("/a", "EZf40f22"), "EZf40f22");
         for id in ["a.b", "a b", "a\r\nb", "ü", "", &"x".repeat(129)] {
             let replaced = message_id("/a", id);
@@ -159,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_id_tells_batches_apart() {
+    fn different_batches_have_different_ids() {
         let id = batch_id(&[("/a", "1"), ("/a", "2")]);
         assert_eq!(id, batch_id(&[("/a", "1"), ("/a", "2")]));
         for other in

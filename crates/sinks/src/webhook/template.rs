@@ -1,4 +1,4 @@
-//! What all requests of one webhook share, checked and prepared once.
+//! The parts that all requests of one webhook share, checked and prepared once.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -19,12 +19,13 @@ const TIMEOUT_MS_MAX: u32 = 30_000;
 const AUTH_TOKEN_BYTES_MAX: usize = 256;
 const AGENT: &str = concat!("Fanfare/", env!("CARGO_PKG_VERSION"));
 
-/// Makes requests.
-pub(super) struct Template {
+/// Makes signed requests.
+pub(super) struct RequestTemplate {
     method: Method,
     origin: Uri,
-    /// The requested URL without user info, and where its path begins.
+    /// The requested URL without user info.
     url: String,
+    /// Index of the path within `url`.
     path_start: usize,
     target: Uri,
     headers: HeaderMap,
@@ -32,7 +33,7 @@ pub(super) struct Template {
     twilio: Option<TwilioSigner>,
 }
 
-impl Template {
+impl RequestTemplate {
     pub(super) fn new(config: &WebhookConfig, policy: &EgressPolicy) -> Result<Self, ConfigError> {
         check_ranges(config)?;
         let url = parse_url(&config.destination, policy)
@@ -59,7 +60,7 @@ impl Template {
         })
     }
 
-    /// Where to connect to: scheme, host and port.
+    /// Scheme, host and port to connect to.
     pub(super) fn origin(&self) -> &Uri {
         &self.origin
     }
@@ -110,7 +111,7 @@ fn check_ranges(config: &WebhookConfig) -> Result<(), ConfigError> {
 fn signer(config: &WebhookConfig) -> Result<Signer, ConfigError> {
     Signer::new(config.signing_secret.expose()).ok_or_else(|| ConfigError {
         field: "webhook.signing_secret",
-        problem: "is not whsec_ followed by base64 of 24 to 64 bytes; leave it out to have one made"
+        problem: "is not whsec_ followed by base64 of 24 to 64 bytes; leave it out to get a generated one"
             .to_owned(),
     })
 }
@@ -131,7 +132,7 @@ fn twilio_signer(config: &WebhookConfig) -> Result<Option<TwilioSigner>, ConfigE
 
 /// The headers that never change. None if a part of the URL cannot stand in a header.
 ///
-/// Receivers written for Twilio parse only `application/json`; everybody else gets what CloudEvents says.
+/// Receivers written for Twilio parse only `application/json`; all others get the media type of CloudEvents.
 fn headers(config: &WebhookConfig, url: &Url) -> Option<HeaderMap> {
     let content_type = match (&config.twilio_auth_token, config.batch_events) {
         (Some(_), _) => "application/json",

@@ -4,6 +4,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use fanfare_environment::{Environment, Simulation};
 use fanfare_model::{Secret, WebhookMethod};
 use futures_util::{StreamExt, stream};
 use http::{Method, Response};
@@ -22,7 +23,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::*;
 use crate::{
     Failure, fixture,
-    fixture::{Receiver, Stored, plain},
+    fixture::{EventBuilder, Receiver, plain},
 };
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -43,13 +44,18 @@ fn dev() -> EgressPolicy {
     EgressPolicy { allow_http: true, allow_loopback: true, ..EgressPolicy::default() }
 }
 
+fn webhook(config: &WebhookConfig, policy: &EgressPolicy, connector: Connector) -> Webhook {
+    let clock = Environment::system().clock().clone();
+    Webhook::new(config, policy, clock, |_| connector).unwrap()
+}
+
 fn sink(config: &WebhookConfig) -> Webhook {
     sink_under(config, dev())
 }
 
 fn sink_under(config: &WebhookConfig, policy: EgressPolicy) -> Webhook {
     let policy = Arc::new(policy);
-    Webhook::new(config, &policy, |_| Connector::without_roots(policy.clone())).unwrap()
+    webhook(config, &policy, Connector::without_roots(policy.clone()))
 }
 
 async fn attempt_one(sink: &Webhook) -> Outcome {
@@ -66,10 +72,10 @@ fn why(outcome: &Outcome) -> &Failure {
 }
 
 #[tokio::test]
-async fn a_single_event_arrives_as_one_signed_object() {
+async fn single_event_arrives_as_one_signed_object() {
     let receiver = Receiver::answering(202).await;
     assert_eq!(attempt_one(&sink(&config(&receiver.url()))).await, Outcome::Delivered);
-    let seen = receiver.last();
+    let seen = receiver.last_request();
     assert_eq!((seen.method, seen.target.as_str()), (Method::POST, "/hook"));
     assert_eq!(seen.headers["host"], receiver.address.to_string());
     assert_eq!(seen.headers["content-type"], "application/cloudevents+json");
@@ -85,7 +91,21 @@ async fn a_single_event_arrives_as_one_signed_object() {
 }
 
 #[tokio::test]
-async fn a_batch_arrives_as_one_signed_array_in_order() {
+async fn signature_time_is_that_of_the_environment() {
+    let receiver = Receiver::answering(200).await;
+    let policy = Arc::new(dev());
+    let clock = Environment::simulated(&Simulation::new(1)).clock().clone();
+    let started_seconds = clock.unix_ms() / 1_000;
+    let connector = Connector::without_roots(policy.clone());
+    let sink = Webhook::new(&config(&receiver.url()), &policy, clock.clone(), |_| connector).unwrap();
+    assert_eq!(attempt_one(&sink).await, Outcome::Delivered);
+    let timestamp = receiver.last_request().headers["webhook-timestamp"].to_str().unwrap().to_owned();
+    let timestamp: u64 = timestamp.parse().unwrap();
+    assert!((started_seconds..=clock.unix_ms() / 1_000).contains(&timestamp), "{timestamp}");
+}
+
+#[tokio::test]
+async fn batch_arrives_as_one_signed_array_in_order() {
     let receiver = Receiver::answering(200).await;
     let config = WebhookConfig {
         batch_events: true,
@@ -95,12 +115,12 @@ async fn a_batch_arrives_as_one_signed_array_in_order() {
     };
     let sink = sink(&config);
     assert_eq!(sink.abilities().batch_events_max, 10);
-    let unencodable = Stored::new("bad", "/orders", "t").text("Upper", "x").delivery();
+    let unencodable = EventBuilder::new("bad", "/orders", "t").text("Upper", "x").delivery();
     let events = vec![unencodable, fixture::delivery(1), fixture::delivery(2)];
     let outcomes = sink.attempt(events).await;
     assert_eq!(why(&outcomes[0]).class, Failure::ENCODING);
     assert_eq!(outcomes[1..], [Outcome::Delivered, Outcome::Delivered]);
-    let seen = receiver.last();
+    let seen = receiver.last_request();
     assert_eq!(seen.method, Method::PUT);
     assert_eq!(seen.headers["content-type"], "application/cloudevents-batch+json");
     let events: Vec<serde_json::Value> = serde_json::from_slice(&seen.body).unwrap();
@@ -108,30 +128,30 @@ async fn a_batch_arrives_as_one_signed_array_in_order() {
     standardwebhooks::Webhook::new(SECRET).unwrap().verify(&seen.body, &seen.headers).unwrap();
 
     assert_eq!(sink.attempt(vec![fixture::delivery(3)]).await, [Outcome::Delivered]);
-    assert!(receiver.last().body.starts_with(b"[{"), "a batch of one is still an array");
+    assert!(receiver.last_request().body.starts_with(b"[{"), "a batch of one is still an array");
 }
 
 #[tokio::test]
-async fn an_attempt_without_anything_to_send_makes_no_request() {
+async fn attempt_without_encodable_events_makes_no_request() {
     let receiver = Receiver::answering(200).await;
     let batch = sink(&WebhookConfig { batch_events: true, batch_events_max: 2, ..config(&receiver.url()) });
     assert!(batch.attempt(vec![]).await.is_empty());
-    let unencodable = Stored::new("bad", "/orders", "t").text("Upper", "x").delivery();
+    let unencodable = EventBuilder::new("bad", "/orders", "t").text("Upper", "x").delivery();
     let outcomes = batch.attempt(vec![unencodable.clone()]).await;
     assert!(matches!(outcomes[..], [Outcome::Rejected { .. }]));
     let outcomes = sink(&config(&receiver.url())).attempt(vec![unencodable]).await;
     assert!(matches!(outcomes[..], [Outcome::Rejected { .. }]));
-    assert!(receiver.seen.lock().is_empty());
+    assert!(receiver.requests.lock().is_empty());
 }
 
 #[tokio::test]
-async fn a_sink_with_a_twilio_token_looks_like_twilio() {
+async fn sink_with_a_twilio_token_sends_requests_like_twilio() {
     let receiver = Receiver::answering(200).await;
     let url = format!("http://us%40er:p%3Aw@{}/hook?a=1", receiver.address);
     let token = "0123456789abcdef0123456789abcdef";
     let config = WebhookConfig { twilio_auth_token: Some(Secret::new(token.to_owned())), ..config(&url) };
     assert_eq!(attempt_one(&sink(&config)).await, Outcome::Delivered);
-    let seen = receiver.last();
+    let seen = receiver.last_request();
     assert_eq!(seen.headers["content-type"], "application/json");
     assert_eq!(seen.headers["authorization"], "Basic dXNAZXI6cDp3");
     let (path, hash) = seen.target.split_once("&bodySHA256=").unwrap();
@@ -159,7 +179,7 @@ async fn redirects_are_not_followed() {
         assert!(matches!(outcome, Outcome::SinkDown { .. }), "{status}");
         assert_eq!((why(&outcome).class, why(&outcome).status), (Failure::REDIRECT, status));
     }
-    assert!(target.seen.lock().is_empty());
+    assert!(target.requests.lock().is_empty());
 }
 
 #[tokio::test]
@@ -176,7 +196,7 @@ async fn retry_after_reaches_the_outcome() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again_unless_its_answer_never_ended() {
+async fn connection_is_reused_only_after_the_end_of_the_answer() {
     let receiver = Receiver::answering(200).await;
     let sink = sink(&config(&receiver.url()));
     for _ in 0..20 {
@@ -199,7 +219,7 @@ async fn a_connection_is_used_again_unless_its_answer_never_ended() {
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_does_not_hold_the_outcome() {
+async fn endless_body_does_not_delay_the_outcome() {
     let receiver = Receiver::start(|_| {
         let first = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"wait")));
         let body = stream::iter([first]).chain(stream::pending());
@@ -213,7 +233,7 @@ async fn a_body_that_never_ends_does_not_hold_the_outcome() {
 }
 
 #[tokio::test]
-async fn a_connection_idle_for_long_is_closed() {
+async fn idle_connection_is_closed_after_its_idle_time() {
     let (address, serving) = raw_server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", End::Wait).await;
     let mut sink = sink(&config(&format!("http://{address}/")));
     sink.pool.set_idle_max(Duration::from_millis(50));
@@ -228,7 +248,7 @@ async fn a_connection_idle_for_long_is_closed() {
 }
 
 #[tokio::test]
-async fn a_request_given_back_by_a_closed_connection_goes_out_on_another() {
+async fn request_returned_by_a_closed_connection_goes_out_on_another() {
     let receiver = Receiver::start(|_| {
         let mut response = plain(200, "");
         response.headers_mut().insert("connection", "close".parse().unwrap());
@@ -239,7 +259,7 @@ async fn a_request_given_back_by_a_closed_connection_goes_out_on_another() {
     for _ in 0..5 {
         assert_eq!(attempt_one(&sink).await, Outcome::Delivered);
     }
-    assert_eq!(receiver.seen.lock().len(), 5);
+    assert_eq!(receiver.requests.lock().len(), 5);
 }
 
 /// A server that speaks bytes, not HTTP.
@@ -279,7 +299,7 @@ async fn raw_server(answer: &'static [u8], end: End) -> (SocketAddr, RawServer) 
 }
 
 #[tokio::test]
-async fn what_goes_wrong_is_told_apart() {
+async fn each_kind_of_failure_has_its_class() {
     let huge_head: &[u8] =
         Box::leak(format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(40_000)).into_bytes().into());
     for (answer, end, class, down) in [
@@ -304,7 +324,7 @@ async fn what_goes_wrong_is_told_apart() {
 }
 
 #[tokio::test]
-async fn without_a_connection_the_sink_is_down() {
+async fn sink_is_down_without_a_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -319,7 +339,7 @@ async fn without_a_connection_the_sink_is_down() {
 }
 
 #[tokio::test]
-async fn a_name_that_resolves_to_a_forbidden_address_is_not_dialled() {
+async fn name_that_resolves_to_a_forbidden_address_is_not_dialled() {
     let receiver = Receiver::answering(200).await;
     let public_only = EgressPolicy { allow_loopback: false, ..dev() };
     let destination = config(&format!("http://localhost:{}/", receiver.address.port()));
@@ -332,11 +352,11 @@ async fn a_name_that_resolves_to_a_forbidden_address_is_not_dialled() {
 }
 
 #[tokio::test]
-async fn a_literal_address_is_vetted_again_when_dialled() {
+async fn literal_address_is_checked_again_when_dialled() {
     let receiver = Receiver::answering(200).await;
     let policy = Arc::new(EgressPolicy { allow_loopback: false, ..dev() });
     let checked_under_another_policy =
-        Webhook::new(&config(&receiver.url()), &dev(), |_| Connector::without_roots(policy)).unwrap();
+        webhook(&config(&receiver.url()), &dev(), Connector::without_roots(policy));
     assert_eq!(why(&attempt_one(&checked_under_another_policy).await).class, Failure::ADDRESS_FORBIDDEN);
     assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
 }
@@ -348,7 +368,7 @@ async fn dropping_an_attempt_ends_its_connection() {
     let attempt = attempt_one(&sink);
     let mut stream = tokio::select! {
         accepted = listener.accept() => accepted.unwrap().0,
-        _ = attempt => panic!("nobody answered"),
+        _ = attempt => panic!("an outcome without an answer"),
     };
     let mut rest = Vec::new();
     tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
@@ -386,8 +406,7 @@ async fn tls_is_always_verified() {
         }
         let destination = config(&format!("https://localhost:{}/hook", receiver.address.port()));
         let policy = Arc::new(EgressPolicy { allow_http: false, ..dev() });
-        let sink =
-            Webhook::new(&destination, &policy, |_| Connector::with_roots(policy.clone(), roots)).unwrap();
+        let sink = webhook(&destination, &policy, Connector::with_roots(policy.clone(), roots));
         let outcome = attempt_one(&sink).await;
         if delivered {
             assert_eq!(outcome, Outcome::Delivered);
@@ -396,12 +415,12 @@ async fn tls_is_always_verified() {
         assert!(matches!(outcome, Outcome::SinkDown { .. }));
         assert_eq!(why(&outcome).class, Failure::TLS);
         assert!(why(&outcome).message.contains("invalid peer certificate"), "{}", why(&outcome).message);
-        assert!(receiver.seen.lock().is_empty());
+        assert!(receiver.requests.lock().is_empty());
     }
 }
 
 #[tokio::test]
-async fn a_tls_server_that_says_nothing_is_given_up_in_time() {
+async fn silent_tls_server_times_out() {
     let (address, _serving) = raw_server(b"", End::Wait).await;
     let destination = WebhookConfig { timeout_ms: 200, ..config(&format!("https://{address}/")) };
     let outcome = attempt_one(&sink(&destination)).await;
@@ -410,7 +429,7 @@ async fn a_tls_server_that_says_nothing_is_given_up_in_time() {
 }
 
 #[test]
-fn a_bad_configuration_names_its_field() {
+fn invalid_configuration_names_its_field() {
     let good = config("https://example.com/hook");
     assert_eq!(Webhook::check(&good, &EgressPolicy::default()), Ok(()));
     let with_secret =
@@ -437,12 +456,12 @@ fn a_bad_configuration_names_its_field() {
 
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
-    /// Whatever an event carries, the bytes on the wire are one request with the headers that we chose.
+    /// With any event, the bytes on the wire are one request with the template's headers.
     #[test]
-    fn no_event_can_smuggle_bytes_into_the_head(
+    fn no_event_can_add_bytes_to_the_request_head(
         id in "[\\x00-\\x7f\u{80}-\u{2ff}]{1,40}", source in "[\\x00-\\x7f]{1,20}", subject in "(.|\r\n){0,40}",
     ) {
-        let stored = Stored::new(&id, &source, "t").text("subject", &subject).data_text(&subject);
+        let stored = EventBuilder::new(&id, &source, "t").text("subject", &subject).data_text(&subject);
         let head = wire_head(stored.delivery());
         let names: Vec<&str> = head.lines().skip(1).map(|line| line.split(':').next().unwrap()).collect();
         let expected =
@@ -470,7 +489,7 @@ fn wire_head(delivery: Delivery) -> String {
         };
         tokio::select! {
             head = receive => head,
-            outcomes = sink.attempt(vec![delivery]) => panic!("nobody answered: {outcomes:?}"),
+            outcomes = sink.attempt(vec![delivery]) => panic!("an outcome without an answer: {outcomes:?}"),
         }
     })
 }

@@ -5,7 +5,7 @@ use super::*;
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// A subscription whose sink takes eight events together, or none of them.
-async fn batched(world: &World) -> (Arc<Subscription>, Arc<Memory>) {
+async fn batched(world: &World) -> (Arc<Subscription>, Arc<MemorySink>) {
     let held = world.subscribe("held", &["order"]).await;
     let sink = world.sink("held");
     sink.set_abilities(Abilities { batch_events_max: 8, atomic_batch: true, ..sink.abilities() });
@@ -13,7 +13,7 @@ async fn batched(world: &World) -> (Arc<Subscription>, Arc<Memory>) {
 }
 
 /// Publishes while the sink hangs, so that batches are full when it goes on.
-async fn publish_together(world: &World, held: &Subscription, sink: &Memory) {
+async fn publish_together(world: &World, held: &Subscription, sink: &MemorySink) {
     sink.hang();
     world.publish("order", &KEYS, 0..1).await;
     let begun = sink.attempts_when(|attempts| attempts.running == 1);
