@@ -13,7 +13,7 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanfare_log::Store;
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, Stream, Timestamp};
-use fanfare_partition::{Clock, Partition, PartitionOptions, RecordBatchBuilder, Role};
+use fanfare_partition::{AccountFilter, Clock, Partition, PartitionOptions, RecordBatchBuilder, Role};
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
 
@@ -72,7 +72,7 @@ async fn fill(partition: &Partition) {
         for number in batch * BATCH_EVENTS..(batch + 1) * BATCH_EVENTS {
             builder.push(&event, id(number), KeyHash::of("key"));
         }
-        receipts.push(partition.append(builder.finish()).await.expect("it is taken"));
+        receipts.push(partition.append(builder.finish()).expect("it is taken"));
         if receipts.len() == 256 {
             for receipt in receipts.drain(..) {
                 receipt.committed().await.expect("it is committed");
@@ -84,11 +84,11 @@ async fn fill(partition: &Partition) {
     }
 }
 
-/// Everything of the account, or of all; the number of events.
-async fn read(partition: &Partition, account: Option<AccountId>) -> usize {
+/// Reads everything of the accounts; the number of events.
+async fn read(partition: &Partition, accounts: &AccountFilter) -> usize {
     let (mut next, mut events) = (Offset::ZERO, 0);
     while next < Offset(EVENTS) {
-        let chunk = partition.read(next, account, 256 << 10).await.expect("it is readable");
+        let chunk = partition.read(next, accounts.clone(), 256 << 10).await.expect("it is readable");
         events += chunk.batches.iter().map(|batch| batch.len()).sum::<usize>();
         next = chunk.next;
     }
@@ -138,13 +138,13 @@ fn lookup(criterion: &mut Criterion) {
     find("find an event in the middle", EVENTS / 2 + 1, account(BATCHES / 2), true);
     find("find no event", EVENTS, account(1), false);
     group.sample_size(10);
-    for (name, account) in [
-        ("read all of an account with one batch in 1024", Some(account(0))),
-        ("read all of an account with one batch in 100", Some(account(1))),
-        ("read everything", None),
+    for (name, accounts) in [
+        ("read all of an account with one batch in 1024", AccountFilter::One(account(0))),
+        ("read all of an account with one batch in 100", AccountFilter::One(account(1))),
+        ("read everything", AccountFilter::All),
     ] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| assert!(runtime.block_on(read(&partition, account)) > 0));
+            bencher.iter(|| assert!(runtime.block_on(read(&partition, &accounts)) > 0));
         });
     }
     group.finish();

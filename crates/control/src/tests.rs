@@ -167,7 +167,7 @@ impl Node {
         let shard = self.catalog.view().account(caller.tenant.account()).unwrap().account.shard.clone();
         let mut batch = RecordBatchBuilder::new(caller.tenant.account(), shard.epoch);
         batch.push(&bytes, parsed.id_hash(), parsed.key_hash());
-        let receipt = self.events.append(batch.finish()).await.unwrap();
+        let receipt = self.events.append(batch.finish()).unwrap();
         timeout(DEADLINE, receipt.committed()).await.expect("it is committed in time").unwrap();
     }
 }
@@ -245,7 +245,7 @@ async fn damaged(partitions: &[PartitionId]) -> MemoryFileSystem {
         let partition = open_partition(*id, store.clone(), clock, tasks.clone()).await;
         let mut batch = RecordBatchBuilder::new(AccountId::from_bytes([1; 16]), 1);
         batch.push(&[7; 20_000], EventIdHash(1), KeyHash(1));
-        let receipt = partition.append(batch.finish()).await.unwrap();
+        let receipt = partition.append(batch.finish()).unwrap();
         timeout(DEADLINE, receipt.committed()).await.expect("it is committed in time").unwrap();
         partition.shutdown().await;
     }

@@ -103,7 +103,7 @@ impl DeadLetter {
         let append_time = Timestamp(bytes.get_u64_le());
         let time = Timestamp(bytes.get_u64_le());
         let attempts = bytes.get_u32_le();
-        let reason = reason(bytes.get_u8())?.name();
+        let reason = Reason::from_number(bytes.get_u8())?.name();
         let detail_bytes = usize::from(bytes.get_u16_le());
         if bytes.len() < detail_bytes {
             return None;
@@ -122,20 +122,6 @@ impl DeadLetter {
             event: bytes,
         })
     }
-}
-
-fn reason(number: u8) -> Option<Reason> {
-    let reasons = [
-        Reason::SchemaVersion,
-        Reason::AttemptsExhausted,
-        Reason::Rejected,
-        Reason::Retention,
-        Reason::DeadLetterBudget,
-        Reason::Deleted,
-        Reason::Repointed,
-        Reason::TooLarge,
-    ];
-    reasons.into_iter().find(|reason| *reason as u8 == number)
 }
 
 #[cfg(test)]

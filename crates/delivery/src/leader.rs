@@ -18,7 +18,7 @@ use std::{
 
 use fanfare_catalog::{AccountView, View};
 use fanfare_model::{AccountId, Offset, SubscriptionId};
-use fanfare_partition::{Attachment, CommandError, Positions};
+use fanfare_partition::{AccountFilter, Attachment, CommandError, Positions};
 use tokio::{
     sync::watch,
     task::yield_now,
@@ -212,7 +212,10 @@ impl Scope {
         let bytes_max = self.ground.node.options.fanout_chunk_bytes;
         let followed = self.index.followed().clone();
         self.reading = Some(Box::pin(async move {
-            Found { chunk: partition.read_among(front, followed.clone(), bytes_max).await, followed }
+            Found {
+                chunk: partition.read(front, AccountFilter::Set(followed.clone()), bytes_max).await,
+                followed,
+            }
         }));
     }
 
@@ -285,7 +288,7 @@ impl Scope {
         let ids = (attachment.subscription, attachment.account, attachment.epoch);
         let choices = Choices::of(attachment).map_err(|error| self.unreadable(attachment, error))?;
         let cell = Cell::new(ids, flight, choices);
-        self.newest_attached = self.newest_attached.max(attachment.epoch).max(attachment.spec_revision());
+        self.newest_attached = self.newest_attached.max(attachment.epoch).max(attachment.filter_revision());
         self.cells.entry(attachment.account).or_default().insert(attachment.subscription, cell.clone());
         self.lead.cells.write().insert(attachment.subscription, cell);
         Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, SubscriptionId};
-use fanfare_partition::{AppendError, Partition, ReadError, RecordBatchBuilder, Role};
+use fanfare_partition::{AccountFilter, AppendError, Partition, ReadError, RecordBatchBuilder, Role};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,7 @@ impl Letters {
         let (partition, budget) = (&self.partitions[home], &self.budgets[home]);
         let place = budget.place(partition, account, batch.size_bytes() as u64).await;
         let _until_committed = place.ok_or(KeepError::OverBudget)?;
-        let receipt = partition.append(batch.finish()).await?;
+        let receipt = partition.append(batch.finish())?;
         // A repeat with another time or detail counts as a conflict: the first one is what is kept.
         receipt.committed().await?;
         Ok(())
@@ -126,7 +126,7 @@ impl Letters {
                 cursor = Cursor { partition: cursor.partition + 1, offset: Offset::ZERO };
                 continue;
             }
-            let chunk = partition.read(cursor.offset, Some(account), LIST_BYTES).await?;
+            let chunk = partition.read(cursor.offset, AccountFilter::One(account), LIST_BYTES).await?;
             for event in chunk.batches.iter().flat_map(|batch| batch.events()) {
                 let Some(mut letter) = DeadLetter::decode(event.bytes) else { continue };
                 let wanted =

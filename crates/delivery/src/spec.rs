@@ -58,8 +58,9 @@ impl Choices {
     /// # Errors
     /// If the attachment was written by a newer program.
     pub(crate) fn of(attachment: &Attachment) -> Result<Self, ChoiceError> {
-        let spans = attachment.specs.iter().map(|spec| Ok((spec.from, Choice::decode(&spec.spec)?)));
-        Ok(Self { revision: attachment.spec_revision(), spans: spans.collect::<Result<_, _>>()? })
+        let spans =
+            attachment.filters.iter().map(|filter| Ok((filter.from, Choice::decode(&filter.filter)?)));
+        Ok(Self { revision: attachment.filter_revision(), spans: spans.collect::<Result<_, _>>()? })
     }
 
     /// What is attached now; of what the partition has forgotten, that which holds at `needed` or above is kept.

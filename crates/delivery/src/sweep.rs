@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use fanfare_model::{AccountId, Event, KeyHash, Offset};
-use fanfare_partition::{Partition, ReadError, StoredEvent};
+use fanfare_partition::{AccountFilter, Partition, ReadError, StoredEvent};
 
 use crate::{spec::Specs, subscription::window::Held};
 
@@ -25,7 +25,7 @@ pub(crate) struct Sweep<'a> {
 impl Sweep<'_> {
     /// Matching events of one chunk within `from..upto`, and where to go on.
     pub(crate) async fn read(&self, from: Offset, upto: Offset) -> Result<(Vec<Held>, Offset), ReadError> {
-        let chunk = self.partition.read(from, Some(self.account), self.chunk_bytes).await?;
+        let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
         let events = chunk.batches.iter().flat_map(|batch| batch.events());
         let found =
             events.filter(|event| (from..upto).contains(&event.offset)).filter_map(|event| self.hold(event));
@@ -36,7 +36,7 @@ impl Sweep<'_> {
     pub(crate) async fn load(&self, offsets: &[Offset]) -> Result<Vec<(Offset, Option<Held>)>, ReadError> {
         let mut found = Vec::with_capacity(offsets.len());
         while let Some(&from) = offsets.get(found.len()) {
-            let chunk = self.partition.read(from, Some(self.account), LOAD_BYTES).await?;
+            let chunk = self.partition.read(from, AccountFilter::One(self.account), LOAD_BYTES).await?;
             let mut events = chunk.batches.iter().flat_map(|batch| batch.events()).peekable();
             let end = chunk.next.max(from.plus(1));
             while let Some(&offset) = offsets.get(found.len()).filter(|&&offset| offset < end) {
@@ -57,7 +57,7 @@ impl Sweep<'_> {
     ) -> Result<(Vec<Held>, Offset), ReadError> {
         let (mut found, mut bytes, mut from) = (Vec::new(), 0, from);
         for _ in 0..SCAN_CHUNKS_MAX {
-            let chunk = self.partition.read(from, Some(self.account), self.chunk_bytes).await?;
+            let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
             let events = chunk.batches.iter().flat_map(|batch| batch.events());
             for event in
                 events.filter(|event| event.header.key == key && (from..upto).contains(&event.offset))

@@ -107,7 +107,7 @@ impl Ingest {
         };
         let (mut gathering, mut lanes) = (Gathering::expecting(count, size_bytes), Lanes::default());
         self.gather(&view, events, &mut lanes, &mut gathering).await;
-        let settled = self.commit(gathering.append(self.partitions(), &mut lanes).await).await;
+        let settled = self.commit(gathering.append(self.partitions(), &mut lanes)).await;
         (0..settled.len()).map(|index| settled.outcome(index)).collect()
     }
 

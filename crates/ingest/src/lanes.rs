@@ -6,17 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fanfare_partition::Lane;
+use fanfare_partition::AppendOrder;
 
 #[derive(Default)]
 pub(crate) struct Lanes {
-    by_partition: BTreeMap<u16, Lane>,
+    by_partition: BTreeMap<u16, AppendOrder>,
     held: BTreeSet<u16>,
 }
 
 impl Lanes {
     /// The partition's lane, to append in what was gathered; also what was gathered before it was held.
-    pub(crate) fn lane(&mut self, partition: u16) -> &mut Lane {
+    pub(crate) fn lane(&mut self, partition: u16) -> &mut AppendOrder {
         self.by_partition.entry(partition).or_default()
     }
 
@@ -33,6 +33,6 @@ impl Lanes {
     /// The producer begins again from its first refused event.
     pub(crate) fn reopen(&mut self) {
         self.held.clear();
-        self.by_partition.values_mut().for_each(Lane::reopen);
+        self.by_partition.values_mut().for_each(AppendOrder::reopen);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use fanfare_catalog::{AccountView, Catalog, Tenant};
 use fanfare_model::{AccountId, Event, EventIdHash, Offset, Timestamp};
-use fanfare_partition::{Partition, Positions, ReadError, Role, StoredEvent};
+use fanfare_partition::{AccountFilter, Partition, Positions, ReadError, Role, StoredEvent};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -177,7 +177,7 @@ impl Cursor {
             From::Latest => high_watermark,
             From::Time(time) => partition.offset_at(time).await?,
             From::Offset(asked) if asked < log_start => {
-                return Err(ReadError::OutOfRange { asked, log_start }.into());
+                return Err(ReadError::OutOfRange { offset: asked, log_start }.into());
             }
             From::Offset(asked) if asked > high_watermark => {
                 return Err(Problem::Ahead { asked, high_watermark });
@@ -186,7 +186,7 @@ impl Cursor {
         };
         if next == high_watermark {
             // A partition whose log is damaged looks empty: only a read of it tells the two apart.
-            partition.read(next, Some(tenant.account()), 0).await?;
+            partition.read(next, AccountFilter::One(tenant.account()), 0).await?;
         }
         Ok(Self { partition, positions, next, end: high_watermark })
     }
@@ -318,7 +318,7 @@ impl Reading {
 
     /// Reads one chunk of one partition and hands on what of it was asked for.
     async fn chunk(&mut self, index: usize) -> Result<Result<(), Done>, Problem> {
-        let account = Some(self.tenant.account());
+        let account = AccountFilter::One(self.tenant.account());
         let cursor = &mut self.cursors[index];
         let end = if self.query.follow { Offset(u64::MAX) } else { cursor.end };
         let chunk = cursor.partition.read(cursor.next, account, CHUNK_BYTES).await?;

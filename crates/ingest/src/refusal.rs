@@ -67,7 +67,7 @@ impl Refusal {
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::Behind { .. } => Self::Behind,
+            AppendError::EarlierFailed { .. } => Self::Behind,
             error => Self::Append(error),
         }
     }

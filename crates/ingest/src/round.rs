@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fanfare_catalog::AccountView;
 use fanfare_model::{Offset, PartitionId};
-use fanfare_partition::{AppendError, Appended, Partition, Receipt, RecordBatchBuilder};
+use fanfare_partition::{AppendError, Appended, Partition, PendingAppend, RecordBatchBuilder};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -64,11 +64,11 @@ impl Gathering {
     }
 
     /// Queues every batch in its lane.
-    pub(crate) async fn append(self, events: &[Partition], lanes: &mut Lanes) -> InFlight {
+    pub(crate) fn append(self, events: &[Partition], lanes: &mut Lanes) -> InFlight {
         let mut sent = Vec::with_capacity(self.batches.len());
         for (partition, builder) in self.batches {
             let receipt = match events.get(usize::from(partition)) {
-                Some(handle) => handle.append_in(lanes.lane(partition), builder.finish()).await,
+                Some(handle) => handle.append_in_order(lanes.lane(partition), builder.finish()),
                 None => {
                     lanes.hold([partition]);
                     Err(no_leader(partition))
@@ -88,7 +88,7 @@ pub(crate) struct InFlight {
 
 struct Sent {
     partition: u16,
-    receipt: Result<Receipt, AppendError>,
+    receipt: Result<PendingAppend, AppendError>,
 }
 
 impl InFlight {

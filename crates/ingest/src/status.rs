@@ -63,8 +63,7 @@ fn answer(refusal: &Refusal) -> Answer {
                 retry(Code::ResourceExhausted, "OVERLOADED", *retry_after_ms)
             }
             AppendError::NotLeader { .. } => retry(Code::Unavailable, "NO_LEADER", RETRY_MS),
-            AppendError::Sealed { .. } => retry(Code::Unavailable, "SHARD_MOVED", RETRY_MS),
-            AppendError::Behind { .. } => retry(Code::Aborted, "ABORTED_BEHIND", 0),
+            AppendError::EarlierFailed { .. } => retry(Code::Aborted, "ABORTED_BEHIND", 0),
             AppendError::Unknown { .. } => retry(Code::DeadlineExceeded, "OUTCOME_UNKNOWN", RETRY_MS),
             AppendError::DiskFull { .. } => retry(Code::ResourceExhausted, "DISK_FULL", RETRY_DISK_FULL_MS),
             AppendError::Stopped { .. } => fix(Code::Unavailable, "PARTITION_STOPPED", ""),
@@ -160,13 +159,13 @@ pub(crate) fn request_too_large(limit_bytes: usize) -> Status {
 /// A read that cannot be answered from the log.
 pub(crate) fn read_status(error: &ReadError) -> Status {
     match error {
-        ReadError::OutOfRange { asked, log_start } => {
+        ReadError::OutOfRange { offset, log_start } => {
             let message =
-                format!("offset {asked} is no longer kept: the log starts at {log_start}; read from there");
+                format!("offset {offset} is no longer kept: the log starts at {log_start}; read from there");
             out_of_range("OFFSET_TRUNCATED", message, ("log_start", log_start.to_string()))
         }
-        ReadError::DataLoss { partition, what, offsets } => {
-            tracing::error!(%partition, what, "committed events cannot be read");
+        ReadError::DataLoss { partition, detail, offsets } => {
+            tracing::error!(%partition, detail, "committed events cannot be read");
             let metadata = damage_metadata(*partition, offsets);
             let details = ErrorDetails::with_error_info(PARTITION_DAMAGED, DOMAIN, metadata);
             let which = if offsets.is_empty() {

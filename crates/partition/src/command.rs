@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! version u16 | command u8 | fields, little-endian
-//! 1 attach   subscription 16 | account 16 | epoch u64 | spec revision u64 | size u32, spec |
+//! 1 attach   subscription 16 | account 16 | epoch u64 | filter revision u64 | size u32, filter |
 //!            start (1 next, 2 earliest, 3 time u64 offset u64)
 //! 2 detach   subscription 16 | epoch u64 | reason u8
 //! 3 advance  term u64 | frontier u64 | count u32 | per cursor: subscription 16, epoch u64, matched u64,
@@ -32,8 +32,8 @@ pub(crate) enum Command {
         subscription: SubscriptionId,
         account: AccountId,
         epoch: u64,
-        spec_revision: u64,
-        spec: Arc<[u8]>,
+        filter_revision: u64,
+        filter: Arc<[u8]>,
         start: Start,
     },
     Detach {
@@ -67,13 +67,13 @@ impl Command {
         let mut out = Encoder::default();
         out.u16(VERSION);
         match self {
-            Self::Attach { subscription, account, epoch, spec_revision, spec, start } => {
+            Self::Attach { subscription, account, epoch, filter_revision, filter, start } => {
                 out.u8(1);
                 out.bytes(subscription.as_bytes());
                 out.bytes(account.as_bytes());
                 out.u64(*epoch);
-                out.u64(*spec_revision);
-                out.blob(spec);
+                out.u64(*filter_revision);
+                out.blob(filter);
                 match start {
                     Start::Next => out.u8(1),
                     Start::Earliest => out.u8(2),
@@ -118,8 +118,8 @@ impl Command {
                 subscription: SubscriptionId::from_bytes(fields.array()?),
                 account: AccountId::from_bytes(fields.array()?),
                 epoch: fields.u64()?,
-                spec_revision: fields.u64()?,
-                spec: fields.blob()?.into(),
+                filter_revision: fields.u64()?,
+                filter: fields.blob()?.into(),
                 start: match fields.u8()? {
                     1 => Start::Next,
                     2 => Start::Earliest,

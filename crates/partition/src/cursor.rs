@@ -16,7 +16,7 @@ pub struct Attachment {
     pub from: Offset,
     /// What it chose: at least one, strictly ascending; each holds up to where the next one took effect. One is kept
     /// until everything below its end is matched and settled, so that what is read again is matched as it was before.
-    pub specs: Arc<[AttachedSpec]>,
+    pub filters: Arc<[AttachedFilter]>,
     /// None: the fan-out matches it, and everything of `from..frontier` is matched and counted.
     ///
     /// Some(m): it started in the past ([`StartAt::Earliest`], [`StartAt::Time`]) and catches up by its own reading:
@@ -27,37 +27,37 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Of the newest spec.
+    /// Of the newest filter.
     #[must_use]
-    pub fn spec_revision(&self) -> u64 {
-        self.specs.last().expect("an attachment has a spec").revision
+    pub fn filter_revision(&self) -> u64 {
+        self.filters.last().expect("an attachment has a filter").revision
     }
 }
 
 /// A choice of events and where it took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttachedSpec {
+pub struct AttachedFilter {
     pub from: Offset,
     /// The newest revision that chooses this.
     pub revision: u64,
-    pub spec: Arc<[u8]>,
+    pub filter: Arc<[u8]>,
 }
 
 /// Attaches a subscription, or changes its filter or its start.
 ///
 /// - Not attached: begins at `start`.
 /// - Attached under a lower epoch: what is pending is cancelled ([`Reason::Repointed`]) and it begins anew at `start`.
-/// - Attached under the same epoch and a lower spec revision: the filter changes for events from here on, the cursor
-///   stays. Refused ([`Refusal::Spec`](crate::Refusal::Spec)) while too many earlier filters are needed.
-/// - Attached under the same epoch and this or a higher spec revision: nothing changes.
+/// - Attached under the same epoch and a lower filter revision: the filter changes for events from here on, the cursor
+///   stays. Refused ([`Refusal::Filter`](crate::Refusal::Filter)) while too many earlier filters are needed.
+/// - Attached under the same epoch and this or a higher filter revision: nothing changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attach {
     pub subscription: SubscriptionId,
     pub account: AccountId,
     pub epoch: u64,
-    pub spec_revision: u64,
+    pub filter_revision: u64,
     /// Which events it chooses, in the words of whoever matches them: the partition keeps it and never reads it.
-    pub spec: Arc<[u8]>,
+    pub filter: Arc<[u8]>,
     pub start: StartAt,
 }
 
@@ -79,7 +79,7 @@ pub struct CursorRecord {
 impl CursorRecord {
     /// Pending events that the record names: those of the window and of parked keys.
     #[must_use]
-    pub fn held(&self) -> u64 {
+    pub fn named_events(&self) -> u64 {
         self.parked.iter().fold(self.window.len() as u64, |held, parked| held.saturating_add(parked.pending))
     }
 }
@@ -174,7 +174,9 @@ impl Reason {
         }
     }
 
-    pub(crate) fn from_number(number: u8) -> Option<Self> {
+    /// The reason stored as `number`; None if this version knows none.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|&reason| reason as u8 == number)
     }
 }

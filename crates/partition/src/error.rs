@@ -12,15 +12,13 @@ pub enum AppendError {
     /// Not appended.
     #[error("partition {partition} has no leader here")]
     NotLeader { partition: PartitionId, leader: Option<u64> },
-    /// The account's shard moved; not appended. Route again.
-    #[error("partition {partition} no longer takes events of this account")]
-    Sealed { partition: PartitionId },
     /// May or may not be committed: repeat with the same ids.
     #[error("the outcome at partition {partition} is unknown")]
     Unknown { partition: PartitionId },
-    /// An earlier append of its lane failed; not appended. Reopen the lane and begin again from there.
-    #[error("an earlier append of this lane to partition {partition} failed")]
-    Behind { partition: PartitionId },
+    /// An earlier append of the same [`AppendOrder`](crate::AppendOrder) failed; not appended. Reopen the order and
+    /// repeat from the failed append.
+    #[error("an earlier append of the same order to partition {partition} failed")]
+    EarlierFailed { partition: PartitionId },
     /// The disk is full or below its reserve; not appended.
     #[error(
         "partition {partition} takes no events: the disk is full, and the operator has to free some space"
@@ -41,9 +39,8 @@ impl AppendError {
         match self {
             Self::Overloaded { .. }
             | Self::NotLeader { .. }
-            | Self::Sealed { .. }
             | Self::Unknown { .. }
-            | Self::Behind { .. }
+            | Self::EarlierFailed { .. }
             | Self::DiskFull { .. } => true,
             Self::Stopped { .. } | Self::Damaged { .. } => false,
         }
@@ -52,12 +49,12 @@ impl AppendError {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("offset {asked} is below the start of the log, {log_start}")]
-    OutOfRange { asked: Offset, log_start: Offset },
-    /// Committed events cannot be read: those at `offsets`, or it is not known which if that is empty. `what` names
+    #[error("offset {offset} is below the start of the log, {log_start}")]
+    OutOfRange { offset: Offset, log_start: Offset },
+    /// Committed events at `offsets` cannot be read; an empty range means that the offsets are unknown. `detail` names
     /// files and is for the operator alone.
-    #[error("partition {partition}: data is lost: {what}")]
-    DataLoss { partition: PartitionId, what: String, offsets: Range<Offset> },
+    #[error("partition {partition}: data is lost: {detail}")]
+    DataLoss { partition: PartitionId, detail: String, offsets: Range<Offset> },
 }
 
 /// As part of a sentence; nothing if it is not known which.
@@ -97,8 +94,8 @@ pub enum Refusal {
     Accounting,
     #[error("the position moved back or past the end")]
     Position,
-    #[error("the spec is too large, or too many earlier ones are still needed")]
-    Spec,
+    #[error("the filter is too large, or too many earlier filters are still needed")]
+    Filter,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -6,20 +6,20 @@ use std::sync::{
 };
 
 /// The order of one producer in one partition: after an append of it fails in a way that a retry may cure, or with an
-/// unknown outcome, every later one is refused as [`AppendError::Behind`](crate::AppendError::Behind), those that are
+/// unknown outcome, every later one is refused as [`AppendError::EarlierFailed`](crate::AppendError::EarlierFailed), those that are
 /// queued already included, until the producer reopens the lane and begins again from there.
 #[derive(Debug, Default)]
-pub struct Lane {
+pub struct AppendOrder {
     /// An append was refused where it was handed over: what was queued before it is in order and goes on.
     refused: bool,
-    ticket: Ticket,
+    ticket: OrderToken,
 }
 
 /// What an append of the lane carries; the writer voids it when one of them fails. Shared by all appends between two reopenings.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ticket(Arc<AtomicBool>);
+pub(crate) struct OrderToken(Arc<AtomicBool>);
 
-impl Lane {
+impl AppendOrder {
     /// Whether the next append has a chance.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -30,7 +30,7 @@ impl Lane {
     pub fn reopen(&mut self) {
         self.refused = false;
         if self.ticket.is_void() {
-            self.ticket = Ticket::default();
+            self.ticket = OrderToken::default();
         }
     }
 
@@ -38,12 +38,12 @@ impl Lane {
         self.refused = true;
     }
 
-    pub(crate) fn ticket(&self) -> Ticket {
+    pub(crate) fn ticket(&self) -> OrderToken {
         self.ticket.clone()
     }
 }
 
-impl Ticket {
+impl OrderToken {
     pub(crate) fn is_void(&self) -> bool {
         // The writer alone decides by it; others only learn of it earlier or later.
         self.0.load(Ordering::Relaxed)

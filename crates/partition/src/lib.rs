@@ -32,13 +32,13 @@ pub(crate) use self::error::CodecError;
 pub use self::{
     batch::{RecordBatch, RecordBatchBuilder, RecordHeader, StoredBatch, StoredEvent},
     cursor::{
-        Advance, Attach, AttachedSpec, Attachment, Counters, CursorAdvance, CursorRecord, DeliveryState,
+        Advance, Attach, AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, DeliveryState,
         Outcome, ParkedKey, Reason,
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
-    lane::Lane,
-    loss::{LossReport, LostEvents, accept_loss, survey_loss},
-    partition::{Appended, Partition, PartitionOptions, Positions, Receipt, open::log_name},
-    reader::ReadChunk,
+    lane::AppendOrder,
+    loss::{DamageReport, DamagedRange, accept_loss, survey_damage},
+    partition::{Appended, Partition, PartitionOptions, PendingAppend, Positions, open::log_name},
+    reader::{AccountFilter, ReadChunk},
     stamp::Clock,
 };

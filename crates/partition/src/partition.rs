@@ -2,7 +2,7 @@
 
 pub(crate) mod open;
 
-use std::{collections::HashSet, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use fanfare_log::Payload;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, StartAt, SubscriptionId, Timestamp};
@@ -19,9 +19,9 @@ use crate::{
     admission::Admission,
     command::{self, Command, Start},
     entry::EntryBuilder,
-    lane::{Lane, Ticket},
+    lane::{AppendOrder, OrderToken},
     machine::Machine,
-    reader::{Reader, Whose},
+    reader::{AccountFilter, Reader},
     retention::Retention,
     stamp::Stamp,
     state::Reply,
@@ -68,12 +68,12 @@ pub struct Appended {
 }
 
 /// Resolves when the batch is committed (or refused). Dropping it does not cancel the append.
-pub struct Receipt {
+pub struct PendingAppend {
     partition: PartitionId,
     outcome: oneshot::Receiver<Result<Appended, AppendError>>,
 }
 
-impl Receipt {
+impl PendingAppend {
     /// # Errors
     /// See [`AppendError`]; only [`AppendError::Unknown`] leaves it open whether the batch is committed.
     pub async fn committed(self) -> Result<Appended, AppendError> {
@@ -148,22 +148,24 @@ impl Partition {
     ///
     /// # Panics
     /// If the batch is empty.
-    #[expect(clippy::unused_async, reason = "admission may come to wait; callers must not depend on it")]
-    pub async fn append(&self, batch: RecordBatch) -> Result<Receipt, AppendError> {
+    pub fn append(&self, batch: RecordBatch) -> Result<PendingAppend, AppendError> {
         self.queue(batch, None)
     }
 
     /// As [`Self::append`], and never before what was handed over earlier in `lane`; a lane is for one partition.
     ///
     /// # Errors
-    /// As [`Self::append`], or [`AppendError::Behind`].
+    /// As [`Self::append`], or [`AppendError::EarlierFailed`].
     ///
     /// # Panics
     /// If the batch is empty.
-    #[expect(clippy::unused_async, reason = "admission may come to wait; callers must not depend on it")]
-    pub async fn append_in(&self, lane: &mut Lane, batch: RecordBatch) -> Result<Receipt, AppendError> {
+    pub fn append_in_order(
+        &self,
+        lane: &mut AppendOrder,
+        batch: RecordBatch,
+    ) -> Result<PendingAppend, AppendError> {
         if !lane.is_open() {
-            return Err(AppendError::Behind { partition: self.id });
+            return Err(AppendError::EarlierFailed { partition: self.id });
         }
         let queued = self.queue(batch, Some(lane.ticket()));
         if queued.as_ref().is_err_and(AppendError::is_retryable) {
@@ -172,7 +174,7 @@ impl Partition {
         queued
     }
 
-    fn queue(&self, batch: RecordBatch, lane: Option<Ticket>) -> Result<Receipt, AppendError> {
+    fn queue(&self, batch: RecordBatch, lane: Option<OrderToken>) -> Result<PendingAppend, AppendError> {
         assert!(!batch.is_empty(), "a batch holds at least one event");
         let partition = self.id;
         let live =
@@ -190,7 +192,7 @@ impl Partition {
         let admitted = live.admission.admit(bytes).map_err(|error| overloaded(error.retry_after_ms))?;
         let (promise, outcome) = oneshot::channel();
         match live.inbox.try_send(Request { batch, admitted, promise: Promise { lane, outcome: promise } }) {
-            Ok(()) => Ok(Receipt { partition, outcome }),
+            Ok(()) => Ok(PendingAppend { partition, outcome }),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 Err(overloaded(live.admission.overloaded().retry_after_ms))
             }
@@ -198,33 +200,20 @@ impl Partition {
         }
     }
 
-    /// Committed batches from `from`, in order, at least one if there is one, then up to `bytes_max` of body. The first
-    /// may begin below `from`: it is cut. Empty at the high watermark. `account`: others' sections are skipped (cheaply).
-    /// `next` is where to go on. Cold reads happen on blocking threads.
+    /// Reads committed batches of the filtered accounts from `from` on, in offset order, up to `bytes_max` of body but at
+    /// least one batch. A batch that begins below `from` is cut there. `next` is the offset to continue from; at the high
+    /// watermark the chunk is empty. With [`AccountFilter::Set`] a chunk may be empty below it, too. Sections of other
+    /// accounts are skipped cheaply; reads from disk run on blocking threads.
     ///
     /// # Errors
-    /// If `from` is below the start of the log, or what is there cannot be read.
+    /// If `from` is below the start of the log, or the log cannot be read there.
     pub async fn read(
         &self,
         from: Offset,
-        account: Option<AccountId>,
+        accounts: AccountFilter,
         bytes_max: u64,
     ) -> Result<ReadChunk, ReadError> {
-        let whose = account.map_or(Whose::Everyone, Whose::Account);
-        self.readable()?.reader.read(from, whose, bytes_max).await
-    }
-
-    /// Like [`Self::read`], of these accounts; may find nothing and go on at a higher offset.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    pub async fn read_among(
-        &self,
-        from: Offset,
-        accounts: Arc<HashSet<AccountId>>,
-        bytes_max: u64,
-    ) -> Result<ReadChunk, ReadError> {
-        self.readable()?.reader.read(from, Whose::Among(accounts), bytes_max).await
+        self.readable()?.reader.read(from, accounts, bytes_max).await
     }
 
     /// Why nothing that is committed from here on will ever be read, if that is so: its log cannot be opened or
@@ -257,16 +246,16 @@ impl Partition {
     /// See [`Attach`]; resolved when applied.
     ///
     /// # Errors
-    /// If this node does not lead, an epoch above this one was attached before, the spec cannot be kept, or the start
+    /// If this node does not lead, an epoch above this one was attached before, the filter cannot be kept, or the start
     /// is a time at which the log cannot be read.
     pub async fn attach(&self, attach: Attach) -> Result<Attachment, CommandError> {
-        let Attach { subscription, account, epoch, spec_revision, spec, start } = attach;
+        let Attach { subscription, account, epoch, filter_revision, filter, start } = attach;
         let start = match start {
             StartAt::Next => Start::Next,
             StartAt::Earliest => Start::Earliest,
             StartAt::Time(time) => Start::Time { time, offset: self.offset_at(time).await? },
         };
-        let command = Command::Attach { subscription, account, epoch, spec_revision, spec, start };
+        let command = Command::Attach { subscription, account, epoch, filter_revision, filter, start };
         match self.command(None, &command).await? {
             Reply::Attached(result) => result.map_err(CommandError::Refused),
             other => unreachable_reply(&other),
@@ -341,7 +330,7 @@ impl Partition {
 
     /// What may still be appended before the oldest leaves the log for its size; None of one that takes nothing.
     #[must_use]
-    pub fn room_bytes(&self) -> Option<u64> {
+    pub fn remaining_bytes(&self) -> Option<u64> {
         let live = self.live().ok()?;
         let kept_bytes = live.group.log().segments().iter().map(|segment| segment.bytes).sum();
         Some(live.retention.bytes_max.saturating_sub(kept_bytes))
@@ -414,7 +403,7 @@ impl Partition {
     fn readable(&self) -> Result<&Live, ReadError> {
         self.live().map_err(|dead| ReadError::DataLoss {
             partition: self.id,
-            what: dead.what.clone(),
+            detail: dead.what.clone(),
             offsets: dead.offsets.clone(),
         })
     }

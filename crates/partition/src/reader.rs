@@ -50,12 +50,12 @@ pub(crate) struct Reader {
     pub(crate) shelf_turn: Semaphore,
 }
 
-/// Whose sections are read; others are skipped.
+/// The accounts whose batches a read returns.
 #[derive(Clone, Debug)]
-pub(crate) enum Whose {
-    Everyone,
-    Account(AccountId),
-    Among(Arc<HashSet<AccountId>>),
+pub enum AccountFilter {
+    All,
+    One(AccountId),
+    Set(Arc<HashSet<AccountId>>),
 }
 
 /// What the state says about reading at an offset.
@@ -69,7 +69,7 @@ struct View {
 
 /// A chunk in the making.
 struct Reading {
-    whose: Whose,
+    accounts: AccountFilter,
     bytes_max: u64,
     bytes: u64,
     batches: Vec<StoredBatch>,
@@ -112,27 +112,27 @@ impl Reader {
     pub(crate) async fn read(
         &self,
         from: Offset,
-        whose: Whose,
+        accounts: AccountFilter,
         bytes_max: u64,
     ) -> Result<ReadChunk, ReadError> {
-        let mut reading = Reading { whose, bytes_max, bytes: 0, batches: Vec::new(), next: from };
+        let mut reading = Reading { accounts, bytes_max, bytes: 0, batches: Vec::new(), next: from };
         loop {
             let asked = reading.next;
             let view = self.view(asked);
             let Positions { log_start, high_watermark, .. } = view.positions;
             if asked < log_start {
-                return Err(ReadError::OutOfRange { asked, log_start });
+                return Err(ReadError::OutOfRange { offset: asked, log_start });
             }
             if asked >= high_watermark {
                 return self.end(reading.chunk());
             }
-            if reading.whose.is_nobody() {
+            if reading.accounts.is_empty() {
                 reading.next = high_watermark;
                 return Ok(reading.chunk());
             }
-            let part = match reading.whose {
-                Whose::Account(account) => self.of_account(account, asked, view, bytes_max).await,
-                Whose::Everyone | Whose::Among(_) => {
+            let part = match reading.accounts {
+                AccountFilter::One(account) => self.of_account(account, asked, view, bytes_max).await,
+                AccountFilter::All | AccountFilter::Set(_) => {
                     let frames = self.frames(asked, &view, bytes_max.max(READ_BYTES_MIN)).await;
                     frames.map(|frames| Part { run: Run::new(frames), upto: None })
                 }
@@ -148,7 +148,7 @@ impl Reader {
                 }
             }
             reading.next = reading.next.max(part.upto.unwrap_or(asked));
-            if !reading.batches.is_empty() || matches!(reading.whose, Whose::Among(_)) {
+            if !reading.batches.is_empty() || matches!(reading.accounts, AccountFilter::Set(_)) {
                 return Ok(reading.chunk());
             }
             assert!(reading.next > asked, "reading at {asked} made no progress");
@@ -181,7 +181,7 @@ impl Reader {
     ) -> Result<Option<StoredEvent>, ReadError> {
         let known = self.group.read(|machine| machine.state.dedup().account(account)?.get(id));
         if let Some(known) = known {
-            match self.read(known.offset, Whose::Account(account), 1).await {
+            match self.read(known.offset, AccountFilter::One(account), 1).await {
                 Ok(chunk) => {
                     let first = chunk.batches.first().and_then(|batch| batch.events().next());
                     return Ok(first.filter(|event| event.offset == known.offset));
@@ -330,7 +330,7 @@ impl Reader {
     fn explain(&self, asked: Offset, error: FramesError) -> ReadError {
         let log_start = self.view(asked).positions.log_start;
         match error {
-            _ if asked < log_start => ReadError::OutOfRange { asked, log_start },
+            _ if asked < log_start => ReadError::OutOfRange { offset: asked, log_start },
             FramesError::Absent => {
                 self.lost(format!("offset {asked} is not in the log that starts at {log_start}"))
             }
@@ -368,21 +368,21 @@ impl Reader {
     }
 
     fn lost_at(&self, offsets: Range<Offset>, what: &str) -> ReadError {
-        ReadError::DataLoss { partition: self.id, what: format!("{what}. {}", self.way_out), offsets }
+        ReadError::DataLoss { partition: self.id, detail: format!("{what}. {}", self.way_out), offsets }
     }
 }
 
-impl Whose {
-    fn wants(&self, account: AccountId) -> bool {
+impl AccountFilter {
+    fn matches(&self, account: AccountId) -> bool {
         match self {
-            Self::Everyone => true,
-            Self::Account(wanted) => *wanted == account,
-            Self::Among(wanted) => wanted.contains(&account),
+            Self::All => true,
+            Self::One(account_id) => *account_id == account,
+            Self::Set(accounts) => accounts.contains(&account),
         }
     }
 
-    fn is_nobody(&self) -> bool {
-        matches!(self, Self::Among(wanted) if wanted.is_empty())
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Set(accounts) if accounts.is_empty())
     }
 }
 
@@ -401,8 +401,8 @@ impl Reading {
             return Ok(Taken::Whole);
         }
         let entry = Entry::decode(&frame.payload, header.count)?;
-        let whose = self.whose.clone();
-        for batch in entry.batches(base, Timestamp(header.time_ms), |account| whose.wants(account)) {
+        let accounts = self.accounts.clone();
+        for batch in entry.batches(base, Timestamp(header.time_ms), |account| accounts.matches(account)) {
             let batch = batch?.cut_below(self.next);
             if batch.is_empty() {
                 continue;

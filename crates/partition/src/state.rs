@@ -17,9 +17,9 @@ use fanfare_log::{Frame, FrameHeader, Position};
 use fanfare_model::{Offset, SubscriptionId, Timestamp};
 use fanfare_raft::{Anchor, Scope};
 
-use self::accounting::{Attached, SPEC_BYTES_MAX};
+use self::accounting::{Attached, FILTER_BYTES_MAX};
 use crate::{
-    Advance, AttachedSpec, Attachment, Counters, CursorRecord, DeliveryState, Positions, Reason, Refusal,
+    Advance, AttachedFilter, Attachment, Counters, CursorRecord, DeliveryState, Positions, Reason, Refusal,
     command::{self, Command, Start},
     dedup::{Limits, Window},
     entry::{self, Entry},
@@ -37,8 +37,8 @@ pub(crate) struct PartitionState {
     anchor: Option<Anchor>,
     frontier: Offset,
     attached: BTreeMap<SubscriptionId, Attached>,
-    /// Those of the attached that have more than one spec.
-    several_specs: BTreeSet<SubscriptionId>,
+    /// Those of the attached that have more than one filter.
+    several_filters: BTreeSet<SubscriptionId>,
     /// Last detached last.
     detached: VecDeque<Detached>,
 }
@@ -87,7 +87,7 @@ impl PartitionState {
             anchor: None,
             frontier: Offset::ZERO,
             attached: BTreeMap::new(),
-            several_specs: BTreeSet::new(),
+            several_filters: BTreeSet::new(),
             detached: VecDeque::new(),
         }
     }
@@ -135,7 +135,7 @@ impl PartitionState {
             loss::KIND if header.count > 0 => {
                 let base = Offset(header.base_offset);
                 derived.dedup.insert(
-                    loss::nobody(),
+                    loss::NO_ACCOUNT,
                     base,
                     derived.last_time,
                     loss::records(base, header.count),
@@ -172,14 +172,14 @@ impl PartitionState {
 
     fn execute(&mut self, command: Command, header: &FrameHeader) -> Reply {
         match command {
-            Command::Attach { subscription, account, epoch, spec_revision, spec, start } => {
+            Command::Attach { subscription, account, epoch, filter_revision, filter, start } => {
                 let from = self.resolve(start);
                 let attachment = Attachment {
                     subscription,
                     account,
                     epoch,
                     from,
-                    specs: Arc::from([AttachedSpec { from, revision: spec_revision, spec }]),
+                    filters: Arc::from([AttachedFilter { from, revision: filter_revision, filter }]),
                     // Not the frontier decides: an advance on its way may be about to pass over `from`.
                     matched_to: (from < self.derived.next_offset).then_some(from),
                 };
@@ -208,17 +208,17 @@ impl PartitionState {
     }
 
     fn attach(&mut self, new: Attachment) -> Result<Attachment, Refusal> {
-        let spec = &new.specs[0];
+        let filter = &new.filters[0];
         let counters = match self.attached.get_mut(&new.subscription) {
             Some(old) if old.attachment.account != new.account || old.attachment.epoch > new.epoch => {
                 return Err(Refusal::Epoch);
             }
-            _ if spec.spec.len() > SPEC_BYTES_MAX => return Err(Refusal::Spec),
+            _ if filter.filter.len() > FILTER_BYTES_MAX => return Err(Refusal::Filter),
             Some(old) if old.attachment.epoch == new.epoch => {
-                if old.attachment.spec_revision() < spec.revision {
-                    old.change_spec(AttachedSpec { from: self.derived.next_offset, ..spec.clone() })?;
-                    old.forget_specs(self.frontier);
-                    self.several_specs.insert(new.subscription);
+                if old.attachment.filter_revision() < filter.revision {
+                    old.change_filter(AttachedFilter { from: self.derived.next_offset, ..filter.clone() })?;
+                    old.drop_settled_filters(self.frontier);
+                    self.several_filters.insert(new.subscription);
                 }
                 return Ok(old.attachment.clone());
             }
@@ -269,7 +269,7 @@ impl PartitionState {
         }
         self.frontier = advance.frontier;
         self.attached.extend(advanced);
-        self.forget_specs();
+        self.drop_settled_filters();
         Ok(())
     }
 
@@ -289,12 +289,12 @@ impl PartitionState {
         Ok(to)
     }
 
-    fn forget_specs(&mut self) {
+    fn drop_settled_filters(&mut self) {
         let (attached, frontier) = (&mut self.attached, self.frontier);
-        self.several_specs.retain(|subscription| {
+        self.several_filters.retain(|subscription| {
             let Some(attached) = attached.get_mut(subscription) else { return false };
-            attached.forget_specs(frontier);
-            attached.attachment.specs.len() > 1
+            attached.drop_settled_filters(frontier);
+            attached.attachment.filters.len() > 1
         });
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     admission::{Admission, Admitted},
     dedup::{Committed, UnderWay},
     entry::{self, Built, EntryBuilder},
-    lane::Ticket,
+    lane::OrderToken,
     machine::Machine,
     stamp::Stamp,
     state::Reply,
@@ -45,7 +45,7 @@ pub(crate) struct Request {
 /// The writer's end of a receipt.
 pub(crate) struct Promise {
     /// None if the append is in no order with others.
-    pub(crate) lane: Option<Ticket>,
+    pub(crate) lane: Option<OrderToken>,
     pub(crate) outcome: oneshot::Sender<Result<Appended, AppendError>>,
 }
 
@@ -189,7 +189,7 @@ impl Writer {
         let mut receipts = Vec::with_capacity(requests.len());
         for request in requests {
             match request.promise.is_behind() {
-                true => request.promise.keep(Err(AppendError::Behind { partition: self.parts.id })),
+                true => request.promise.keep(Err(AppendError::EarlierFailed { partition: self.parts.id })),
                 false => receipts.push(self.plan(request, &mut entry)),
             }
         }
@@ -439,7 +439,7 @@ impl Planned {
 impl Promise {
     /// Something before it in its lane failed.
     fn is_behind(&self) -> bool {
-        self.lane.as_ref().is_some_and(Ticket::is_void)
+        self.lane.as_ref().is_some_and(OrderToken::is_void)
     }
 
     fn keep(self, outcome: Result<Appended, AppendError>) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use fanfare_log::Store;
 use fanfare_model::{PartitionId, Stream};
-use fanfare_partition::{LossReport, LostEvents, accept_loss, survey_loss};
+use fanfare_partition::{DamageReport, DamagedRange, accept_loss, survey_damage};
 
 use crate::{serve, stopped};
 
@@ -75,9 +75,9 @@ impl AcceptLoss {
 }
 
 fn repair(store: &Store, id: PartitionId, accept: bool) -> anyhow::Result<()> {
-    let found = survey_loss(store, id)?;
+    let found = survey_damage(store, id)?;
     if found.is_empty() {
-        println!("Partition {id}: every entry is readable ({} events); nothing is lost.", found.kept);
+        println!("Partition {id}: every entry is readable ({} events); nothing is lost.", found.kept_events);
         return Ok(());
     }
     print!("{}", told(id, &found));
@@ -86,7 +86,7 @@ fn repair(store: &Store, id: PartitionId, accept: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     accept_loss(store, id).context("nothing was deleted; run the command again")?;
-    let left = survey_loss(store, id)?;
+    let left = survey_damage(store, id)?;
     if !left.is_empty() {
         bail!("{}it is still damaged; restore the data directory from a backup", told(id, &left));
     }
@@ -95,29 +95,32 @@ fn repair(store: &Store, id: PartitionId, accept: bool) -> anyhow::Result<()> {
 }
 
 /// What will be lost and what stays, a line each.
-fn told(id: PartitionId, report: &LossReport) -> String {
+fn told(id: PartitionId, report: &DamageReport) -> String {
     let mut lines = vec![format!("Partition {id}:")];
-    for LostEvents { path, at, what, offsets } in &report.lost {
+    for DamagedRange { path, byte, detail, offsets } in &report.ranges {
         let events = offsets.end - offsets.start;
         let which = match events {
             0 => "no events, only progress of deliveries".to_owned(),
             1 => format!("1 event, at offset {}", offsets.start),
             _ => format!("{events} events, at offsets {} to {}", offsets.start, offsets.end - 1),
         };
-        lines.push(format!("  lost: {which} ({path} is damaged at byte {at}: {what})"));
+        lines.push(format!("  lost: {which} ({path} is damaged at byte {byte}: {detail})"));
     }
-    if let Some(why) = &report.state {
+    if let Some(why) = &report.state_loss {
         lines.push(format!(
             "  lost: which subscriptions are attached, and their progress and counts ({why}); they begin at the next \
              event"
         ));
     }
-    if report.lost.is_empty() && report.state.is_none() {
+    if report.ranges.is_empty() && report.state_loss.is_none() {
         lines.push(
             "  lost: no more events, but the files do not fit together until this is finished".to_owned(),
         );
     }
-    lines.push(format!("  kept: {} events; the next one gets offset {}", report.kept, report.next_offset));
+    lines.push(format!(
+        "  kept: {} events; the next one gets offset {}",
+        report.kept_events, report.next_offset
+    ));
     lines.push(String::new());
     lines.join("\n")
 }
@@ -139,12 +142,13 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_told_with_file_place_and_offsets() {
-        let lost = |offsets| LostEvents { path: "/d/1.seg".into(), at: 64, what: "bad".into(), offsets };
-        let report = LossReport {
-            lost: vec![lost(5..9), lost(11..12), lost(12..12)],
-            state: Some("gone".into()),
+        let lost =
+            |offsets| DamagedRange { path: "/d/1.seg".into(), byte: 64, detail: "bad".into(), offsets };
+        let report = DamageReport {
+            ranges: vec![lost(5..9), lost(11..12), lost(12..12)],
+            state_loss: Some("gone".into()),
             unfinished: true,
-            kept: 7,
+            kept_events: 7,
             next_offset: fanfare_model::Offset(12),
             quarantine: "/d/quarantine/events-0".into(),
         };
@@ -164,11 +168,11 @@ mod tests {
 
     #[test]
     fn a_repair_that_was_interrupted_is_told_and_goes_on() {
-        let report = LossReport {
-            lost: Vec::new(),
-            state: None,
+        let report = DamageReport {
+            ranges: Vec::new(),
+            state_loss: None,
             unfinished: true,
-            kept: 7,
+            kept_events: 7,
             next_offset: fanfare_model::Offset(12),
             quarantine: "/d/quarantine/events-0".into(),
         };

@@ -290,7 +290,7 @@ impl World {
             );
         }
         for (partition, batch) in batches {
-            let receipt = self.events[usize::from(partition)].append(batch.finish()).await.unwrap();
+            let receipt = self.events[usize::from(partition)].append(batch.finish()).unwrap();
             assert_eq!(receipt.committed().await.unwrap().duplicates, []);
         }
     }

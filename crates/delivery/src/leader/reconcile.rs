@@ -103,7 +103,7 @@ impl Scope {
                 }
                 (change, Err(CommandError::Refused(refusal))) => {
                     let (partition, subscription) = (self.ground.partition.id(), change.subscription());
-                    if refusal == Refusal::Spec {
+                    if refusal == Refusal::Filter {
                         tracing::warn!(%partition, %subscription, "a change of types waits for the backlog");
                     } else {
                         tracing::error!(%partition, ?change, %refusal, "attach or detach a subscription");
@@ -210,7 +210,7 @@ impl Scope {
             let mut state = cell.lock();
             let needed = state.flight.low_water().map_or(front, |oldest| oldest.min(front));
             let changed = state.choices.change(attachment, needed);
-            self.newest_attached = self.newest_attached.max(attachment.spec_revision());
+            self.newest_attached = self.newest_attached.max(attachment.filter_revision());
             return changed.map_err(|error| self.unreadable(attachment, error));
         }
         if let Some(earlier) = known {
@@ -233,8 +233,8 @@ impl Change {
             subscription: subscription.id,
             account: subscription.account,
             epoch: subscription.epoch,
-            spec_revision: subscription.revision,
-            spec: Choice::of(subscription).encode(),
+            filter_revision: subscription.revision,
+            filter: Choice::of(subscription).encode(),
             start: subscription.start,
         })
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use fanfare_model::{AccountId, Offset};
-use fanfare_partition::{Partition, ReadError};
+use fanfare_partition::{AccountFilter, Partition, ReadError};
 use parking_lot::Mutex;
 
 /// Letters are forgotten in runs of about so many bytes, when the last of a run has left the log.
@@ -78,7 +78,7 @@ impl Budget {
         }
         // Small ones take up to twice their size.
         let arriving = 2 * (on_their_way.values().sum::<u64>() + size_bytes);
-        if letters.room_bytes().is_some_and(|room| room < arriving + RESERVE_BYTES) {
+        if letters.remaining_bytes().is_some_and(|room| room < arriving + RESERVE_BYTES) {
             return None;
         }
         on_their_way.insert(account, own + size_bytes);
@@ -109,7 +109,7 @@ impl Counted {
             if self.upto >= positions.high_watermark {
                 return;
             }
-            let chunk = match letters.read(self.upto, None, LOOK_BYTES).await {
+            let chunk = match letters.read(self.upto, AccountFilter::All, LOOK_BYTES).await {
                 Err(ReadError::OutOfRange { log_start, .. }) => {
                     self.forget_below(log_start);
                     continue;

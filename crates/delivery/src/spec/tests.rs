@@ -1,21 +1,21 @@
 use fanfare_model::{AccountId, SubscriptionId};
-use fanfare_partition::AttachedSpec;
+use fanfare_partition::AttachedFilter;
 
 use super::*;
 
 /// An attachment with one chosen type per span.
 pub(crate) fn attachment(spans: &[(u64, &str)]) -> Attachment {
-    let specs = spans.iter().zip(1..).map(|((from, event_type), revision)| AttachedSpec {
+    let specs = spans.iter().zip(1..).map(|((from, event_type), revision)| AttachedFilter {
         from: Offset(*from),
         revision,
-        spec: Choice::from_iter([((*event_type).to_owned(), None)]).encode(),
+        filter: Choice::from_iter([((*event_type).to_owned(), None)]).encode(),
     });
     Attachment {
         subscription: SubscriptionId::from_bytes([1; 16]),
         account: AccountId::from_bytes([2; 16]),
         epoch: 1,
         from: Offset::ZERO,
-        specs: specs.collect(),
+        filters: specs.collect(),
         matched_to: None,
     }
 }

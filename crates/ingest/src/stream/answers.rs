@@ -125,7 +125,7 @@ mod tests {
         for sequence in 0..2 * RESPONSES_MAX as u64 {
             let asked = vec![Asked { sequence, events: 0 }];
             let shares = vec![share.clone().try_acquire_owned().unwrap()];
-            let in_flight = Gathering::expecting(0, 0).append(&[], &mut crate::lanes::Lanes::default()).await;
+            let in_flight = Gathering::expecting(0, 0).append(&[], &mut crate::lanes::Lanes::default());
             assert!(rounds.try_send(Step::Round(Round { asked, in_flight, shares })).is_ok());
         }
         let answers = Answers::new(ingest, responses_in, failure_in);

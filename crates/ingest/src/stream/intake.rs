@@ -89,7 +89,7 @@ impl Intake {
         if self.rounds.is_closed() {
             return Ok(None);
         }
-        let in_flight = gathering.append(self.ingest.partitions(), &mut self.lanes).await;
+        let in_flight = gathering.append(self.ingest.partitions(), &mut self.lanes);
         Ok(Some(Round { asked, in_flight, shares }))
     }
 

@@ -182,7 +182,7 @@ async fn what_was_refused_holds_back_what_comes_later_before_anybody_has_heard_o
     let mut append = async |id: &str| {
         let (bytes, mut gathering) = (event(id).encode_to_vec(), Gathering::expecting(1, 0));
         node.ingest.gather(&view, std::iter::once(&bytes[..]), &mut lanes, &mut gathering).await;
-        gathering.append(node.ingest.partitions(), &mut lanes).await
+        gathering.append(node.ingest.partitions(), &mut lanes)
     };
     let before = append("a").await;
     probe(&caller, Ok(())).await;

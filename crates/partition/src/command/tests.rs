@@ -3,13 +3,13 @@ use super::*;
 fn commands() -> Vec<(&'static str, Command)> {
     let subscription = SubscriptionId::from_bytes([0xd0; 16]);
     let account = AccountId::from_bytes([0xa0; 16]);
-    let spec: Arc<[u8]> = Arc::from([0xab, 0xcd]);
+    let filter: Arc<[u8]> = Arc::from([0xab, 0xcd]);
     let attach = |start| Command::Attach {
         subscription,
         account,
         epoch: 3,
-        spec_revision: 9,
-        spec: spec.clone(),
+        filter_revision: 9,
+        filter: filter.clone(),
         start,
     };
     let record = CursorRecord {

@@ -138,7 +138,7 @@ fn full(bytes_max: u64) -> Window {
 /// The next `count` events are lost. Returns the offset after them.
 fn lose(window: &mut Window, time: u64, count: u32) -> Offset {
     let base = window.lines.end();
-    window.insert(loss::nobody(), base, Timestamp(time), loss::records(base, count));
+    window.insert(loss::NO_ACCOUNT, base, Timestamp(time), loss::records(base, count));
     base.plus(count.into())
 }
 

@@ -113,7 +113,7 @@ impl Node {
     }
 
     async fn append(&self, batch: RecordBatch) -> Appended {
-        self.partition.append(batch).await.expect("it is queued").committed().await.expect("it is committed")
+        self.partition.append(batch).expect("it is queued").committed().await.expect("it is committed")
     }
 
     /// As applied; watchers hear of it a moment later.
@@ -131,10 +131,10 @@ impl Node {
 
     /// Everything readable, of the account or of all, as (offset, text); read in chunks of `bytes_max`.
     async fn events(&self, from: u64, account: Option<u8>, bytes_max: u64) -> Vec<(u64, String)> {
+        let accounts = account.map_or(AccountFilter::All, |account| AccountFilter::One(account_id(account)));
         let (mut next, mut events) = (Offset(from), Vec::new());
         loop {
-            let chunk =
-                self.partition.read(next, account.map(account_id), bytes_max).await.expect("it is readable");
+            let chunk = self.partition.read(next, accounts.clone(), bytes_max).await.expect("it is readable");
             assert!(chunk.next >= next);
             if chunk.batches.is_empty() {
                 assert_eq!(chunk.next, self.positions().high_watermark.max(next));

@@ -6,12 +6,12 @@
 
 use fanfare_model::Offset;
 
-use crate::{AttachedSpec, Attachment, Counters, CursorAdvance, CursorRecord, Outcome, Reason, Refusal};
+use crate::{AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, Outcome, Reason, Refusal};
 
-/// Bytes of one spec.
-pub(crate) const SPEC_BYTES_MAX: usize = 32 << 10;
+/// Bytes of one filter.
+pub(crate) const FILTER_BYTES_MAX: usize = 32 << 10;
 /// Specs of one attachment that are needed at once: changes with events between them and none of these settled.
-pub(crate) const SPECS_MAX: usize = 16;
+pub(crate) const FILTERS_MAX: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
@@ -80,7 +80,7 @@ impl Attached {
         counted: Counted,
         pending: u64,
     ) -> Result<Option<CursorRecord>, Refusal> {
-        let held = record.held();
+        let held = record.named_events();
         if pending == 0 {
             return if held == 0 { Ok(None) } else { Err(Refusal::Accounting) };
         }
@@ -102,28 +102,28 @@ impl Attached {
         Ok(Some(CursorRecord { read_to, ..record.clone() }))
     }
 
-    /// From its offset on `new` holds instead of the newest spec.
-    pub(crate) fn change_spec(&mut self, new: AttachedSpec) -> Result<(), Refusal> {
-        let mut specs = self.attachment.specs.to_vec();
+    /// From its offset on `new` holds instead of the newest filter.
+    pub(crate) fn change_filter(&mut self, new: AttachedFilter) -> Result<(), Refusal> {
+        let mut filters = self.attachment.filters.to_vec();
         // What took effect at this very offset never held for an event.
-        specs.pop_if(|last| last.from == new.from && last.spec != new.spec);
-        let is_full = specs.len() == SPECS_MAX;
-        match specs.last_mut() {
-            Some(last) if last.spec == new.spec => last.revision = new.revision,
-            _ if is_full => return Err(Refusal::Spec),
-            _ => specs.push(new),
+        filters.pop_if(|last| last.from == new.from && last.filter != new.filter);
+        let is_full = filters.len() == FILTERS_MAX;
+        match filters.last_mut() {
+            Some(last) if last.filter == new.filter => last.revision = new.revision,
+            _ if is_full => return Err(Refusal::Filter),
+            _ => filters.push(new),
         }
-        self.attachment.specs = specs.into();
+        self.attachment.filters = filters.into();
         Ok(())
     }
 
-    /// Forgets the specs of offsets that will never be matched again.
-    pub(crate) fn forget_specs(&mut self, frontier: Offset) {
+    /// Forgets the filters of offsets that will never be matched again.
+    pub(crate) fn drop_settled_filters(&mut self, frontier: Offset) {
         let needed = self.unsettled_from(frontier);
-        let specs = &self.attachment.specs;
-        let passed = specs[1..].partition_point(|spec| spec.from <= needed);
+        let filters = &self.attachment.filters;
+        let passed = filters[1..].partition_point(|filter| filter.from <= needed);
         if passed > 0 {
-            self.attachment.specs = specs[passed..].into();
+            self.attachment.filters = filters[passed..].into();
         }
     }
 
@@ -140,7 +140,7 @@ impl Attached {
     pub(crate) fn unsettled_from(&self, frontier: Offset) -> Offset {
         let uncounted = self.attachment.matched_to.map_or(frontier, |matched_to| matched_to.min(frontier));
         let Some(record) = &self.record else { return uncounted };
-        let unread = (self.counters.pending() > record.held()).then_some(record.read_to);
+        let unread = (self.counters.pending() > record.named_events()).then_some(record.read_to);
         [record.first_named(), unread].into_iter().flatten().fold(uncounted, Offset::min)
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! version u16 | log start u64 | frontier u64 | last time u64 | anchor? (position 24, next offset u64)
 //! count u32, per attached, ascending: subscription 16, account 16, epoch u64, from u64,
-//!            count u32, per spec, ascending: from u64, revision u64, size u32, spec
+//!            count u32, per filter, ascending: from u64, revision u64, size u32, filter
 //!            matched_to?, counters, record?
 //! count u32, per detached, in order: subscription 16, epoch u64, counters
 //! ```
@@ -15,7 +15,7 @@ use fanfare_raft::Anchor;
 
 use super::{Attached, Detached, PartitionState};
 use crate::{
-    AttachedSpec, Attachment, CodecError,
+    AttachedFilter, Attachment, CodecError,
     codec::{Decoder, Encoder},
     command::{
         decode_counters, decode_position, decode_record, encode_counters, encode_position, encode_record,
@@ -79,8 +79,8 @@ impl PartitionState {
             if state.attached.last_key_value().is_some_and(|(last, _)| *last >= subscription) {
                 return Err(CodecError::Value("order of subscriptions"));
             }
-            if attached.attachment.specs.len() > 1 {
-                state.several_specs.insert(subscription);
+            if attached.attachment.filters.len() > 1 {
+                state.several_filters.insert(subscription);
             }
             state.attached.insert(subscription, attached);
         }
@@ -102,11 +102,11 @@ fn encode_attachment(out: &mut Encoder, attachment: &Attachment) {
     out.bytes(attachment.account.as_bytes());
     out.u64(attachment.epoch);
     out.u64(attachment.from.0);
-    out.count(attachment.specs.len());
-    for spec in attachment.specs.iter() {
-        out.u64(spec.from.0);
-        out.u64(spec.revision);
-        out.blob(&spec.spec);
+    out.count(attachment.filters.len());
+    for filter in attachment.filters.iter() {
+        out.u64(filter.from.0);
+        out.u64(filter.revision);
+        out.blob(&filter.filter);
     }
     out.optional(attachment.matched_to, |out, offset| out.u64(offset.0));
 }
@@ -117,17 +117,21 @@ fn decode_attachment(fields: &mut Decoder<'_>) -> Result<Attachment, CodecError>
         account: AccountId::from_bytes(fields.array()?),
         epoch: fields.u64()?,
         from: Offset(fields.u64()?),
-        specs: decode_specs(fields)?.into(),
+        filters: decode_filters(fields)?.into(),
         matched_to: fields.optional(|fields| fields.u64().map(Offset))?,
     })
 }
 
-fn decode_specs(fields: &mut Decoder<'_>) -> Result<Vec<AttachedSpec>, CodecError> {
-    let specs = fields.list(20, |fields| {
-        Ok(AttachedSpec { from: Offset(fields.u64()?), revision: fields.u64()?, spec: fields.blob()?.into() })
+fn decode_filters(fields: &mut Decoder<'_>) -> Result<Vec<AttachedFilter>, CodecError> {
+    let filters = fields.list(20, |fields| {
+        Ok(AttachedFilter {
+            from: Offset(fields.u64()?),
+            revision: fields.u64()?,
+            filter: fields.blob()?.into(),
+        })
     })?;
-    if specs.is_empty() || !specs.is_sorted_by(|one, other| one.from < other.from) {
-        return Err(CodecError::Value("specs"));
+    if filters.is_empty() || !filters.is_sorted_by(|one, other| one.from < other.from) {
+        return Err(CodecError::Value("filters"));
     }
-    Ok(specs)
+    Ok(filters)
 }

@@ -1,8 +1,8 @@
 //! The rules one by one; what holds for any sequence of commands is in [`any`].
 
 mod any;
+mod filters;
 mod losses;
-mod specs;
 
 use fanfare_log::Payload;
 use fanfare_model::{AccountId, KeyHash};
@@ -92,22 +92,22 @@ impl Bench {
         &mut self,
         number: u8,
         epoch: u64,
-        spec_revision: u64,
+        filter_revision: u64,
         start: Start,
     ) -> Result<Attachment, Refusal> {
-        let spec = spec_revision.to_string();
-        self.attach_spec(number, (epoch, spec_revision), spec.as_bytes(), start)
+        let filter = filter_revision.to_string();
+        self.attach_filter(number, (epoch, filter_revision), filter.as_bytes(), start)
     }
 
-    fn attach_spec(
+    fn attach_filter(
         &mut self,
         number: u8,
-        (epoch, spec_revision): (u64, u64),
-        spec: &[u8],
+        (epoch, filter_revision): (u64, u64),
+        filter: &[u8],
         start: Start,
     ) -> Result<Attachment, Refusal> {
-        let (subscription, account, spec) = (subscription(number), account(1), spec.into());
-        match self.apply(&Command::Attach { subscription, account, epoch, spec_revision, spec, start }) {
+        let (subscription, account, filter) = (subscription(number), account(1), filter.into());
+        match self.apply(&Command::Attach { subscription, account, epoch, filter_revision, filter, start }) {
             Reply::Attached(result) => result,
             other => panic!("{other:?}"),
         }
@@ -148,9 +148,11 @@ impl Bench {
 }
 
 /// From where, of which revision, what.
-fn specs(attachment: &Attachment) -> Vec<(u64, u64, &str)> {
-    let specs = attachment.specs.iter();
-    specs.map(|spec| (spec.from.0, spec.revision, std::str::from_utf8(&spec.spec).unwrap())).collect()
+fn filters(attachment: &Attachment) -> Vec<(u64, u64, &str)> {
+    let filters = attachment.filters.iter();
+    filters
+        .map(|filter| (filter.from.0, filter.revision, std::str::from_utf8(&filter.filter).unwrap()))
+        .collect()
 }
 
 fn cursor(matched: u64, delivered: u64, record: Option<CursorRecord>) -> CursorAdvance {
@@ -205,10 +207,10 @@ fn an_attach_again_repoints_changes_the_filter_does_nothing_or_is_refused() {
     assert_eq!(bench.attach(1, 1, 9, Start::Next), Err(Refusal::Epoch));
     assert_eq!(bench.attach(1, 2, 5, Start::Earliest).unwrap().from, Offset(0));
     let changed = bench.attach(1, 2, 6, Start::Earliest).unwrap();
-    assert_eq!((changed.from, specs(&changed)), (Offset(0), vec![(0, 5, "5"), (3, 6, "6")]));
+    assert_eq!((changed.from, filters(&changed)), (Offset(0), vec![(0, 5, "5"), (3, 6, "6")]));
     assert_eq!(bench.state.counters(subscription(1)).unwrap().1, record(3, &[1, 2], &[]));
     let anew = bench.attach(1, 3, 6, Start::Next).unwrap();
-    assert_eq!((anew.from, specs(&anew)), (Offset(3), vec![(3, 6, "6")]));
+    assert_eq!((anew.from, filters(&anew)), (Offset(3), vec![(3, 6, "6")]));
     let outcomes = vec![(Outcome::Delivered, 1), (Outcome::Cancelled(Reason::Repointed), 2)];
     assert_eq!(bench.counters(1), (3, 0, outcomes));
     assert_eq!(bench.state.counters(subscription(1)).unwrap().1, None);
@@ -241,8 +243,8 @@ fn a_detach_cancels_what_is_pending_and_keeps_the_counters() {
                 subscription: id,
                 account: account(1),
                 epoch: 1,
-                spec_revision: 1,
-                spec: Arc::default(),
+                filter_revision: 1,
+                filter: Arc::default(),
                 start,
             });
             bench.apply(&Command::Detach { subscription: id, epoch: 1, reason: Reason::Deleted });
@@ -468,7 +470,7 @@ fn a_replayed_command_changes_only_what_is_derived() {
 #[test]
 fn the_checkpoint_is_the_golden_one_and_damage_never_panics() {
     let mut bench = unsettled();
-    assert_eq!(specs(&bench.attach(1, 1, 2, Start::Next).unwrap()), [(0, 1, "1"), (20, 2, "2")]);
+    assert_eq!(filters(&bench.attach(1, 1, 2, Start::Next).unwrap()), [(0, 1, "1"), (20, 2, "2")]);
     bench.attach(2, 3, 4, Start::Earliest).unwrap();
     bench.attach(3, 1, 1, Start::Next).unwrap();
     bench.apply(&Command::Detach { subscription: subscription(3), epoch: 1, reason: Reason::Deleted });

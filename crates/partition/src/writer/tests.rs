@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    Clock, Lane,
+    AppendOrder, Clock,
     batch::tests::batch,
     dedup::Limits,
-    reader::{Reader, Whose},
+    reader::{AccountFilter, Reader},
 };
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
@@ -81,16 +81,16 @@ impl Replica {
         timeout(DEADLINE, led).await.expect("it leads in time").unwrap();
     }
 
-    fn request(&self, lane: Option<&Lane>, events: &[&str]) -> (Request, Asked) {
+    fn request(&self, lane: Option<&AppendOrder>, events: &[&str]) -> (Request, Asked) {
         let batch = batch(1, events);
         let admitted = self.admission.admit(batch.body.len() as u64).unwrap();
         let (outcome, asked) = oneshot::channel();
-        let promise = Promise { lane: lane.map(Lane::ticket), outcome };
+        let promise = Promise { lane: lane.map(AppendOrder::ticket), outcome };
         (Request { batch, admitted, promise }, Asked(asked))
     }
 
     /// Hands one batch over, alone.
-    async fn hand_over(&mut self, lane: Option<&Lane>, events: &[&str]) -> Asked {
+    async fn hand_over(&mut self, lane: Option<&AppendOrder>, events: &[&str]) -> Asked {
         let (request, asked) = self.request(lane, events);
         timeout(DEADLINE, self.writer.hand_over(request)).await.expect("it is handed over in time");
         asked
@@ -105,7 +105,7 @@ impl Replica {
         }
     }
 
-    async fn commit(&mut self, lane: Option<&Lane>, events: &[&str]) -> Result<Appended, AppendError> {
+    async fn commit(&mut self, lane: Option<&AppendOrder>, events: &[&str]) -> Result<Appended, AppendError> {
         let asked = self.hand_over(lane, events).await;
         self.settle().await;
         asked.outcome()
@@ -119,7 +119,7 @@ impl Replica {
     async fn events(&self) -> Vec<String> {
         let reader =
             Reader::new((ID, String::new()), self.group.clone(), tokio_util::task::TaskTracker::new());
-        let chunk = reader.read(Offset::ZERO, Whose::Everyone, u64::MAX).await.unwrap();
+        let chunk = reader.read(Offset::ZERO, AccountFilter::All, u64::MAX).await.unwrap();
         let text = |event: crate::StoredEvent| String::from_utf8(event.bytes.to_vec()).unwrap();
         chunk.batches.iter().flat_map(|batch| batch.events().map(text).collect::<Vec<_>>()).collect()
     }
@@ -163,13 +163,13 @@ fn committed_at(base: u64) -> Appended {
 }
 
 fn is_behind(outcome: &Result<Appended, AppendError>) -> bool {
-    matches!(outcome, Err(AppendError::Behind { .. }))
+    matches!(outcome, Err(AppendError::EarlierFailed { .. }))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_full_disk_what_is_behind_in_the_lane_waits_though_there_is_room_again() {
     let mut node = Replica::alone(MemoryFileSystem::default()).await;
-    let (mut lane, other) = (Lane::default(), Lane::default());
+    let (mut lane, other) = (AppendOrder::default(), AppendOrder::default());
     assert_eq!(node.commit(Some(&lane), &["a"]).await.unwrap(), committed_at(0));
     node.fs.leave_free(RESERVE_BYTES - 1);
     node.look_at_the_disk_again();
@@ -203,7 +203,7 @@ async fn after_a_full_disk_what_is_behind_in_the_lane_waits_though_there_is_room
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_that_no_retry_cures_leaves_its_lane_open() {
     let mut node = Replica::alone(MemoryFileSystem::default()).await;
-    let lane = Lane::default();
+    let lane = AppendOrder::default();
     node.commit(Some(&lane), &["a"]).await.unwrap();
     let mut other = batch(1, &["a"]);
     other.records[0].checksum ^= 1;
@@ -231,7 +231,7 @@ async fn three() -> (MemoryNetwork, [Replica; 3]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_under_way_when_leadership_is_lost_are_unknown_and_forgotten() {
     let (network, [mut first, mut second, third]) = three().await;
-    let mut lane = Lane::default();
+    let mut lane = AppendOrder::default();
     first.commit(Some(&lane), &["a"]).await.unwrap();
 
     network.cut(1, 2);

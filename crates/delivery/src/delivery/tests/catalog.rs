@@ -15,8 +15,8 @@ impl World {
             subscription: id,
             account,
             epoch,
-            spec_revision: self.catalog.view().revision + changes,
-            spec: Choice::of(subscription).encode(),
+            filter_revision: self.catalog.view().revision + changes,
+            filter: Choice::of(subscription).encode(),
             start,
         };
         self.home(subscription).attach(attach).await.unwrap();

@@ -131,13 +131,13 @@ async fn a_stop_waits_for_nothing_that_was_under_way_for_a_deleted_subscription(
     timeout(DEADLINE, world.sink("deleted").attempts_when(|attempts| attempts.running == 5)).await.unwrap();
     // A change that is refused, so that the next one, the deletion, is not done at once.
     let Subscription { id, account, start, .. } = *refused;
-    let spec = [].into();
+    let filter = [].into();
     let attach = fanfare_partition::Attach {
         subscription: id,
         account,
         epoch: u64::MAX,
-        spec_revision: 1,
-        spec,
+        filter_revision: 1,
+        filter,
         start,
     };
     world.home(&refused).attach(attach).await.unwrap();

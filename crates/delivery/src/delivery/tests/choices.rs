@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use fanfare_partition::AccountFilter;
+
 use super::*;
 
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -15,7 +17,7 @@ impl World {
         self.catalog.update_subscription(self.tenant(), subscription.id, change, None).await.unwrap();
         self.delivery.reconciled(subscription.account, subscription.id).await.unwrap();
         let attachment = self.home(subscription).attachment(subscription.id).unwrap();
-        attachment.specs.last().unwrap().from
+        attachment.filters.last().unwrap().from
     }
 
     /// Everything published at home: offset, type, number.
@@ -24,7 +26,7 @@ impl World {
         let end = home.positions().borrow().high_watermark;
         let (mut published, mut next) = (Vec::new(), Offset::ZERO);
         while next < end {
-            let chunk = home.read(next, None, 1 << 20).await.unwrap();
+            let chunk = home.read(next, AccountFilter::All, 1 << 20).await.unwrap();
             for event in chunk.batches.iter().flat_map(|batch| batch.events()) {
                 let parsed = Event::parse(&event.bytes).unwrap();
                 let number = parsed.id.parse().unwrap();
@@ -69,7 +71,7 @@ async fn what_was_matched_before_its_type_was_removed_is_delivered_after_two_cra
     let expected: Vec<_> = (0..180).chain(190..200).collect();
     check_delivered(&world.sink("orders").delivered(), &expected, 1);
     assert_eq!(
-        world.home(&orders).attachment(orders.id).unwrap().specs.len(),
+        world.home(&orders).attachment(orders.id).unwrap().filters.len(),
         1,
         "the old choice is forgotten"
     );
@@ -181,7 +183,7 @@ async fn a_change_too_many_takes_effect_when_the_backlog_has_passed_an_earlier_o
         world.choose(&orders, TYPES[round % 2]).await;
     }
     world.publish("refund", &KEYS, 15..16).await;
-    let kept = || world.home(&orders).attachment(orders.id).unwrap().specs.len();
+    let kept = || world.home(&orders).attachment(orders.id).unwrap().filters.len();
     assert_eq!(kept(), 16);
     let (last, ()) = tokio::join!(world.choose(&orders, TYPES[1]), async {
         world.stats_when(&orders, |stats| stats.matched == 16).await;

@@ -1,4 +1,4 @@
-use fanfare_partition::Reason;
+use fanfare_partition::{AccountFilter, Reason};
 
 use super::*;
 use crate::dead_letter::{Draft, Origin};
@@ -223,7 +223,7 @@ async fn letters_that_cannot_be_read_any_more_keep_no_new_one_from_being_kept() 
     }
     world.damage("dead-letters");
     let partition = world.delivery.node.letters.partitions()[0].clone();
-    let unread = partition.read(Offset::ZERO, Some(orders.account), 1 << 20).await;
+    let unread = partition.read(Offset::ZERO, AccountFilter::One(orders.account), 1 << 20).await;
     assert!(matches!(unread, Err(ReadError::DataLoss { .. })), "{unread:?}");
 
     // As after a start: nothing is counted yet.

@@ -116,7 +116,7 @@ fn attachment(matched_to: Option<Offset>) -> Attachment {
         account: AccountId::from_bytes([2; 16]),
         epoch: 1,
         from: Offset::ZERO,
-        specs: [].into(),
+        filters: [].into(),
         matched_to,
     }
 }

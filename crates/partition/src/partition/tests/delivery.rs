@@ -10,8 +10,8 @@ fn subscription(number: u8) -> SubscriptionId {
 }
 
 fn attach(number: u8, epoch: u64, start: StartAt) -> Attach {
-    let (subscription, account, spec) = (subscription(number), account_id(1), b"all".as_slice().into());
-    Attach { subscription, account, epoch, spec_revision: 1, spec, start }
+    let (subscription, account, filter) = (subscription(number), account_id(1), b"all".as_slice().into());
+    Attach { subscription, account, epoch, filter_revision: 1, filter, start }
 }
 
 fn cursor(number: u8, matched: u64, delivered: u64, record: Option<CursorRecord>) -> CursorAdvance {
@@ -130,7 +130,7 @@ async fn a_start_by_time_is_clamped_to_what_the_log_keeps() {
     ];
     for ((time, from, matched_to), number) in cases.into_iter().zip(1..) {
         let attached = node.partition.attach(attach(number, 1, StartAt::Time(time))).await.unwrap();
-        let found = (attached.from, attached.specs[0].from, attached.matched_to);
+        let found = (attached.from, attached.filters[0].from, attached.matched_to);
         assert_eq!(found, (Offset(from), Offset(from), matched_to.map(Offset)), "{time:?}");
     }
     let attached = node.partition.attach(attach(9, 1, StartAt::Earliest)).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_trim_waits_for_what_is_unsettled_and_is_kept_through_a_crash() {
     assert_eq!(node.partition.trim(node.term(), target).await.unwrap(), target);
     assert_eq!(node.partition.trim_target(), None);
     for _ in 0..2 {
-        let below = node.partition.read(Offset(target.0 - 1), None, 1).await.unwrap_err();
+        let below = node.partition.read(Offset(target.0 - 1), AccountFilter::All, 1).await.unwrap_err();
         assert!(matches!(below, ReadError::OutOfRange { log_start, .. } if log_start == target), "{below}");
         let kept = node.events(target.0, None, 1 << 20).await;
         assert_eq!(

@@ -157,7 +157,7 @@ fn sealed_end(node: &Node) -> u64 {
 async fn rare_below(node: &Node, end: u64, bytes_max: u64) -> Vec<u64> {
     let (mut next, mut found) = (Offset::ZERO, Vec::new());
     while next < Offset(end) {
-        let chunk = node.partition.read(next, Some(account_id(RARE)), bytes_max).await.unwrap();
+        let chunk = node.partition.read(next, AccountFilter::One(account_id(RARE)), bytes_max).await.unwrap();
         assert!(chunk.next > next);
         assert!(chunk.batches.iter().all(|batch| batch.account == account_id(RARE)));
         found.extend(chunk.batches.iter().flat_map(|batch| batch.events().map(|event| event.offset.0)));

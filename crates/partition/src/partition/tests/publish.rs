@@ -76,7 +76,7 @@ async fn repeats_under_way_commit_once_and_all_learn_the_same_offset() {
     let mut receipts = Vec::new();
     for round in 0..200 {
         let own = format!("own {round}");
-        receipts.push(node.partition.append(batch(1, &["same", &own])).await.unwrap());
+        receipts.push(node.partition.append(batch(1, &["same", &own])).unwrap());
     }
     for (receipt, round) in receipts.into_iter().zip(0..) {
         let appended = receipt.committed().await.unwrap();
@@ -126,7 +126,7 @@ async fn produce(partition: Partition, producer: u8) -> Vec<Offset> {
         let events: Vec<String> =
             (0..3).map(|event| format!("{producer}:{:03}", round * 3 + event)).collect();
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
-        receipts.push(partition.append(batch(producer % 3, &events)).await.unwrap());
+        receipts.push(partition.append(batch(producer % 3, &events)).unwrap());
     }
     let mut bases = Vec::new();
     for receipt in receipts {
@@ -141,9 +141,9 @@ async fn a_batch_larger_than_an_entry_is_committed_whole() {
     let node = Node::open(fs, PartitionOptions { entry_bytes_max: 1_000, ..options() }, 1).await;
     let large = "x".repeat(10_000);
     let receipts = [
-        node.partition.append(batch(1, &["a"])).await.unwrap(),
-        node.partition.append(batch(1, &[&large, "b"])).await.unwrap(),
-        node.partition.append(batch(1, &["c"])).await.unwrap(),
+        node.partition.append(batch(1, &["a"])).unwrap(),
+        node.partition.append(batch(1, &[&large, "b"])).unwrap(),
+        node.partition.append(batch(1, &["c"])).unwrap(),
     ];
     for receipt in receipts {
         receipt.committed().await.unwrap();
@@ -158,7 +158,7 @@ async fn too_many_waiting_bytes_are_refused_with_a_time_to_retry() {
     let large = "x".repeat(4_000);
     let mut receipts = Vec::new();
     let refused = loop {
-        match node.partition.append(batch(1, &[&format!("{large}{}", receipts.len())])).await {
+        match node.partition.append(batch(1, &[&format!("{large}{}", receipts.len())])) {
             Ok(receipt) => receipts.push(receipt),
             Err(error) => break error,
         }
@@ -183,7 +183,7 @@ async fn a_full_disk_refuses_events_until_there_is_room_and_keeps_what_was_taken
         let until = async {
             loop {
                 let name = taken.len().to_string();
-                let receipt = node.partition.append(batch(1, &[&name])).await.expect("it is queued");
+                let receipt = node.partition.append(batch(1, &[&name])).expect("it is queued");
                 let outcome = receipt.committed().await;
                 match &outcome {
                     Ok(_) => taken.push(name),
@@ -238,13 +238,13 @@ async fn after_a_stop_nothing_is_taken_and_everything_taken_is_answered() {
     let node = Node::new().await;
     let mut receipts = Vec::new();
     for event in 0..50 {
-        receipts.push(node.partition.append(batch(1, &[&event.to_string()])).await.unwrap());
+        receipts.push(node.partition.append(batch(1, &[&event.to_string()])).unwrap());
     }
     node.partition.shutdown().await;
     for (receipt, event) in receipts.into_iter().zip(0..) {
         assert_eq!(receipt.committed().await.unwrap().base, Offset(event));
     }
-    let refused = node.partition.append(batch(1, &["late"])).await.map(|_| ()).unwrap_err();
+    let refused = node.partition.append(batch(1, &["late"])).map(|_| ()).unwrap_err();
     assert!(matches!(refused, AppendError::Stopped { .. } | AppendError::NotLeader { .. }), "{refused}");
 }
 
@@ -260,9 +260,9 @@ async fn a_corrupt_log_opens_as_a_partition_that_names_its_loss_and_takes_nothin
     let before = fs.content(&segment).unwrap();
     let node = Node::open_any(fs.clone(), options(), 1).await;
     assert_eq!(*node.partition.role().borrow(), Role::Failed);
-    let lost = node.partition.read(Offset(0), None, 1).await.unwrap_err().to_string();
+    let lost = node.partition.read(Offset(0), AccountFilter::All, 1).await.unwrap_err().to_string();
     assert!(lost.contains(&segment.display().to_string()) && lost.contains("offsets"), "{lost}");
-    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Damaged { .. })));
+    assert!(matches!(node.partition.append(batch(1, &["a"])), Err(AppendError::Damaged { .. })));
     let advanced = node.partition.advance(1, Advance::default()).await;
     assert!(matches!(advanced, Err(CommandError::Stopped { .. })));
     node.partition.shutdown().await;
@@ -285,20 +285,20 @@ async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
 
     let node = Node::open_any(fs.clone(), small(), 1_000_000).await;
     assert_eq!(*node.partition.role().borrow(), Role::Failed);
-    let lost = node.partition.read(Offset(0), None, 1).await.unwrap_err();
+    let lost = node.partition.read(Offset(0), AccountFilter::All, 1).await.unwrap_err();
     assert!(matches!(lost, ReadError::DataLoss { .. }), "{lost}");
     let lost = lost.to_string();
     assert!(lost.contains(&segment.display().to_string()) && lost.contains("offsets 0..40"), "{lost}");
-    assert!(matches!(node.partition.append(batch(1, &["a"])).await, Err(AppendError::Damaged { .. })));
+    assert!(matches!(node.partition.append(batch(1, &["a"])), Err(AppendError::Damaged { .. })));
 
     let (other, tasks) = (PartitionId { index: 4, ..ID }, tokio_util::task::TaskTracker::new());
     let other = Partition::open(other, node.store.clone(), small(), node.clock.clone(), tasks).await.unwrap();
     let mut role = other.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
-    let appended = other.append(batch(1, &["a"])).await.unwrap().committed().await.unwrap();
+    let appended = other.append(batch(1, &["a"])).unwrap().committed().await.unwrap();
     assert_eq!(appended.base, Offset(0));
-    assert_eq!(other.read(Offset(0), None, 1).await.unwrap().next, Offset(1));
+    assert_eq!(other.read(Offset(0), AccountFilter::All, 1).await.unwrap().next, Offset(1));
     assert_eq!(fs.content(&segment).unwrap(), before, "nothing is cut");
 }
 

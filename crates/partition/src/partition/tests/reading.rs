@@ -17,7 +17,7 @@ async fn filled() -> Node {
 async fn followed(partition: Partition, account: u8) -> Vec<Offset> {
     let (mut next, mut found) = (Offset::ZERO, Vec::new());
     loop {
-        let chunk = partition.read(next, Some(account_id(account)), 256 << 10).await.unwrap();
+        let chunk = partition.read(next, AccountFilter::One(account_id(account)), 256 << 10).await.unwrap();
         if chunk.batches.is_empty() {
             return found;
         }
@@ -46,14 +46,14 @@ async fn a_read_among_accounts_finds_theirs_alone_and_passes_everything_if_there
     let among: Arc<HashSet<_>> = Arc::new([account_id(3), account_id(7), account_id(99)].into());
     let (mut next, mut found) = (Offset::ZERO, Vec::new());
     while next < Offset(1_000) {
-        let chunk = node.partition.read_among(next, among.clone(), 64 << 10).await.unwrap();
+        let chunk = node.partition.read(next, AccountFilter::Set(among.clone()), 64 << 10).await.unwrap();
         assert!(chunk.next > next);
         found.extend(chunk.batches.iter().flat_map(|batch| batch.events().map(|event| event.offset.0)));
         next = chunk.next;
     }
     let expected: Vec<_> = (0..1_000).filter(|event| event % 12 == 2 || event % 12 == 6).collect();
     assert_eq!(found, expected);
-    let nobody = node.partition.read_among(Offset(5), Arc::default(), 1).await.unwrap();
+    let nobody = node.partition.read(Offset(5), AccountFilter::Set(Arc::default()), 1).await.unwrap();
     assert_eq!((nobody.batches.len(), nobody.next), (0, Offset(1_000)));
 }
 
@@ -64,7 +64,8 @@ async fn a_reader_takes_from_the_shelf_what_was_committed_after_it_looked() {
     let node = node.restart().await;
     let Ok(live) = node.partition.live() else { panic!("its log is sound") };
     let turn = live.reader.shelf_turn.acquire().await.unwrap();
-    let mut read = std::pin::pin!(node.partition.read(Offset::ZERO, Some(account_id(1)), 256 << 10));
+    let mut read =
+        std::pin::pin!(node.partition.read(Offset::ZERO, AccountFilter::One(account_id(1)), 256 << 10));
     tokio::select! {
         biased;
         early = &mut read => panic!("it does not wait for its turn: {early:?}"),

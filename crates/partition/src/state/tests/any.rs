@@ -38,7 +38,7 @@ struct Account {
     from: u64,
     revision: u64,
     /// Every choice since it was attached, and from where on it held.
-    specs: Vec<(u64, u8)>,
+    filters: Vec<(u64, u8)>,
     matched_to: Option<u64>,
     read_to: Option<u64>,
     unsettled: BTreeSet<u64>,
@@ -57,14 +57,15 @@ struct Model {
 }
 
 impl Account {
-    /// A spec is a number; it chooses the events whose offsets it divides.
-    fn spec_at(&self, offset: u64) -> u8 {
-        let (_, spec) = self.specs.iter().rev().find(|(from, _)| *from <= offset).expect("it is attached");
-        *spec
+    /// A filter is a number; it chooses the events whose offsets it divides.
+    fn filter_at(&self, offset: u64) -> u8 {
+        let (_, filter) =
+            self.filters.iter().rev().find(|(from, _)| *from <= offset).expect("it is attached");
+        *filter
     }
 
     fn matches(&self, offset: u64) -> bool {
-        offset.is_multiple_of(self.spec_at(offset).into())
+        offset.is_multiple_of(self.filter_at(offset).into())
     }
 
     fn settle(&mut self, outcome: Outcome, offset: u64) {
@@ -109,14 +110,14 @@ impl Model {
                 (Start::Time { time: Timestamp(0), offset }, offset.0.clamp(self.log_start, end))
             }
         };
-        let spec_revision = choices.within(1, 12);
-        let spec = u8::try_from(choices.within(2, 4)).unwrap();
+        let filter_revision = choices.within(1, 12);
+        let filter = u8::try_from(choices.within(2, 4)).unwrap();
         let command = Command::Attach {
             subscription: subscription(number),
             account: account(1),
             epoch,
-            spec_revision,
-            spec: Arc::from([spec]),
+            filter_revision,
+            filter: Arc::from([filter]),
             start,
         };
         let account = &mut self.accounts[usize::from(number)];
@@ -126,12 +127,12 @@ impl Model {
         if !account.attached || account.epoch < epoch {
             account.cancel(Reason::Repointed);
             let matched_to = (from < end).then_some(from);
-            let (revision, specs) = (spec_revision, vec![(from, spec)]);
+            let (revision, filters) = (filter_revision, vec![(from, filter)]);
             *account =
-                Account { epoch, from, revision, specs, matched_to, attached: true, ..account.clone() };
-        } else if account.revision < spec_revision {
-            account.revision = spec_revision;
-            account.specs.push((end, spec));
+                Account { epoch, from, revision, filters, matched_to, attached: true, ..account.clone() };
+        } else if account.revision < filter_revision {
+            account.revision = filter_revision;
+            account.filters.push((end, filter));
         }
         (command, Ok(()))
     }
@@ -266,7 +267,7 @@ fn assert_adds_up(state: &PartitionState) {
     for attached in state.attached.values() {
         let pending = attached.counters.pending();
         let matched_to = attached.attachment.matched_to.unwrap_or(state.frontier);
-        let held = attached.record.as_ref().map_or(0, CursorRecord::held);
+        let held = attached.record.as_ref().map_or(0, CursorRecord::named_events);
         let unread = attached.record.as_ref().map_or(0, |record| matched_to.since(record.read_to));
         assert!(held <= pending && pending <= held + unread, "{attached:?} at {:?}", state.frontier);
         assert!(attached.unsettled_from(state.frontier) >= state.log_start, "{attached:?} was trimmed");
@@ -275,14 +276,18 @@ fn assert_adds_up(state: &PartitionState) {
 
 /// Whatever is still to be matched or settled finds the choice that held when it was published, and no other is kept.
 fn assert_choices(attachment: &Attachment, account: &Account, model: &Model) {
-    assert_eq!(attachment.spec_revision(), account.revision);
+    assert_eq!(attachment.filter_revision(), account.revision);
     let floor = account.floor(model.frontier);
     assert!(account.unsettled.iter().all(|&offset| floor <= offset));
     for offset in floor.max(account.from)..=model.end {
-        let spec = attachment.specs.iter().rev().find(|spec| spec.from.0 <= offset);
-        assert_eq!(spec.map(|spec| &spec.spec[..]), Some(&[account.spec_at(offset)][..]), "{attachment:?}");
+        let filter = attachment.filters.iter().rev().find(|filter| filter.from.0 <= offset);
+        assert_eq!(
+            filter.map(|filter| &filter.filter[..]),
+            Some(&[account.filter_at(offset)][..]),
+            "{attachment:?}"
+        );
     }
-    assert!(attachment.specs[1..].iter().all(|spec| floor < spec.from.0), "{attachment:?} at {floor}");
+    assert!(attachment.filters[1..].iter().all(|filter| floor < filter.from.0), "{attachment:?} at {floor}");
 }
 
 fn assert_like(state: &PartitionState, model: &Model) {

@@ -22,7 +22,7 @@ fn lost_entries_take_their_offsets_and_nothing_else() {
     assert_eq!(before.len(), bench.state.checkpoint().len(), "a loss is no part of the accumulated state");
     let lost = bench.state.recent_index(Offset(3));
     assert!(lost < bench.state.recent_index(Offset(5)) && lost > bench.state.recent_index(Offset(1)));
-    assert!(bench.state.dedup().account(loss::nobody()).is_some(), "the window stays dense");
+    assert!(bench.state.dedup().account(loss::NO_ACCOUNT).is_some(), "the window stays dense");
 }
 
 #[test]

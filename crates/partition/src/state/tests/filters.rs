@@ -1,14 +1,14 @@
 //! Which choices of a subscription are kept.
 
 use super::*;
-use crate::state::accounting::SPECS_MAX;
+use crate::state::accounting::FILTERS_MAX;
 
 #[test]
 fn a_spec_is_kept_until_everything_below_its_end_is_matched_and_settled() {
     let mut bench = Bench::new();
     let changed =
-        |bench: &mut Bench, revision: u64| specs(&bench.attach(1, 1, revision, Start::Next).unwrap()).len();
-    let kept = |bench: &Bench| bench.state.attachment(subscription(1)).unwrap().specs[0].revision;
+        |bench: &mut Bench, revision: u64| filters(&bench.attach(1, 1, revision, Start::Next).unwrap()).len();
+    let kept = |bench: &Bench| bench.state.attachment(subscription(1)).unwrap().filters[0].revision;
     assert_eq!(changed(&mut bench, 1), 1);
     bench.append(10);
     assert_eq!(changed(&mut bench, 2), 2);
@@ -26,35 +26,35 @@ fn a_spec_is_kept_until_everything_below_its_end_is_matched_and_settled() {
         bench.advance(frontier, cursors).unwrap();
         assert_eq!(kept(&bench), revision, "{why}");
         let restored = PartitionState::restored(&bench.state.checkpoint(), LIMITS).unwrap();
-        assert_eq!(restored.several_specs, bench.state.several_specs, "{why}");
+        assert_eq!(restored.several_filters, bench.state.several_filters, "{why}");
     }
     bench.append(5);
     assert_eq!(changed(&mut bench, 4), 2);
     bench.advance(25, vec![]).unwrap();
     assert_eq!(kept(&bench), 4, "the frontier alone");
-    assert!(bench.state.several_specs.is_empty());
+    assert!(bench.state.several_filters.is_empty());
 }
 
 #[test]
 fn a_spec_that_chooses_the_same_or_never_held_for_an_event_takes_no_room() {
     let mut bench = Bench::new();
-    let mut change = |revision, spec: &str, events| {
-        let attachment = bench.attach_spec(1, (1, revision), spec.as_bytes(), Start::Next).unwrap();
+    let mut change = |revision, filter: &str, events| {
+        let attachment = bench.attach_filter(1, (1, revision), filter.as_bytes(), Start::Next).unwrap();
         bench.append(events);
-        specs(&attachment)
+        filters(&attachment)
             .into_iter()
-            .map(|(from, revision, spec)| (from, revision, spec.to_owned()))
+            .map(|(from, revision, filter)| (from, revision, filter.to_owned()))
             .collect()
     };
-    let spec = |from, revision, spec: &str| (from, revision, spec.to_owned());
+    let filter = |from, revision, filter: &str| (from, revision, filter.to_owned());
     let steps: [(_, _, _, Vec<_>); 7] = [
-        (1, "a", 3, vec![spec(0, 1, "a")]),
-        (2, "a", 3, vec![spec(0, 2, "a")]),
-        (3, "b", 0, vec![spec(0, 2, "a"), spec(6, 3, "b")]),
-        (4, "c", 0, vec![spec(0, 2, "a"), spec(6, 4, "c")]),
-        (5, "a", 0, vec![spec(0, 5, "a")]),
-        (6, "b", 1, vec![spec(0, 5, "a"), spec(6, 6, "b")]),
-        (4, "d", 1, vec![spec(0, 5, "a"), spec(6, 6, "b")]),
+        (1, "a", 3, vec![filter(0, 1, "a")]),
+        (2, "a", 3, vec![filter(0, 2, "a")]),
+        (3, "b", 0, vec![filter(0, 2, "a"), filter(6, 3, "b")]),
+        (4, "c", 0, vec![filter(0, 2, "a"), filter(6, 4, "c")]),
+        (5, "a", 0, vec![filter(0, 5, "a")]),
+        (6, "b", 1, vec![filter(0, 5, "a"), filter(6, 6, "b")]),
+        (4, "d", 1, vec![filter(0, 5, "a"), filter(6, 6, "b")]),
     ];
     for (revision, text, events, expected) in steps {
         let found: Vec<(u64, u64, String)> = change(revision, text, events);
@@ -65,19 +65,19 @@ fn a_spec_that_chooses_the_same_or_never_held_for_an_event_takes_no_room() {
 #[test]
 fn more_or_larger_specs_than_are_kept_are_refused_and_change_nothing() {
     let mut bench = Bench::new();
-    let large = vec![b'x'; SPEC_BYTES_MAX + 1];
-    assert_eq!(bench.attach_spec(1, (1, 1), &large, Start::Next), Err(Refusal::Spec));
+    let large = vec![b'x'; FILTER_BYTES_MAX + 1];
+    assert_eq!(bench.attach_filter(1, (1, 1), &large, Start::Next), Err(Refusal::Filter));
     assert_eq!(bench.state.attachment(subscription(1)), None);
-    bench.attach_spec(1, (1, 1), &large[1..], Start::Next).unwrap();
-    for revision in 2..=SPECS_MAX as u64 {
+    bench.attach_filter(1, (1, 1), &large[1..], Start::Next).unwrap();
+    for revision in 2..=FILTERS_MAX as u64 {
         bench.append(1);
         bench.attach(1, 1, revision, Start::Next).unwrap();
     }
     bench.append(1);
     let before = bench.state.attachment(subscription(1)).unwrap();
-    assert_eq!(before.specs.len(), SPECS_MAX);
-    assert_eq!(bench.attach(1, 1, 99, Start::Next), Err(Refusal::Spec));
-    assert_eq!(bench.attach_spec(1, (1, 99), &large, Start::Next), Err(Refusal::Spec));
+    assert_eq!(before.filters.len(), FILTERS_MAX);
+    assert_eq!(bench.attach(1, 1, 99, Start::Next), Err(Refusal::Filter));
+    assert_eq!(bench.attach_filter(1, (1, 99), &large, Start::Next), Err(Refusal::Filter));
     assert_eq!(bench.state.attachment(subscription(1)), Some(before));
     bench.advance(1, vec![]).unwrap();
     bench.attach(1, 1, 99, Start::Next).unwrap();
