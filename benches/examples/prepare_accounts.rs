@@ -3,11 +3,11 @@
 //! `cargo run --release -p fanfare-benches --example prepare_accounts -- DIRECTORY 64 > keys`,
 //! then `fanfare serve --data-dir DIRECTORY` and `fanfare bench publish --producers 64 --keys-file keys`.
 
-use std::{env, path::PathBuf, sync::Arc};
+use std::{env, path::PathBuf};
 
 use anyhow::Context;
-use fanfare_catalog::{Catalog, CatalogOptions};
-use fanfare_model::Timestamp;
+use fanfare_catalog::{Catalog, CatalogOptions, ViewStorage};
+use fanfare_environment::Environment;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -15,9 +15,9 @@ async fn main() -> anyhow::Result<()> {
     let directory = PathBuf::from(arguments.next().context("the data directory")?);
     let count: usize = arguments.next().context("how many accounts")?.parse()?;
     let store = fanfare_benches::store(&directory, 0)?;
-    let clock = Arc::new(|| Timestamp(1));
+    let view = ViewStorage::Directory(directory.join("catalog"));
     let catalog =
-        Catalog::open(store.clone(), &directory.join("catalog"), CatalogOptions::default(), clock).await?;
+        Catalog::open(store.clone(), view, CatalogOptions::default(), Environment::system()).await?;
     for number in 0..count {
         let account = catalog.create_account(&format!("bench-{number}")).await?;
         println!("{}", catalog.create_key(account.id, "bench").await?.text.expose());

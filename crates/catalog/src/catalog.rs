@@ -3,25 +3,25 @@
 mod changes;
 
 use std::{
-    path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use fanfare_environment::Environment;
 use fanfare_log::{Identity, Payload, RollPolicy, Store};
 use fanfare_model::Timestamp;
 use fanfare_raft::{Group, GroupOptions, Member, NoPeers, Proposal, ProposeError, Role};
 use sha2::{Digest, Sha256};
-use tokio::{sync::watch, task, time};
+use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    ChangeError, OpenError, Tenant, View, ViewStart,
+    ChangeError, OpenError, Tenant, View, ViewStart, ViewStorage,
     command::{Change, Command},
     key,
-    machine::{COMMAND, Machine, Shown},
+    machine::{COMMAND, Machine, MachineWatch},
     state::{Changed, State},
-    view_store::{self, Writer},
+    view_store::{OpenedView, ViewWriter},
 };
 
 const NAME: &str = "catalog";
@@ -35,16 +35,16 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 const LEADER_WAIT: Duration = Duration::from_secs(30);
 const CHANGE_WAIT: Duration = Duration::from_secs(10);
 
-/// What the configuration says about the catalog. Limits are per account.
+/// The configuration of the catalog. Limits are per account.
 #[derive(Clone, Debug)]
 pub struct CatalogOptions {
     pub sinks_max: u64,
     pub subscriptions_max: u64,
     pub event_types_max: u64,
     pub schemas_max: u64,
-    /// Of one version's document.
+    /// Size of one version's document.
     pub schema_bytes_max: u64,
-    /// How many partitions the stream `events` has.
+    /// Number of partitions of the stream `events`.
     pub partitions: u16,
     /// Entries between ordinary snapshots.
     pub snapshot_entries: u64,
@@ -64,16 +64,13 @@ impl Default for CatalogOptions {
     }
 }
 
-/// How the state of this start came about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Origin of the state of this start.
+#[derive(Clone, Debug)]
 pub struct StartReport {
-    /// Commands applied from the log; those that checkpoint or view already contained are not among them.
+    /// Commands applied from the log, without those that checkpoint or view contained.
     pub entries_replayed: u64,
     pub view: ViewStart,
 }
-
-/// The time as commands carry it.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The replicated desired state. Cheap to clone.
 #[derive(Clone)]
@@ -84,89 +81,104 @@ pub struct Catalog {
 struct Shared {
     group: Group<Machine>,
     options: CatalogOptions,
-    clock: Clock,
+    environment: Environment,
     views: watch::Receiver<Arc<View>>,
-    stored: watch::Receiver<u64>,
+    #[cfg(test)]
+    stored_index: watch::Receiver<u64>,
     report: StartReport,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Catalog {
-    /// `dir`: where the view is kept, built again whenever it is missing, stale or damaged. Returns when the group of
-    /// one leads and all is applied.
+    /// Returns when the group of one leads and every entry is applied. `storage` holds the view, which is built again
+    /// whenever it is missing, stale or damaged.
     ///
     /// # Errors
-    /// If the log or the group does not open, nobody leads in time, or `dir` cannot be written.
+    /// If the log or the group does not open, no leader is there in time, or `storage` cannot be written.
     pub async fn open(
         store: Store,
-        dir: &Path,
+        storage: ViewStorage,
         options: CatalogOptions,
-        clock: Clock,
+        environment: Environment,
     ) -> Result<Self, OpenError> {
         let identity = store.identity();
         let replica = replica_of(identity);
         let log = {
             let store = store.clone();
             let roll = RollPolicy { segment_bytes: SEGMENT_BYTES, age_ms: u64::MAX };
-            let opened = task::spawn_blocking(move || store.open_log(NAME, replica, roll)).await;
-            opened.expect("opening a log does not panic").map_err(OpenError::Log)?
+            let opening = environment.run_blocking(move || store.open_log(NAME, replica, roll));
+            opening.await.map_err(OpenError::Log)?
         };
-        let opened = view_store::open(dir, identity, &log).await?;
+        let opened = OpenedView::open(storage, &environment, identity, &log).await?;
         let start = opened.start.clone();
-        let (machine, shown) = Machine::starting_at(opened.reached());
-        let Shown { views, reached, applications } = shown;
+        let (machine, watch) = Machine::starting_at(opened.applied());
+        let MachineWatch { views, applied, applications } = watch;
 
-        let group = Box::pin(open_group(store, log.clone(), machine, (replica, &options))).await?;
-        let stop = CancellationToken::new();
-        let tasks = TaskTracker::new();
-        let (writer, stored) = Writer::new(opened, (identity, log), reached, stop.clone());
+        let group = Box::pin(open_group(store, log.clone(), machine, replica, &options)).await?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let stored_index = watch::Sender::new(opened.stored_index());
+        #[cfg(test)]
+        let watched_index = stored_index.subscribe();
+        let writer = ViewWriter {
+            view: opened,
+            environment: environment.clone(),
+            identity,
+            log,
+            applied,
+            stored_index,
+            stop: stop.clone(),
+        };
         tasks.spawn(writer.run());
         let report = StartReport { entries_replayed: applications.load(Ordering::Relaxed), view: start };
         match &report.view {
             ViewStart::Used { index } => {
                 tracing::info!(index, replayed = report.entries_replayed, "catalog open");
             }
-            ViewStart::Rebuilt { why } => {
-                tracing::info!(%why, replayed = report.entries_replayed, "catalog open, its view is built again");
+            ViewStart::Rebuilt { reason } => {
+                tracing::info!(%reason, replayed = report.entries_replayed, "catalog open, its view is built again");
             }
         }
-        Ok(Self { shared: Arc::new(Shared { group, options, clock, views, stored, report, tasks, stop }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                group,
+                options,
+                environment,
+                views,
+                #[cfg(test)]
+                stored_index: watched_index,
+                report,
+                tasks,
+                stop,
+            }),
+        })
     }
 
     /// The newest view.
     #[must_use]
     pub fn view(&self) -> Arc<View> {
-        Arc::clone(&self.shared.views.borrow())
+        self.shared.views.borrow().clone()
     }
 
-    /// Every newer view; one that is overtaken before it was looked at is skipped.
+    /// Watches the view. A view that is replaced before the watcher looks is skipped.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.shared.views.clone()
     }
 
-    /// The caller behind `Authorization: Bearer KEY`; constant-time in the secret; None for anything that is not a
-    /// live key.
+    /// The caller of `Authorization: Bearer KEY`; none for a text that is no live key. Constant-time in the secret.
     #[must_use]
     pub fn authenticate(&self, key: &str) -> Option<Tenant> {
         key::authenticate(&self.shared.views.borrow(), key)
     }
 
-    /// How this start went.
+    /// Report of this start.
     #[must_use]
     pub fn start_report(&self) -> &StartReport {
         &self.shared.report
     }
 
-    /// The log index that the view on disk stands at; it follows behind the changes, and stays where it is if the
-    /// disk refuses it.
-    #[must_use]
-    pub fn stored_index(&self) -> watch::Receiver<u64> {
-        self.shared.stored.clone()
-    }
-
-    /// Stops the group and brings the view up to the last change.
+    /// Stops the group and writes the last change to the view.
     pub async fn shutdown(&self) {
         let Shared { group, tasks, stop, .. } = &*self.shared;
         group.shutdown().await;
@@ -179,11 +191,11 @@ impl Catalog {
         self.shared.group.read(|machine| machine.state.clone())
     }
 
-    /// Makes one change. Answers when it is applied and `view` shows it.
+    /// Makes one change. Answers when the change is applied and `view` shows it.
     async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
-        let command = Command::new((self.shared.clock)(), change);
-        // What is refused already is not worth an entry. What is not may still be when it is applied.
-        self.state().foresee(&command)?;
+        let command = Command::new(Timestamp(self.shared.environment.clock().unix_ms()), change);
+        // A change that is refused now is not worth an entry. It is checked again when it is applied.
+        self.state().dry_run(&command)?;
         let changed = time::timeout(CHANGE_WAIT, self.replicate(&command));
         changed.await.unwrap_or(Err(ChangeError::Unknown))
     }
@@ -194,7 +206,7 @@ impl Catalog {
         };
         let payload = Payload::new(vec![command.encode().into()]);
         let proposal = Proposal { kind: COMMAND, count: 0, time_ms: command.time.0, payload };
-        // Every refusal to take a proposal says that it was not taken.
+        // A proposal that is refused here was not appended.
         let pending = self.shared.group.propose(term, proposal).await;
         let pending = pending.map_err(|_| ChangeError::Unavailable)?;
         let changed = pending.applied().await.map_err(|error| match error {
@@ -213,7 +225,8 @@ async fn open_group(
     store: Store,
     log: fanfare_log::Log,
     machine: Machine,
-    (replica, options): (u64, &CatalogOptions),
+    replica: u64,
+    options: &CatalogOptions,
 ) -> Result<Group<Machine>, OpenError> {
     let broker = store.identity().node;
     let options = GroupOptions {
@@ -227,21 +240,16 @@ async fn open_group(
     };
     let group =
         Group::open(options, store, log, machine, Arc::new(NoPeers)).await.map_err(OpenError::Group)?;
-    let refused =
-        |what: String| OpenError::Group(fanfare_raft::OpenError::Group { group: NAME.to_owned(), what });
     let own = Member { replica, broker, address: String::new() };
-    group.initialize(vec![own]).await.map_err(|error| refused(error.to_string()))?;
+    group.initialize(vec![own]).await.map_err(|_| OpenError::Failed)?;
     let mut role = group.role();
-    // A leader has applied the first entry of its term, so everything before it too.
+    // A leader has applied the first entry of its term, so every earlier entry too.
     let decided = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
     match time::timeout(LEADER_WAIT, decided).await.map(|role| role.map(|role| *role)) {
-        Ok(Ok(Role::Leader { .. })) => {}
-        Ok(_) => {
-            return Err(refused("the group failed at its start: see the log of this process".to_owned()));
-        }
-        Err(_) => return Err(refused(format!("nobody led it within {} s", LEADER_WAIT.as_secs()))),
+        Ok(Ok(Role::Leader { .. })) => Ok(group),
+        Ok(_) => Err(OpenError::Failed),
+        Err(_) => Err(OpenError::NoLeader { waited_s: LEADER_WAIT.as_secs() }),
     }
-    Ok(group)
 }
 
 /// A replica is one copy in one data directory: a directory made anew is another replica.

@@ -45,7 +45,7 @@ pub(crate) enum Change {
     UpdateEventType {
         account: AccountId,
         event_type: NewEventType,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     },
     DeleteEventType {
         account: AccountId,
@@ -68,7 +68,7 @@ pub(crate) enum Change {
         account: AccountId,
         id: String,
         description: String,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     },
     DeleteSchema {
         account: AccountId,
@@ -84,7 +84,7 @@ pub(crate) enum Change {
         account: AccountId,
         id: SinkId,
         sink: SinkSpec,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     },
     DeleteSink {
         account: AccountId,
@@ -99,7 +99,7 @@ pub(crate) enum Change {
         account: AccountId,
         id: SubscriptionId,
         spec: NewSubscription,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     },
     DeleteSubscription {
         account: AccountId,

@@ -1,23 +1,27 @@
-//! Why the catalog refuses, and why it does not open.
+//! Errors of changes to the catalog and of opening it.
 
-/// Why a change was not made.
+use std::{fmt, io, path::PathBuf};
+
+use crate::ViewStoreError;
+
+/// A change was not made, or its outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     #[error("{kind} {name} does not exist")]
-    NotFound { kind: &'static str, name: String },
+    NotFound { kind: ObjectKind, name: String },
     #[error("{kind} {name} exists already")]
-    Exists { kind: &'static str, name: String },
-    /// `field` is the API's field path, e.g. `sink.webhook.destination`.
+    Exists { kind: ObjectKind, name: String },
+    /// `field` is the API's field path, such as `sink.webhook.destination`.
     #[error("{field}: {problem}")]
     Invalid { field: String, problem: String },
-    /// `revision` is the one stored.
+    /// `revision` is the stored one.
     #[error("{kind} {name} was changed by somebody else: read it again")]
-    Stale { kind: &'static str, name: String, revision: u64 },
+    Stale { kind: ObjectKind, name: String, revision: u64 },
     #[error("{kind} {name} is used by {by}")]
-    InUse { kind: &'static str, name: String, by: String },
-    #[error("the account has reached its limit of {limit} {kind}")]
-    Limit { kind: &'static str, limit: u64 },
-    /// Certainly not made: retry.
+    InUse { kind: ObjectKind, name: String, by: String },
+    #[error("the account has reached its limit of {limit} {}", .kind.plural())]
+    Limit { kind: ObjectKind, limit: u64 },
+    /// Not made: a retry is safe.
     #[error("the catalog has no leader here")]
     Unavailable,
     /// Made or not: read before a retry.
@@ -31,13 +35,74 @@ impl ChangeError {
     }
 }
 
-/// Why the catalog does not open.
+/// The kinds of objects in the catalog, as errors name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    Account,
+    ApiKey,
+    EventType,
+    Schema,
+    SchemaVersion,
+    Sink,
+    Subscription,
+}
+
+impl ObjectKind {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Account => "account",
+            Self::ApiKey => "key",
+            Self::EventType => "event type",
+            Self::Schema => "schema",
+            Self::SchemaVersion => "version of a schema",
+            Self::Sink => "sink",
+            Self::Subscription => "subscription",
+        }
+    }
+
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Account => "accounts",
+            Self::ApiKey => "keys",
+            Self::EventType => "event types",
+            Self::Schema => "schemas",
+            Self::SchemaVersion => "versions of a schema",
+            Self::Sink => "sinks",
+            Self::Subscription => "subscriptions",
+        }
+    }
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The catalog does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("open the catalog")]
     Group(#[source] fanfare_raft::OpenError),
     #[error("open the catalog's log")]
     Log(#[source] fanfare_log::OpenError),
-    #[error("open the catalog's store {path}: {message}")]
-    Store { path: String, message: String },
+    /// The group failed while it started; its log lines say of what.
+    #[error("open the catalog: its group failed")]
+    Failed,
+    #[error("open the catalog: no leader within {waited_s} s")]
+    NoLeader { waited_s: u64 },
+    #[error("open the catalog's view in {}", .directory.display())]
+    ViewDirectory {
+        directory: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("open the catalog's view in {}", .directory.display())]
+    ViewStore {
+        directory: PathBuf,
+        #[source]
+        source: ViewStoreError,
+    },
 }

@@ -1,17 +1,17 @@
-//! API keys as text, and the proof of identity that they buy.
+//! API keys as text, and the authentication of a caller by one.
 //!
 //! A key is `fanfare_sk_`, 32 hex digits of its id, `_`, 64 hex digits of its secret. The catalog keeps only a hash
 //! of the secret: with 256 random bits no slow hash is needed.
 
+use fanfare_environment::Random;
 use fanfare_model::{AccountId, KeyId, Secret};
-use rand::Rng;
 use sha2::{Digest, Sha256};
 
 use crate::{View, hex};
 
 const PREFIX: &str = "fanfare_sk_";
 
-/// Proof of who calls: only authentication makes one. Everything a tenant touches is reached through it.
+/// The authenticated caller. Only authentication makes one, and every object of an account is reached through one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tenant {
     account: AccountId,
@@ -30,27 +30,26 @@ impl Tenant {
     }
 }
 
-/// A fresh key with its text. Shown once; nothing can show it again.
+/// A fresh key with its text, which cannot be shown again later.
 #[derive(Clone, Debug)]
 pub struct NewKey {
     pub id: KeyId,
     pub text: Secret,
-    /// What is stored of it.
+    /// The stored half.
     pub(crate) secret_hash: [u8; 32],
 }
 
 impl NewKey {
-    /// A key that nothing knows yet: it is live once the catalog has taken it.
-    pub fn generate(rng: &mut impl Rng) -> Self {
-        let id = KeyId::random(rng);
-        let mut secret = [0; 32];
-        rng.fill_bytes(&mut secret);
+    /// A key that is live once the catalog has stored it.
+    pub fn generate(random: &dyn Random) -> Self {
+        let id = KeyId::from_bytes(random_bytes(random));
+        let secret = random_bytes(random);
         let text = format!("{PREFIX}{}_{}", hex::text(id.as_bytes()), hex::text(&secret));
         Self { id, text: Secret::new(text), secret_hash: hash(&secret) }
     }
 }
 
-/// The tenant that `text` proves, if it is a live key's. Takes the same time for every wrong secret.
+/// The tenant of the live key `text`. Takes the same time for every wrong secret.
 pub(crate) fn authenticate(view: &View, text: &str) -> Option<Tenant> {
     let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
     let (id, secret) = (KeyId::from_bytes(hex::parse(id)?), hex::parse(secret)?);
@@ -59,12 +58,18 @@ pub(crate) fn authenticate(view: &View, text: &str) -> Option<Tenant> {
     same(&key.secret_hash, &hash(&secret)).then_some(Tenant { account, key: id })
 }
 
+pub(crate) fn random_bytes<const N: usize>(random: &dyn Random) -> [u8; N] {
+    let mut bytes = [0; N];
+    random.fill(&mut bytes);
+    bytes
+}
+
 fn hash(secret: &[u8; 32]) -> [u8; 32] {
     Sha256::digest(secret).into()
 }
 
-/// Looks at every byte whatever it finds. The hashes are of unguessable secrets, so even a compiler that found a
-/// shortcut would give away a hash's prefix and no secret.
+/// Compares every byte, also after a difference. The hashes are of unguessable secrets, so even a comparison that the
+/// compiler shortened would give away a prefix of a hash and no secret.
 fn same(left: &[u8; 32], right: &[u8; 32]) -> bool {
     left.iter().zip(right).fold(0, |difference, (left, right)| difference | (left ^ right)) == 0
 }

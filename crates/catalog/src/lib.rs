@@ -26,10 +26,10 @@ mod state;
 mod view_store;
 
 pub use account::{Account, ApiKey, Shard};
-pub use catalog::{Catalog, CatalogOptions, Clock, StartReport};
-pub use error::{ChangeError, OpenError};
+pub use catalog::{Catalog, CatalogOptions, StartReport};
+pub use error::{ChangeError, ObjectKind, OpenError};
 pub use event_type::{EventType, EventTypeStatus, NewEventType, Schema, SchemaVersion};
 pub use key::{NewKey, Tenant};
 pub use subscription::{NewSubscription, SinkChange};
 pub use view::{AccountView, View};
-pub use view_store::{RebuildReason, ViewStart};
+pub use view_store::{MemoryView, RebuildReason, ViewStart, ViewStorage, ViewStoreError};

@@ -1,7 +1,7 @@
 //! The state as a machine of a replicated group.
 //!
-//! The machine may begin ahead of the group: with the state of the view on disk, which stands at an entry that the
-//! log holds. A state contains every earlier state of the same log, so entries that it contains pass by, and an
+//! The machine may begin ahead of the group: with the state of the view on disk, at a position that the log holds. A
+//! state contains every earlier state of the same log, so entries at or below its position are passed over, and an
 //! older checkpoint changes nothing.
 
 use std::sync::{
@@ -19,48 +19,51 @@ use crate::{
     state::{DocumentError, Reply, State},
 };
 
-/// The kind of every entry of the catalog's log.
+/// Kind of every entry of the catalog's log.
 pub(crate) const COMMAND: u8 = 1;
-/// The kinds of the group's own entries.
+/// Kinds of the group's own entries.
 const GROUP_KINDS: [u8; 2] = [0, 255];
-/// How much of the log is read at once in recovery.
+/// Bytes of the log read at once in recovery.
 const RECOVERY_BYTES: u64 = 1 << 20;
 
 pub(crate) struct Machine {
     pub(crate) state: State,
     views: watch::Sender<Arc<View>>,
-    reached: watch::Sender<Reached>,
+    applied: watch::Sender<Applied>,
     applications: Arc<AtomicU64>,
 }
 
 /// A state, and the entry of any kind up to which the group has applied its log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reached {
+pub(crate) struct Applied {
     pub(crate) state: State,
-    pub(crate) upto: Position,
+    pub(crate) position: Position,
 }
 
-/// What a machine shows of itself from outside the group.
-pub(crate) struct Shown {
+/// The outside of a machine that a group owns.
+pub(crate) struct MachineWatch {
     /// The newest view.
     pub(crate) views: watch::Receiver<Arc<View>>,
-    pub(crate) reached: watch::Receiver<Reached>,
-    /// Commands applied since the machine began; those that it already contained do not count.
+    pub(crate) applied: watch::Receiver<Applied>,
+    /// Commands applied since the machine began, without those that the first state contained.
     pub(crate) applications: Arc<AtomicU64>,
 }
 
 impl Machine {
-    pub(crate) fn starting_at(begin: Reached) -> (Self, Shown) {
-        let state = begin.state.clone();
-        let (views, shown_views) = watch::channel(Arc::clone(&state.view));
-        let (reached, shown_reached) = watch::channel(begin);
+    pub(crate) fn starting_at(first: Applied) -> (Self, MachineWatch) {
+        let state = first.state.clone();
+        let (views, watched_views) = watch::channel(state.view.clone());
+        let (applied, watched_applied) = watch::channel(first);
         let applications = Arc::new(AtomicU64::new(0));
-        let shown =
-            Shown { views: shown_views, reached: shown_reached, applications: Arc::clone(&applications) };
-        (Self { state, views, reached, applications }, shown)
+        let watch = MachineWatch {
+            views: watched_views,
+            applied: watched_applied,
+            applications: applications.clone(),
+        };
+        (Self { state, views, applied, applications }, watch)
     }
 
-    fn take(&mut self, frame: &Frame) -> Result<Reply, CommandError> {
+    fn apply_frame(&mut self, frame: &Frame) -> Result<Reply, CommandError> {
         let position = frame.header.position;
         if position.index <= self.state.applied_index() {
             // Nobody waits for the reply to an entry from before this start.
@@ -80,26 +83,26 @@ impl StateMachine for Machine {
     type Reply = Reply;
 
     /// # Panics
-    /// If the entry is no command that this program understands: to skip it would be to differ from the replicas
-    /// that do, so the catalog stops here.
+    /// If the entry is no command of this program's format. Passing over it would make this replica differ from those
+    /// that understand it.
     fn apply(&mut self, frame: &Frame, _scope: Scope) -> Reply {
-        self.take(frame).unwrap_or_else(|error| {
+        self.apply_frame(frame).unwrap_or_else(|error| {
             panic!("catalog stopped: the command at index {} {error}", frame.header.position.index)
         })
     }
 
-    fn applied(&self, upto: Position) {
+    fn applied(&self, position: Position) {
         self.views.send_if_modified(|shown| {
             let newer = shown.revision < self.state.view.revision;
             if newer {
-                *shown = Arc::clone(&self.state.view);
+                *shown = self.state.view.clone();
             }
             newer
         });
-        self.reached.send_if_modified(|shown| {
-            let newer = shown.upto.index < upto.index;
+        self.applied.send_if_modified(|shown| {
+            let newer = shown.position.index < position.index;
             if newer {
-                *shown = Reached { state: self.state.clone(), upto };
+                *shown = Applied { state: self.state.clone(), position };
             }
             newer
         });
@@ -124,8 +127,8 @@ impl StateMachine for Machine {
         None
     }
 
-    /// Applies what the group took for applied and the checkpoint does not contain: a program that stopped at a command
-    /// it did not understand may have left that behind. Ordinarily there are only entries of the group's own.
+    /// Applies commands that the group had applied and the checkpoint does not contain. A program that stopped at a
+    /// command of a newer one may have left such commands; ordinarily only entries of the group's own are there.
     fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError> {
         let purged = log.bounds().purged.map_or(0, |purged| purged.index);
         let mut next = self.state.applied_index().max(purged) + 1;
@@ -136,7 +139,7 @@ impl StateMachine for Machine {
             for frame in frames.iter().filter(|frame| !GROUP_KINDS.contains(&frame.header.kind)) {
                 let index = frame.header.position.index;
                 // Nobody waits for the replies of a start.
-                self.take(frame).map(drop).map_err(|error| ReadError::Io {
+                self.apply_frame(frame).map(drop).map_err(|error| ReadError::Io {
                     path: format!("the catalog's command at index {index}"),
                     message: format!("it {error}"),
                 })?;

@@ -14,11 +14,11 @@ use fanfare_log::Position;
 use fanfare_model::{AccountId, Sink, Subscription, Timestamp};
 
 use crate::{
-    Account, AccountView, ChangeError, EventType, Schema, View,
+    Account, AccountView, ChangeError, EventType, ObjectKind, Schema, View,
     command::{Change, Command, CommandError},
 };
 
-pub(crate) use document::{DocumentError, MarkRecord, PositionRecord};
+pub(crate) use document::{DocumentError, PositionRecord, StateHeader};
 
 /// Everything applied up to one position. Cheap to clone: the view is shared until one of the two changes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -60,8 +60,8 @@ impl State {
         Ok(self.change(command))
     }
 
-    /// What `command` would do, without doing it.
-    pub(crate) fn foresee(&self, command: &Command) -> Reply {
+    /// The reply that `command` would get now. Changes nothing.
+    pub(crate) fn dry_run(&self, command: &Command) -> Reply {
         self.clone().change(command.clone())
     }
 
@@ -104,8 +104,8 @@ impl Draft<'_> {
             Change::CreateEventType { account, event_type, limit } => {
                 self.create_event_type(account, event_type, limit)
             }
-            Change::UpdateEventType { account, event_type, expected } => {
-                self.update_event_type(account, event_type, expected)
+            Change::UpdateEventType { account, event_type, expected_revision } => {
+                self.update_event_type(account, event_type, expected_revision)
             }
             Change::DeleteEventType { account, name } => self.delete_event_type(account, name),
             Change::CreateSchema { account, id, description, document, limit } => {
@@ -115,20 +115,20 @@ impl Draft<'_> {
             Change::CreateSchemaVersion { account, id, document, limit } => {
                 self.create_schema_version(account, id, document, limit)
             }
-            Change::UpdateSchema { account, id, description, expected } => {
-                self.update_schema(account, id, description, expected)
+            Change::UpdateSchema { account, id, description, expected_revision } => {
+                self.update_schema(account, id, description, expected_revision)
             }
             Change::DeleteSchema { account, id } => self.delete_schema(account, id),
             Change::CreateSink { account, id, sink, limit } => self.create_sink(account, id, sink, limit),
-            Change::UpdateSink { account, id, sink, expected } => {
-                self.update_sink(account, id, sink, expected)
+            Change::UpdateSink { account, id, sink, expected_revision } => {
+                self.update_sink(account, id, sink, expected_revision)
             }
             Change::DeleteSink { account, id } => self.delete_sink(account, id),
             Change::CreateSubscription { account, subscription, limit } => {
                 self.create_subscription(account, subscription, limit)
             }
-            Change::UpdateSubscription { account, id, spec, expected } => {
-                self.update_subscription(account, id, spec, expected)
+            Change::UpdateSubscription { account, id, spec, expected_revision } => {
+                self.update_subscription(account, id, spec, expected_revision)
             }
             Change::DeleteSubscription { account, id } => self.delete_subscription(account, id),
             Change::PauseSubscription { account, id } => self.pause(account, id),
@@ -143,7 +143,7 @@ impl Draft<'_> {
 
     fn account(&self, id: AccountId) -> Result<&AccountView, ChangeError> {
         let account = self.view.account(id).map(AsRef::as_ref);
-        account.ok_or_else(|| ChangeError::NotFound { kind: "account", name: id.to_string() })
+        account.ok_or_else(|| ChangeError::NotFound { kind: ObjectKind::Account, name: id.to_string() })
     }
 
     /// The account to change. From here on the change may not be refused.
@@ -154,13 +154,13 @@ impl Draft<'_> {
 }
 
 /// Refuses an update of what is not at the revision that its author read.
-fn check_read(
-    kind: &'static str,
+fn check_revision(
+    kind: ObjectKind,
     name: &str,
-    expected: Option<u64>,
+    expected_revision: Option<u64>,
     revision: u64,
 ) -> Result<(), ChangeError> {
-    match expected {
+    match expected_revision {
         Some(expected) if expected != revision => {
             Err(ChangeError::Stale { kind, name: name.to_owned(), revision })
         }
@@ -169,7 +169,7 @@ fn check_read(
 }
 
 /// Refuses one more of `kind` where there are `count` already.
-fn check_limit(kind: &'static str, count: usize, limit: u64) -> Result<(), ChangeError> {
+fn check_limit(kind: ObjectKind, count: usize, limit: u64) -> Result<(), ChangeError> {
     if count as u64 >= limit { Err(ChangeError::Limit { kind, limit }) } else { Ok(()) }
 }
 

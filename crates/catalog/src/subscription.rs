@@ -1,4 +1,4 @@
-//! What callers say about sinks and subscriptions.
+//! Requests to create and change sinks and subscriptions.
 
 use fanfare_model::{SinkConfig, SinkId, SubscribedType};
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,11 @@ pub struct SinkChange {
     pub description: String,
     /// An empty `signing_secret` and an absent or empty `twilio_auth_token` keep the stored ones.
     pub config: SinkConfig,
-    /// The revision that was read; none overwrites whatever is there.
-    pub expected: Option<u64>,
+    /// The revision that the caller read; none overwrites any revision.
+    pub expected_revision: Option<u64>,
 }
 
-/// Which event types go to which sink.
+/// A choice of event types for one sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewSubscription {

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use fanfare_catalog::{ChangeError, EventType, EventTypeStatus, NewEventType};
+use fanfare_catalog::{ChangeError, EventType, EventTypeStatus, NewEventType, ObjectKind};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
@@ -35,7 +35,7 @@ impl v1::event_type_service_server::EventTypeService for Control {
         let name = request.into_inner().name;
         match account.event_types.get(&name) {
             Some(found) => Ok(Response::new(v1::GetEventTypeResponse { event_type: Some(shown(found)) })),
-            None => Err(change_status(&ChangeError::NotFound { kind: "event type", name })),
+            None => Err(change_status(&ChangeError::NotFound { kind: ObjectKind::EventType, name })),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use fanfare_catalog::{ChangeError, Schema, Tenant, json_schema::dataschema_uri};
+use fanfare_catalog::{ChangeError, ObjectKind, Schema, Tenant, json_schema::dataschema_uri};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
@@ -62,7 +62,7 @@ impl v1::schema_service_server::SchemaService for Control {
             None => {
                 let name =
                     format!("{schema_id} version {number} (the latest is {})", schema.latest_version());
-                Err(change_status(&ChangeError::NotFound { kind: "schema", name }))
+                Err(change_status(&ChangeError::NotFound { kind: ObjectKind::Schema, name }))
             }
         }
     }
@@ -121,7 +121,9 @@ impl v1::schema_service_server::SchemaService for Control {
 impl Control {
     fn schema(&self, tenant: Tenant, id: &str) -> Result<std::sync::Arc<Schema>, Status> {
         let found = self.account(tenant)?.schemas.get(id).cloned();
-        found.ok_or_else(|| change_status(&ChangeError::NotFound { kind: "schema", name: id.to_owned() }))
+        found.ok_or_else(|| {
+            change_status(&ChangeError::NotFound { kind: ObjectKind::Schema, name: id.to_owned() })
+        })
     }
 }
 

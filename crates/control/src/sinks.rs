@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use fanfare_catalog::{ChangeError, SinkChange};
+use fanfare_catalog::{ChangeError, ObjectKind, SinkChange};
 use fanfare_model::{KinesisConfig, Secret, Sink, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
@@ -74,7 +74,8 @@ impl v1::sink_service_server::SinkService for Control {
         let account = self.account(tenant)?;
         let stored = account.sinks.get(&id).ok_or_else(|| unknown(id))?;
         self.sinks.check(&completed(&config, &stored.config)).map_err(|error| sink_status(&error))?;
-        let change = SinkChange { description: given.description, config, expected: revision(&given.etag) };
+        let change =
+            SinkChange { description: given.description, config, expected_revision: revision(&given.etag) };
         let updated = self.catalog.update_sink(tenant, id, change).await;
         let updated = updated.map_err(|error| change_status(&error))?;
         Ok(Response::new(v1::UpdateSinkResponse { sink: Some(shown(&updated)) }))
@@ -96,7 +97,7 @@ fn required(given: Option<v1::Sink>) -> Result<v1::Sink, Status> {
 }
 
 fn unknown(id: SinkId) -> Status {
-    change_status(&ChangeError::NotFound { kind: "sink", name: id.to_string() })
+    change_status(&ChangeError::NotFound { kind: ObjectKind::Sink, name: id.to_string() })
 }
 
 fn config(kind: Option<v1::sink::Kind>) -> Result<SinkConfig, Status> {

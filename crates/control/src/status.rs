@@ -17,13 +17,13 @@ pub(crate) fn change_status(error: &ChangeError) -> Status {
     let message = error.to_string();
     match error {
         ChangeError::NotFound { kind, name } => {
-            let mut details = because(&reason(kind, "UNKNOWN"));
-            details.set_resource_info(*kind, name, "", "");
+            let mut details = because(&reason(kind.name(), "UNKNOWN"));
+            details.set_resource_info(kind.name(), name, "", "");
             Status::with_error_details(Code::NotFound, message, details)
         }
         ChangeError::Exists { kind, name } => {
-            let mut details = because(&reason(kind, "EXISTS"));
-            details.set_resource_info(*kind, name, "", "");
+            let mut details = because(&reason(kind.name(), "EXISTS"));
+            details.set_resource_info(kind.name(), name, "", "");
             let message = format!("{message}: update it, or choose another name");
             Status::with_error_details(Code::AlreadyExists, message, details)
         }
@@ -34,7 +34,7 @@ pub(crate) fn change_status(error: &ChangeError) -> Status {
             Status::with_error_details(Code::Aborted, message, details)
         }
         ChangeError::InUse { kind, name, by } => {
-            let reason = reason(kind, "IN_USE");
+            let reason = reason(kind.name(), "IN_USE");
             let mut details = because(&reason);
             let description = format!("it is used by {by}: change or delete that first");
             details.set_precondition_failure(vec![PreconditionViolation::new(&reason, name, &description)]);
@@ -45,8 +45,8 @@ pub(crate) fn change_status(error: &ChangeError) -> Status {
             )
         }
         ChangeError::Limit { kind, .. } => {
-            let mut details = because(&reason(kind, "LIMIT"));
-            details.set_quota_failure(vec![QuotaViolation::new(*kind, &message)]);
+            let mut details = because(&reason(kind.plural(), "LIMIT"));
+            details.set_quota_failure(vec![QuotaViolation::new(kind.plural(), &message)]);
             let message = format!("{message}: delete what is not needed, or ask the operator for more");
             Status::with_error_details(Code::ResourceExhausted, message, details)
         }

@@ -2,7 +2,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use fanfare_catalog::{ChangeError, NewSubscription, Tenant};
+use fanfare_catalog::{ChangeError, NewSubscription, ObjectKind, Tenant};
 use fanfare_delivery::{State, SubscriptionStats};
 use fanfare_model::{SinkId, StartAt, SubscribedType, Subscription, SubscriptionId};
 use fanfare_proto::v1;
@@ -118,7 +118,7 @@ impl Control {
         let id = parse_id::<SubscriptionId>("id", id)?;
         let found = self.account(tenant)?.subscriptions.get(&id).cloned();
         found.ok_or_else(|| {
-            change_status(&ChangeError::NotFound { kind: "subscription", name: id.to_string() })
+            change_status(&ChangeError::NotFound { kind: ObjectKind::Subscription, name: id.to_string() })
         })
     }
 

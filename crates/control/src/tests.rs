@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare_catalog::{Catalog, CatalogOptions, Tenant};
+use fanfare_catalog::{Catalog, CatalogOptions, Tenant, ViewStorage};
 use fanfare_delivery::{Delivery, DeliveryOptions, DeliveryParts, RetryPolicy};
 use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
@@ -52,6 +52,16 @@ struct TestClock(AtomicU64);
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.fetch_add(1000, Ordering::Relaxed))
+    }
+}
+
+impl fanfare_environment::Clock for TestClock {
+    fn unix_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -116,8 +126,9 @@ impl Node {
         let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
         let tasks = TaskTracker::new();
         let store = open_store(fs);
-        let now = clock.clone();
-        let opened = Catalog::open(store.clone(), dir.path(), options, Arc::new(move || now.now()));
+        let environment = Environment::system().with_clock(clock.clone());
+        let view = ViewStorage::Directory(dir.path().to_owned());
+        let opened = Catalog::open(store.clone(), view, options, environment);
         let catalog = timeout(DEADLINE, opened).await.expect("it opens in time").expect("it opens");
         let events =
             open_partition(PartitionId::events(0), store.clone(), clock.clone(), tasks.clone()).await;

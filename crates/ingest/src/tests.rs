@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use fanfare_catalog::{Catalog, CatalogOptions, EventTypeStatus, NewEventType, Tenant};
+use fanfare_catalog::{Catalog, CatalogOptions, EventTypeStatus, NewEventType, Tenant, ViewStorage};
+use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
 use fanfare_model::{PartitionId, Timestamp};
 use fanfare_partition::{Clock, Partition, PartitionOptions, Role};
@@ -60,6 +61,16 @@ struct TestClock(AtomicU64);
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl fanfare_environment::Clock for TestClock {
+    fn unix_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -170,7 +181,12 @@ fn open_store(fs: MemoryFileSystem) -> Store {
 
 async fn open_catalog(store: Store, dir: &Path, clock: Arc<TestClock>) -> Catalog {
     let options = CatalogOptions { partitions: PARTITIONS_KNOWN, ..CatalogOptions::default() };
-    let opened = Catalog::open(store, dir, options, Arc::new(move || clock.now()));
+    let opened = Catalog::open(
+        store,
+        ViewStorage::Directory(dir.to_owned()),
+        options,
+        Environment::system().with_clock(clock),
+    );
     timeout(DEADLINE, opened).await.expect("it opens in time").expect("it opens")
 }
 

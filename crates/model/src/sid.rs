@@ -2,16 +2,16 @@
 
 use std::{fmt, str::FromStr};
 
-use rand::Rng;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Why a text is not the identifier it should be.
+/// A text is not an identifier of its kind.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{found:?} is not a {kind}: expected {prefix} and 32 lower-case hex digits")]
+#[error("{text:?} is not a {kind}: expected {prefix} and 32 lower-case hex digits")]
 pub struct SidError {
     pub kind: &'static str,
     pub prefix: &'static str,
-    pub found: String,
+    /// The first 64 characters of the text.
+    pub text: String,
 }
 
 macro_rules! sid {
@@ -23,13 +23,7 @@ macro_rules! sid {
         impl $name {
             pub const PREFIX: &'static str = $prefix;
 
-            /// A fresh identifier: 128 random bits from `rng`.
-            pub fn random(rng: &mut impl Rng) -> Self {
-                let mut bytes = [0; 16];
-                rng.fill_bytes(&mut bytes);
-                Self(bytes)
-            }
-
+            /// The identifier of these 128 bits; a fresh one takes random bits.
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(bytes)
@@ -61,7 +55,7 @@ macro_rules! sid {
                 parse_hex($prefix, text).map(Self).ok_or_else(|| SidError {
                     kind: $kind,
                     prefix: $prefix,
-                    found: text.chars().take(64).collect(),
+                    text: text.chars().take(64).collect(),
                 })
             }
         }
@@ -122,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sid_survives_text_and_refuses_everything_else() {
+    fn an_identifier_round_trips_as_text_and_refuses_other_texts() {
         let id = AccountId::from_bytes([0xab; 16]);
         assert_eq!(id.to_string(), format!("AC{}", "ab".repeat(16)));
         assert_eq!(id.to_string().parse(), Ok(id));

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use fanfare_catalog::{Account, NewKey};
 use fanfare_cli::Format;
+use fanfare_environment::Environment;
 use fanfare_log::Store;
 use fanfare_model::PartitionId;
 use fanfare_partition::log_name;
@@ -61,7 +62,7 @@ async fn create(config: &Config, name: &str) -> anyhow::Result<(Arc<Account>, Ne
 
 async fn make(config: &Config, name: &str, store: &Store) -> anyhow::Result<(Arc<Account>, NewKey)> {
     check_partitions(config)?;
-    let catalog = node::open_catalog(config, store).await?;
+    let catalog = node::open_catalog(config, store, &Environment::system()).await?;
     let made = async {
         let account = catalog.create_account(name).await?;
         let key = catalog.create_key(account.id, "").await?;

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use fanfare_catalog::{Catalog, NewKey};
+use fanfare_environment::Environment;
 
 use crate::secret_file;
 
@@ -17,7 +18,7 @@ pub(crate) async fn ensure(catalog: &Catalog, name: &str, file: &Path) -> anyhow
     if !catalog.view().accounts.is_empty() {
         return Ok(());
     }
-    let key = NewKey::generate(&mut rand::rng());
+    let key = NewKey::generate(&**Environment::system().random());
     secret_file::write(file, key.text.expose())?;
     if let Some(account) = catalog.bootstrap(name, &key).await? {
         tracing::info!(account = %account.id, key_file = %file.display(), "made the first account; its key is in the file");

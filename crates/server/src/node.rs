@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, process, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use fanfare_catalog::{Catalog, CatalogOptions};
+use fanfare_catalog::{Catalog, CatalogOptions, ViewStorage};
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryParts};
 use fanfare_environment::Environment;
@@ -55,7 +55,8 @@ impl Node {
         let grpc = listener.local_addr()?;
         let tasks = TaskTracker::new();
         let store = open_store(&config)?;
-        let catalog = open_catalog(&config, &store).await?;
+        let environment = Environment::system();
+        let catalog = open_catalog(&config, &store, &environment).await?;
         let events = open_events(&config, &store, &tasks).await?;
         let dead_letters = Partition::open(
             PartitionId::dead_letters(0),
@@ -156,7 +157,11 @@ fn stop_process(fatal: &Fatal) {
     process::exit(EXIT_DISK_FAILED);
 }
 
-pub(crate) async fn open_catalog(config: &Config, store: &Store) -> anyhow::Result<Catalog> {
+pub(crate) async fn open_catalog(
+    config: &Config,
+    store: &Store,
+    environment: &Environment,
+) -> anyhow::Result<Catalog> {
     let options = CatalogOptions {
         sinks_max: config.limits.sinks_max,
         subscriptions_max: config.limits.subscriptions_max,
@@ -166,8 +171,8 @@ pub(crate) async fn open_catalog(config: &Config, store: &Store) -> anyhow::Resu
         partitions: config.publish.partitions,
         snapshot_entries: 5000,
     };
-    let view = config.node.data_dir.join("catalog");
-    Ok(Catalog::open(store.clone(), &view, options, Arc::new(WallClock::read)).await?)
+    let view = ViewStorage::Directory(config.node.data_dir.join("catalog"));
+    Ok(Catalog::open(store.clone(), view, options, environment.clone()).await?)
 }
 
 async fn open_events(config: &Config, store: &Store, tasks: &TaskTracker) -> anyhow::Result<Vec<Partition>> {

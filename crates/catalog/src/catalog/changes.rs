@@ -1,26 +1,26 @@
-//! The changes that callers ask for: each is one replicated command, validated again when it is applied.
+//! The changes of the catalog: each is one replicated command, validated again when it is applied.
 //!
-//! Whatever a command needs beyond the request is added here: fresh identifiers, made secrets, the limits.
+//! This module adds to a command all that applying needs beyond the request: fresh identifiers, secrets, limits.
 
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId, StartAt, Subscription, SubscriptionId};
-use rand::Rng;
 
 use super::Catalog;
 use crate::{
     Account, ChangeError, EventType, NewEventType, NewKey, NewSubscription, Schema, SinkChange, Tenant,
     command::{Change, CreatedSubscription, KeyRecord, NewAccount, SinkSpec},
+    key::random_bytes,
     state::{Changed, Object},
 };
 
 const KEYS_MAX: u64 = 100;
 const SCHEMA_VERSIONS_MAX: u64 = 100;
-/// Standard Webhooks asks for 24 to 64.
+/// Standard Webhooks allows 24 to 64 bytes.
 const SIGNING_SECRET_BYTES: usize = 24;
 
-/// The object of the kind that the command was about.
+/// The object of the reply, which is of the command's kind.
 macro_rules! expect {
     ($changed:expr, $kind:ident) => {
         match $changed {
@@ -31,7 +31,11 @@ macro_rules! expect {
 }
 
 impl Catalog {
-    /// An account with `key`, if the catalog has no account yet. Keep the key before: no other is made for it later.
+    /// Creates an account with `key`, if the catalog has no account yet. The caller stores the key before: no other key
+    /// is made for the account later.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn bootstrap(
         &self,
         account_name: &str,
@@ -46,17 +50,23 @@ impl Catalog {
         }
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn create_account(&self, name: &str) -> Result<Arc<Account>, ChangeError> {
         expect!(self.change(Change::CreateAccount(self.new_account(name))).await?, Account)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn create_key(&self, account: AccountId, description: &str) -> Result<NewKey, ChangeError> {
-        let key = NewKey::generate(&mut rand::rng());
+        let key = NewKey::generate(&**self.shared.environment.random());
         let record = key_record(&key, description);
         self.change(Change::CreateKey { account, key: record, limit: KEYS_MAX }).await?;
         Ok(key)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn create_event_type(
         &self,
         tenant: Tenant,
@@ -66,23 +76,34 @@ impl Catalog {
         expect!(self.change(Change::CreateEventType { account, event_type: new, limit }).await?, EventType)
     }
 
-    /// `expected`: the revision that was read; none overwrites whatever is there.
+    /// `expected_revision` is the revision that the caller read; none overwrites any revision.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn update_event_type(
         &self,
         tenant: Tenant,
         new: NewEventType,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     ) -> Result<Arc<EventType>, ChangeError> {
         let account = tenant.account();
-        expect!(self.change(Change::UpdateEventType { account, event_type: new, expected }).await?, EventType)
+        expect!(
+            self.change(Change::UpdateEventType { account, event_type: new, expected_revision }).await?,
+            EventType
+        )
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn delete_event_type(&self, tenant: Tenant, name: &str) -> Result<(), ChangeError> {
         let change = Change::DeleteEventType { account: tenant.account(), name: name.to_owned() };
         self.change(change).await.map(drop)
     }
 
-    /// The document is only checked for size here: whoever calls has compiled it.
+    /// The caller has compiled the document: only its size is checked here.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn create_schema(
         &self,
         tenant: Tenant,
@@ -101,6 +122,8 @@ impl Catalog {
         expect!(self.change(change).await?, Schema)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn create_schema_version(
         &self,
         tenant: Tenant,
@@ -113,80 +136,106 @@ impl Catalog {
         expect!(self.change(change).await?, Schema)
     }
 
-    /// `expected`: the revision that was read; none overwrites whatever is there.
+    /// `expected_revision` is the revision that the caller read; none overwrites any revision.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn update_schema(
         &self,
         tenant: Tenant,
         id: &str,
         description: &str,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     ) -> Result<Arc<Schema>, ChangeError> {
         let (account, id, description) = (tenant.account(), id.to_owned(), description.to_owned());
-        expect!(self.change(Change::UpdateSchema { account, id, description, expected }).await?, Schema)
+        expect!(
+            self.change(Change::UpdateSchema { account, id, description, expected_revision }).await?,
+            Schema
+        )
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn delete_schema(&self, tenant: Tenant, id: &str) -> Result<(), ChangeError> {
         let change = Change::DeleteSchema { account: tenant.account(), id: id.to_owned() };
         self.change(change).await.map(drop)
     }
 
     /// A webhook without a signing secret gets a fresh one.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn create_sink(
         &self,
         tenant: Tenant,
         description: &str,
         config: SinkConfig,
     ) -> Result<Arc<Sink>, ChangeError> {
-        let sink = SinkSpec { description: description.to_owned(), config: with_secret(config) };
-        let (account, id) = (tenant.account(), SinkId::random(&mut rand::rng()));
+        let sink = SinkSpec { description: description.to_owned(), config: self.complete(config) };
+        let (account, id) = (tenant.account(), SinkId::from_bytes(self.random_id()));
         let limit = self.shared.options.sinks_max;
         expect!(self.change(Change::CreateSink { account, id, sink, limit }).await?, Sink)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn update_sink(
         &self,
         tenant: Tenant,
         id: SinkId,
         change: SinkChange,
     ) -> Result<Arc<Sink>, ChangeError> {
-        let SinkChange { description, config, expected } = change;
+        let SinkChange { description, config, expected_revision } = change;
         let (account, sink) = (tenant.account(), SinkSpec { description, config });
-        expect!(self.change(Change::UpdateSink { account, id, sink, expected }).await?, Sink)
+        expect!(self.change(Change::UpdateSink { account, id, sink, expected_revision }).await?, Sink)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn delete_sink(&self, tenant: Tenant, id: SinkId) -> Result<(), ChangeError> {
         self.change(Change::DeleteSink { account: tenant.account(), id }).await.map(drop)
     }
 
-    /// A new subscription's epoch is the catalog's revision of its creation: never used again.
+    /// The epoch of a new subscription is the catalog's revision of its creation, which is never used again.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn create_subscription(
         &self,
         tenant: Tenant,
         new: NewSubscription,
         start: StartAt,
     ) -> Result<Arc<Subscription>, ChangeError> {
-        let id = SubscriptionId::random(&mut rand::rng());
+        let id = SubscriptionId::from_bytes(self.random_id());
         let subscription = CreatedSubscription { id, spec: new, start };
         let (account, limit) = (tenant.account(), self.shared.options.subscriptions_max);
         expect!(self.change(Change::CreateSubscription { account, subscription, limit }).await?, Subscription)
     }
 
-    /// `expected`: the revision that was read; none overwrites whatever is there.
+    /// `expected_revision` is the revision that the caller read; none overwrites any revision.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn update_subscription(
         &self,
         tenant: Tenant,
         id: SubscriptionId,
         new: NewSubscription,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     ) -> Result<Arc<Subscription>, ChangeError> {
-        let change = Change::UpdateSubscription { account: tenant.account(), id, spec: new, expected };
+        let change =
+            Change::UpdateSubscription { account: tenant.account(), id, spec: new, expected_revision };
         expect!(self.change(change).await?, Subscription)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn delete_subscription(&self, tenant: Tenant, id: SubscriptionId) -> Result<(), ChangeError> {
         self.change(Change::DeleteSubscription { account: tenant.account(), id }).await.map(drop)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn pause_subscription(
         &self,
         tenant: Tenant,
@@ -196,6 +245,8 @@ impl Catalog {
         expect!(self.change(change).await?, Subscription)
     }
 
+    /// # Errors
+    /// See [`ChangeError`].
     pub async fn resume_subscription(
         &self,
         tenant: Tenant,
@@ -205,9 +256,30 @@ impl Catalog {
         expect!(self.change(change).await?, Subscription)
     }
 
+    fn random_id(&self) -> [u8; 16] {
+        random_bytes(&**self.shared.environment.random())
+    }
+
     fn new_account(&self, name: &str) -> NewAccount {
-        let id = AccountId::random(&mut rand::rng());
+        let id = AccountId::from_bytes(self.random_id());
         NewAccount { id, name: name.to_owned(), partitions: self.shared.options.partitions }
+    }
+
+    /// Adds the secret that a new webhook lacks.
+    fn complete(&self, config: SinkConfig) -> SinkConfig {
+        match config {
+            SinkConfig::Webhook(mut webhook) => {
+                if webhook.signing_secret.expose().is_empty() {
+                    let secret: [u8; SIGNING_SECRET_BYTES] =
+                        random_bytes(&**self.shared.environment.random());
+                    webhook.signing_secret = Secret::new(format!("whsec_{}", BASE64_STANDARD.encode(secret)));
+                }
+                webhook.twilio_auth_token =
+                    webhook.twilio_auth_token.filter(|token| !token.expose().is_empty());
+                SinkConfig::Webhook(webhook)
+            }
+            kinesis @ SinkConfig::Kinesis(_) => kinesis,
+        }
     }
 
     fn check_document(&self, document: &str) -> Result<(), ChangeError> {
@@ -222,19 +294,4 @@ impl Catalog {
 
 fn key_record(key: &NewKey, description: &str) -> KeyRecord {
     KeyRecord { id: key.id, description: description.to_owned(), secret_hash: key.secret_hash }
-}
-
-fn with_secret(config: SinkConfig) -> SinkConfig {
-    match config {
-        SinkConfig::Webhook(mut webhook) => {
-            if webhook.signing_secret.expose().is_empty() {
-                let mut secret = [0; SIGNING_SECRET_BYTES];
-                rand::rng().fill_bytes(&mut secret);
-                webhook.signing_secret = Secret::new(format!("whsec_{}", BASE64_STANDARD.encode(secret)));
-            }
-            webhook.twilio_auth_token = webhook.twilio_auth_token.filter(|token| !token.expose().is_empty());
-            SinkConfig::Webhook(webhook)
-        }
-        kinesis @ SinkConfig::Kinesis(_) => kinesis,
-    }
 }

@@ -3,12 +3,9 @@
 mod changes;
 mod starts;
 
-use std::{
-    fs, io,
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::{fs, io, path::Path, sync::atomic::AtomicU64};
 
+use fanfare_environment::Clock;
 use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -42,9 +39,29 @@ fn open_store(files: &MemoryFileSystem) -> Store {
     Store::open(Arc::new(files.clone()), Path::new("/data"), options, Box::new(|_| ())).unwrap()
 }
 
-fn clock() -> Clock {
-    let ticks = AtomicU64::new(1000);
-    Arc::new(move || Timestamp(ticks.fetch_add(1, Ordering::Relaxed)))
+/// A clock of which no two readings are equal.
+struct TickingClock(AtomicU64);
+
+impl Clock for TickingClock {
+    fn unix_ms(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.unix_ms())
+    }
+}
+
+fn environment() -> Environment {
+    Environment::system().with_clock(Arc::new(TickingClock(AtomicU64::new(1000))))
+}
+
+fn directory(dir: &TempDir) -> ViewStorage {
+    ViewStorage::Directory(dir.path().to_owned())
+}
+
+fn new_key() -> NewKey {
+    NewKey::generate(&**Environment::system().random())
 }
 
 impl Node {
@@ -54,7 +71,7 @@ impl Node {
 
     async fn open(files: MemoryFileSystem, dir: TempDir, options: CatalogOptions) -> Self {
         let store = open_store(&files);
-        let opened = timeout(DEADLINE, Catalog::open(store.clone(), dir.path(), options, clock()));
+        let opened = timeout(DEADLINE, Catalog::open(store.clone(), directory(&dir), options, environment()));
         let catalog = opened.await.expect("it opens in time").expect("it opens");
         Self { files, dir, store, catalog }
     }
@@ -74,7 +91,7 @@ impl Node {
 
     async fn view_is_stored(&self) {
         let last = self.catalog.state().applied_index();
-        let mut stored = self.catalog.stored_index();
+        let mut stored = self.catalog.shared.stored_index.clone();
         let caught_up = stored.wait_for(|stored| *stored >= last);
         timeout(DEADLINE, caught_up).await.expect("the view catches up in time").expect("the writer runs");
     }
@@ -87,7 +104,7 @@ impl Node {
     }
 
     async fn tenant(&self) -> Tenant {
-        let key = NewKey::generate(&mut rand::rng());
+        let key = new_key();
         self.catalog.bootstrap("acme", &key).await.unwrap().expect("the catalog is empty");
         self.catalog.authenticate(key.text.expose()).unwrap()
     }
@@ -120,7 +137,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 fn rebuilt(catalog: &Catalog) -> &crate::RebuildReason {
     match &catalog.start_report().view {
-        ViewStart::Rebuilt { why } => why,
+        ViewStart::Rebuilt { reason } => reason,
         ViewStart::Used { index } => panic!("the view was used at {index}"),
     }
 }

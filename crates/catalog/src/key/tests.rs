@@ -1,9 +1,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
+use fanfare_environment::Environment;
 use fanfare_model::Timestamp;
 
 use super::*;
 use crate::{Account, AccountView, ApiKey, Shard};
+
+fn new_key() -> NewKey {
+    NewKey::generate(&**Environment::system().random())
+}
 
 fn view_with(keys: &[(AccountId, KeyId, [u8; 32])]) -> View {
     let mut accounts: BTreeMap<AccountId, AccountView> = BTreeMap::new();
@@ -21,7 +26,7 @@ fn view_with(keys: &[(AccountId, KeyId, [u8; 32])]) -> View {
 #[test]
 fn a_key_proves_its_own_account_and_no_other() {
     let (one, other) = (AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16]));
-    let (key, other_key) = (NewKey::generate(&mut rand::rng()), NewKey::generate(&mut rand::rng()));
+    let (key, other_key) = (new_key(), new_key());
     let view = view_with(&[(one, key.id, key.secret_hash), (other, other_key.id, other_key.secret_hash)]);
     let tenant = authenticate(&view, key.text.expose()).unwrap();
     assert_eq!((tenant.account(), tenant.key()), (one, key.id));
@@ -31,7 +36,7 @@ fn a_key_proves_its_own_account_and_no_other() {
 #[test]
 fn nothing_but_the_exact_key_is_taken() {
     let account = AccountId::from_bytes([1; 16]);
-    let (key, stranger) = (NewKey::generate(&mut rand::rng()), NewKey::generate(&mut rand::rng()));
+    let (key, stranger) = (new_key(), new_key());
     let keys = [(account, key.id, key.secret_hash), (account, stranger.id, stranger.secret_hash)];
     let view = view_with(&keys);
     let text = key.text.expose();
@@ -66,7 +71,7 @@ fn nothing_but_the_exact_key_is_taken() {
 
 #[test]
 fn a_fresh_key_is_not_printed() {
-    let key = NewKey::generate(&mut rand::rng());
+    let key = new_key();
     let secret = key.text.expose().rsplit_once('_').unwrap().1.to_owned();
     assert!(!format!("{key:?}").contains(&secret));
 }

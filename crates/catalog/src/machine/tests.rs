@@ -18,9 +18,9 @@ fn frame(index: u64, kind: u8, stored: &[u8]) -> Frame {
     Frame { header, payload }
 }
 
-fn begin(state: &State) -> (Machine, Shown) {
-    let upto = state.applied.unwrap_or_default();
-    Machine::starting_at(Reached { state: state.clone(), upto })
+fn begin(state: &State) -> (Machine, MachineWatch) {
+    let position = state.applied.unwrap_or_default();
+    Machine::starting_at(Applied { state: state.clone(), position })
 }
 
 #[test]
@@ -75,9 +75,13 @@ fn nothing_is_shown_before_it_is_applied_and_nothing_older_after() {
     let history = history();
     let (machine, shown) = begin(&history[4]);
     machine.applied(position(2));
-    assert_eq!(shown.reached.borrow().upto, position(5), "a start's checkpoint may be older than the view");
+    assert_eq!(
+        shown.applied.borrow().position,
+        position(5),
+        "a start's checkpoint may be older than the view"
+    );
     machine.applied(position(9));
-    assert_eq!(shown.reached.borrow().upto, position(9));
+    assert_eq!(shown.applied.borrow().position, position(9));
     assert_eq!(*shown.views.borrow(), history[4].view);
 }
 

@@ -6,7 +6,7 @@ use fanfare_model::AccountId;
 
 use super::{Draft, Object, check_limit};
 use crate::{
-    Account, AccountView, ApiKey, ChangeError, Shard,
+    Account, AccountView, ApiKey, ChangeError, ObjectKind, Shard,
     command::{KeyRecord, NewAccount},
     names,
 };
@@ -19,7 +19,7 @@ impl Draft<'_> {
 
     pub(super) fn bootstrap(&mut self, new: NewAccount, key: KeyRecord) -> Result<Object, ChangeError> {
         if let Some(first) = self.view.accounts.values().next() {
-            return Err(ChangeError::Exists { kind: "account", name: first.account.name.clone() });
+            return Err(ChangeError::Exists { kind: ObjectKind::Account, name: first.account.name.clone() });
         }
         self.check_account(&new)?;
         self.check_key(&key)?;
@@ -36,7 +36,7 @@ impl Draft<'_> {
     ) -> Result<Object, ChangeError> {
         let keys = self.account(account)?.keys.len();
         self.check_key(&key)?;
-        check_limit("keys", keys, limit)?;
+        check_limit(ObjectKind::ApiKey, keys, limit)?;
         self.put_key(account, key);
         Ok(Object::Key)
     }
@@ -48,7 +48,7 @@ impl Draft<'_> {
         }
         let taken = |view: &Arc<AccountView>| view.account.name == new.name;
         if self.view.accounts.contains_key(&new.id) || self.view.accounts.values().any(taken) {
-            return Err(ChangeError::Exists { kind: "account", name: new.name.clone() });
+            return Err(ChangeError::Exists { kind: ObjectKind::Account, name: new.name.clone() });
         }
         Ok(())
     }
@@ -56,7 +56,7 @@ impl Draft<'_> {
     fn check_key(&self, key: &KeyRecord) -> Result<(), ChangeError> {
         names::check_description("key.description", &key.description)?;
         if self.view.keys.contains_key(&key.id) {
-            return Err(ChangeError::Exists { kind: "key", name: key.id.to_string() });
+            return Err(ChangeError::Exists { kind: ObjectKind::ApiKey, name: key.id.to_string() });
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(crate) enum DocumentError {
 
 /// Everything about a state but its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct MarkRecord {
+pub(crate) struct StateHeader {
     pub(crate) applied: Option<PositionRecord>,
     pub(crate) time: Timestamp,
     pub(crate) revision: u64,
@@ -51,14 +51,14 @@ impl From<PositionRecord> for Position {
 struct Written<'a> {
     v: u32,
     #[serde(flatten)]
-    mark: MarkRecord,
+    header: StateHeader,
     accounts: &'a BTreeMap<AccountId, Arc<AccountView>>,
 }
 
 #[derive(Deserialize)]
 struct Read {
     #[serde(flatten)]
-    mark: MarkRecord,
+    header: StateHeader,
     accounts: BTreeMap<AccountId, Arc<AccountView>>,
 }
 
@@ -69,7 +69,7 @@ struct Header {
 
 impl State {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let written = Written { v: VERSION, mark: self.mark(), accounts: &self.view.accounts };
+        let written = Written { v: VERSION, header: self.header(), accounts: &self.view.accounts };
         serde_json::to_vec(&written).expect("a state has only text keys and no failing serializer")
     }
 
@@ -81,19 +81,19 @@ impl State {
             _ => return Err(DocumentError::Newer),
         }
         let read: Read = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;
-        Ok(Self::assemble(read.mark, read.accounts))
+        Ok(Self::assemble(read.header, read.accounts))
     }
 
-    pub(crate) fn mark(&self) -> MarkRecord {
-        MarkRecord {
+    pub(crate) fn header(&self) -> StateHeader {
+        StateHeader {
             applied: self.applied.map(PositionRecord::from),
             time: self.time,
             revision: self.view.revision,
         }
     }
 
-    pub(crate) fn assemble(mark: MarkRecord, accounts: BTreeMap<AccountId, Arc<AccountView>>) -> Self {
-        let applied = mark.applied.map(Position::from);
-        Self { applied, time: mark.time, view: Arc::new(View::of(mark.revision, accounts)) }
+    pub(crate) fn assemble(header: StateHeader, accounts: BTreeMap<AccountId, Arc<AccountView>>) -> Self {
+        let applied = header.applied.map(Position::from);
+        Self { applied, time: header.time, view: Arc::new(View::of(header.revision, accounts)) }
     }
 }

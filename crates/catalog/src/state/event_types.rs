@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use fanfare_model::AccountId;
 
-use super::{Draft, Object, check_limit, check_read};
-use crate::{AccountView, ChangeError, EventType, NewEventType, names};
+use super::{Draft, Object, check_limit, check_revision};
+use crate::{AccountView, ChangeError, EventType, NewEventType, ObjectKind, names};
 
-const KIND: &str = "event type";
+const KIND: ObjectKind = ObjectKind::EventType;
 
 impl Draft<'_> {
     pub(super) fn create_event_type(
@@ -21,7 +21,7 @@ impl Draft<'_> {
         if view.event_types.contains_key(&new.name) {
             return Err(ChangeError::Exists { kind: KIND, name: new.name });
         }
-        check_limit("event types", view.event_types.len(), limit)?;
+        check_limit(KIND, view.event_types.len(), limit)?;
         let (created, revision) = (self.now, self.revision());
         let NewEventType { name, description, schema, status } = new;
         let event_type = EventType { name, description, schema, status, created, updated: created, revision };
@@ -32,11 +32,11 @@ impl Draft<'_> {
         &mut self,
         account: AccountId,
         new: NewEventType,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
         let old = find(view, &new.name)?;
-        check_read(KIND, &new.name, expected, old.revision)?;
+        check_revision(KIND, &new.name, expected_revision, old.revision)?;
         check(view, &new)?;
         if old.schema != new.schema {
             check_unpinned(view, old)?;
@@ -65,7 +65,7 @@ impl Draft<'_> {
 
     fn put_event_type(&mut self, account: AccountId, event_type: EventType) -> Object {
         let event_type = Arc::new(event_type);
-        self.edit(account).event_types.insert(event_type.name.clone(), Arc::clone(&event_type));
+        self.edit(account).event_types.insert(event_type.name.clone(), event_type.clone());
         Object::EventType(event_type)
     }
 }
@@ -95,7 +95,7 @@ fn check_unpinned(view: &AccountView, event_type: &EventType) -> Result<(), Chan
             let name = event_type.schema.clone().unwrap_or_default();
             let by =
                 format!("subscription {}, which wants {} in version {version}", user.id, event_type.name);
-            return Err(ChangeError::InUse { kind: "schema", name, by });
+            return Err(ChangeError::InUse { kind: ObjectKind::Schema, name, by });
         }
     }
     Ok(())

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use fanfare_model::AccountId;
 
-use super::{Draft, Object, check_limit, check_read};
-use crate::{AccountView, ChangeError, Schema, SchemaVersion, names};
+use super::{Draft, Object, check_limit, check_revision};
+use crate::{AccountView, ChangeError, ObjectKind, Schema, SchemaVersion, names};
 
-const KIND: &str = "schema";
+const KIND: ObjectKind = ObjectKind::Schema;
 
 impl Draft<'_> {
     pub(super) fn new_schema(&self, id: String, description: String, document: String) -> Schema {
@@ -27,7 +27,7 @@ impl Draft<'_> {
         if view.schemas.contains_key(&schema.id) {
             return Err(ChangeError::Exists { kind: KIND, name: schema.id });
         }
-        check_limit("schemas", view.schemas.len(), limit)?;
+        check_limit(KIND, view.schemas.len(), limit)?;
         Ok(self.put_schema(account, schema))
     }
 
@@ -39,7 +39,7 @@ impl Draft<'_> {
         limit: u64,
     ) -> Result<Object, ChangeError> {
         let mut schema = find(self.account(account)?, &id)?.clone();
-        check_limit("versions of a schema", schema.versions.len(), limit)?;
+        check_limit(ObjectKind::SchemaVersion, schema.versions.len(), limit)?;
         schema.versions.push(SchemaVersion { document: document.into(), created: self.now });
         schema.revision = self.revision();
         Ok(self.put_schema(account, schema))
@@ -50,10 +50,10 @@ impl Draft<'_> {
         account: AccountId,
         id: String,
         description: String,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     ) -> Result<Object, ChangeError> {
         let old = find(self.account(account)?, &id)?;
-        check_read(KIND, &id, expected, old.revision)?;
+        check_revision(KIND, &id, expected_revision, old.revision)?;
         names::check_description("schema.description", &description)?;
         let schema = Schema { description, revision: self.revision(), ..old.clone() };
         Ok(self.put_schema(account, schema))
@@ -72,7 +72,7 @@ impl Draft<'_> {
 
     fn put_schema(&mut self, account: AccountId, schema: Schema) -> Object {
         let schema = Arc::new(schema);
-        self.edit(account).schemas.insert(schema.id.clone(), Arc::clone(&schema));
+        self.edit(account).schemas.insert(schema.id.clone(), schema.clone());
         Object::Schema(schema)
     }
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId, WebhookConfig};
 
-use super::{Draft, Object, check_limit, check_read};
-use crate::{AccountView, ChangeError, command::SinkSpec, names};
+use super::{Draft, Object, check_limit, check_revision};
+use crate::{AccountView, ChangeError, ObjectKind, command::SinkSpec, names};
 
-const KIND: &str = "sink";
+const KIND: ObjectKind = ObjectKind::Sink;
 const ADDRESS_BYTES_MAX: usize = 2048;
 const SECRET_BYTES_MAX: usize = 512;
 
@@ -27,7 +27,7 @@ impl Draft<'_> {
         if view.sinks.contains_key(&id) {
             return Err(ChangeError::Exists { kind: KIND, name: id.to_string() });
         }
-        check_limit("sinks", view.sinks.len(), limit)?;
+        check_limit(KIND, view.sinks.len(), limit)?;
         let (created, revision) = (self.now, self.revision());
         let SinkSpec { description, config } = spec;
         let sink = Sink { id, account, description, config, created, updated: created, revision };
@@ -39,10 +39,10 @@ impl Draft<'_> {
         account: AccountId,
         id: SinkId,
         mut spec: SinkSpec,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     ) -> Result<Object, ChangeError> {
         let old = find(self.account(account)?, id)?;
-        check_read(KIND, &id.to_string(), expected, old.revision)?;
+        check_revision(KIND, &id.to_string(), expected_revision, old.revision)?;
         if old.config.kind() != spec.config.kind() {
             let problem = format!("is a {} and stays one: create another sink instead", old.config.kind());
             return Err(ChangeError::invalid("sink.kind", problem));
@@ -69,7 +69,7 @@ impl Draft<'_> {
 
     fn put_sink(&mut self, sink: Sink) -> Object {
         let sink = Arc::new(sink);
-        self.edit(sink.account).sinks.insert(sink.id, Arc::clone(&sink));
+        self.edit(sink.account).sinks.insert(sink.id, sink.clone());
         Object::Sink(sink)
     }
 }

@@ -7,12 +7,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use fanfare_model::{AccountId, SubscribedType, Subscription, SubscriptionId};
 
-use super::{Draft, Object, check_limit, check_read};
+use super::{Draft, Object, check_limit, check_revision};
 use crate::{
-    AccountView, ChangeError, EventTypeStatus, NewSubscription, command::CreatedSubscription, names,
+    AccountView, ChangeError, EventTypeStatus, NewSubscription, ObjectKind, command::CreatedSubscription,
+    names,
 };
 
-const KIND: &str = "subscription";
+const KIND: ObjectKind = ObjectKind::Subscription;
 const TYPES_MAX: usize = 100;
 
 impl Draft<'_> {
@@ -28,7 +29,7 @@ impl Draft<'_> {
         if view.subscriptions.contains_key(&id) {
             return Err(ChangeError::Exists { kind: KIND, name: id.to_string() });
         }
-        check_limit("subscriptions", view.subscriptions.len(), limit)?;
+        check_limit(KIND, view.subscriptions.len(), limit)?;
         let (now, revision) = (self.now, self.revision());
         Ok(self.put_subscription(Subscription {
             id,
@@ -50,11 +51,11 @@ impl Draft<'_> {
         account: AccountId,
         id: SubscriptionId,
         spec: NewSubscription,
-        expected: Option<u64>,
+        expected_revision: Option<u64>,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
         let old = find(view, id)?;
-        check_read(KIND, &id.to_string(), expected, old.revision)?;
+        check_revision(KIND, &id.to_string(), expected_revision, old.revision)?;
         check(view, &spec, &old.types)?;
         let NewSubscription { description, sink, types } = spec;
         let (updated, revision) = (self.now, self.revision());
@@ -87,7 +88,7 @@ impl Draft<'_> {
     fn turn(&mut self, turned: Subscription) -> Result<Object, ChangeError> {
         let stored = find(self.account(turned.account)?, turned.id)?;
         if stored.paused == turned.paused {
-            return Ok(Object::Subscription(Arc::clone(stored)));
+            return Ok(Object::Subscription(stored.clone()));
         }
         let (updated, revision) = (self.now, self.revision());
         Ok(self.put_subscription(Subscription { updated, revision, ..turned }))
@@ -96,7 +97,7 @@ impl Draft<'_> {
     fn put_subscription(&mut self, subscription: Subscription) -> Object {
         let subscription = Arc::new(subscription);
         let subscriptions = &mut self.edit(subscription.account).subscriptions;
-        subscriptions.insert(subscription.id, Arc::clone(&subscription));
+        subscriptions.insert(subscription.id, subscription.clone());
         Object::Subscription(subscription)
     }
 }

@@ -117,7 +117,7 @@ fn event_type(name: &str, schema: Option<&str>) -> Change {
 
 fn status(name: &str, schema: Option<&str>, status: EventTypeStatus) -> Change {
     let event_type = new_type(name, schema, status);
-    Change::UpdateEventType { account: ACCOUNT, event_type, expected: None }
+    Change::UpdateEventType { account: ACCOUNT, event_type, expected_revision: None }
 }
 
 fn schema(id: &str, limit: u64) -> Change {
@@ -147,9 +147,9 @@ fn sink(id: SinkId, config: SinkConfig) -> Change {
     Change::CreateSink { account: ACCOUNT, id, sink, limit: 10 }
 }
 
-fn update_sink(config: SinkConfig, expected: Option<u64>) -> Change {
+fn update_sink(config: SinkConfig, expected_revision: Option<u64>) -> Change {
     let sink = SinkSpec { description: "changed".to_owned(), config };
-    Change::UpdateSink { account: ACCOUNT, id: SINK, sink, expected }
+    Change::UpdateSink { account: ACCOUNT, id: SINK, sink, expected_revision }
 }
 
 fn spec(types: &[(&str, Option<u32>)]) -> NewSubscription {
@@ -165,8 +165,8 @@ fn subscribe(id: u8, spec: NewSubscription) -> Change {
     Change::CreateSubscription { account: ACCOUNT, subscription, limit: 10 }
 }
 
-fn update_subscription(spec: NewSubscription, expected: Option<u64>) -> Change {
-    Change::UpdateSubscription { account: ACCOUNT, id: SUBSCRIPTION, spec, expected }
+fn update_subscription(spec: NewSubscription, expected_revision: Option<u64>) -> Change {
+    Change::UpdateSubscription { account: ACCOUNT, id: SUBSCRIPTION, spec, expected_revision }
 }
 
 #[test]
@@ -219,7 +219,10 @@ fn bootstrap_makes_an_account_and_its_key_once() {
     replica.apply(bootstrap(1)).unwrap();
     let once = replica.state.view.clone();
     assert_eq!(once.keys.get(&KeyId::from_bytes([1; 16])), Some(&AccountId::from_bytes([1; 16])));
-    assert!(matches!(replica.apply(bootstrap(2)), Err(ChangeError::Exists { kind: "account", .. })));
+    assert!(matches!(
+        replica.apply(bootstrap(2)),
+        Err(ChangeError::Exists { kind: ObjectKind::Account, .. })
+    ));
     assert_eq!(replica.state.view, once);
 }
 

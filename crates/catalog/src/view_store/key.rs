@@ -1,11 +1,11 @@
-//! Where an object is kept: every key begins with the account that owns the object.
+//! Keys of the view's store: every object's key begins with the account that owns the object.
 
 use fanfare_model::AccountId;
 
-/// The key of the one record that belongs to no account. Shorter than any object's key.
-pub(super) const MARK: &[u8] = b"mark";
+/// Key of the record that belongs to no account. Shorter than any object's key.
+pub(super) const HEADER: &[u8] = b"header";
 
-/// What kind of object a key names. The numbers are stored; an account sorts before what it owns.
+/// Kind of the object under a key. The numbers are stored; an account sorts before its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -25,7 +25,7 @@ impl Kind {
     }
 }
 
-/// 16 bytes of the account's id, the kind, and the object's own name or id.
+/// The account's 16 bytes, the kind, and the object's own name or id.
 pub(super) fn encode(account: AccountId, kind: Kind, name: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(17 + name.len());
     key.extend_from_slice(account.as_bytes());
@@ -34,7 +34,7 @@ pub(super) fn encode(account: AccountId, kind: Kind, name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The account and the kind that a stored key names, if it is an object's key.
+/// Account and kind of a stored key; none if it is no object's key.
 pub(super) fn decode(key: &[u8]) -> Option<(AccountId, Kind)> {
     let (account, rest) = key.split_first_chunk::<16>()?;
     Some((AccountId::from_bytes(*account), Kind::from_number(*rest.first()?)?))

@@ -1,47 +1,59 @@
-//! Opening the view: use what is there if it fits the log, otherwise begin an empty one and say why.
+//! Opening the view: a store that fits the log is used, any other is replaced by an empty one, with the reason.
 //!
-//! A damaged sled directory can end the process instead of answering. So a mark is set before it is opened and taken
-//! away after it was read: a start that finds the mark does not open the same directory again.
+//! A damaged sled directory can end the process instead of answering. So a marker file is written before the
+//! directory is opened and removed after it was read: a start that finds the marker sets the directory aside.
 
 use std::{
+    error::Error,
     fmt, io,
-    path::{Path, PathBuf},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::Arc,
 };
 
+use fanfare_environment::Environment;
 use fanfare_log::{Identity, Log, ReadError};
-use tokio::{fs, task};
+use tokio::fs;
 
-use super::{StoreError, ViewStore, contents::Contents, sled_view::SledView};
-use crate::{OpenError, machine::Reached};
+use super::{MemoryView, ViewStore, ViewStoreError, sled::SledView, stored::StoredView};
+use crate::{OpenError, machine::Applied};
 
-/// How many damaged directories are kept for whoever wants to look.
+/// Damaged directories that are kept for an investigation.
 const SET_ASIDE_MAX: u64 = 2;
 
-/// What the start had to go by besides checkpoint and log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The place of the catalog's view.
+#[derive(Clone)]
+pub enum ViewStorage {
+    /// A directory on disk, made if it is missing. It can be deleted while the catalog is closed.
+    Directory(PathBuf),
+    /// Memory, in a simulation.
+    Memory(MemoryView),
+}
+
+/// The state that a start began with, besides checkpoint and log.
+#[derive(Clone, Debug)]
 pub enum ViewStart {
     /// The state began as the view's, at this log index.
     Used { index: u64 },
     /// The state began as the checkpoint's; the view is being built again.
-    Rebuilt { why: RebuildReason },
+    Rebuilt { reason: RebuildReason },
 }
 
-/// Why a view was of no use.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A stored view was of no use.
+#[derive(Clone, Debug)]
 pub enum RebuildReason {
-    /// There was none, or none that was ever complete.
+    /// No view was ever completely written.
     Missing,
-    /// The log begins after it.
+    /// The log begins after the view's position.
     Behind,
-    /// The log ends before it.
+    /// The log ends before the view's position.
     Ahead,
-    /// It belongs to another log, or to a program of another version.
+    /// The view belongs to another log, or to a program of another version.
     Foreign,
-    /// The start before this one did not come through opening it. Its directory was set aside.
+    /// The previous start ended while it opened the view. Its directory was set aside.
     Interrupted,
-    /// Its directory was set aside.
-    Damaged { what: String },
+    /// The directory was set aside.
+    Damaged(ViewStoreError),
 }
 
 impl fmt::Display for RebuildReason {
@@ -52,148 +64,191 @@ impl fmt::Display for RebuildReason {
             Self::Ahead => f.write_str("it was newer than the log"),
             Self::Foreign => f.write_str("it belonged to another log or program"),
             Self::Interrupted => f.write_str("the last start did not come through opening it"),
-            Self::Damaged { what } => write!(f, "it was damaged: {what}"),
+            Self::Damaged(error) => {
+                write!(f, "it was damaged: {error}")?;
+                let mut cause = error.source();
+                while let Some(source) = cause {
+                    write!(f, ": {source}")?;
+                    cause = source.source();
+                }
+                Ok(())
+            }
         }
     }
 }
 
 /// A view that fits the log.
-pub(crate) struct Opened {
-    pub(crate) store: Arc<dyn ViewStore>,
-    pub(super) contents: Contents,
+pub(crate) struct OpenedView {
+    pub(super) store: Arc<dyn ViewStore>,
+    pub(super) stored: StoredView,
     pub(crate) start: ViewStart,
 }
 
-impl Opened {
-    /// What the view holds; empty if it is to be built again.
-    pub(crate) fn reached(&self) -> Reached {
-        let Contents { state, upto, .. } = &self.contents;
-        Reached { state: state.clone(), upto: upto.unwrap_or_default() }
+impl OpenedView {
+    /// # Errors
+    /// If the directory, or an empty store in it, cannot be made. An unusable store is no error.
+    pub(crate) async fn open(
+        storage: ViewStorage,
+        environment: &Environment,
+        identity: Identity,
+        log: &Log,
+    ) -> Result<Self, OpenError> {
+        match storage {
+            ViewStorage::Memory(store) => Ok(Self::in_memory(store, identity, log)),
+            ViewStorage::Directory(directory) => {
+                ViewDirectory { directory, environment, identity, log }.open().await
+            }
+        }
+    }
+
+    /// The state of the view; the empty one if the view is to be built again.
+    pub(crate) fn applied(&self) -> Applied {
+        let StoredView { state, position, .. } = &self.stored;
+        Applied { state: state.clone(), position: position.unwrap_or_default() }
+    }
+
+    /// The log index of the stored state; 0 of an empty store.
+    pub(crate) fn stored_index(&self) -> u64 {
+        self.stored.position.map_or(0, |position| position.index)
+    }
+
+    fn in_memory(store: MemoryView, identity: Identity, log: &Log) -> Self {
+        match Self::load(Arc::new(store.clone()), identity, log) {
+            Ok(opened) => opened,
+            Err(reason) => {
+                store.clear();
+                Self::empty(Arc::new(store), reason)
+            }
+        }
+    }
+
+    /// The view in `store`, if it fits the log. Blocking.
+    fn load(store: Arc<dyn ViewStore>, identity: Identity, log: &Log) -> Result<Self, RebuildReason> {
+        let stored = StoredView::load(&*store, identity)?;
+        let index = check_position(&stored, log)?;
+        Ok(Self { store, stored, start: ViewStart::Used { index } })
+    }
+
+    fn empty(store: Arc<dyn ViewStore>, reason: RebuildReason) -> Self {
+        Self { store, stored: StoredView::default(), start: ViewStart::Rebuilt { reason } }
     }
 }
 
-pub(crate) async fn open(dir: &Path, identity: Identity, log: &Log) -> Result<Opened, OpenError> {
-    let place = Place { dir: dir.to_owned() };
-    let opened = place.open(identity, log).await;
-    opened.map_err(|error| OpenError::Store { path: dir.display().to_string(), message: error.to_string() })
+/// The directory that holds the store's own directory, the marker, and directories that were set aside.
+struct ViewDirectory<'a> {
+    directory: PathBuf,
+    environment: &'a Environment,
+    identity: Identity,
+    log: &'a Log,
 }
 
-/// The directory that holds the view's own.
-struct Place {
-    dir: PathBuf,
-}
+impl ViewDirectory<'_> {
+    async fn open(&self) -> Result<OpenedView, OpenError> {
+        match self.use_stored().await {
+            Ok(Ok(opened)) => Ok(opened),
+            Ok(Err(reason)) => self.start_empty(reason).await,
+            Err(source) => Err(self.directory_error(source)),
+        }
+    }
 
-#[derive(Debug, thiserror::Error)]
-enum PlaceError {
-    #[error(transparent)]
-    Directory(#[from] io::Error),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl Place {
-    async fn open(&self, identity: Identity, log: &Log) -> Result<Opened, PlaceError> {
-        fs::create_dir_all(&self.dir).await?;
-        let why = if fs::try_exists(self.mark()).await? {
-            RebuildReason::Interrupted
-        } else if fs::try_exists(self.view()).await? {
-            fs::write(self.mark(), b"").await?;
-            match self.try_open(identity, log).await {
-                Ok(opened) => {
-                    fs::remove_file(self.mark()).await?;
-                    return Ok(opened);
-                }
-                Err(why) => why,
-            }
-        } else {
-            RebuildReason::Missing
+    /// The stored view, if it can be used.
+    async fn use_stored(&self) -> io::Result<Result<OpenedView, RebuildReason>> {
+        fs::create_dir_all(&self.directory).await?;
+        if fs::try_exists(self.marker_path()).await? {
+            return Ok(Err(RebuildReason::Interrupted));
+        }
+        if !fs::try_exists(self.store_path()).await? {
+            return Ok(Err(RebuildReason::Missing));
+        }
+        // The marker comes before sled: should sled end the process, the next start finds the marker.
+        fs::write(self.marker_path(), b"").await?;
+        let (path, identity, log) = (self.store_path(), self.identity, self.log.clone());
+        let load = move || {
+            let store = SledView::open(&path).map_err(RebuildReason::Damaged)?;
+            OpenedView::load(Arc::new(store), identity, &log)
         };
-        self.clear(&why).await?;
-        let view = self.view();
-        let store = blocking(move || SledView::open(&view)).await?;
-        // Set by this start or by the one before: what it warned of is out of the way.
-        match fs::remove_file(self.mark()).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        let loaded = self.environment.run_blocking(|| catch_unwind(AssertUnwindSafe(load))).await;
+        let loaded = loaded.unwrap_or(Err(RebuildReason::Damaged(ViewStoreError::EnginePanicked)));
+        if loaded.is_ok() {
+            fs::remove_file(self.marker_path()).await?;
+        }
+        Ok(loaded)
+    }
+
+    async fn start_empty(&self, reason: RebuildReason) -> Result<OpenedView, OpenError> {
+        self.clear(&reason).await.map_err(|source| self.directory_error(source))?;
+        let path = self.store_path();
+        let open = move || SledView::open(&path);
+        let store = self.environment.run_blocking(|| catch_unwind(AssertUnwindSafe(open))).await;
+        let store = store.unwrap_or(Err(ViewStoreError::EnginePanicked));
+        let store =
+            store.map_err(|source| OpenError::ViewStore { directory: self.directory.clone(), source })?;
+        // The directory that the marker warned of is out of the way.
+        match fs::remove_file(self.marker_path()).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.directory_error(error)),
             Ok(()) | Err(_) => {}
         }
-        let start = ViewStart::Rebuilt { why };
-        Ok(Opened { store: Arc::new(store), contents: Contents::default(), start })
+        Ok(OpenedView::empty(Arc::new(store), reason))
     }
 
-    async fn try_open(&self, identity: Identity, log: &Log) -> Result<Opened, RebuildReason> {
-        let (view, log) = (self.view(), log.clone());
-        let loaded = blocking(move || {
-            let store = SledView::open(&view)?;
-            let contents = Contents::load(&store, identity)?;
-            Ok(contents.and_then(|contents| {
-                let index = check(&contents, &log)?;
-                Ok(Opened { store: Arc::new(store), contents, start: ViewStart::Used { index } })
-            }))
-        });
-        loaded.await.unwrap_or_else(|error| Err(RebuildReason::Damaged { what: error.to_string() }))
-    }
-
-    /// Makes room for a new view. What may help to understand a damage is kept for a while.
-    async fn clear(&self, why: &RebuildReason) -> io::Result<()> {
-        match why {
-            RebuildReason::Missing if !fs::try_exists(self.view()).await? => Ok(()),
+    /// Makes room for a new store. A damaged one is kept for an investigation.
+    async fn clear(&self, reason: &RebuildReason) -> io::Result<()> {
+        if !fs::try_exists(self.store_path()).await? {
+            return Ok(());
+        }
+        match reason {
             RebuildReason::Missing
             | RebuildReason::Behind
             | RebuildReason::Ahead
-            | RebuildReason::Foreign => fs::remove_dir_all(self.view()).await,
-            RebuildReason::Interrupted | RebuildReason::Damaged { .. } => self.set_aside().await,
+            | RebuildReason::Foreign => fs::remove_dir_all(self.store_path()).await,
+            RebuildReason::Interrupted | RebuildReason::Damaged(_) => self.set_aside().await,
         }
     }
 
     async fn set_aside(&self) -> io::Result<()> {
-        if !fs::try_exists(self.view()).await? {
-            return Ok(());
-        }
-        let mut kept = Vec::new();
-        let mut entries = fs::read_dir(&self.dir).await?;
+        let mut numbers = Vec::new();
+        let mut entries = fs::read_dir(&self.directory).await?;
         while let Some(entry) = entries.next_entry().await? {
             let name = entry.file_name();
-            kept.extend(name.to_str().and_then(|name| name.strip_prefix("bad-")?.parse::<u64>().ok()));
+            numbers.extend(name.to_str().and_then(|name| name.strip_prefix("bad-")?.parse::<u64>().ok()));
         }
-        let next = kept.iter().max().map_or(1, |newest| newest + 1);
-        for number in kept.into_iter().filter(|number| number + SET_ASIDE_MAX <= next) {
-            fs::remove_dir_all(self.dir.join(format!("bad-{number}"))).await?;
+        let next = numbers.iter().max().map_or(1, |newest| newest + 1);
+        for number in numbers.into_iter().filter(|number| number + SET_ASIDE_MAX <= next) {
+            fs::remove_dir_all(self.directory.join(format!("bad-{number}"))).await?;
         }
-        fs::rename(self.view(), self.dir.join(format!("bad-{next}"))).await
+        fs::rename(self.store_path(), self.directory.join(format!("bad-{next}"))).await
     }
 
-    fn view(&self) -> PathBuf {
-        self.dir.join("view")
+    fn directory_error(&self, source: io::Error) -> OpenError {
+        OpenError::ViewDirectory { directory: self.directory.clone(), source }
     }
 
-    fn mark(&self) -> PathBuf {
-        self.dir.join("opening")
+    fn store_path(&self) -> PathBuf {
+        self.directory.join("view")
+    }
+
+    fn marker_path(&self) -> PathBuf {
+        self.directory.join("opening")
     }
 }
 
-/// The index that the contents stand at, if the log holds or has purged exactly that entry. Blocking.
-pub(super) fn check(contents: &Contents, log: &Log) -> Result<u64, RebuildReason> {
-    let Some(upto) = contents.upto else { return Err(RebuildReason::Missing) };
+/// The index of the view's position, if the log holds or has purged exactly the entry at that position. Blocking.
+fn check_position(stored: &StoredView, log: &Log) -> Result<u64, RebuildReason> {
+    let Some(position) = stored.position else { return Err(RebuildReason::Missing) };
     let bounds = log.bounds();
     let last = bounds.last.or(bounds.purged);
-    if last.is_none_or(|last| last.index < upto.index) {
+    if last.is_none_or(|last| last.index < position.index) {
         return Err(RebuildReason::Ahead);
     }
-    let known = match bounds.purged {
-        Some(purged) if purged.index > upto.index => return Err(RebuildReason::Behind),
-        Some(purged) if purged.index == upto.index => purged,
-        Some(_) | None => match log.read(upto.index, upto.index + 1, 1) {
+    let logged = match bounds.purged {
+        Some(purged) if purged.index > position.index => return Err(RebuildReason::Behind),
+        Some(purged) if purged.index == position.index => purged,
+        Some(_) | None => match log.read(position.index, position.index + 1, 1) {
             Ok(frames) => frames.first().map(|frame| frame.header.position).unwrap_or_default(),
             Err(ReadError::Purged { .. }) => return Err(RebuildReason::Behind),
-            Err(error) => return Err(RebuildReason::Damaged { what: error.to_string() }),
+            Err(error) => return Err(RebuildReason::Damaged(ViewStoreError::Log(Arc::new(error)))),
         },
     };
-    if known == upto { Ok(upto.index) } else { Err(RebuildReason::Foreign) }
-}
-
-/// Runs `work` where it may block. A panic of the engine is an answer like any other.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, StoreError> {
-    task::spawn_blocking(work).await.unwrap_or(Err(StoreError::Panic))
+    // Another term or leader at the same index is the history of another log.
+    if logged == position { Ok(position.index) } else { Err(RebuildReason::Foreign) }
 }

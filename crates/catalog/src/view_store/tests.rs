@@ -5,53 +5,49 @@ use std::sync::Arc;
 use fanfare_log::{Identity, Position};
 use fanfare_model::{AccountId, Timestamp};
 
-use super::{RebuildReason, ViewStore, contents::Contents, key::MARK, mem_view::MemView, writer::bring};
+use super::{MemoryView, RebuildReason, ViewStore, key::HEADER, stored::StoredView, writer::store_applied};
 use crate::{
-    machine::Reached,
+    machine::Applied,
     state::{State, tests::history},
 };
 
 const IDENTITY: Identity = Identity { cluster: [1; 16], node: 1, incarnation: [2; 16] };
 
-fn reached(state: &State) -> Reached {
-    Reached { state: state.clone(), upto: state.applied.unwrap_or_default() }
+fn applied(state: &State) -> Applied {
+    Applied { state: state.clone(), position: state.applied.unwrap_or_default() }
 }
 
-fn load(store: &MemView) -> Result<State, String> {
-    match Contents::load(store, IDENTITY) {
-        Ok(Ok(contents)) => Ok(contents.state),
-        Ok(Err(why)) => Err(format!("{why:?}")),
-        Err(error) => Err(error.to_string()),
-    }
+fn load(store: &MemoryView) -> Result<State, String> {
+    StoredView::load(store, IDENTITY).map(|stored| stored.state).map_err(|reason| format!("{reason:?}"))
 }
 
 #[test]
 fn what_was_brought_is_what_is_loaded_at_every_step() {
-    let store = MemView::default();
-    let mut written = Contents::default();
+    let store = MemoryView::default();
+    let mut written = StoredView::default();
     for state in history() {
-        written = bring(&store, &written, &reached(&state), IDENTITY).unwrap();
+        written = store_applied(&store, &written, &applied(&state), IDENTITY).unwrap();
         assert_eq!(load(&store), Ok(state));
     }
     // Whole steps left out make no difference.
-    let (direct, last) = (MemView::default(), history().pop().unwrap());
-    bring(&direct, &Contents::default(), &reached(&last), IDENTITY).unwrap();
+    let (direct, last) = (MemoryView::default(), history().pop().unwrap());
+    store_applied(&direct, &StoredView::default(), &applied(&last), IDENTITY).unwrap();
     assert_eq!(direct.records(), store.records());
     // And from what was loaded one may go on.
     let mut later = last;
     later.time = Timestamp(1 << 40);
     later.applied = Some(Position { term: 9, leader: 9, index: 1000 });
-    let loaded = Contents::load(&store, IDENTITY).unwrap().unwrap();
-    bring(&store, &loaded, &reached(&later), IDENTITY).unwrap();
+    let loaded = StoredView::load(&store, IDENTITY).unwrap();
+    store_applied(&store, &loaded, &applied(&later), IDENTITY).unwrap();
     assert_eq!(load(&store), Ok(later));
 }
 
 #[test]
 fn a_change_writes_what_it_changed_and_the_mark() {
-    let mut written = Contents::default();
+    let mut written = StoredView::default();
     let mut sizes = Vec::new();
     for state in history() {
-        let (operations, next) = written.advance(&reached(&state), IDENTITY);
+        let (operations, next) = written.advance(&applied(&state), IDENTITY);
         sizes.push(operations.len());
         written = next;
     }
@@ -62,9 +58,9 @@ fn a_change_writes_what_it_changed_and_the_mark() {
 fn a_crash_leaves_what_was_flushed_last() {
     let history = history();
     let (before, after) = (&history[3], &history[6]);
-    let store = MemView::default();
-    let written = bring(&store, &Contents::default(), &reached(before), IDENTITY).unwrap();
-    let (operations, _) = written.advance(&reached(after), IDENTITY);
+    let store = MemoryView::default();
+    let written = store_applied(&store, &StoredView::default(), &applied(before), IDENTITY).unwrap();
+    let (operations, _) = written.advance(&applied(after), IDENTITY);
     store.write(operations).unwrap();
     assert_eq!(load(&store).as_ref(), Ok(after));
     store.crash();
@@ -74,11 +70,11 @@ fn a_crash_leaves_what_was_flushed_last() {
 #[test]
 fn every_changed_missing_or_added_record_is_noticed() {
     let last = history().pop().unwrap();
-    let whole = MemView::default();
-    bring(&whole, &Contents::default(), &reached(&last), IDENTITY).unwrap();
-    for (key, value) in whole.records().into_iter().filter(|(key, _)| key != MARK) {
+    let whole = MemoryView::default();
+    store_applied(&whole, &StoredView::default(), &applied(&last), IDENTITY).unwrap();
+    for (key, value) in whole.records().into_iter().filter(|(key, _)| key != HEADER) {
         let tampered = |change: &dyn Fn(&mut Vec<u8>, &mut Vec<u8>) -> bool| {
-            let store = MemView::default();
+            let store = MemoryView::default();
             store.tamper(|records| {
                 *records = whole.records();
                 records.remove(&key);
@@ -111,20 +107,20 @@ fn every_changed_missing_or_added_record_is_noticed() {
 #[test]
 fn the_mark_says_whose_the_view_is() {
     let last = history().pop().unwrap();
-    let store = MemView::default();
+    let store = MemoryView::default();
     assert_eq!(load(&store), Err("Missing".to_owned()));
-    bring(&store, &Contents::default(), &reached(&last), IDENTITY).unwrap();
+    store_applied(&store, &StoredView::default(), &applied(&last), IDENTITY).unwrap();
     for other in [
         Identity { cluster: [9; 16], ..IDENTITY },
         Identity { node: 2, ..IDENTITY },
         Identity { incarnation: [9; 16], ..IDENTITY },
     ] {
-        let loaded = Contents::load(&store, other).unwrap();
+        let loaded = StoredView::load(&store, other);
         assert!(matches!(loaded, Err(RebuildReason::Foreign)), "{other:?}");
     }
-    store.tamper(|records| drop(records.insert(MARK.to_vec(), br#"{"v":2}"#.to_vec())));
+    store.tamper(|records| drop(records.insert(HEADER.to_vec(), br#"{"v":2}"#.to_vec())));
     assert_eq!(load(&store), Err("Foreign".to_owned()));
-    store.tamper(|records| drop(records.remove(MARK)));
+    store.tamper(|records| drop(records.remove(HEADER)));
     assert_eq!(load(&store), Err("Missing".to_owned()));
 }
 
@@ -140,7 +136,7 @@ fn crowd() -> State {
         view.event_types.insert(event_type.name.clone(), Arc::new(event_type));
     }
     accounts.insert(id, Arc::new(view));
-    let mark = history().pop().unwrap().mark();
+    let mark = history().pop().unwrap().header();
     State::assemble(mark, accounts)
 }
 
@@ -148,26 +144,27 @@ fn crowd() -> State {
 fn a_rebuild_that_is_cut_short_counts_as_no_view() {
     let crowd = crowd();
     for failing in 1..4 {
-        let store = MemView::default();
-        let written = bring(&store, &Contents::default(), &reached(&history()[0]), IDENTITY).unwrap();
+        let store = MemoryView::default();
+        let written =
+            store_applied(&store, &StoredView::default(), &applied(&history()[0]), IDENTITY).unwrap();
         store.fail_after(failing);
-        assert!(bring(&store, &written, &reached(&crowd), IDENTITY).is_err());
+        assert!(store_applied(&store, &written, &applied(&crowd), IDENTITY).is_err());
         assert_eq!(load(&store), Err("Missing".to_owned()), "after {failing} writes");
         store.crash();
         assert_eq!(load(&store), Err("Missing".to_owned()), "after {failing} writes and a crash");
     }
-    let store = MemView::default();
-    bring(&store, &Contents::default(), &reached(&crowd), IDENTITY).unwrap();
+    let store = MemoryView::default();
+    store_applied(&store, &StoredView::default(), &applied(&crowd), IDENTITY).unwrap();
     assert_eq!(load(&store), Ok(crowd));
 }
 
 #[test]
 fn every_key_begins_with_its_account() {
     let last = history().pop().unwrap();
-    let store = MemView::default();
-    bring(&store, &Contents::default(), &reached(&last), IDENTITY).unwrap();
+    let store = MemoryView::default();
+    store_applied(&store, &StoredView::default(), &applied(&last), IDENTITY).unwrap();
     let accounts: Vec<AccountId> = last.view.accounts.keys().copied().collect();
-    for key in store.records().into_keys().filter(|key| key != MARK) {
+    for key in store.records().into_keys().filter(|key| key != HEADER) {
         assert!(accounts.iter().any(|account| key.starts_with(account.as_bytes())));
     }
 }

@@ -1,58 +1,51 @@
-//! Brings the view up to the state, behind it: one task, one batch at a time.
+//! Writes the state to the view's store, behind the group: one task, one batch at a time.
 //!
-//! It holds no queue. It takes the newest state there is, writes how that differs from what it wrote last, and
-//! flushes. It never writes a position that the log has not flushed.
+//! The task has no queue. It takes the newest state, writes how that state differs from the stored one, and flushes.
+//! It never writes a position that the log has not flushed.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
+use fanfare_environment::Environment;
 use fanfare_log::{Identity, Log, Position};
-use tokio::{sync::watch, task, time};
+use tokio::{sync::watch, time};
 use tokio_util::sync::CancellationToken;
 
-use super::{Opened, Operation, StoreError, ViewStore, contents::Contents, key::MARK};
-use crate::machine::Reached;
+use super::{OpenedView, Operation, ViewStore, ViewStoreError, key::HEADER, stored::StoredView};
+use crate::machine::Applied;
 
 /// A larger difference, as after a rebuild, is written in several batches.
 const BATCH_OPERATIONS_MAX: usize = 4096;
-/// How often to look whether the log has flushed what was applied. A follower can apply an entry that a majority of
-/// others has flushed before its own disk has.
+/// Interval of the checks whether the log has flushed the applied entries. A follower can apply an entry that a
+/// majority of others has flushed before its own disk has.
 const FLUSH_POLL: Duration = Duration::from_millis(5);
 const FLUSH_POLLS_MAX: u32 = 1000;
 
-pub(crate) struct Writer {
-    store: Arc<dyn ViewStore>,
-    written: Contents,
-    identity: Identity,
-    log: Log,
-    reached: watch::Receiver<Reached>,
-    stored: watch::Sender<u64>,
-    stop: CancellationToken,
+pub(crate) struct ViewWriter {
+    pub(crate) view: OpenedView,
+    pub(crate) environment: Environment,
+    pub(crate) identity: Identity,
+    pub(crate) log: Log,
+    pub(crate) applied: watch::Receiver<Applied>,
+    /// The log index that the store stands at.
+    pub(crate) stored_index: watch::Sender<u64>,
+    pub(crate) stop: CancellationToken,
 }
 
-impl Writer {
-    /// The writer, and the log index that the store stands at.
-    pub(crate) fn new(
-        opened: Opened,
-        (identity, log): (Identity, Log),
-        reached: watch::Receiver<Reached>,
-        stop: CancellationToken,
-    ) -> (Self, watch::Receiver<u64>) {
-        let Opened { store, contents: written, .. } = opened;
-        let (stored, shown) = watch::channel(written.upto.map_or(0, |upto| upto.index));
-        (Self { store, written, identity, log, reached, stored, stop }, shown)
-    }
-
-    /// Ends when told to, after writing the last state; or when the store fails, which leaves an older view behind
-    /// for the next start and harms nobody before.
+impl ViewWriter {
+    /// Ends when told to, after writing the last state; or when the store fails. A failed store leaves an older view
+    /// to the next start and takes nothing from this one.
     pub(crate) async fn run(mut self) {
         loop {
             let stopping = tokio::select! {
                 biased;
-                changed = self.reached.changed() => changed.is_err(),
+                changed = self.applied.changed() => changed.is_err(),
                 () = self.stop.cancelled() => true,
             };
-            if let Err(error) = self.follow().await {
-                tracing::warn!(%error, "catalog view not written any more, the next start takes longer");
+            if let Err(error) = self.store_newest().await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to write the catalog's view; it is left as it is, and the next start replays more of the log"
+                );
                 return;
             }
             if stopping {
@@ -61,25 +54,25 @@ impl Writer {
         }
     }
 
-    async fn follow(&mut self) -> Result<(), StoreError> {
-        let reached = self.reached.borrow_and_update().clone();
-        let upto = reached.upto;
-        if self.written.upto.unwrap_or_default() == upto || !self.flushed(upto).await {
+    async fn store_newest(&mut self) -> Result<(), ViewStoreError> {
+        let applied = self.applied.borrow_and_update().clone();
+        let position = applied.position;
+        if self.view.stored.position.unwrap_or_default() == position || !self.flushed(position).await {
             return Ok(());
         }
-        let (store, identity) = (Arc::clone(&self.store), self.identity);
-        let written = self.written.clone();
-        let next = task::spawn_blocking(move || bring(&*store, &written, &reached, identity));
-        self.written = next.await.unwrap_or(Err(StoreError::Panic))?;
-        self.stored.send_replace(upto.index);
+        let (store, identity, stored) = (self.view.store.clone(), self.identity, self.view.stored.clone());
+        let written =
+            self.environment.run_blocking(move || store_applied(&*store, &stored, &applied, identity));
+        self.view.stored = written.await?;
+        self.stored_index.send_replace(position.index);
         Ok(())
     }
 
-    async fn flushed(&self, upto: Position) -> bool {
+    async fn flushed(&self, position: Position) -> bool {
         for _ in 0..FLUSH_POLLS_MAX {
             let bounds = self.log.bounds();
-            let safe = bounds.purged.map_or(0, |purged| purged.index).max(bounds.synced_index);
-            if upto.index <= safe {
+            let flushed_index = bounds.purged.map_or(0, |purged| purged.index).max(bounds.synced_index);
+            if position.index <= flushed_index {
                 return true;
             }
             time::sleep(FLUSH_POLL).await;
@@ -88,17 +81,17 @@ impl Writer {
     }
 }
 
-/// Makes `store`, which holds `written`, hold what was `reached`.
-pub(super) fn bring(
+/// Makes `store`, which holds `stored`, hold `applied`.
+pub(super) fn store_applied(
     store: &dyn ViewStore,
-    written: &Contents,
-    reached: &Reached,
+    stored: &StoredView,
+    applied: &Applied,
     identity: Identity,
-) -> Result<Contents, StoreError> {
-    let (mut operations, next) = written.advance(reached, identity);
+) -> Result<StoredView, ViewStoreError> {
+    let (mut operations, next) = stored.advance(applied, identity);
     if operations.len() > BATCH_OPERATIONS_MAX {
-        // Without a mark a half-written store counts as none.
-        store.write(vec![Operation::Delete { key: MARK.to_vec() }])?;
+        // Several batches are not atomic together: without a header a half-written store counts as missing.
+        store.write(vec![Operation::Delete { key: HEADER.to_vec() }])?;
         store.flush()?;
     }
     while !operations.is_empty() {

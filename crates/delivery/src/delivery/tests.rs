@@ -21,7 +21,9 @@ use std::{
     },
 };
 
-use fanfare_catalog::{CatalogOptions, EventTypeStatus, NewEventType, NewSubscription, SinkChange, Tenant};
+use fanfare_catalog::{
+    CatalogOptions, EventTypeStatus, NewEventType, NewSubscription, SinkChange, Tenant, ViewStorage,
+};
 use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use fanfare_model::{
@@ -48,6 +50,16 @@ struct TestClock(AtomicU64);
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl fanfare_environment::Clock for TestClock {
+    fn unix_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -155,12 +167,10 @@ impl World {
         };
         let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
         let store = Store::open(Arc::new(machine.fs.clone()), Path::new("/data"), store, fatal).unwrap();
-        let now: Arc<dyn Fn() -> Timestamp + Send + Sync> = {
-            let clock = machine.clock.clone();
-            Arc::new(move || clock.now())
-        };
+        let environment = Environment::system().with_clock(machine.clock.clone());
+        let view = ViewStorage::Directory(machine.dir.path().to_owned());
         let catalog_options = CatalogOptions { partitions: PARTITIONS, ..CatalogOptions::default() };
-        let catalog = Catalog::open(store.clone(), machine.dir.path(), catalog_options, now).await.unwrap();
+        let catalog = Catalog::open(store.clone(), view, catalog_options, environment).await.unwrap();
         let key = match key {
             Some(key) => key,
             None => {

@@ -6,7 +6,7 @@ use fanfare_model::{
 use fanfare_raft::Role;
 
 use super::*;
-use crate::{NewSubscription, SinkChange};
+use crate::{NewSubscription, ObjectKind, SinkChange};
 
 fn webhook(secret: &str) -> SinkConfig {
     SinkConfig::Webhook(WebhookConfig {
@@ -30,7 +30,7 @@ fn subscription(sink: SinkId, types: &[(&str, Option<u32>)]) -> NewSubscription 
 #[tokio::test]
 async fn only_the_first_start_makes_an_account() {
     let node = Node::new().await;
-    let key = NewKey::generate(&mut rand::rng());
+    let key = new_key();
     let account = node.catalog.bootstrap("acme", &key).await.unwrap().expect("the catalog was empty");
     let tenant = node.catalog.authenticate(key.text.expose()).expect("the key is live at the answer");
     assert_eq!((tenant.account(), tenant.key()), (account.id, key.id));
@@ -68,8 +68,11 @@ async fn a_change_is_visible_when_it_is_answered() {
     let sink = catalog.create_sink(tenant, "hook", webhook("")).await.unwrap();
     let SinkConfig::Webhook(made) = &sink.config else { panic!("it was made a webhook") };
     assert!(made.signing_secret.expose().starts_with("whsec_") && made.signing_secret.expose().len() == 38);
-    let change =
-        SinkChange { description: "new hook".into(), config: webhook(""), expected: Some(sink.revision) };
+    let change = SinkChange {
+        description: "new hook".into(),
+        config: webhook(""),
+        expected_revision: Some(sink.revision),
+    };
     let changed = catalog.update_sink(tenant, sink.id, change).await.unwrap();
     assert_eq!(changed.config, sink.config, "the secret is kept");
     assert_eq!(view().sinks[&sink.id], changed);
@@ -144,7 +147,7 @@ async fn of_two_who_read_the_same_revision_one_may_write() {
         (Ok(_), Err(error)) | (Err(error), Ok(_)) => error,
         both => panic!("{both:?}"),
     };
-    assert!(matches!(refusal, ChangeError::Stale { kind: "event type", .. }), "{refusal}");
+    assert!(matches!(refusal, ChangeError::Stale { kind: ObjectKind::EventType, .. }), "{refusal}");
     node.stop().await;
 }
 
@@ -158,7 +161,7 @@ async fn a_limit_holds_for_requests_at_the_same_time() {
     let answers = [answers.0, answers.1, answers.2, answers.3];
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 2);
     for refusal in answers.into_iter().filter_map(Result::err) {
-        assert_eq!(refusal, ChangeError::Limit { kind: "sinks", limit: 2 });
+        assert_eq!(refusal, ChangeError::Limit { kind: ObjectKind::Sink, limit: 2 });
     }
     assert_eq!(node.catalog.view().account(tenant.account()).unwrap().sinks.len(), 2);
     node.stop().await;
@@ -204,7 +207,8 @@ async fn a_command_of_a_newer_program_stops_the_catalog_and_is_never_skipped() {
     let (files, dir) = node.stop().await;
     for _ in 0..2 {
         let store = open_store(&files);
-        let opened = timeout(DEADLINE, Catalog::open(store.clone(), dir.path(), options(), clock())).await;
+        let opened =
+            timeout(DEADLINE, Catalog::open(store.clone(), directory(&dir), options(), environment())).await;
         assert!(opened.expect("in time").is_err(), "it opened past the command");
         store.close();
     }

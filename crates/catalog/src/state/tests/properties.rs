@@ -8,7 +8,7 @@ use super::*;
 fn change() -> impl Strategy<Value = Change> {
     let owner = select(vec![ACCOUNT, AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16])]);
     (owner, 0..16_u8, 0..4_u8, option::weighted(0.2, 1..40_u64)).prop_map(
-        |(account, verb, pick, expected)| {
+        |(account, verb, pick, expected_revision)| {
             let name = ["a", "b", "c", "not a name"][usize::from(pick)].to_owned();
             let schema = (pick != 1).then(|| ["a", "b", "c", "d"][usize::from(pick)].to_owned());
             let status = [
@@ -21,8 +21,10 @@ fn change() -> impl Strategy<Value = Change> {
             let (sink_id, id) = (SinkId::from_bytes([pick; 16]), SubscriptionId::from_bytes([pick; 16]));
             let config = if pick == 3 { kinesis("arn") } else { webhook("whsec_AAAA", None) };
             let sink = SinkSpec { description: String::new(), config };
-            let types =
-                vec![SubscribedType { event_type: name.clone(), schema_version: expected.map(|_| 1) }];
+            let types = vec![SubscribedType {
+                event_type: name.clone(),
+                schema_version: expected_revision.map(|_| 1),
+            }];
             let spec = NewSubscription { description: String::new(), sink: sink_id, types };
             let created = CreatedSubscription { id, spec: spec.clone(), start: StartAt::Time(Timestamp(9)) };
             let (description, document) = (String::new(), "{}".to_owned());
@@ -31,17 +33,17 @@ fn change() -> impl Strategy<Value = Change> {
                 1 => Change::Bootstrap { account: self::account(account, "first"), key: key_record(pick) },
                 2 => Change::CreateKey { account, key: key_record(pick), limit: 3 },
                 3 => Change::CreateEventType { account, event_type, limit: 3 },
-                4 => Change::UpdateEventType { account, event_type, expected },
+                4 => Change::UpdateEventType { account, event_type, expected_revision },
                 5 => Change::DeleteEventType { account, name },
                 6 => Change::CreateSchema { account, id: name, description, document, limit: 2 },
                 7 => Change::CreateSchemaVersion { account, id: name, document, limit: 3 },
-                8 => Change::UpdateSchema { account, id: name, description, expected },
+                8 => Change::UpdateSchema { account, id: name, description, expected_revision },
                 9 => Change::DeleteSchema { account, id: name },
                 10 => Change::CreateSink { account, id: sink_id, sink, limit: 3 },
-                11 => Change::UpdateSink { account, id: sink_id, sink, expected },
+                11 => Change::UpdateSink { account, id: sink_id, sink, expected_revision },
                 12 => Change::DeleteSink { account, id: sink_id },
                 13 => Change::CreateSubscription { account, subscription: created, limit: 3 },
-                14 => Change::UpdateSubscription { account, id, spec, expected },
+                14 => Change::UpdateSubscription { account, id, spec, expected_revision },
                 _ if pick == 0 => Change::DeleteSubscription { account, id: SUBSCRIPTION },
                 _ if pick == 1 => Change::DeleteSubscription { account, id },
                 _ if pick == 2 => Change::PauseSubscription { account, id },

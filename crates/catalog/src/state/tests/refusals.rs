@@ -10,7 +10,7 @@ fn refusal(error: &ChangeError) -> String {
         ChangeError::Invalid { field, .. } => format!("invalid: {field}"),
         ChangeError::Stale { kind, revision, .. } => format!("stale: {kind} at {revision}"),
         ChangeError::InUse { kind, name, by } => format!("in use: {kind} {name} by {by}"),
-        ChangeError::Limit { kind, limit } => format!("limit: {limit} {kind}"),
+        ChangeError::Limit { kind, limit } => format!("limit: {limit} {}", kind.plural()),
         ChangeError::Unavailable | ChangeError::Unknown => "not a refusal".to_owned(),
     }
 }
@@ -20,10 +20,10 @@ fn check(cases: Vec<(Change, &str)>) {
         let mut replica = Replica::furnished();
         let before = replica.state.clone();
         let asked = format!("{change:?}");
-        let foreseen = replica.state.foresee(&Command::new(Timestamp(1), change.clone())).unwrap_err();
+        let dry_run = replica.state.dry_run(&Command::new(Timestamp(1), change.clone())).unwrap_err();
         let error = replica.apply(change).expect_err(&asked);
         assert_eq!(refusal(&error), expected, "{asked} answered {error}");
-        assert_eq!(foreseen, error, "{asked}");
+        assert_eq!(dry_run, error, "{asked}");
         assert_eq!(replica.state.view, before.view, "{asked} was refused and still changed something");
         assert_eq!(replica.state.applied_index(), before.applied_index() + 1);
     }
@@ -54,7 +54,7 @@ fn accounts_and_keys() {
     let mut replica = Replica::furnished();
     replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(1), limit: 2 }).unwrap();
     let again = replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(1), limit: 2 });
-    assert!(matches!(again, Err(ChangeError::Exists { kind: "key", .. })), "{again:?}");
+    assert!(matches!(again, Err(ChangeError::Exists { kind: ObjectKind::ApiKey, .. })), "{again:?}");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn event_types() {
     let stale = Change::UpdateEventType {
         account: ACCOUNT,
         event_type: new_type("order.paid", Some("Order"), EventTypeStatus::Deprecated),
-        expected: Some(3),
+        expected_revision: Some(3),
     };
     let used = format!("subscription {SUBSCRIPTION}");
     let pinned = format!("in use: schema Order by {used}, which wants order.paid in version 2");
@@ -106,11 +106,11 @@ fn schemas() {
         document: "{}".to_owned(),
         limit,
     };
-    let update = |id: &str, description: String, expected| Change::UpdateSchema {
+    let update = |id: &str, description: String, expected_revision| Change::UpdateSchema {
         account: ACCOUNT,
         id: id.to_owned(),
         description,
-        expected,
+        expected_revision,
     };
     check(vec![
         (schema("Order", 10), "exists: schema Order"),

@@ -76,7 +76,7 @@ async fn a_sink_that_is_changed_is_used_at_once() {
     world.sink("wrong").down();
     world.publish("order", &KEYS, 0..50).await;
     world.stats_when(&orders, |stats| stats.state == State::SinkDown).await;
-    let change = SinkChange { description: String::new(), config: webhook("right"), expected: None };
+    let change = SinkChange { description: String::new(), config: webhook("right"), expected_revision: None };
     world.catalog.update_sink(world.tenant(), sink.id, change).await.unwrap();
     assert_eq!(world.settled(&orders, 50).await.delivered, 50);
     assert_eq!(sorted(&world.sink("right").delivered()), (0..50).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! States as records: what one state needs beyond another, and a state read back.
+//! The records of a state: how one state differs from another, and a state read back from its records.
 
 use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
@@ -8,44 +8,44 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Operation, RebuildReason, StoreError, ViewStore,
-    key::{self, Kind, MARK},
+    Operation, RebuildReason, ViewStore, ViewStoreError,
+    key::{self, HEADER, Kind},
 };
 use crate::{
     Account, AccountView, ApiKey, EventType, Schema, View, hex,
-    machine::Reached,
-    state::{MarkRecord, PositionRecord, State},
+    machine::Applied,
+    state::{PositionRecord, State, StateHeader},
 };
 
 const VERSION: u32 = 1;
 
-/// What the store holds.
+/// The state that a store holds.
 #[derive(Clone, Default)]
-pub(super) struct Contents {
+pub(super) struct StoredView {
     pub(super) state: State,
-    /// The last entry of any kind that is contained; none in an empty store.
-    pub(super) upto: Option<Position>,
+    /// The last log entry of any kind that the state contains; none in an empty store.
+    pub(super) position: Option<Position>,
     digest: Digest,
 }
 
-/// Tells any two sets of records apart; follows a change without reading the rest.
+/// A sum over all records that a change updates without reading the rest: equal sums are equal sets of records.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 struct Digest {
     records: u64,
     sum: u128,
 }
 
-/// Stored beside the objects in each batch: which state of which log they are.
+/// The record beside the objects, written in each batch: the log and the position that the objects belong to.
 #[derive(Serialize, Deserialize)]
-struct Mark {
+struct Header {
     v: u32,
     #[serde(with = "hex::array")]
     cluster: [u8; 16],
     node: u64,
     #[serde(with = "hex::array")]
     incarnation: [u8; 16],
-    upto: PositionRecord,
-    state: MarkRecord,
+    position: PositionRecord,
+    state: StateHeader,
     records: u64,
     #[serde(with = "hex::array")]
     digest: [u8; 16],
@@ -56,55 +56,56 @@ struct Version {
     v: u32,
 }
 
-impl Contents {
-    /// What the store holds, unless that is nothing whole or not of this data directory.
-    pub(super) fn load(
-        store: &dyn ViewStore,
-        identity: Identity,
-    ) -> Result<Result<Self, RebuildReason>, StoreError> {
-        let Some(stored) = store.get(MARK)? else { return Ok(Err(RebuildReason::Missing)) };
-        let Version { v } = parse(MARK, &stored)?;
-        if v != VERSION {
-            return Ok(Err(RebuildReason::Foreign));
-        }
-        let mark: Mark = parse(MARK, &stored)?;
-        let own = Identity { cluster: mark.cluster, node: mark.node, incarnation: mark.incarnation };
-        if own != identity {
-            return Ok(Err(RebuildReason::Foreign));
-        }
+impl StoredView {
+    /// The state in the store, if it is complete and of this data directory. Blocking.
+    pub(super) fn load(store: &dyn ViewStore, identity: Identity) -> Result<Self, RebuildReason> {
+        let header = Self::load_header(store, identity)?;
         let mut accounts = BTreeMap::new();
         let mut digest = Digest::default();
-        store.scan(&mut |key, value| {
-            if key == MARK {
+        let scanned = store.scan(&mut |key, value| {
+            if key == HEADER {
                 return Ok(());
             }
             digest = digest.with(key, value);
             read_object(&mut accounts, key, value)
-        })?;
-        if digest != (Digest { records: mark.records, sum: u128::from_be_bytes(mark.digest) }) {
-            return Err(StoreError::Mark);
+        });
+        scanned.map_err(RebuildReason::Damaged)?;
+        if digest != (Digest { records: header.records, sum: u128::from_be_bytes(header.digest) }) {
+            return Err(RebuildReason::Damaged(ViewStoreError::Digest));
         }
         let accounts = accounts.into_iter().map(|(id, view)| (id, Arc::new(view))).collect();
-        Ok(Ok(Self { state: State::assemble(mark.state, accounts), upto: Some(mark.upto.into()), digest }))
+        let state = State::assemble(header.state, accounts);
+        Ok(Self { state, position: Some(header.position.into()), digest })
     }
 
-    /// The operations, the mark's last, that make a store of `self` a store of `next`; and `next` as contents.
-    pub(super) fn advance(&self, next: &Reached, identity: Identity) -> (Vec<Operation>, Self) {
+    fn load_header(store: &dyn ViewStore, identity: Identity) -> Result<Header, RebuildReason> {
+        let stored = store.get(HEADER).map_err(RebuildReason::Damaged)?.ok_or(RebuildReason::Missing)?;
+        let Version { v } = parse(HEADER, &stored).map_err(RebuildReason::Damaged)?;
+        if v != VERSION {
+            return Err(RebuildReason::Foreign);
+        }
+        let header: Header = parse(HEADER, &stored).map_err(RebuildReason::Damaged)?;
+        let owner = Identity { cluster: header.cluster, node: header.node, incarnation: header.incarnation };
+        if owner == identity { Ok(header) } else { Err(RebuildReason::Foreign) }
+    }
+
+    /// The operations, the header's last, that make a store of `self` a store of `next`; and the result.
+    pub(super) fn advance(&self, next: &Applied, identity: Identity) -> (Vec<Operation>, Self) {
         let mut difference = Difference { operations: Vec::new(), digest: self.digest };
         difference.of_views(&self.state.view, &next.state.view);
         let Difference { mut operations, digest } = difference;
-        let mark = Mark {
+        let header = Header {
             v: VERSION,
             cluster: identity.cluster,
             node: identity.node,
             incarnation: identity.incarnation,
-            upto: next.upto.into(),
-            state: next.state.mark(),
+            position: next.position.into(),
+            state: next.state.header(),
             records: digest.records,
             digest: digest.sum.to_be_bytes(),
         };
-        operations.push(Operation::Put { key: MARK.to_vec(), value: record(&mark) });
-        (operations, Self { state: next.state.clone(), upto: Some(next.upto), digest })
+        operations.push(Operation::Put { key: HEADER.to_vec(), value: record(&header) });
+        (operations, Self { state: next.state.clone(), position: Some(next.position), digest })
     }
 }
 
@@ -127,11 +128,11 @@ fn sum_of(key: &[u8], value: &[u8]) -> u128 {
     u128::from_be_bytes(*hash.first_chunk().expect("32 bytes begin with 16"))
 }
 
-/// Objects of one kind, as a view holds them.
-type Shared<K, V> = BTreeMap<K, Arc<V>>;
+/// Objects of one kind in a view.
+type Objects<K, V> = BTreeMap<K, Arc<V>>;
 
-/// Collects how one view differs from an earlier one. Objects are shared between views, so equal pointers are equal
-/// objects; accounts are never deleted.
+/// The operations from one view to a later one. Views share unchanged objects, so equal pointers are equal objects.
+/// Accounts are never deleted.
 struct Difference {
     operations: Vec<Operation>,
     digest: Digest,
@@ -141,8 +142,8 @@ impl Difference {
     fn of_views(&mut self, old: &View, new: &View) {
         for (id, view) in &new.accounts {
             match old.accounts.get(id) {
-                Some(known) if Arc::ptr_eq(known, view) => {}
-                Some(known) => self.of_accounts(known, view),
+                Some(old) if Arc::ptr_eq(old, view) => {}
+                Some(old) => self.of_accounts(old, view),
                 None => {
                     let key = key::encode(*id, Kind::Account, &[]);
                     self.replace::<Account>(key, None, Some(&view.account));
@@ -157,30 +158,31 @@ impl Difference {
         if old.account != new.account {
             self.replace(key::encode(id, Kind::Account, &[]), Some(&old.account), Some(&new.account));
         }
-        self.of_maps((&old.keys, &new.keys), |key| key::encode(id, Kind::ApiKey, key.as_bytes()));
-        self.of_maps((&old.event_types, &new.event_types), |name| {
+        self.of_objects(&old.keys, &new.keys, |key| key::encode(id, Kind::ApiKey, key.as_bytes()));
+        self.of_objects(&old.event_types, &new.event_types, |name| {
             key::encode(id, Kind::EventType, name.as_bytes())
         });
-        self.of_maps((&old.schemas, &new.schemas), |name| key::encode(id, Kind::Schema, name.as_bytes()));
-        self.of_maps((&old.sinks, &new.sinks), |sink| key::encode(id, Kind::Sink, sink.as_bytes()));
-        self.of_maps((&old.subscriptions, &new.subscriptions), |subscription| {
+        self.of_objects(&old.schemas, &new.schemas, |name| key::encode(id, Kind::Schema, name.as_bytes()));
+        self.of_objects(&old.sinks, &new.sinks, |sink| key::encode(id, Kind::Sink, sink.as_bytes()));
+        self.of_objects(&old.subscriptions, &new.subscriptions, |subscription| {
             key::encode(id, Kind::Subscription, subscription.as_bytes())
         });
     }
 
-    fn of_maps<K: Ord, V: Serialize>(
+    fn of_objects<K: Ord, V: Serialize>(
         &mut self,
-        (old, new): (&Shared<K, V>, &Shared<K, V>),
+        old: &Objects<K, V>,
+        new: &Objects<K, V>,
         key_of: impl Fn(&K) -> Vec<u8>,
     ) {
         for (name, object) in new {
             match old.get(name) {
-                Some(known) if Arc::ptr_eq(known, object) => {}
-                known => self.replace(key_of(name), known.map(Deref::deref), Some(object)),
+                Some(old) if Arc::ptr_eq(old, object) => {}
+                old => self.replace(key_of(name), old.map(Deref::deref), Some(object)),
             }
         }
-        for (name, gone) in old.iter().filter(|(name, _)| !new.contains_key(name)) {
-            self.replace(key_of(name), Some(gone), None);
+        for (name, deleted) in old.iter().filter(|(name, _)| !new.contains_key(name)) {
+            self.replace(key_of(name), Some(deleted), None);
         }
     }
 
@@ -203,25 +205,22 @@ fn record(object: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(object).expect("an object has only text keys and no failing serializer")
 }
 
-fn parse<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, StoreError> {
-    serde_json::from_slice(value).map_err(|error| unreadable(key, error.to_string()))
-}
-
-fn unreadable(key: &[u8], problem: impl Into<String>) -> StoreError {
-    StoreError::Record { key: hex::text(key), problem: problem.into() }
+fn parse<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T, ViewStoreError> {
+    serde_json::from_slice(value)
+        .map_err(|error| ViewStoreError::UnreadableRecord { key: hex::text(key), source: Arc::new(error) })
 }
 
 fn read_object(
     accounts: &mut BTreeMap<AccountId, AccountView>,
     key: &[u8],
     value: &[u8],
-) -> Result<(), StoreError> {
-    let (id, kind) = key::decode(key).ok_or_else(|| unreadable(key, "is not an object's"))?;
+) -> Result<(), ViewStoreError> {
+    let (id, kind) = key::decode(key).ok_or_else(|| ViewStoreError::UnknownKey { key: hex::text(key) })?;
     if kind == Kind::Account {
         accounts.insert(id, AccountView::new(parse(key, value)?));
         return Ok(());
     }
-    let account = accounts.get_mut(&id).ok_or_else(|| unreadable(key, "belongs to no account"))?;
+    let account = accounts.get_mut(&id).ok_or_else(|| ViewStoreError::NoAccount { key: hex::text(key) })?;
     match kind {
         Kind::Account => {}
         Kind::ApiKey => {

@@ -1,11 +1,11 @@
 //! The view in sled: one tree, so that one batch is atomic.
 //!
-//! sled's flush does not reach the disk's own cache, so what it holds may vanish with the power; what it held
-//! then is found to be behind or damaged, and is built again.
+//! sled's flush does not reach the disk's own cache, so a power cut may take flushed records away. The next start
+//! finds the store behind the log or damaged and builds it again.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
-use super::{Operation, StoreError, ViewStore, Visit};
+use super::{Operation, ViewStore, ViewStoreError, Visit};
 
 /// sled's default is a gigabyte.
 const CACHE_BYTES: u64 = 32 << 20;
@@ -15,10 +15,10 @@ pub(super) struct SledView {
 }
 
 impl SledView {
-    /// Opens or creates the store in `dir`. Blocking.
-    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
+    /// Opens or creates the store in `directory`. Blocking.
+    pub(super) fn open(directory: &Path) -> Result<Self, ViewStoreError> {
         let config = sled::Config::new()
-            .path(dir)
+            .path(directory)
             .cache_capacity(CACHE_BYTES)
             .flush_every_ms(None)
             .mode(sled::Mode::LowSpace);
@@ -26,12 +26,18 @@ impl SledView {
     }
 }
 
+impl From<sled::Error> for ViewStoreError {
+    fn from(error: sled::Error) -> Self {
+        Self::Engine(Arc::new(error))
+    }
+}
+
 impl ViewStore for SledView {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ViewStoreError> {
         Ok(self.tree.get(key)?.map(|value| value.to_vec()))
     }
 
-    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    fn scan(&self, visit: &mut Visit<'_>) -> Result<(), ViewStoreError> {
         for record in self.tree.iter() {
             let (key, value) = record?;
             visit(&key, &value)?;
@@ -39,7 +45,7 @@ impl ViewStore for SledView {
         Ok(())
     }
 
-    fn write(&self, batch: Vec<Operation>) -> Result<(), StoreError> {
+    fn write(&self, batch: Vec<Operation>) -> Result<(), ViewStoreError> {
         let mut atomic = sled::Batch::default();
         for operation in batch {
             match operation {
@@ -50,7 +56,7 @@ impl ViewStore for SledView {
         Ok(self.tree.apply_batch(atomic)?)
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
+    fn flush(&self) -> Result<(), ViewStoreError> {
         self.tree.flush()?;
         Ok(())
     }
