@@ -1,11 +1,8 @@
 //! Stored events for this crate's tests, encoded by hand because this crate has no generated protobuf types.
 
-mod receiver;
-
 use bytes::Bytes;
 use fanfare_model::{Event, Offset, Timestamp};
 
-pub(crate) use self::receiver::{Answer, ReceivedRequest, Receiver, plain};
 use crate::Delivery;
 
 pub(crate) const APPEND_TIME: Timestamp = Timestamp(1_784_635_200_007);

@@ -1,13 +1,14 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fanfare_environment::Environment;
 use fanfare_model::SinkConfig;
+use fanfare_testkit::{Answer, ReceivedRequest, Receiver, answer_with};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::{
     Factory,
-    fixture::{Answer, EventBuilder, ReceivedRequest, Receiver, delivery, plain},
+    fixture::{EventBuilder, delivery},
 };
 
 const ARN: &str = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders";
@@ -47,7 +48,7 @@ fn put_records(seen: &ReceivedRequest, failing: &impl Fn(&str) -> Option<&'stati
         })
         .collect();
     let failed = results.iter().filter(|result| result.get("ErrorCode").is_some()).count();
-    plain(200, json!({"FailedRecordCount": failed, "Records": results}).to_string())
+    answer_with(200, json!({"FailedRecordCount": failed, "Records": results}).to_string())
 }
 
 /// Partition key and event of each record of a request.
@@ -81,7 +82,7 @@ async fn each_record_has_its_own_outcome_by_position() {
         _ => None,
     })
     .await;
-    let sink = sink(&config(&format!("http://{}", service.address)), &dev());
+    let sink = sink(&config(&format!("http://{}", service.address())), &dev());
     let unencodable = EventBuilder::new("bad", "/orders", "t").text("Upper", "x").delivery();
     let huge = EventBuilder::new("huge", "/orders", "t").data_text(&"x".repeat(RECORD_BYTES_MAX)).delivery();
     let events = vec![delivery(1), unencodable, delivery(2), huge, delivery(3), delivery(4)];
@@ -98,13 +99,13 @@ async fn each_record_has_its_own_outcome_by_position() {
         ]
     );
     assert!(sink.attempt(vec![]).await.is_empty());
-    assert_eq!(service.requests.lock().len(), 1, "nothing is retried by the sink");
+    assert_eq!(service.requests().len(), 1, "nothing is retried by the sink");
 }
 
 #[tokio::test]
 async fn record_is_the_event_under_its_own_key() {
     let service = service(|_| None).await;
-    let sink = sink(&config(&format!("http://{}", service.address)), &dev());
+    let sink = sink(&config(&format!("http://{}", service.address())), &dev());
     let keyed =
         EventBuilder::new("a", "/orders", "t").text("partitionkey", "customer 7").data_text("{}").delivery();
     let long_key = "é".repeat(257);
@@ -121,8 +122,8 @@ async fn record_is_the_event_under_its_own_key() {
 async fn answer_for_another_number_of_records_settles_none() {
     let body =
         json!({"FailedRecordCount": 0, "Records": [{"SequenceNumber": "1", "ShardId": "s"}]}).to_string();
-    let service = Receiver::start(move |_| plain(200, body.clone())).await;
-    let sink = sink(&config(&format!("http://{}", service.address)), &dev());
+    let service = Receiver::start(move |_| answer_with(200, body.clone())).await;
+    let sink = sink(&config(&format!("http://{}", service.address())), &dev());
     let outcomes = sink.attempt(vec![delivery(1), delivery(2)]).await;
     assert_eq!(outcomes.iter().map(class).collect::<Vec<_>>(), [("retry", Failure::PROTOCOL); 2]);
 }
@@ -142,8 +143,8 @@ async fn request_refused_as_a_whole_has_one_outcome() {
         (503, "ServiceUnavailable", 2, ("down", Failure::SERVICE)),
     ] {
         let body = json!({"__type": code, "message": "message of the service"}).to_string();
-        let service = Receiver::start(move |_| plain(status, body.clone())).await;
-        let sink = sink(&config(&format!("http://{}", service.address)), &dev());
+        let service = Receiver::start(move |_| answer_with(status, body.clone())).await;
+        let sink = sink(&config(&format!("http://{}", service.address())), &dev());
         let outcomes = sink.attempt((0..events).map(delivery).collect()).await;
         assert_eq!(outcomes.len() as u64, events);
         for outcome in &outcomes {
@@ -158,7 +159,7 @@ async fn request_refused_as_a_whole_has_one_outcome() {
                 (status, format!("{code}: message of the service").as_str())
             );
         }
-        assert_eq!(service.requests.lock().len(), 1, "{code} was retried by the SDK");
+        assert_eq!(service.requests().len(), 1, "{code} was retried by the SDK");
     }
 }
 
@@ -176,11 +177,11 @@ async fn sink_is_down_without_a_connection() {
 #[tokio::test]
 async fn endpoint_that_resolves_to_a_forbidden_address_is_not_dialled() {
     let service = service(|_| None).await;
-    let endpoint = config(&format!("http://localhost:{}", service.address.port()));
+    let endpoint = config(&format!("http://localhost:{}", service.address().port()));
     let public_only = EgressPolicy { allow_loopback: false, ..dev() };
     let outcomes = sink(&endpoint, &public_only).attempt(vec![delivery(1)]).await;
     assert_eq!(class(&outcomes[0]), ("down", Failure::ADDRESS_FORBIDDEN));
-    assert_eq!(service.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(service.connections(), 0);
     assert_eq!(sink(&endpoint, &dev()).attempt(vec![delivery(1)]).await, [Outcome::Delivered]);
 }
 
@@ -188,7 +189,7 @@ async fn endpoint_that_resolves_to_a_forbidden_address_is_not_dialled() {
 async fn role_is_assumed_with_its_external_id() {
     let service = Receiver::start(|seen| match seen.headers.get("x-amz-target") {
         Some(_) => put_records(seen, &|_| None),
-        None => plain(
+        None => answer_with(
             200,
             "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult>\
              <Credentials><AccessKeyId>ASSUMED</AccessKeyId><SecretAccessKey>s</SecretAccessKey>\
@@ -200,13 +201,13 @@ async fn role_is_assumed_with_its_external_id() {
     let role = KinesisConfig {
         role_arn: Some(ROLE.to_owned()),
         external_id: Some("tenant-7".to_owned()),
-        ..config(&format!("http://{}", service.address))
+        ..config(&format!("http://{}", service.address()))
     };
     let sink = sink(&role, &dev());
     for _ in 0..2 {
         assert_eq!(sink.attempt(vec![delivery(1)]).await, [Outcome::Delivered]);
     }
-    let seen = service.requests.lock();
+    let seen = service.requests();
     let request_body = String::from_utf8_lossy(&seen[0].body).into_owned();
     for part in ["Action=AssumeRole&", "role%2Fwriter", "ExternalId=tenant-7", "RoleSessionName=fanfare"] {
         assert!(request_body.contains(part), "{request_body}");
@@ -221,7 +222,7 @@ async fn role_is_assumed_with_its_external_id() {
 #[tokio::test]
 async fn sink_is_down_if_its_role_cannot_be_assumed() {
     let service = Receiver::start(|_| {
-        plain(
+        answer_with(
             403,
             "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
              <Code>AccessDenied</Code><Message>not authorized to perform: sts:AssumeRole</Message></Error>\
@@ -230,7 +231,7 @@ async fn sink_is_down_if_its_role_cannot_be_assumed() {
     })
     .await;
     let role =
-        KinesisConfig { role_arn: Some(ROLE.to_owned()), ..config(&format!("http://{}", service.address)) };
+        KinesisConfig { role_arn: Some(ROLE.to_owned()), ..config(&format!("http://{}", service.address())) };
     let outcomes = sink(&role, &dev()).attempt(vec![delivery(1)]).await;
     assert_eq!(class(&outcomes[0]), ("down", Failure::CREDENTIALS));
     let Outcome::SinkDown { why, .. } = &outcomes[0] else { panic!("the class was checked") };
@@ -268,7 +269,7 @@ fn requests_are_split_at_the_limits_of_the_service() {
 #[tokio::test]
 async fn node_credentials_are_used_only_if_the_operator_allows_it() {
     let service = service(|_| None).await;
-    let endpoint = format!("http://{}", service.address);
+    let endpoint = format!("http://{}", service.address());
     let closed = EgressPolicy { allow_node_credentials: false, ..dev() };
     let roleless = config(&endpoint);
     let error = Kinesis::check(&roleless, &closed).unwrap_err();
@@ -281,7 +282,7 @@ async fn node_credentials_are_used_only_if_the_operator_allows_it() {
     let with_role = KinesisConfig { role_arn: Some(ROLE.to_owned()), ..roleless };
     assert_eq!(Kinesis::check(&with_role, &closed), Ok(()));
     assert!(Factory::new(dev(), Environment::system()).build(&stored).is_ok());
-    assert_eq!(service.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(service.connections(), 0);
 }
 
 #[test]

@@ -1,11 +1,8 @@
-use std::{
-    convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use fanfare_environment::{Environment, Simulation};
 use fanfare_model::{Secret, WebhookMethod};
+use fanfare_testkit::{Receiver, answer_with};
 use futures_util::{StreamExt, stream};
 use http::{Method, Response};
 use http_body_util::{BodyExt, StreamBody};
@@ -21,10 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::*;
-use crate::{
-    Failure, fixture,
-    fixture::{EventBuilder, Receiver, plain},
-};
+use crate::{Failure, fixture, fixture::EventBuilder};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -77,7 +71,7 @@ async fn single_event_arrives_as_one_signed_object() {
     assert_eq!(attempt_one(&sink(&config(&receiver.url()))).await, Outcome::Delivered);
     let seen = receiver.last_request();
     assert_eq!((seen.method, seen.target.as_str()), (Method::POST, "/hook"));
-    assert_eq!(seen.headers["host"], receiver.address.to_string());
+    assert_eq!(seen.headers["host"], receiver.address().to_string());
     assert_eq!(seen.headers["content-type"], "application/cloudevents+json");
     assert!(seen.headers["user-agent"].to_str().unwrap().starts_with("Fanfare/"));
     assert_eq!(seen.headers["webhook-id"], "evt-1");
@@ -141,13 +135,13 @@ async fn attempt_without_encodable_events_makes_no_request() {
     assert!(matches!(outcomes[..], [Outcome::Rejected { .. }]));
     let outcomes = sink(&config(&receiver.url())).attempt(vec![unencodable]).await;
     assert!(matches!(outcomes[..], [Outcome::Rejected { .. }]));
-    assert!(receiver.requests.lock().is_empty());
+    assert!(receiver.requests().is_empty());
 }
 
 #[tokio::test]
 async fn sink_with_a_twilio_token_sends_requests_like_twilio() {
     let receiver = Receiver::answering(200).await;
-    let url = format!("http://us%40er:p%3Aw@{}/hook?a=1", receiver.address);
+    let url = format!("http://us%40er:p%3Aw@{}/hook?a=1", receiver.address());
     let token = "0123456789abcdef0123456789abcdef";
     let config = WebhookConfig { twilio_auth_token: Some(Secret::new(token.to_owned())), ..config(&url) };
     assert_eq!(attempt_one(&sink(&config)).await, Outcome::Delivered);
@@ -156,7 +150,7 @@ async fn sink_with_a_twilio_token_sends_requests_like_twilio() {
     assert_eq!(seen.headers["authorization"], "Basic dXNAZXI6cDp3");
     let (path, hash) = seen.target.split_once("&bodySHA256=").unwrap();
     assert_eq!((path, hash.len()), ("/hook?a=1", 64));
-    let requested = format!("http://{}{}", receiver.address, seen.target);
+    let requested = format!("http://{}{}", receiver.address(), seen.target);
     let signature = signature::TwilioSigner::new(token).unwrap().sign(&requested);
     assert_eq!(seen.headers["x-twilio-signature"], signature);
     let of_body = signature::TwilioSigner::url_with_body_hash("x", &seen.body);
@@ -170,7 +164,7 @@ async fn redirects_are_not_followed() {
     for status in [301, 302, 303, 307, 308] {
         let location = location.clone();
         let receiver = Receiver::start(move |_| {
-            let mut response = plain(status, "");
+            let mut response = answer_with(status, "");
             response.headers_mut().insert("location", location.parse().unwrap());
             response
         })
@@ -179,13 +173,13 @@ async fn redirects_are_not_followed() {
         assert!(matches!(outcome, Outcome::SinkDown { .. }), "{status}");
         assert_eq!((why(&outcome).class, why(&outcome).status), (Failure::REDIRECT, status));
     }
-    assert!(target.requests.lock().is_empty());
+    assert!(target.requests().is_empty());
 }
 
 #[tokio::test]
 async fn retry_after_reaches_the_outcome() {
     let receiver = Receiver::start(|_| {
-        let mut response = plain(429, "slow down");
+        let mut response = answer_with(429, "slow down");
         response.headers_mut().insert("retry-after", "7".parse().unwrap());
         response
     })
@@ -202,7 +196,7 @@ async fn connection_is_reused_only_after_the_end_of_the_answer() {
     for _ in 0..20 {
         assert_eq!(attempt_one(&sink).await, Outcome::Delivered);
     }
-    let connections = receiver.connections.load(Ordering::SeqCst);
+    let connections = receiver.connections();
     assert!(connections <= 2, "{connections} connections for 20 requests one after another");
 
     let frames = || Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b'x'; 4096])));
@@ -214,7 +208,7 @@ async fn connection_is_reused_only_after_the_end_of_the_answer() {
     let sink = sink_under(&config(&endless.url()), dev());
     for requests in 1..=3 {
         assert_eq!(attempt_one(&sink).await, Outcome::Delivered, "the head already said so");
-        assert_eq!(endless.connections.load(Ordering::SeqCst), requests);
+        assert_eq!(endless.connections(), requests);
     }
 }
 
@@ -250,7 +244,7 @@ async fn idle_connection_is_closed_after_its_idle_time() {
 #[tokio::test]
 async fn request_returned_by_a_closed_connection_goes_out_on_another() {
     let receiver = Receiver::start(|_| {
-        let mut response = plain(200, "");
+        let mut response = answer_with(200, "");
         response.headers_mut().insert("connection", "close".parse().unwrap());
         response
     })
@@ -259,7 +253,7 @@ async fn request_returned_by_a_closed_connection_goes_out_on_another() {
     for _ in 0..5 {
         assert_eq!(attempt_one(&sink).await, Outcome::Delivered);
     }
-    assert_eq!(receiver.requests.lock().len(), 5);
+    assert_eq!(receiver.requests().len(), 5);
 }
 
 /// A server that speaks bytes, not HTTP.
@@ -342,12 +336,12 @@ async fn sink_is_down_without_a_connection() {
 async fn name_that_resolves_to_a_forbidden_address_is_not_dialled() {
     let receiver = Receiver::answering(200).await;
     let public_only = EgressPolicy { allow_loopback: false, ..dev() };
-    let destination = config(&format!("http://localhost:{}/", receiver.address.port()));
+    let destination = config(&format!("http://localhost:{}/", receiver.address().port()));
     let outcome = attempt_one(&sink_under(&destination, public_only)).await;
     assert!(matches!(outcome, Outcome::SinkDown { .. }));
     assert_eq!(why(&outcome).class, Failure::ADDRESS_FORBIDDEN);
     assert!(!why(&outcome).message.contains("127.0.0.1"));
-    assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
+    assert_eq!(receiver.connections(), 0);
     assert_eq!(attempt_one(&sink(&destination)).await, Outcome::Delivered);
 }
 
@@ -358,7 +352,7 @@ async fn literal_address_is_checked_again_when_dialled() {
     let checked_under_another_policy =
         webhook(&config(&receiver.url()), &dev(), Connector::without_roots(policy));
     assert_eq!(why(&attempt_one(&checked_under_another_policy).await).class, Failure::ADDRESS_FORBIDDEN);
-    assert_eq!(receiver.connections.load(Ordering::SeqCst), 0);
+    assert_eq!(receiver.connections(), 0);
 }
 
 #[tokio::test]
@@ -385,7 +379,7 @@ async fn tls_receiver(certificate: &CertifiedKey<KeyPair>) -> Receiver {
         .with_single_cert(vec![certificate.cert.der().clone()], key.into())
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(server));
-    Receiver::start_behind(Some(acceptor), |_| plain(200, "")).await
+    Receiver::start_behind(Some(acceptor), |_| answer_with(200, "")).await
 }
 
 #[tokio::test]
@@ -404,7 +398,7 @@ async fn tls_is_always_verified() {
         if trusted {
             roots.add(certificate.cert.der().clone()).unwrap();
         }
-        let destination = config(&format!("https://localhost:{}/hook", receiver.address.port()));
+        let destination = config(&format!("https://localhost:{}/hook", receiver.address().port()));
         let policy = Arc::new(EgressPolicy { allow_http: false, ..dev() });
         let sink = webhook(&destination, &policy, Connector::with_roots(policy.clone(), roots));
         let outcome = attempt_one(&sink).await;
@@ -415,7 +409,7 @@ async fn tls_is_always_verified() {
         assert!(matches!(outcome, Outcome::SinkDown { .. }));
         assert_eq!(why(&outcome).class, Failure::TLS);
         assert!(why(&outcome).message.contains("invalid peer certificate"), "{}", why(&outcome).message);
-        assert!(receiver.requests.lock().is_empty());
+        assert!(receiver.requests().is_empty());
     }
 }
 
