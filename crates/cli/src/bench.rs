@@ -2,36 +2,36 @@
 
 mod catch_up;
 mod deliver;
+mod delivery_run;
+mod event_pool;
 mod fixture;
 mod latency;
 mod ledger;
 mod load;
 mod pacer;
 mod payload;
-mod pool;
 mod producer;
 mod publish;
 mod receiver;
-mod side;
 
 use clap::Subcommand;
 
 use crate::{command::Session, failure::Failure};
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum BenchCommand {
     /// Publish as fast as events are committed, or at a rate; measures commits
-    Publish(publish::Arguments),
+    Publish(publish::BenchPublishArguments),
     /// Publish to a webhook sink served by this process; measures publish to delivery
-    Deliver(deliver::Arguments),
+    Deliver(deliver::BenchDeliverArguments),
     /// Let a subscription with a backlog catch up; measures what the others feel of it
-    CatchUp(catch_up::Arguments),
+    CatchUp(catch_up::BenchCatchUpArguments),
 }
 
-pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(command: BenchCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Publish(arguments) => Box::pin(publish::run(arguments, session)).await,
-        Command::Deliver(arguments) => Box::pin(deliver::run(arguments, session)).await,
-        Command::CatchUp(arguments) => Box::pin(catch_up::run(arguments, session)).await,
+        BenchCommand::Publish(arguments) => Box::pin(publish::run(arguments, session)).await,
+        BenchCommand::Deliver(arguments) => Box::pin(deliver::run(arguments, session)).await,
+        BenchCommand::CatchUp(arguments) => Box::pin(catch_up::run(arguments, session)).await,
     }
 }

@@ -7,7 +7,7 @@ use fanfare_client::{Client, Options};
 
 use crate::{
     bench,
-    context::{self, Connection},
+    context::{self, SavedConnection},
     dead_letter, event, event_type,
     failure::Failure,
     listen,
@@ -19,30 +19,30 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Publish events: one from the command line or a file, or one per line of stdin
-    Publish(publish::Arguments),
+    Publish(publish::PublishArguments),
     /// Show new events, or forward them to a server under development
-    Listen(listen::Arguments),
+    Listen(listen::ListenArguments),
     /// Follow or find events
     #[command(subcommand)]
-    Event(event::Command),
+    Event(event::EventCommand),
     /// Event types: what producers publish and subscriptions choose
     #[command(subcommand)]
-    Type(event_type::Command),
+    Type(event_type::EventTypeCommand),
     /// JSON Schemas and their versions
     #[command(subcommand)]
-    Schema(schema::Command),
+    Schema(schema::SchemaCommand),
     /// Sinks: where events are delivered to
     #[command(subcommand)]
-    Sink(sink::Command),
+    Sink(sink::SinkCommand),
     /// Subscriptions: which event types go to which sink
     #[command(subcommand, alias = "sub")]
-    Subscription(subscription::Command),
+    Subscription(subscription::SubscriptionCommand),
     /// Dead letters: events that a subscription could not deliver
     #[command(subcommand, alias = "dlq")]
-    Deadletter(dead_letter::Command),
+    Deadletter(dead_letter::DeadLetterCommand),
     /// Measure a node under load
     #[command(subcommand)]
-    Bench(bench::Command),
+    Bench(bench::BenchCommand),
 }
 
 /// Options of every command.
@@ -66,7 +66,7 @@ pub struct GlobalOptions {
 /// What a command works with.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) connection: Connection,
+    pub(crate) connection: SavedConnection,
     pub(crate) output: Output,
     pub(crate) timeout: Duration,
 }

@@ -17,30 +17,30 @@ pub const DEFAULT_ADDR: &str = "http://127.0.0.1:7070";
 
 /// A resolved address and key.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Connection {
+pub(crate) struct SavedConnection {
     pub(crate) addr: String,
     pub(crate) key: Option<String>,
     /// The folder of the context file, for what else belongs to this context; none without a home.
     pub(crate) directory: Option<PathBuf>,
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for SavedConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = self.key.as_ref().map(|_| "…");
-        f.debug_struct("Connection").field("addr", &self.addr).field("key", &key).finish_non_exhaustive()
+        f.debug_struct("SavedConnection").field("addr", &self.addr).field("key", &key).finish_non_exhaustive()
     }
 }
 
 /// Why the context file is of no use.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub(crate) enum ContextError {
     #[error("read context file {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("parse context file {path}")]
     Parse { path: PathBuf, source: Box<toml::de::Error> },
 }
 
-impl Error {
+impl ContextError {
     pub(crate) fn path(&self) -> &Path {
         match self {
             Self::Read { path, .. } | Self::Parse { path, .. } => path,
@@ -95,24 +95,24 @@ pub(crate) fn resolve(
     addr: Option<&str>,
     key: Option<&str>,
     environment: impl Fn(&str) -> Option<String>,
-) -> Result<Connection, Error> {
+) -> Result<SavedConnection, ContextError> {
     let addr = addr.map(str::to_owned).or_else(|| environment("FANFARE_ADDR"));
     let key = key.map(str::to_owned).or_else(|| environment("FANFARE_KEY"));
     let path = path_from(&environment);
     let directory = path.as_deref().and_then(Path::parent).map(Path::to_owned);
     if let (Some(addr), Some(key)) = (&addr, &key) {
-        return Ok(Connection { addr: addr.clone(), key: Some(key.clone()), directory });
+        return Ok(SavedConnection { addr: addr.clone(), key: Some(key.clone()), directory });
     }
     let file = match &path {
         Some(path) => read(path)?,
         None => None,
     };
     let Some(file) = file else {
-        return Ok(Connection { addr: addr.unwrap_or_else(|| DEFAULT_ADDR.to_owned()), key, directory });
+        return Ok(SavedConnection { addr: addr.unwrap_or_else(|| DEFAULT_ADDR.to_owned()), key, directory });
     };
     let same_node = addr.as_deref().is_none_or(|addr| same_address(addr, &file.addr));
     let key = key.or_else(|| same_node.then_some(file.key));
-    Ok(Connection { addr: addr.unwrap_or(file.addr), key, directory })
+    Ok(SavedConnection { addr: addr.unwrap_or(file.addr), key, directory })
 }
 
 fn path_from(environment: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
@@ -125,15 +125,15 @@ fn path_from(environment: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     Some(base.join("fanfare").join("context.toml"))
 }
 
-fn read(path: &Path) -> Result<Option<ContextFile>, Error> {
+fn read(path: &Path) -> Result<Option<ContextFile>, ContextError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
+        Err(source) => return Err(ContextError::Read { path: path.to_owned(), source }),
     };
     toml::from_str(&text)
         .map(Some)
-        .map_err(|source| Error::Parse { path: path.to_owned(), source: Box::new(source) })
+        .map_err(|source| ContextError::Parse { path: path.to_owned(), source: Box::new(source) })
 }
 
 fn same_address(left: &str, right: &str) -> bool {

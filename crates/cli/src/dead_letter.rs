@@ -7,12 +7,12 @@ use fanfare_proto::v1;
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Fields, Record},
+    output::{OutputFields, OutputRecord},
     page::Limit,
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum DeadLetterCommand {
     /// List dead letters, oldest first
     List(ListArguments),
     /// Show one dead letter with its event
@@ -28,7 +28,7 @@ pub struct ListArguments {
     limit: Limit,
 }
 
-impl Record for v1::DeadLetter {
+impl OutputRecord for v1::DeadLetter {
     const COLUMNS: &'static [&'static str] =
         &["ID", "TIME", "SUBSCRIPTION", "REASON", "ATTEMPTS", "TYPE", "EVENT"];
 
@@ -45,8 +45,8 @@ impl Record for v1::DeadLetter {
         ]
     }
 
-    fn fields(&self) -> Fields {
-        let fields = Fields::new()
+    fn fields(&self) -> OutputFields {
+        let fields = OutputFields::new()
             .with("id", &self.id)
             .with("subscriptionId", &self.subscription_id)
             .with("reason", &self.reason)
@@ -62,10 +62,10 @@ impl Record for v1::DeadLetter {
     }
 }
 
-pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(command: DeadLetterCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::List(arguments) => list(&arguments, session).await,
-        Command::Get { id } => get(id, session).await,
+        DeadLetterCommand::List(arguments) => list(&arguments, session).await,
+        DeadLetterCommand::Get { id } => get(id, session).await,
     }
 }
 

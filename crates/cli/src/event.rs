@@ -11,11 +11,11 @@ use serde::Serialize;
 use crate::{command::Session, failure::Failure, output::json_text};
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum EventCommand {
     /// Print events as JSON lines, and follow new ones until ctrl-c
     Tail(TailArguments),
     /// Print one event
-    Get(GetArguments),
+    Get(GetEventArguments),
 }
 
 #[derive(Args, Debug)]
@@ -25,7 +25,7 @@ pub struct TailArguments {
     types: Vec<String>,
     /// Where to begin: latest, earliest, a time (RFC 3339), or an offset with --partition
     #[arg(long, default_value = "latest")]
-    from: Start,
+    from: ReadStart,
     /// Only this partition
     #[arg(long)]
     partition: Option<u32>,
@@ -38,7 +38,7 @@ pub struct TailArguments {
 }
 
 #[derive(Args, Debug)]
-pub struct GetArguments {
+pub struct GetEventArguments {
     /// The event's id
     id: String,
     /// The event's source: an id is unique within it
@@ -48,14 +48,14 @@ pub struct GetArguments {
 
 /// Where reading begins.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Start {
+pub(crate) enum ReadStart {
     Latest,
     Earliest,
     Offset(u64),
     Time(prost_types::Timestamp),
 }
 
-impl FromStr for Start {
+impl FromStr for ReadStart {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -70,7 +70,7 @@ impl FromStr for Start {
     }
 }
 
-impl Start {
+impl ReadStart {
     fn into_request(self) -> From {
         match self {
             Self::Latest => From::Latest(true),
@@ -84,7 +84,7 @@ impl Start {
 /// A stored event as it is printed: its position, and the event in CloudEvents' JSON format.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct EventLine<'a> {
     partition: u32,
     offset: u64,
     append_time: String,
@@ -93,7 +93,7 @@ struct Line<'a> {
 
 /// A stored event on one line.
 pub(crate) fn json_line(stored: &v1::StoredEvent) -> String {
-    let line = Line {
+    let line = EventLine {
         partition: stored.partition,
         offset: stored.offset,
         append_time: time::text(stored.append_time.as_ref()),
@@ -102,15 +102,15 @@ pub(crate) fn json_line(stored: &v1::StoredEvent) -> String {
     json_text(&line)
 }
 
-pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(command: EventCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Tail(arguments) => tail(arguments, session).await,
-        Command::Get(arguments) => get(arguments, session).await,
+        EventCommand::Tail(arguments) => tail(arguments, session).await,
+        EventCommand::Get(arguments) => get(arguments, session).await,
     }
 }
 
 async fn tail(arguments: TailArguments, session: &Session) -> Result<(), Failure> {
-    if matches!(arguments.from, Start::Offset(_)) && arguments.partition.is_none() {
+    if matches!(arguments.from, ReadStart::Offset(_)) && arguments.partition.is_none() {
         return Err(Failure::usage("an offset counts within one partition", "add --partition NUMBER"));
     }
     let request = v1::ReadEventsRequest {
@@ -136,7 +136,7 @@ async fn tail(arguments: TailArguments, session: &Session) -> Result<(), Failure
     }
 }
 
-async fn get(arguments: GetArguments, session: &Session) -> Result<(), Failure> {
+async fn get(arguments: GetEventArguments, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
     let attempted = format!("get event {}", arguments.id);
     let request = client.request(v1::GetEventRequest { id: arguments.id, source: arguments.source });

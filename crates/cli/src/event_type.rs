@@ -7,14 +7,14 @@ use fanfare_proto::v1::{self, EventTypeStatus};
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Fields, Record, say},
+    output::{OutputFields, OutputRecord, say},
     page::Limit,
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum EventTypeCommand {
     /// Create an event type
-    Create(CreateArguments),
+    Create(CreateEventTypeArguments),
     /// Show one event type
     Get { name: String },
     /// List the event types by name
@@ -26,7 +26,7 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
-pub struct CreateArguments {
+pub struct CreateEventTypeArguments {
     /// Such as com.acme.order.paid
     name: String,
     /// Validate events against this schema
@@ -73,7 +73,7 @@ impl From<Status> for EventTypeStatus {
     }
 }
 
-impl Record for v1::EventType {
+impl OutputRecord for v1::EventType {
     const COLUMNS: &'static [&'static str] = &["NAME", "STATUS", "SCHEMA", "DESCRIPTION"];
 
     fn row(&self) -> Vec<String> {
@@ -81,8 +81,8 @@ impl Record for v1::EventType {
         vec![self.name.clone(), status, self.schema_id.clone(), self.description.clone()]
     }
 
-    fn fields(&self) -> Fields {
-        Fields::new()
+    fn fields(&self) -> OutputFields {
+        OutputFields::new()
             .with("name", &self.name)
             .with("description", &self.description)
             .with("schemaId", &self.schema_id)
@@ -93,17 +93,17 @@ impl Record for v1::EventType {
     }
 }
 
-pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(command: EventTypeCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Create(arguments) => create(arguments, session).await,
-        Command::Get { name } => session.output.record(&fetch(&name, session).await?),
-        Command::List(limit) => list(&limit, session).await,
-        Command::Update(arguments) => update(arguments, session).await,
-        Command::Delete { name } => delete(name, session).await,
+        EventTypeCommand::Create(arguments) => create(arguments, session).await,
+        EventTypeCommand::Get { name } => session.output.record(&fetch(&name, session).await?),
+        EventTypeCommand::List(limit) => list(&limit, session).await,
+        EventTypeCommand::Update(arguments) => update(arguments, session).await,
+        EventTypeCommand::Delete { name } => delete(name, session).await,
     }
 }
 
-async fn create(arguments: CreateArguments, session: &Session) -> Result<(), Failure> {
+async fn create(arguments: CreateEventTypeArguments, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
     let attempted = format!("create event type {}", arguments.name);
     let event_type = v1::EventType {

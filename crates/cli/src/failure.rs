@@ -123,7 +123,7 @@ impl Failure {
         Self::new(exit, with_sources(&error), next)
     }
 
-    pub(crate) fn from_context(error: &context::Error) -> Self {
+    pub(crate) fn from_context(error: &context::ContextError) -> Self {
         let next = format!(
             "mend {} (two lines: addr = \"http://HOST:PORT\", key = \"KEY\") or remove it",
             error.path().display()

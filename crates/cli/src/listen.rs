@@ -27,7 +27,7 @@ use crate::{
     context,
     event::json_line,
     failure::{Exit, Failure},
-    output::{Fields, Output, say},
+    output::{Output, OutputFields, say},
     signature::Secret,
 };
 
@@ -36,7 +36,7 @@ const RESPONSE_BYTES_MAX: usize = 64 << 10;
 const SECRET_FILE: &str = "webhook-secret";
 
 #[derive(Args, Debug)]
-pub struct Arguments {
+pub struct ListenArguments {
     /// Only this event type; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
     types: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Arguments {
     forward_to: Option<Url>,
 }
 
-pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: ListenArguments, session: &Session) -> Result<(), Failure> {
     let forwarder = match arguments.forward_to {
         Some(target) => Some(Forwarder::new(target, stable_secret(session.connection.directory.as_deref())?)),
         None => None,
@@ -114,7 +114,7 @@ async fn show(
     let elapsed_ms = (started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
     if output.is_json() {
         return output.fields(
-            Fields::new()
+            OutputFields::new()
                 .with("time", &Timestamp::now().to_string())
                 .with("type", &event.r#type)
                 .with("id", &event.id)

@@ -20,20 +20,20 @@ pub enum Format {
 }
 
 /// Something the API returns, as it is shown.
-pub(crate) trait Record {
+pub(crate) trait OutputRecord {
     /// Headings of a list.
     const COLUMNS: &'static [&'static str];
     /// Cells under the headings.
     fn row(&self) -> Vec<String>;
     /// All fields.
-    fn fields(&self) -> Fields;
+    fn fields(&self) -> OutputFields;
 }
 
 /// Names and values of one JSON object, in the order they are shown.
 #[derive(Debug, Default)]
-pub(crate) struct Fields(Vec<(&'static str, Box<RawValue>)>);
+pub(crate) struct OutputFields(Vec<(&'static str, Box<RawValue>)>);
 
-impl Fields {
+impl OutputFields {
     pub(crate) fn new() -> Self {
         Self::default()
     }
@@ -49,7 +49,7 @@ impl Fields {
     }
 }
 
-impl Serialize for Fields {
+impl Serialize for OutputFields {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
@@ -71,12 +71,12 @@ impl Output {
     }
 
     /// One record: its fields below each other, or one JSON object.
-    pub(crate) fn record(self, record: &impl Record) -> Result<(), Failure> {
+    pub(crate) fn record(self, record: &impl OutputRecord) -> Result<(), Failure> {
         self.fields(record.fields())
     }
 
     /// The same for what is not a record.
-    pub(crate) fn fields(self, fields: Fields) -> Result<(), Failure> {
+    pub(crate) fn fields(self, fields: OutputFields) -> Result<(), Failure> {
         if self.is_json() {
             return self.line(&json_text(&fields));
         }
@@ -86,7 +86,7 @@ impl Output {
     }
 
     /// Many records: a table, or a JSON object per line.
-    pub(crate) fn list<T: Record>(self, records: &[T]) -> Result<(), Failure> {
+    pub(crate) fn list<T: OutputRecord>(self, records: &[T]) -> Result<(), Failure> {
         if self.is_json() {
             return records.iter().try_for_each(|record| self.record(record));
         }
@@ -157,8 +157,10 @@ mod tests {
     #[test]
     fn fields_keep_their_order_and_their_numbers() {
         let raw = RawValue::from_string("{\"b\": 1.50, \"a\": 2}".to_owned()).unwrap();
-        let fields =
-            Fields::new().with("z", "x\"y").with("a", &u64::MAX).and(Fields::new().with("data", &raw));
+        let fields = OutputFields::new()
+            .with("z", "x\"y")
+            .with("a", &u64::MAX)
+            .and(OutputFields::new().with("data", &raw));
         let expected = r#"{"z":"x\"y","a":18446744073709551615,"data":{"b": 1.50, "a": 2}}"#;
         assert_eq!(json_text(&fields), expected);
         let cells: Vec<_> = fields.0.iter().map(|(_, value)| cell(value)).collect();

@@ -13,14 +13,14 @@ use tokio::{
 use crate::{
     command::Session,
     failure::{Exit, Failure},
-    output::{Fields, Output, say},
+    output::{Output, OutputFields, say},
 };
 
 /// A line of stdin and a file may be as long as a request.
 const INPUT_BYTES_MAX: u64 = 4 << 20;
 
 #[derive(Args, Debug)]
-pub struct Arguments {
+pub struct PublishArguments {
     /// Event type, such as com.acme.order.paid
     #[arg(value_name = "TYPE")]
     event_type: String,
@@ -50,7 +50,7 @@ pub struct Arguments {
     rate: Option<u32>,
 }
 
-pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: PublishArguments, session: &Session) -> Result<(), Failure> {
     if arguments.data.as_deref() == Some("-") {
         if arguments.id.is_some() || arguments.count.is_some() {
             return Err(Failure::usage(
@@ -67,7 +67,11 @@ pub(crate) async fn run(arguments: Arguments, session: &Session) -> Result<(), F
     }
 }
 
-async fn publish_one(arguments: &Arguments, data: Option<&str>, session: &Session) -> Result<(), Failure> {
+async fn publish_one(
+    arguments: &PublishArguments,
+    data: Option<&str>,
+    session: &Session,
+) -> Result<(), Failure> {
     let event = build(arguments, data).map_err(|error| not_json(&error))?;
     let client = session.connect().await?;
     let (id, started) = (event.id.clone(), Instant::now());
@@ -78,12 +82,12 @@ async fn publish_one(arguments: &Arguments, data: Option<&str>, session: &Sessio
 }
 
 async fn publish_many(
-    arguments: &Arguments,
+    arguments: &PublishArguments,
     data: Option<&str>,
     count: u64,
     session: &Session,
 ) -> Result<(), Failure> {
-    let mut stream = Stream::open(arguments, session).await?;
+    let mut stream = PublishSession::open(arguments, session).await?;
     for number in 1..=count {
         stream.wait_for_turn().await?;
         let event = build(arguments, data).map_err(|error| not_json(&error))?;
@@ -92,9 +96,9 @@ async fn publish_many(
     stream.finish().await
 }
 
-async fn publish_lines(arguments: &Arguments, session: &Session) -> Result<(), Failure> {
-    let mut stream = Stream::open(arguments, session).await?;
-    let mut lines = Lines { stdin: BufReader::new(tokio::io::stdin()), line: Vec::new(), number: 0 };
+async fn publish_lines(arguments: &PublishArguments, session: &Session) -> Result<(), Failure> {
+    let mut stream = PublishSession::open(arguments, session).await?;
+    let mut lines = InputLines { stdin: BufReader::new(tokio::io::stdin()), line: Vec::new(), number: 0 };
     loop {
         let more = tokio::select! {
             biased;
@@ -122,14 +126,14 @@ async fn publish_lines(arguments: &Arguments, session: &Session) -> Result<(), F
     }
 }
 
-/// Lines of stdin, each at most as long as a request. Reading is cancel safe: a line that was begun stays.
-struct Lines {
+/// InputLines of stdin, each at most as long as a request. Reading is cancel safe: a line that was begun stays.
+struct InputLines {
     stdin: BufReader<Stdin>,
     line: Vec<u8>,
     number: u64,
 }
 
-impl Lines {
+impl InputLines {
     /// Whether there was a line; `take` gives it.
     async fn read(&mut self) -> Result<bool, Failure> {
         let room = INPUT_BYTES_MAX.saturating_sub(self.line.len() as u64);
@@ -152,9 +156,9 @@ impl Lines {
 }
 
 /// A publish stream that prints what becomes of its events.
-struct Stream<'a> {
+struct PublishSession<'a> {
     inner: PublishStream,
-    arguments: &'a Arguments,
+    arguments: &'a PublishArguments,
     output: Output,
     /// Line (or count) and id by ordinal, for what is outstanding.
     names: std::collections::HashMap<u64, (u64, String)>,
@@ -164,8 +168,8 @@ struct Stream<'a> {
     turns: u64,
 }
 
-impl<'a> Stream<'a> {
-    async fn open(arguments: &'a Arguments, session: &Session) -> Result<Self, Failure> {
+impl<'a> PublishSession<'a> {
+    async fn open(arguments: &'a PublishArguments, session: &Session) -> Result<Self, Failure> {
         let client = session.connect().await?;
         let inner = client
             .publish_stream()
@@ -279,7 +283,7 @@ pub(crate) async fn read_file(path: &Path) -> Result<String, Failure> {
     })
 }
 
-fn build(arguments: &Arguments, data: Option<&str>) -> Result<CloudEvent, serde_json::Error> {
+fn build(arguments: &PublishArguments, data: Option<&str>) -> Result<CloudEvent, serde_json::Error> {
     let mut builder = EventBuilder::new(&arguments.event_type).source(&arguments.source);
     if let Some(id) = &arguments.id {
         builder = builder.id(id);
@@ -311,7 +315,7 @@ fn print_stored(output: Output, id: &str, stored: Stored, elapsed: Duration) -> 
     let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
     if output.is_json() {
         return output.fields(
-            Fields::new()
+            OutputFields::new()
                 .with("partition", &partition)
                 .with("offset", &offset)
                 .with("id", &id)

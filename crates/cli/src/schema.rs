@@ -9,17 +9,17 @@ use fanfare_proto::v1;
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Fields, Record, say},
+    output::{OutputFields, OutputRecord, say},
     page::Limit,
     publish::read_file,
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum SchemaCommand {
     /// Create a schema with its version 1
-    Create(CreateArguments),
+    Create(CreateSchemaArguments),
     /// Show a schema, or the document of one version
-    Get(GetArguments),
+    Get(GetSchemaArguments),
     /// List the schemas by id
     List(Limit),
     /// Delete a schema that no event type names, with all versions
@@ -42,7 +42,7 @@ pub enum VersionCommand {
 }
 
 #[derive(Args, Debug)]
-pub struct CreateArguments {
+pub struct CreateSchemaArguments {
     /// Such as Acme.OrderPaid
     id: String,
     /// The JSON Schema document
@@ -62,14 +62,14 @@ pub struct AddArguments {
 }
 
 #[derive(Args, Debug)]
-pub struct GetArguments {
+pub struct GetSchemaArguments {
     id: String,
     /// Print this version's document; 0 is the newest
     #[arg(long, value_name = "NUMBER")]
     version: Option<u32>,
 }
 
-impl Record for v1::Schema {
+impl OutputRecord for v1::Schema {
     const COLUMNS: &'static [&'static str] = &["ID", "LATEST", "CREATED", "DESCRIPTION"];
 
     fn row(&self) -> Vec<String> {
@@ -77,8 +77,8 @@ impl Record for v1::Schema {
         vec![self.id.clone(), self.latest_version.to_string(), created, self.description.clone()]
     }
 
-    fn fields(&self) -> Fields {
-        Fields::new()
+    fn fields(&self) -> OutputFields {
+        OutputFields::new()
             .with("id", &self.id)
             .with("description", &self.description)
             .with("latestVersion", &self.latest_version)
@@ -87,7 +87,7 @@ impl Record for v1::Schema {
     }
 }
 
-impl Record for v1::SchemaVersion {
+impl OutputRecord for v1::SchemaVersion {
     const COLUMNS: &'static [&'static str] = &["SCHEMA", "VERSION", "CREATED", "DATASCHEMA"];
 
     fn row(&self) -> Vec<String> {
@@ -95,8 +95,8 @@ impl Record for v1::SchemaVersion {
         vec![self.schema_id.clone(), self.version.to_string(), created, self.dataschema.clone()]
     }
 
-    fn fields(&self) -> Fields {
-        Fields::new()
+    fn fields(&self) -> OutputFields {
+        OutputFields::new()
             .with("schemaId", &self.schema_id)
             .with("version", &self.version)
             .with("document", &self.document)
@@ -105,19 +105,23 @@ impl Record for v1::SchemaVersion {
     }
 }
 
-pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(command: SchemaCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Create(arguments) => create(arguments, session).await,
-        Command::Get(GetArguments { id, version: Some(version) }) => get_version(id, version, session).await,
-        Command::Get(GetArguments { id, version: None }) => get(id, session).await,
-        Command::List(limit) => list(&limit, session).await,
-        Command::Delete { id } => delete(id, session).await,
-        Command::Version(VersionCommand::Add(arguments)) => add_version(arguments, session).await,
-        Command::Version(VersionCommand::List { id, limit }) => list_versions(&id, &limit, session).await,
+        SchemaCommand::Create(arguments) => create(arguments, session).await,
+        SchemaCommand::Get(GetSchemaArguments { id, version: Some(version) }) => {
+            get_version(id, version, session).await
+        }
+        SchemaCommand::Get(GetSchemaArguments { id, version: None }) => get(id, session).await,
+        SchemaCommand::List(limit) => list(&limit, session).await,
+        SchemaCommand::Delete { id } => delete(id, session).await,
+        SchemaCommand::Version(VersionCommand::Add(arguments)) => add_version(arguments, session).await,
+        SchemaCommand::Version(VersionCommand::List { id, limit }) => {
+            list_versions(&id, &limit, session).await
+        }
     }
 }
 
-async fn create(arguments: CreateArguments, session: &Session) -> Result<(), Failure> {
+async fn create(arguments: CreateSchemaArguments, session: &Session) -> Result<(), Failure> {
     let document = read_file(&arguments.file).await?;
     let client = session.connect().await?;
     let attempted = format!("create schema {}", arguments.id);

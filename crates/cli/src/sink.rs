@@ -7,15 +7,15 @@ use fanfare_proto::v1::{self, sink::Kind};
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Fields, Record, say},
+    output::{OutputFields, OutputRecord, say},
     page::Limit,
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum SinkCommand {
     /// Create a sink
     #[command(subcommand)]
-    Create(CreateCommand),
+    Create(CreateSinkCommand),
     /// Show one sink
     Get { id: String },
     /// List the sinks by id
@@ -25,7 +25,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum CreateCommand {
+pub enum CreateSinkCommand {
     /// HTTP requests with CloudEvents as JSON
     Webhook(WebhookArguments),
     /// Records of an Amazon Kinesis data stream
@@ -82,7 +82,7 @@ pub(crate) enum Method {
     Put,
 }
 
-impl Record for v1::Sink {
+impl OutputRecord for v1::Sink {
     const COLUMNS: &'static [&'static str] = &["ID", "KIND", "DESTINATION", "DESCRIPTION"];
 
     fn row(&self) -> Vec<String> {
@@ -94,8 +94,8 @@ impl Record for v1::Sink {
         vec![self.id.clone(), kind.to_owned(), destination, self.description.clone()]
     }
 
-    fn fields(&self) -> Fields {
-        let fields = Fields::new().with("id", &self.id).with("description", &self.description);
+    fn fields(&self) -> OutputFields {
+        let fields = OutputFields::new().with("id", &self.id).with("description", &self.description);
         let fields = match &self.kind {
             Some(Kind::Webhook(webhook)) => fields.with("webhook", &webhook_fields(webhook)),
             Some(Kind::Kinesis(kinesis)) => fields.with("kinesis", &kinesis_fields(kinesis)),
@@ -108,8 +108,8 @@ impl Record for v1::Sink {
     }
 }
 
-fn webhook_fields(webhook: &v1::WebhookSink) -> Fields {
-    let fields = Fields::new()
+fn webhook_fields(webhook: &v1::WebhookSink) -> OutputFields {
+    let fields = OutputFields::new()
         .with("destination", &webhook.destination)
         .with("method", &webhook.method)
         .with("batchEvents", &webhook.batch_events)
@@ -121,27 +121,27 @@ fn webhook_fields(webhook: &v1::WebhookSink) -> Fields {
     }
 }
 
-fn kinesis_fields(kinesis: &v1::KinesisSink) -> Fields {
-    Fields::new()
+fn kinesis_fields(kinesis: &v1::KinesisSink) -> OutputFields {
+    OutputFields::new()
         .with("arn", &kinesis.arn)
         .with("roleArn", &kinesis.role_arn)
         .with("externalId", &kinesis.external_id)
         .with("endpointOverride", &kinesis.endpoint_override)
 }
 
-pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(command: SinkCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Create(command) => create(command, session).await,
-        Command::Get { id } => get(id, session).await,
-        Command::List(limit) => list(&limit, session).await,
-        Command::Delete { id } => delete(id, session).await,
+        SinkCommand::Create(command) => create(command, session).await,
+        SinkCommand::Get { id } => get(id, session).await,
+        SinkCommand::List(limit) => list(&limit, session).await,
+        SinkCommand::Delete { id } => delete(id, session).await,
     }
 }
 
-async fn create(command: CreateCommand, session: &Session) -> Result<(), Failure> {
+async fn create(command: CreateSinkCommand, session: &Session) -> Result<(), Failure> {
     let (description, kind) = match command {
-        CreateCommand::Webhook(arguments) => webhook(arguments),
-        CreateCommand::Kinesis(arguments) => kinesis(arguments),
+        CreateSinkCommand::Webhook(arguments) => webhook(arguments),
+        CreateSinkCommand::Kinesis(arguments) => kinesis(arguments),
     };
     let client = session.connect().await?;
     let sink = v1::Sink { description, kind: Some(kind), ..v1::Sink::default() };

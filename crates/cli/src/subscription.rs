@@ -11,14 +11,14 @@ use fanfare_proto::v1::{self, create_subscription_request::From};
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Fields, Record, say},
+    output::{OutputFields, OutputRecord, say},
     page::Limit,
 };
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub enum SubscriptionCommand {
     /// Create a subscription; events acknowledged after the answer are delivered
-    Create(CreateArguments),
+    Create(CreateSubscriptionArguments),
     /// Show one subscription
     Get { id: String },
     /// List the subscriptions by id
@@ -27,14 +27,14 @@ pub enum Command {
     Delete { id: String },
     /// Stop deliveries; events go on to be matched and held
     Pause { id: String },
-    /// Start deliveries again where they stopped
+    /// SubscriptionStart deliveries again where they stopped
     Resume { id: String },
     /// What became of every matched event, and what is pending
     Stats { id: String },
 }
 
 #[derive(Args, Debug)]
-pub struct CreateArguments {
+pub struct CreateSubscriptionArguments {
     /// The sink's id
     #[arg(long, value_name = "ID")]
     sink: String,
@@ -43,7 +43,7 @@ pub struct CreateArguments {
     types: Vec<SubscribedType>,
     /// Where to begin: earliest, or a time (RFC 3339) [default: from now on]
     #[arg(long, value_name = "earliest|TIME")]
-    from: Option<Start>,
+    from: Option<SubscriptionStart>,
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     description: String,
 }
@@ -75,12 +75,12 @@ impl FromStr for SubscribedType {
 
 /// Where a subscription begins.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Start {
+pub(crate) enum SubscriptionStart {
     Earliest,
     Time(prost_types::Timestamp),
 }
 
-impl FromStr for Start {
+impl FromStr for SubscriptionStart {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -93,7 +93,7 @@ impl FromStr for Start {
     }
 }
 
-impl Record for v1::Subscription {
+impl OutputRecord for v1::Subscription {
     const COLUMNS: &'static [&'static str] = &["ID", "SINK", "TYPES", "PAUSED", "DESCRIPTION"];
 
     fn row(&self) -> Vec<String> {
@@ -111,14 +111,14 @@ impl Record for v1::Subscription {
         ]
     }
 
-    fn fields(&self) -> Fields {
+    fn fields(&self) -> OutputFields {
         let types = self.types.iter();
         let types: Vec<_> = types
             .map(|chosen| {
-                Fields::new().with("type", &chosen.r#type).with("schemaVersion", &chosen.schema_version)
+                OutputFields::new().with("type", &chosen.r#type).with("schemaVersion", &chosen.schema_version)
             })
             .collect();
-        Fields::new()
+        OutputFields::new()
             .with("id", &self.id)
             .with("description", &self.description)
             .with("sinkId", &self.sink_id)
@@ -130,19 +130,19 @@ impl Record for v1::Subscription {
     }
 }
 
-pub(crate) async fn run(command: Command, session: &Session) -> Result<(), Failure> {
+pub(crate) async fn run(command: SubscriptionCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Create(arguments) => create(arguments, session).await,
-        Command::Get { id } => get(id, session).await,
-        Command::List(limit) => list(&limit, session).await,
-        Command::Delete { id } => delete(id, session).await,
-        Command::Pause { id } => pause(id, session).await,
-        Command::Resume { id } => resume(id, session).await,
-        Command::Stats { id } => stats::run(id, session).await,
+        SubscriptionCommand::Create(arguments) => create(arguments, session).await,
+        SubscriptionCommand::Get { id } => get(id, session).await,
+        SubscriptionCommand::List(limit) => list(&limit, session).await,
+        SubscriptionCommand::Delete { id } => delete(id, session).await,
+        SubscriptionCommand::Pause { id } => pause(id, session).await,
+        SubscriptionCommand::Resume { id } => resume(id, session).await,
+        SubscriptionCommand::Stats { id } => stats::run(id, session).await,
     }
 }
 
-async fn create(arguments: CreateArguments, session: &Session) -> Result<(), Failure> {
+async fn create(arguments: CreateSubscriptionArguments, session: &Session) -> Result<(), Failure> {
     let types = arguments.types.into_iter();
     let subscription = v1::Subscription {
         description: arguments.description,
@@ -153,8 +153,8 @@ async fn create(arguments: CreateArguments, session: &Session) -> Result<(), Fai
         ..v1::Subscription::default()
     };
     let from = arguments.from.map(|from| match from {
-        Start::Earliest => From::Earliest(true),
-        Start::Time(time) => From::Time(time),
+        SubscriptionStart::Earliest => From::Earliest(true),
+        SubscriptionStart::Time(time) => From::Time(time),
     });
     let client = session.connect().await?;
     let request = client.request(v1::CreateSubscriptionRequest { subscription: Some(subscription), from });

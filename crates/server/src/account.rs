@@ -10,17 +10,17 @@ use fanfare_log::Store;
 use fanfare_model::PartitionId;
 use fanfare_partition::log_name;
 
-use crate::{config::Config, node, serve, stopped};
+use crate::{config::Config, node, serve, stopped_node};
 
 /// What an operator does with accounts.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum AccountCommand {
     /// Make an account and print its API key, once; the node must be stopped
-    Create(CreateCommand),
+    Create(CreateAccountCommand),
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct CreateCommand {
+pub(crate) struct CreateAccountCommand {
     /// Name of the account.
     name: String,
     /// Configuration file (TOML) of the node.
@@ -37,7 +37,7 @@ pub(crate) struct CreateCommand {
 /// If the configuration is wrong or not the node's, there is no data directory, a node uses it, or the catalog does not
 /// take the change.
 pub(crate) async fn run(command: AccountCommand, format: Format) -> anyhow::Result<()> {
-    let AccountCommand::Create(CreateCommand { name, config, data_dir }) = command;
+    let AccountCommand::Create(CreateAccountCommand { name, config, data_dir }) = command;
     let config = serve::configuration(config.as_deref(), data_dir, None)?;
     let (account, key) = create(&config, &name).await?;
     match format {
@@ -54,7 +54,7 @@ pub(crate) async fn run(command: AccountCommand, format: Format) -> anyhow::Resu
 
 async fn create(config: &Config, name: &str) -> anyhow::Result<(Arc<Account>, NewKey)> {
     anyhow::ensure!(!name.trim().is_empty(), "the account needs a name");
-    let store = stopped::open(config)?;
+    let store = stopped_node::open(config)?;
     let made = make(config, name, &store).await;
     tokio::task::spawn_blocking(move || store.close()).await?;
     made

@@ -1,18 +1,18 @@
 //! `fanfare`: the broker and its client in one program.
 
+mod accept_loss;
 mod account;
 mod clock;
 mod config;
 mod dev;
 mod first_key;
 mod grpc;
-mod loss;
 mod node;
 mod private_files;
 mod secret_file;
 mod serve;
 mod shutdown;
-mod stopped;
+mod stopped_node;
 mod telemetry;
 
 use std::process::ExitCode;
@@ -39,7 +39,7 @@ enum Command {
     #[command(subcommand)]
     Account(account::AccountCommand),
     /// Work on the logs of a node that is stopped.
-    Log(loss::LogCommand),
+    Log(accept_loss::LogCommand),
     #[command(flatten)]
     Client(fanfare_cli::Command),
 }
@@ -52,7 +52,7 @@ async fn main() -> ExitCode {
         Command::Dev(command) => dev::run(command).await,
         Command::Serve(command) => serve::run(command).await,
         Command::Account(command) => account::run(command, arguments.global.output).await,
-        Command::Log(command) => loss::run(command).await,
+        Command::Log(command) => accept_loss::run(command).await,
         Command::Client(command) => return fanfare_cli::run(command, arguments.global).await,
     };
     match result {

@@ -5,7 +5,7 @@
 use rustix::{fs::Mode, process::umask};
 
 /// From now on new files and directories are for this user alone, whatever the shell or the service manager set.
-pub(crate) fn from_now_on() {
+pub(crate) fn restrict_umask() {
     umask(Mode::RWXG | Mode::RWXO);
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn run(command: ServeCommand) -> anyhow::Result<()> {
         print!("{}", toml::to_string(&config)?);
         return Ok(());
     }
-    private_files::from_now_on();
+    private_files::restrict_umask();
     telemetry::install(&config.telemetry)?;
     let (egress, data_dir) = (config.egress_policy(), config.node.data_dir.clone());
     let node = Node::start(config, egress).await?;

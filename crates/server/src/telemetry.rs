@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, Telemetry};
+use crate::config::{LogFormat, TelemetryConfig};
 
 /// Installs the subscriber. Lines go to standard error; standard output belongs to the command.
 ///
 /// # Errors
 /// If `telemetry.log` is not a filter.
-pub(crate) fn install(telemetry: &Telemetry) -> anyhow::Result<()> {
+pub(crate) fn install(telemetry: &TelemetryConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&telemetry.log).map_err(|error| {
         anyhow::anyhow!("telemetry.log = {:?}: {error}; write a level such as info", telemetry.log)
     })?;

@@ -7,18 +7,18 @@ use rand::RngExt;
 use tokio::time::{sleep, timeout};
 
 use super::{
+    delivery_run::DeliveryRun,
+    event_pool::EventPool,
     fixture::Fixture,
     latency::Latencies,
-    ledger::{Balance, Ledger},
-    load::{Load, Outcome, rounded},
+    ledger::{Balance, DeliveryLedger},
+    load::{Load, LoadResult, rounded},
     payload,
-    pool::Pool,
-    side::Side,
 };
 use crate::{
     command::Session,
     failure::{Exit, Failure},
-    output::{Fields, say},
+    output::{OutputFields, say},
 };
 
 const EVENTS_MAX: u64 = 20_000_000;
@@ -27,7 +27,7 @@ const PROBE_MAX: Duration = Duration::from_secs(40);
 const WARMUP: Duration = Duration::from_secs(2);
 
 #[derive(Args, Debug)]
-pub struct Arguments {
+pub struct BenchCatchUpArguments {
     /// Live subscriptions, each of a type and with a sink of its own
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=50))]
     live: u32,
@@ -59,16 +59,16 @@ pub struct Arguments {
 }
 
 /// What a run leaves to report.
-struct Measured {
+struct CatchUpMeasures {
     baseline: Latencies,
     during: Latencies,
     /// From the first delivery of the backlog to the last.
     caught_up_in: Duration,
-    live: (Outcome, Balance),
-    backlog: (Outcome, Balance),
+    live: (LoadResult, Balance),
+    backlog: (LoadResult, Balance),
 }
 
-pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
+pub(super) async fn run(arguments: BenchCatchUpArguments, session: &Session) -> Result<(), Failure> {
     let measured =
         Fixture::around(session, async |fixture| measure(&arguments, fixture, session).await).await?;
     session.output.fields(report(&arguments, &measured))?;
@@ -83,24 +83,24 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), F
 }
 
 async fn measure(
-    arguments: &Arguments,
+    arguments: &BenchCatchUpArguments,
     fixture: &mut Fixture,
     session: &Session,
-) -> Result<Measured, Failure> {
+) -> Result<CatchUpMeasures, Failure> {
     let run = format!("dev.fanfare.bench.r{:08x}", rand::rng().random::<u32>());
     let clients = [session.connect().await?, session.connect().await?];
     let live_types: Vec<_> = (0..arguments.live).map(|live| format!("{run}.live{live}")).collect();
     let live_load = arguments.live_load();
-    let live = Side::start(arguments.pool(&live_types), &live_load).await?;
+    let live = DeliveryRun::start(arguments.pool(&live_types), &live_load).await?;
     let backlog_types = [format!("{run}.backlog")];
-    let backlog = Side::start(arguments.pool(&backlog_types), &arguments.backlog_load()).await?;
+    let backlog = DeliveryRun::start(arguments.pool(&backlog_types), &arguments.backlog_load()).await?;
     backlog.refuse(true);
-    for (types, side, batch) in
+    for (types, delivery_run, batch) in
         [(&live_types[..], &live, false), (&backlog_types, &backlog, arguments.sink_batch)]
     {
         for event_type in types {
             fixture.event_type(event_type, "").await?;
-            fixture.subscription(event_type, &side.url(), batch).await?;
+            fixture.subscription(event_type, &delivery_run.url(), batch).await?;
         }
     }
     say(&format!("publishing a backlog of {} events", arguments.backlog));
@@ -123,10 +123,10 @@ async fn measure(
     live.ledger.wait_for(published.tally.committed, patience).await;
     let live = (published, live.finish().await);
     let backlog = (filled, backlog.finish().await);
-    Ok(Measured { baseline, during, caught_up_in, live, backlog })
+    Ok(CatchUpMeasures { baseline, during, caught_up_in, live, backlog })
 }
 
-impl Arguments {
+impl BenchCatchUpArguments {
     fn live_load(&self) -> Load {
         let seconds = self.baseline_seconds + self.limit_seconds + 60;
         Load {
@@ -139,9 +139,9 @@ impl Arguments {
         }
     }
 
-    fn pool(&self, types: &[String]) -> Pool {
+    fn pool(&self, types: &[String]) -> EventPool {
         let types: Vec<_> = types.iter().map(String::as_str).collect();
-        Pool::generate(&types, self.keys, self.size_bytes, &mut rand::rng())
+        EventPool::generate(&types, self.keys, self.size_bytes, &mut rand::rng())
     }
 
     fn backlog_load(&self) -> Load {
@@ -158,7 +158,12 @@ impl Arguments {
 
 /// Lets the backlog through and waits until it is. How long that took after its first delivery; what was recorded of
 /// the others before that is forgotten.
-async fn let_go(backlog: &Side, arguments: &Arguments, events: u64, others: &Ledger) -> Duration {
+async fn let_go(
+    backlog: &DeliveryRun,
+    arguments: &BenchCatchUpArguments,
+    events: u64,
+    others: &DeliveryLedger,
+) -> Duration {
     say("letting the backlog go");
     backlog.refuse(false);
     backlog.ledger.wait_for(1, PROBE_MAX).await;
@@ -172,12 +177,12 @@ async fn let_go(backlog: &Side, arguments: &Arguments, events: u64, others: &Led
     began.elapsed()
 }
 
-fn report(arguments: &Arguments, measured: &Measured) -> Fields {
-    let Measured { baseline, during, caught_up_in, live, backlog } = measured;
+fn report(arguments: &BenchCatchUpArguments, measured: &CatchUpMeasures) -> OutputFields {
+    let CatchUpMeasures { baseline, during, caught_up_in, live, backlog } = measured;
     let seconds = caught_up_in.as_secs_f64();
     let ratio =
         during.quantile_ms(0.99).zip(baseline.quantile_ms(0.99)).map(|(during, before)| during / before);
-    Fields::new()
+    OutputFields::new()
         .with("bench", "catch-up")
         .with("live", &arguments.live)
         .with("rate", &arguments.rate)

@@ -6,17 +6,17 @@ use clap::Args;
 use rand::RngExt;
 
 use super::{
+    delivery_run::DeliveryRun,
+    event_pool::EventPool,
     fixture::Fixture,
-    ledger::{Balance, Ledger},
-    load::{Load, Outcome, rounded},
+    ledger::{Balance, DeliveryLedger},
+    load::{Load, LoadResult, rounded},
     payload,
-    pool::Pool,
-    side::Side,
 };
 use crate::{
     command::Session,
     failure::{Exit, Failure},
-    output::Fields,
+    output::OutputFields,
 };
 
 /// The account of a run takes 10 bytes per event.
@@ -24,7 +24,7 @@ const EVENTS_MAX: u64 = 20_000_000;
 const FLOOD_EVENTS: u64 = 100_000;
 
 #[derive(Args, Debug)]
-pub struct Arguments {
+pub struct BenchDeliverArguments {
     /// Events per second (open loop); without it --count events are published at once
     #[arg(long, value_name = "PER-SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
@@ -58,7 +58,7 @@ pub struct Arguments {
     patience_seconds: u32,
 }
 
-impl Arguments {
+impl BenchDeliverArguments {
     fn load(&self) -> Load {
         let (events, batch, warmup_seconds) = match self.rate {
             Some(_) => (EVENTS_MAX, 1, self.warmup_seconds),
@@ -78,13 +78,13 @@ impl Arguments {
 }
 
 /// What a run leaves to report.
-struct Measured {
-    published: Outcome,
-    ledger: Arc<Ledger>,
+struct DeliverMeasures {
+    published: LoadResult,
+    ledger: Arc<DeliveryLedger>,
     balance: Balance,
 }
 
-pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
+pub(super) async fn run(arguments: BenchDeliverArguments, session: &Session) -> Result<(), Failure> {
     let measured =
         Fixture::around(session, async |fixture| measure(&arguments, fixture, session).await).await?;
     session.output.fields(report(&arguments, &measured))?;
@@ -99,10 +99,10 @@ pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), F
 }
 
 async fn measure(
-    arguments: &Arguments,
+    arguments: &BenchDeliverArguments,
     fixture: &mut Fixture,
     session: &Session,
-) -> Result<Measured, Failure> {
+) -> Result<DeliverMeasures, Failure> {
     let load = arguments.load();
     let events = load.requests() * u64::from(load.batch);
     if events > EVENTS_MAX {
@@ -111,27 +111,27 @@ async fn measure(
     }
     // A type of its own keeps the events of other runs away from the receiver.
     let event_type = format!("dev.fanfare.bench.r{:08x}", rand::rng().random::<u32>());
-    let pool = Pool::generate(&[&event_type], arguments.keys, arguments.size_bytes, &mut rand::rng());
-    let side = Side::start(pool, &load).await?;
+    let pool = EventPool::generate(&[&event_type], arguments.keys, arguments.size_bytes, &mut rand::rng());
+    let delivery_run = DeliveryRun::start(pool, &load).await?;
     fixture.event_type(&event_type, "").await?;
-    fixture.subscription(&event_type, &side.url(), arguments.sink_batch).await?;
+    fixture.subscription(&event_type, &delivery_run.url(), arguments.sink_batch).await?;
     let mut clients = Vec::new();
     for _ in 0..arguments.producers {
         clients.push(session.connect().await?);
     }
-    let published = side.drive(&clients, load).await?;
+    let published = delivery_run.drive(&clients, load).await?;
     let patience = Duration::from_secs(arguments.patience_seconds.into());
-    side.ledger.wait_for(published.tally.committed, patience).await;
-    let ledger = side.ledger.clone();
-    let balance = side.finish().await;
-    Ok(Measured { published, ledger, balance })
+    delivery_run.ledger.wait_for(published.tally.committed, patience).await;
+    let ledger = delivery_run.ledger.clone();
+    let balance = delivery_run.finish().await;
+    Ok(DeliverMeasures { published, ledger, balance })
 }
 
-fn report(arguments: &Arguments, measured: &Measured) -> Fields {
-    let Measured { published, ledger, balance } = measured;
+fn report(arguments: &BenchDeliverArguments, measured: &DeliverMeasures) -> OutputFields {
+    let DeliverMeasures { published, ledger, balance } = measured;
     let load = arguments.load();
     let per_second = balance.arrived as f64 / balance.span.as_secs_f64().max(1e-9);
-    Fields::new()
+    OutputFields::new()
         .with("bench", "deliver")
         .with("mode", if arguments.rate.is_some() { "open" } else { "flood" })
         .with("rate", &arguments.rate)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::output::Fields;
+use crate::output::OutputFields;
 
 const LONGEST_MICROS: u64 = 600_000_000;
 
@@ -37,8 +37,8 @@ impl Latencies {
     }
 
     /// Milliseconds at p50, p90, p99, p99.9 and the maximum; null where nothing was measured.
-    pub(super) fn fields(&self) -> Fields {
-        Fields::new()
+    pub(super) fn fields(&self) -> OutputFields {
+        OutputFields::new()
             .with("p50Ms", &self.quantile_ms(0.5))
             .with("p90Ms", &self.quantile_ms(0.9))
             .with("p99Ms", &self.quantile_ms(0.99))

@@ -18,7 +18,7 @@ const NOT_SENT: u64 = u64::MAX;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct DeliveryLedger {
     epoch: Instant,
     /// Nanoseconds after the epoch, by event number.
     sent: Vec<AtomicU64>,
@@ -45,7 +45,7 @@ pub(super) struct Balance {
     pub(super) span: Duration,
 }
 
-impl Ledger {
+impl DeliveryLedger {
     pub(super) fn new(events: u64, epoch: Instant) -> Self {
         let flags = || (0..events).map(|_| AtomicBool::new(false)).collect();
         Self {
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn every_event_is_accounted_for() {
         let epoch = Instant::now();
-        let ledger = Ledger::new(5, epoch);
+        let ledger = DeliveryLedger::new(5, epoch);
         let at = |millis| epoch + Duration::from_millis(millis);
         for event in 0..4 {
             ledger.sent(event, at(event));
@@ -171,7 +171,7 @@ mod tests {
     #[tokio::test]
     async fn waiting_ends_with_the_last_event_or_with_patience() {
         let epoch = Instant::now();
-        let ledger = Ledger::new(2, epoch);
+        let ledger = DeliveryLedger::new(2, epoch);
         ledger.sent(0, epoch);
         ledger.arrived(0, epoch, epoch);
         ledger.wait_for(1, Duration::from_secs(600)).await;

@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    ledger::Ledger,
+    event_pool::EventPool,
+    ledger::DeliveryLedger,
     pacer::{self, Timetable},
-    pool::Pool,
-    producer::{Plan, Producer, Schedule, Tally},
+    producer::{Producer, ProducerPlan, Schedule, Tally},
 };
 use crate::{
     failure::{Exit, Failure},
-    output::Fields,
+    output::OutputFields,
 };
 
 /// How much to send and how fast.
@@ -71,19 +71,19 @@ impl Signals {
 
 /// What a run measured.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct LoadResult {
     pub(super) tally: Tally,
     /// The time that `tally.measured` was counted in.
     pub(super) span: Duration,
 }
 
-impl Outcome {
+impl LoadResult {
     pub(super) fn events_per_second(&self) -> f64 {
         rounded(self.tally.measured as f64 / self.span.as_secs_f64().max(1e-9))
     }
 
-    pub(super) fn errors(&self) -> Fields {
-        Fields::new()
+    pub(super) fn errors(&self) -> OutputFields {
+        OutputFields::new()
             .with("committed", &self.tally.committed)
             .with("duplicates", &self.tally.duplicates)
             .with("unsent", &self.tally.unsent)
@@ -99,10 +99,10 @@ pub(super) fn rounded(value: f64) -> f64 {
 pub(super) async fn drive(
     clients: &[Client],
     load: Load,
-    pool: Arc<Pool>,
-    ledger: Option<Arc<Ledger>>,
+    pool: Arc<EventPool>,
+    ledger: Option<Arc<DeliveryLedger>>,
     signals: &Signals,
-) -> Result<Outcome, Failure> {
+) -> Result<LoadResult, Failure> {
     let mut producers = Vec::with_capacity(clients.len());
     for client in clients {
         let producer = Producer::open(client).await;
@@ -111,7 +111,7 @@ pub(super) async fn drive(
     let begin = Instant::now();
     let measure_from = begin + load.warmup;
     signals.started.send_replace(Some(measure_from));
-    let plan = Arc::new(Plan {
+    let plan = Arc::new(ProducerPlan {
         pool,
         batch: load.batch,
         requests: load.requests(),
@@ -137,12 +137,12 @@ pub(super) async fn drive(
         })?);
     }
     let span = Instant::now().min(plan.end).saturating_duration_since(measure_from);
-    Ok(Outcome { tally, span })
+    Ok(LoadResult { tally, span })
 }
 
 fn schedules(
     load: Load,
-    plan: &Plan,
+    plan: &ProducerPlan,
     started: Instant,
     producers: usize,
     tasks: &TaskTracker,

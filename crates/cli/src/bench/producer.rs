@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, Streaming, client::Grpc};
 
 use super::{
+    event_pool::{Batch, BatchCodec, EventPool},
     latency::Latencies,
-    ledger::Ledger,
+    ledger::DeliveryLedger,
     pacer::Timetable,
-    pool::{Batch, BatchCodec, Pool},
 };
 use fanfare_client::Client;
 
@@ -35,8 +35,8 @@ const REFUSED_DELAY_MAX: Duration = Duration::from_millis(100);
 
 /// What all producers of a run share.
 #[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) pool: Arc<Pool>,
+pub(super) struct ProducerPlan {
+    pub(super) pool: Arc<EventPool>,
     /// Events per request.
     pub(super) batch: u32,
     /// Requests of all producers together.
@@ -47,12 +47,12 @@ pub(super) struct Plan {
     pub(super) measure_from: Instant,
     /// Nothing is sent after it.
     pub(super) end: Instant,
-    /// Next request of the closed loop.
+    /// NextRequest request of the closed loop.
     pub(super) next_request: AtomicU64,
     /// Nothing is sent after it either.
     pub(super) stop: CancellationToken,
     /// Where each event is accounted for, if somebody compares it with what arrives.
-    pub(super) ledger: Option<Arc<Ledger>>,
+    pub(super) ledger: Option<Arc<DeliveryLedger>>,
 }
 
 /// When a producer sends.
@@ -66,7 +66,7 @@ pub(super) enum Schedule {
 
 /// What a producer's next request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+enum NextRequest {
     /// Its time.
     NotDue,
     /// An answer.
@@ -164,15 +164,15 @@ impl Producer {
     }
 
     /// Sends until the end of the run and waits for every answer.
-    pub(super) async fn run(mut self, plan: Arc<Plan>, mut schedule: Schedule) -> Tally {
+    pub(super) async fn run(mut self, plan: Arc<ProducerPlan>, mut schedule: Schedule) -> Tally {
         loop {
             let next = self.fill(&plan, &mut schedule);
             let idle = self.in_flight.is_empty();
-            if idle && next == Next::Nothing {
+            if idle && next == NextRequest::Nothing {
                 break;
             }
             let answered = match &mut schedule {
-                Schedule::Open { due, .. } if next == Next::NotDue => tokio::select! {
+                Schedule::Open { due, .. } if next == NextRequest::NotDue => tokio::select! {
                     biased;
                     answer = answer(&mut self.responses, self.answer_timeout), if !idle => Some(answer),
                     // Cannot fail: the pacer goes only when everything is due.
@@ -194,32 +194,32 @@ impl Producer {
     }
 
     /// Sends what may be sent; gives what the next request waits for.
-    fn fill(&mut self, plan: &Plan, schedule: &mut Schedule) -> Next {
+    fn fill(&mut self, plan: &ProducerPlan, schedule: &mut Schedule) -> NextRequest {
         loop {
             let now = Instant::now();
             if now >= plan.end || plan.stop.is_cancelled() {
-                return Next::Nothing;
+                return NextRequest::Nothing;
             }
             match schedule {
                 Schedule::Closed => {
                     if !self.has_room(plan, plan.in_flight) {
-                        return Next::NoRoom;
+                        return NextRequest::NoRoom;
                     }
                     let request = plan.next_request.fetch_add(1, Ordering::Relaxed);
                     if request >= plan.requests {
-                        return Next::Nothing;
+                        return NextRequest::Nothing;
                     }
                     self.send(plan, request, now);
                 }
                 Schedule::Open { timetable, due, next, step } => {
                     if *next >= plan.requests {
-                        return Next::Nothing;
+                        return NextRequest::Nothing;
                     }
                     if *next >= *due.borrow_and_update() {
-                        return Next::NotDue;
+                        return NextRequest::NotDue;
                     }
                     if !self.has_room(plan, REQUESTS_IN_FLIGHT_MAX) {
-                        return Next::NoRoom;
+                        return NextRequest::NoRoom;
                     }
                     self.send(plan, *next, timetable.due_at(*next));
                     *next += *step;
@@ -228,13 +228,13 @@ impl Producer {
         }
     }
 
-    fn has_room(&self, plan: &Plan, requests: usize) -> bool {
+    fn has_room(&self, plan: &ProducerPlan, requests: usize) -> bool {
         let window = self.window_events.unwrap_or(0);
         let events = (self.in_flight.len() as u64 + 1) * u64::from(plan.batch);
         self.in_flight.is_empty() || (self.in_flight.len() < requests && events <= window)
     }
 
-    fn send(&mut self, plan: &Plan, request: u64, since: Instant) {
+    fn send(&mut self, plan: &ProducerPlan, request: u64, since: Instant) {
         let first = request * u64::from(plan.batch);
         let batch = Batch {
             pool: plan.pool.clone(),
@@ -252,7 +252,7 @@ impl Producer {
         self.in_flight.push_back(Sent { request, since });
     }
 
-    async fn accept(&mut self, plan: &Plan, response: v1::PublishStreamResponse) {
+    async fn accept(&mut self, plan: &ProducerPlan, response: v1::PublishStreamResponse) {
         let now = Instant::now();
         if let Some(window) = response.window {
             self.window_events = Some(window.events.into());
@@ -287,7 +287,7 @@ impl Producer {
         }
     }
 
-    fn give_up(&mut self, plan: &Plan, status: &Status) {
+    fn give_up(&mut self, plan: &ProducerPlan, status: &Status) {
         let lost = self.in_flight.len() as u64 * u64::from(plan.batch);
         self.tally.fail(&format!("{:?}: {}", status.code(), status.message()), lost.max(1));
         for sent in self.in_flight.drain(..) {
@@ -298,7 +298,7 @@ impl Producer {
         }
     }
 
-    fn count_unsent(&mut self, plan: &Plan, schedule: &Schedule) {
+    fn count_unsent(&mut self, plan: &ProducerPlan, schedule: &Schedule) {
         if let Schedule::Open { due, next, step, .. } = schedule {
             let due = if plan.stop.is_cancelled() { *due.borrow() } else { plan.requests };
             let requests = due.saturating_sub(*next).div_ceil(*step);

@@ -6,16 +6,16 @@ use clap::Args;
 use fanfare_client::Client;
 
 use super::{
+    event_pool::EventPool,
     fixture::Fixture,
-    load::{self, Load, Outcome, Signals},
+    load::{self, Load, LoadResult, Signals},
     payload,
-    pool::Pool,
     producer::REQUESTS_IN_FLIGHT_MAX,
 };
 use crate::{
     command::Session,
     failure::{Exit, Failure},
-    output::{Fields, say},
+    output::{OutputFields, say},
     publish::read_file,
 };
 
@@ -24,7 +24,7 @@ const CHECKED_EVENT_TYPE: &str = "dev.fanfare.bench.checked";
 const SCHEMA_ID: &str = "Fanfare.Bench";
 
 #[derive(Args, Debug)]
-pub struct Arguments {
+pub struct BenchPublishArguments {
     /// Producers, each with a publish stream of its own
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     producers: u32,
@@ -67,7 +67,7 @@ pub struct Arguments {
     print_schema: bool,
 }
 
-impl Arguments {
+impl BenchPublishArguments {
     fn load(&self) -> Load {
         Load {
             batch: self.batch,
@@ -80,7 +80,7 @@ impl Arguments {
     }
 }
 
-pub(super) async fn run(arguments: Arguments, session: &Session) -> Result<(), Failure> {
+pub(super) async fn run(arguments: BenchPublishArguments, session: &Session) -> Result<(), Failure> {
     if arguments.print_schema {
         return session.output.text(payload::SCHEMA);
     }
@@ -113,11 +113,11 @@ pub(super) fn interrupted() -> Failure {
 }
 
 async fn measure(
-    arguments: &Arguments,
+    arguments: &BenchPublishArguments,
     clients: &[Client],
     accounts: usize,
     fixtures: &mut Vec<Fixture>,
-) -> Result<Outcome, Failure> {
+) -> Result<LoadResult, Failure> {
     let event_type = if arguments.schema { CHECKED_EVENT_TYPE } else { EVENT_TYPE };
     for client in clients.iter().take(accounts) {
         fixtures.push(Fixture::new(client.clone()));
@@ -128,12 +128,15 @@ async fn measure(
         fixture.event_type(event_type, if arguments.schema { SCHEMA_ID } else { "" }).await?;
     }
     say(&format!("warming up {} s, then measuring {} s", arguments.warmup_seconds, arguments.seconds));
-    let pool = Pool::generate(&[event_type], arguments.keys, arguments.size_bytes, &mut rand::rng());
+    let pool = EventPool::generate(&[event_type], arguments.keys, arguments.size_bytes, &mut rand::rng());
     load::drive(clients, arguments.load(), Arc::new(pool), None, &Signals::new()).await
 }
 
 /// The keys of the accounts that publish; none is a node without keys.
-async fn accounts(arguments: &Arguments, session: &Session) -> Result<Vec<Option<String>>, Failure> {
+async fn accounts(
+    arguments: &BenchPublishArguments,
+    session: &Session,
+) -> Result<Vec<Option<String>>, Failure> {
     let Some(path) = &arguments.keys_file else { return Ok(vec![session.connection.key.clone()]) };
     let text = read_file(path).await?;
     let keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -154,7 +157,7 @@ async fn accounts(arguments: &Arguments, session: &Session) -> Result<Vec<Option
 
 /// One client per producer; the first ones are of different accounts.
 async fn connect(
-    arguments: &Arguments,
+    arguments: &BenchPublishArguments,
     accounts: &[Option<String>],
     session: &Session,
 ) -> Result<Vec<Client>, Failure> {
@@ -172,8 +175,8 @@ async fn connect(
         .collect()
 }
 
-fn report(arguments: &Arguments, accounts: usize, outcome: &Outcome) -> Fields {
-    Fields::new()
+fn report(arguments: &BenchPublishArguments, accounts: usize, outcome: &LoadResult) -> OutputFields {
+    OutputFields::new()
         .with("bench", "publish")
         .with("mode", arguments.load().mode())
         .with("producers", &arguments.producers)

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{ledger::Ledger, load::Signals, pool::Pool};
+use super::{event_pool::EventPool, ledger::DeliveryLedger, load::Signals};
 use crate::failure::{Exit, Failure};
 
 /// More than any batch of events that a sink sends.
@@ -29,9 +29,9 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 
 /// What a request is held against.
 #[derive(Debug)]
-pub(super) struct Account {
-    pub(super) pool: Arc<Pool>,
-    pub(super) ledger: Arc<Ledger>,
+pub(super) struct ReceiverState {
+    pub(super) pool: Arc<EventPool>,
+    pub(super) ledger: Arc<DeliveryLedger>,
     /// While it is set every request is refused.
     pub(super) refuses: AtomicBool,
     /// Set when the run begins: events sent before it warm up.
@@ -53,7 +53,7 @@ struct Envelope<'a> {
 }
 
 impl Receiver {
-    pub(super) async fn start(account: Arc<Account>) -> Result<Self, Failure> {
+    pub(super) async fn start(account: Arc<ReceiverState>) -> Result<Self, Failure> {
         let failed = |error: io::Error| {
             let message = format!("serve on loopback: {error}");
             Failure::new(Exit::Failed, message, "check the network of this machine")
@@ -77,7 +77,12 @@ impl Receiver {
     }
 }
 
-async fn accept(listener: TcpListener, account: Arc<Account>, stop: CancellationToken, tasks: TaskTracker) {
+async fn accept(
+    listener: TcpListener,
+    account: Arc<ReceiverState>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -105,7 +110,7 @@ async fn accept(listener: TcpListener, account: Arc<Account>, stop: Cancellation
 
 async fn receive(
     request: Request<Incoming>,
-    account: &Account,
+    account: &ReceiverState,
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let status = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
         Ok(body) => account.take(&body.to_bytes()),
@@ -116,9 +121,9 @@ async fn receive(
     Ok(response)
 }
 
-impl Account {
+impl ReceiverState {
     /// Takes everything from the start.
-    pub(super) fn open(pool: &Arc<Pool>, ledger: &Arc<Ledger>, signals: &Signals) -> Arc<Self> {
+    pub(super) fn open(pool: &Arc<EventPool>, ledger: &Arc<DeliveryLedger>, signals: &Signals) -> Arc<Self> {
         let (pool, ledger, measure_from) = (pool.clone(), ledger.clone(), signals.started.subscribe());
         Arc::new(Self { pool, ledger, refuses: AtomicBool::new(false), measure_from })
     }
@@ -152,11 +157,11 @@ mod tests {
     #[test]
     fn single_events_and_batches_are_counted_and_strangers_are_not() {
         let epoch = Instant::now();
-        let pool = Arc::new(Pool::generate(&["t"], 1, 640, &mut StdRng::seed_from_u64(1)));
-        let ledger = Arc::new(Ledger::new(3, epoch));
+        let pool = Arc::new(EventPool::generate(&["t"], 1, 640, &mut StdRng::seed_from_u64(1)));
+        let ledger = Arc::new(DeliveryLedger::new(3, epoch));
         let (_started, measure_from) = watch::channel(Some(epoch));
         let refuses = AtomicBool::new(true);
-        let account = Account { pool: pool.clone(), ledger: ledger.clone(), refuses, measure_from };
+        let account = ReceiverState { pool: pool.clone(), ledger: ledger.clone(), refuses, measure_from };
         let event =
             |number| format!(r#"{{"specversion":"1.0","id":"{}","data":{{"id":1}}}}"#, pool.id(number));
         (0..3).for_each(|number| ledger.sent(number, epoch));

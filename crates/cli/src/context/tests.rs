@@ -51,7 +51,7 @@ fn without_a_file_the_default_address_is_used() {
     let entries = [("HOME", home.path().to_str().unwrap())];
     let connection = resolve(None, None, environment(&entries)).unwrap();
     let directory = Some(home.path().join(".config/fanfare"));
-    assert_eq!(connection, Connection { addr: DEFAULT_ADDR.to_owned(), key: None, directory });
+    assert_eq!(connection, SavedConnection { addr: DEFAULT_ADDR.to_owned(), key: None, directory });
     assert_eq!(resolve(None, None, environment(&[])).unwrap().directory, None);
 }
 
@@ -84,7 +84,7 @@ fn a_broken_file_is_an_error_that_names_it() {
         fs::write(&path, text).unwrap();
         let entries = [("FANFARE_CONTEXT_FILE", path.to_str().unwrap())];
         let error = resolve(None, None, environment(&entries)).unwrap_err();
-        assert!(matches!(error, Error::Parse { .. }), "{text}: {error:?}");
+        assert!(matches!(error, ContextError::Parse { .. }), "{text}: {error:?}");
         assert_eq!(error.path(), path);
     }
 }

@@ -7,7 +7,7 @@ use fanfare_proto::v1;
 use crate::{
     command::Session,
     failure::Failure,
-    output::{Fields, say},
+    output::{OutputFields, say},
 };
 
 pub(super) async fn run(id: String, session: &Session) -> Result<(), Failure> {
@@ -23,18 +23,18 @@ pub(super) async fn run(id: String, session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-fn fields(stats: &v1::GetSubscriptionStatsResponse) -> Fields {
+fn fields(stats: &v1::GetSubscriptionStatsResponse) -> OutputFields {
     let partitions = stats.partitions.iter();
     let partitions: Vec<_> = partitions
         .map(|one| {
-            Fields::new()
+            OutputFields::new()
                 .with("partition", &one.partition)
                 .with("matched", &one.matched)
                 .with("pending", &one.pending)
                 .with("frontier", &one.frontier)
         })
         .collect();
-    Fields::new()
+    OutputFields::new()
         .with("matched", &stats.matched)
         .with("delivered", &stats.delivered)
         .with("deadLettered", &stats.dead_lettered)

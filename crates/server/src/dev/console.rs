@@ -12,8 +12,8 @@ use jiff::Zoned;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{
-    receiver::{Received, Receiver},
-    sample::{EVENT_TYPE, Sample},
+    receiver::{DevReceiver, ReceivedEvent},
+    sample::{EVENT_TYPE, SampleLoad},
 };
 use crate::node::Node;
 
@@ -21,8 +21,8 @@ use crate::node::Node;
 const REMEMBERED_MAX: usize = 10_000;
 
 pub(super) struct Console {
-    receiver: Receiver,
-    sample: Sample,
+    receiver: DevReceiver,
+    sample: SampleLoad,
     ticks: Option<Interval>,
     stop_after: Option<u64>,
     published: u64,
@@ -32,7 +32,7 @@ pub(super) struct Console {
 }
 
 impl Console {
-    pub(super) fn new(receiver: Receiver, sample: Sample, rate: f64, stop_after: Option<u64>) -> Self {
+    pub(super) fn new(receiver: DevReceiver, sample: SampleLoad, rate: f64, stop_after: Option<u64>) -> Self {
         let ticks = (rate > 0.0).then(|| {
             let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,7 +119,7 @@ impl Console {
         }
     }
 
-    fn show(&mut self, received: &Received) {
+    fn show(&mut self, received: &ReceivedEvent) {
         let accepted = (200..300).contains(&received.status);
         let known = self.published_at.get(&received.id);
         let latency = known.map_or(String::new(), |at| {
@@ -151,7 +151,7 @@ impl Console {
     }
 }
 
-fn known_sample(received: &Received) -> bool {
+fn known_sample(received: &ReceivedEvent) -> bool {
     received.event_type == EVENT_TYPE
 }
 

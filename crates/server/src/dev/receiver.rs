@@ -5,8 +5,8 @@
 //! arrives is told through a bounded channel; an observer that is too slow misses events but never delays an
 //! answer.
 
+mod recent_ids;
 mod request;
-mod seen;
 
 use std::{
     fmt,
@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::seen::Seen;
+use self::recent_ids::RecentIds;
 
 const CONNECTIONS_MAX: usize = 256;
 const OBSERVED_MAX: usize = 1024;
@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How events are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum AnswerMode {
     /// 200.
     Ok,
     /// This status.
@@ -46,7 +46,7 @@ pub(crate) enum Mode {
     Hang,
 }
 
-impl fmt::Display for Mode {
+impl fmt::Display for AnswerMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ok => f.write_str("ok"),
@@ -58,7 +58,7 @@ impl fmt::Display for Mode {
 
 /// One event that arrived and was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedEvent {
     pub(crate) id: String,
     pub(crate) event_type: String,
     pub(crate) status: u16,
@@ -68,32 +68,32 @@ pub(crate) struct Received {
     pub(crate) duplicate: bool,
 }
 
-/// A running receiver. It stops when the token given to [`Receiver::start`] is cancelled.
-pub(crate) struct Receiver {
+/// A running receiver. It stops when the token given to [`DevReceiver::start`] is cancelled.
+pub(crate) struct DevReceiver {
     address: SocketAddr,
-    events: mpsc::Receiver<Received>,
-    desk: Arc<Desk>,
+    events: mpsc::Receiver<ReceivedEvent>,
+    state: Arc<ReceiverState>,
 }
 
-impl Receiver {
+impl DevReceiver {
     /// Serves `listener` until `cancel`, on `tasks`.
     pub(crate) fn start(listener: TcpListener, tasks: &TaskTracker, cancel: CancellationToken) -> Self {
         let (observer, events) = mpsc::channel(OBSERVED_MAX);
         let address = listener.local_addr().expect("a bound listener has an address");
-        let desk = Arc::new(Desk {
-            mode: watch::Sender::new(Mode::Ok),
+        let state = Arc::new(ReceiverState {
+            mode: watch::Sender::new(AnswerMode::Ok),
             observer,
             missed: AtomicU64::new(0),
-            seen: Seen::default(),
+            seen: RecentIds::default(),
             cancel,
         });
-        tasks.spawn(accept(listener, desk.clone(), tasks.clone()));
-        Self { address, events, desk }
+        tasks.spawn(accept(listener, state.clone(), tasks.clone()));
+        Self { address, events, state }
     }
 
-    /// Events that arrived faster than they were taken by [`Receiver::next`], and are missing there.
+    /// Events that arrived faster than they were taken by [`DevReceiver::next`], and are missing there.
     pub(crate) fn missed(&self) -> u64 {
-        self.desk.missed.load(Ordering::Relaxed)
+        self.state.missed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -101,55 +101,55 @@ impl Receiver {
     }
 
     /// The next event that arrived; none once the receiver has stopped. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<Received> {
+    pub(crate) async fn next(&mut self) -> Option<ReceivedEvent> {
         self.events.recv().await
     }
 }
 
 /// What all connections share.
-struct Desk {
-    mode: watch::Sender<Mode>,
-    observer: mpsc::Sender<Received>,
+struct ReceiverState {
+    mode: watch::Sender<AnswerMode>,
+    observer: mpsc::Sender<ReceivedEvent>,
     /// Events that arrived and did not fit into the channel.
     missed: AtomicU64,
-    seen: Seen,
+    seen: RecentIds,
     cancel: CancellationToken,
 }
 
-impl Desk {
+impl ReceiverState {
     /// The status to answer with, as soon as the mode gives one. None once cancelled.
     async fn verdict(&self) -> Option<StatusCode> {
         let mut mode = self.mode.subscribe();
-        let decided = mode.wait_for(|mode| *mode != Mode::Hang);
+        let decided = mode.wait_for(|mode| *mode != AnswerMode::Hang);
         let mode = tokio::select! {
             mode = decided => *mode.ok()?,
             () = self.cancel.cancelled() => return None,
         };
         match mode {
-            Mode::Ok => Some(StatusCode::OK),
-            Mode::Fail(status) => Some(status),
-            Mode::Hang => None,
+            AnswerMode::Ok => Some(StatusCode::OK),
+            AnswerMode::Fail(status) => Some(status),
+            AnswerMode::Hang => None,
         }
     }
 
-    fn tell(&self, received: Received) {
+    fn tell(&self, received: ReceivedEvent) {
         if self.observer.try_send(received).is_err() {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-async fn accept(listener: TcpListener, desk: Arc<Desk>, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, state: Arc<ReceiverState>, tasks: TaskTracker) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let cancel = desk.cancel.clone();
+    let cancel = state.cancel.clone();
     let accepting = async {
         loop {
             let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let desk = desk.clone();
+                    let state = state.clone();
                     tasks.spawn(async move {
-                        serve(stream, desk).await;
+                        serve(stream, state).await;
                         drop(place);
                     });
                 }
@@ -163,12 +163,12 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, tasks: TaskTracker) {
     cancel.run_until_cancelled(accepting).await;
 }
 
-async fn serve(stream: TcpStream, desk: Arc<Desk>) {
+async fn serve(stream: TcpStream, state: Arc<ReceiverState>) {
     // Without it the connection works too, only slower.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the built-in receiver cannot set TCP_NODELAY");
     }
-    let service = service_fn(|request| request::answer(request, &desk));
+    let service = service_fn(|request| request::answer(request, &state));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -176,7 +176,7 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>) {
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
-        () = desk.cancel.cancelled() => {
+        () = state.cancel.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

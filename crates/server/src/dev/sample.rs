@@ -27,13 +27,13 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const DESCRIPTION: &str = "built-in receiver of fanfare dev";
 
 /// The registered sample and a connection to publish it.
-pub(super) struct Sample {
+pub(super) struct SampleLoad {
     pub(super) subscription: String,
     client: Client,
     published: u64,
 }
 
-impl Sample {
+impl SampleLoad {
     /// Registers what is not there yet, and points the sink at `destination`.
     pub(super) async fn register(grpc: SocketAddr, key: Secret, destination: &str) -> anyhow::Result<Self> {
         let options = Options {

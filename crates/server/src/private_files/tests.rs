@@ -119,7 +119,7 @@ fn all_below(folder: &Path, found: &mut Vec<(String, u32)>) {
 
 #[tokio::test]
 async fn secrets_of_sinks_are_not_shown_not_logged_and_not_readable_by_others() {
-    from_now_on();
+    restrict_umask();
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()

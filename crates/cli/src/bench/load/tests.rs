@@ -29,10 +29,10 @@ fn a_run_is_bounded_by_its_time_and_by_its_count() {
 }
 
 /// Runs two producers against the fake; gives what it committed, and the outcome.
-async fn run(fake: &FakePublisher, load: Load, ledger: Option<Arc<Ledger>>) -> Outcome {
+async fn run(fake: &FakePublisher, load: Load, ledger: Option<Arc<DeliveryLedger>>) -> LoadResult {
     fake.state().window.events = 1000;
     let client = fake.serve().await;
-    let pool = Arc::new(Pool::generate(&["t"], 12, 640, &mut StdRng::seed_from_u64(1)));
+    let pool = Arc::new(EventPool::generate(&["t"], 12, 640, &mut StdRng::seed_from_u64(1)));
     drive(&[client.clone(), client], load, pool, ledger, &Signals::new()).await.unwrap()
 }
 
@@ -82,7 +82,7 @@ async fn what_could_not_be_sent_in_time_is_counted() {
 async fn refusals_are_counted_and_the_account_knows_them() {
     let fake = FakePublisher::default();
     let load = Load { warmup: Duration::ZERO, ..load(None, 5, 100) };
-    let ledger = Arc::new(Ledger::new(100, Instant::now()));
+    let ledger = Arc::new(DeliveryLedger::new(100, Instant::now()));
     fake.state().refuse_every = Some(10);
     let outcome = run(&fake, load, Some(ledger.clone())).await;
     let refused: u64 = outcome.tally.errors.values().sum();

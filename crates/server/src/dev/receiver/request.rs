@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 
-use super::{Desk, Mode, Received};
+use super::{AnswerMode, ReceivedEvent, ReceiverState};
 
 const BODY_BYTES_MAX: usize = 8 << 20;
 
@@ -19,7 +19,7 @@ type Answer = Response<Full<Bytes>>;
 
 /// What the receiver looks at in an event.
 #[derive(Deserialize)]
-struct CloudEvent<'a> {
+struct EventAttributes<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow)]
@@ -29,20 +29,20 @@ struct CloudEvent<'a> {
 }
 
 /// Answers, or ends the connection without an answer if the receiver is stopped while hanging.
-pub(super) async fn answer(request: Request<Incoming>, desk: &Desk) -> io::Result<Answer> {
+pub(super) async fn answer(request: Request<Incoming>, state: &ReceiverState) -> io::Result<Answer> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match path.as_str() {
-        "/webhook" if method == Method::POST || method == Method::PUT => take_events(request, desk).await,
+        "/webhook" if method == Method::POST || method == Method::PUT => take_events(request, state).await,
         "/webhook" => Ok(not_allowed("POST, PUT")),
-        "/control" if method == Method::GET => Ok(show(desk)),
+        "/control" if method == Method::GET => Ok(show(state)),
         "/control" => Ok(not_allowed("GET")),
         "/control/ok" | "/control/hang" | "/control/fail" if method != Method::POST => {
             Ok(not_allowed("POST"))
         }
-        "/control/ok" => Ok(switch(desk, Mode::Ok)),
-        "/control/hang" => Ok(switch(desk, Mode::Hang)),
+        "/control/ok" => Ok(switch(state, AnswerMode::Ok)),
+        "/control/hang" => Ok(switch(state, AnswerMode::Hang)),
         "/control/fail" => Ok(match failing_status(request.uri().query()) {
-            Some(status) => switch(desk, Mode::Fail(status)),
+            Some(status) => switch(state, AnswerMode::Fail(status)),
             None => {
                 text(StatusCode::BAD_REQUEST, "status must be 300 to 599, as in /control/fail?status=503\n")
             }
@@ -51,7 +51,7 @@ pub(super) async fn answer(request: Request<Incoming>, desk: &Desk) -> io::Resul
     }
 }
 
-async fn take_events(request: Request<Incoming>, desk: &Desk) -> io::Result<Answer> {
+async fn take_events(request: Request<Incoming>, state: &ReceiverState) -> io::Result<Answer> {
     let body = match Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
@@ -63,23 +63,23 @@ async fn take_events(request: Request<Incoming>, desk: &Desk) -> io::Result<Answ
         Ok(events) => events,
         Err(error) => return Ok(text(StatusCode::BAD_REQUEST, format!("not CloudEvents JSON: {error}\n"))),
     };
-    let Some(status) = desk.verdict().await else {
+    let Some(status) = state.verdict().await else {
         return Err(io::Error::other("the receiver stops"));
     };
     let at = Instant::now();
-    for CloudEvent { id, source, event_type } in events {
+    for EventAttributes { id, source, event_type } in events {
         let duplicate = if status.is_success() {
-            desk.seen.insert(&source, &id)
+            state.seen.insert(&source, &id)
         } else {
-            desk.seen.contains(&source, &id)
+            state.seen.contains(&source, &id)
         };
         let (id, event_type) = (id.into_owned(), event_type.into_owned());
-        desk.tell(Received { id, event_type, status: status.as_u16(), at, duplicate });
+        state.tell(ReceivedEvent { id, event_type, status: status.as_u16(), at, duplicate });
     }
     Ok(text(status, ""))
 }
 
-fn parse(body: &[u8]) -> serde_json::Result<Vec<CloudEvent<'_>>> {
+fn parse(body: &[u8]) -> serde_json::Result<Vec<EventAttributes<'_>>> {
     match body.trim_ascii_start().first() {
         Some(b'[') => serde_json::from_slice(body),
         _ => Ok(vec![serde_json::from_slice(body)?]),
@@ -95,15 +95,15 @@ fn failing_status(query: Option<&str>) -> Option<StatusCode> {
     (300..600).contains(&status).then(|| StatusCode::from_u16(status).ok()).flatten()
 }
 
-fn switch(desk: &Desk, mode: Mode) -> Answer {
-    desk.mode.send_replace(mode);
-    show(desk)
+fn switch(state: &ReceiverState, mode: AnswerMode) -> Answer {
+    state.mode.send_replace(mode);
+    show(state)
 }
 
 /// The mode, and how many events the observer was too slow for.
-fn show(desk: &Desk) -> Answer {
-    let mode = *desk.mode.borrow();
-    match desk.missed.load(Ordering::Relaxed) {
+fn show(state: &ReceiverState) -> Answer {
+    let mode = *state.mode.borrow();
+    match state.missed.load(Ordering::Relaxed) {
         0 => text(StatusCode::OK, format!("{mode}\n")),
         missed => text(StatusCode::OK, format!("{mode} (not shown: {missed} events)\n")),
     }

@@ -9,7 +9,7 @@ use super::*;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 struct Fixture {
-    receiver: Receiver,
+    receiver: DevReceiver,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
@@ -18,16 +18,16 @@ impl Fixture {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let receiver = Receiver::start(listener, &tasks, cancel.clone());
+        let receiver = DevReceiver::start(listener, &tasks, cancel.clone());
         Self { receiver, tasks, cancel }
     }
 
-    fn set_mode(&self, mode: Mode) {
-        self.receiver.desk.mode.send_replace(mode);
+    fn set_mode(&self, mode: AnswerMode) {
+        self.receiver.state.mode.send_replace(mode);
     }
 
-    fn mode(&self) -> Mode {
-        *self.receiver.desk.mode.borrow()
+    fn mode(&self) -> AnswerMode {
+        *self.receiver.state.mode.borrow()
     }
 
     async fn send(
@@ -82,9 +82,9 @@ async fn objects_and_arrays_are_told_event_by_event_and_repeats_are_marked() {
 #[tokio::test]
 async fn a_retry_of_what_was_refused_is_no_duplicate() {
     let mut fixture = Fixture::start().await;
-    fixture.set_mode(Mode::Fail(StatusCode::BAD_GATEWAY));
+    fixture.set_mode(AnswerMode::Fail(StatusCode::BAD_GATEWAY));
     assert_eq!(fixture.post(&event("1")).await, 502);
-    fixture.set_mode(Mode::Ok);
+    fixture.set_mode(AnswerMode::Ok);
     assert_eq!(fixture.post(&event("1")).await, 200);
     assert_eq!(fixture.next().await, ("1".to_owned(), 502, false));
     assert_eq!(fixture.next().await, ("1".to_owned(), 200, false));
@@ -115,13 +115,13 @@ async fn the_mode_is_switched_and_shown_over_http() {
     ] {
         assert_eq!(fixture.status(method, path, "").await, status, "{path}");
     }
-    assert_eq!(fixture.mode(), Mode::Ok);
+    assert_eq!(fixture.mode(), AnswerMode::Ok);
 }
 
 #[tokio::test]
 async fn a_hung_request_is_answered_when_the_mode_changes() {
     let mut fixture = Fixture::start().await;
-    fixture.set_mode(Mode::Hang);
+    fixture.set_mode(AnswerMode::Hang);
     let body = event("1");
     {
         let mut hung = std::pin::pin!(fixture.post(&body));
@@ -131,7 +131,7 @@ async fn a_hung_request_is_answered_when_the_mode_changes() {
             status = &mut hung => panic!("answered with {status} while hanging"),
             mode = fixture.shown_mode() => assert_eq!(mode, "hang"),
         }
-        fixture.set_mode(Mode::Fail(StatusCode::GONE));
+        fixture.set_mode(AnswerMode::Fail(StatusCode::GONE));
         assert_eq!(timeout(DEADLINE, hung).await.unwrap(), 410);
     }
     assert_eq!(fixture.next().await, ("1".to_owned(), 410, false));
@@ -140,7 +140,7 @@ async fn a_hung_request_is_answered_when_the_mode_changes() {
 #[tokio::test]
 async fn cancelling_ends_hung_requests_and_everything_else() {
     let fixture = Fixture::start().await;
-    fixture.set_mode(Mode::Hang);
+    fixture.set_mode(AnswerMode::Hang);
     let body = event("1");
     let mut hung = std::pin::pin!(fixture.send(Method::POST, "/webhook", body));
     tokio::select! {

@@ -6,29 +6,29 @@ use std::{
 };
 
 use super::{
-    ledger::{Balance, Ledger},
-    load::{self, Load, Outcome, Signals},
-    pool::Pool,
-    receiver::{Account, Receiver},
+    event_pool::EventPool,
+    ledger::{Balance, DeliveryLedger},
+    load::{self, Load, LoadResult, Signals},
+    receiver::{Receiver, ReceiverState},
 };
 use fanfare_client::Client;
 
 use crate::failure::Failure;
 
-pub(super) struct Side {
-    pool: Arc<Pool>,
-    pub(super) ledger: Arc<Ledger>,
+pub(super) struct DeliveryRun {
+    pool: Arc<EventPool>,
+    pub(super) ledger: Arc<DeliveryLedger>,
     pub(super) signals: Signals,
-    account: Arc<Account>,
+    account: Arc<ReceiverState>,
     receiver: Receiver,
 }
 
-impl Side {
+impl DeliveryRun {
     /// Takes the events of `pool`, no more than `load` has.
-    pub(super) async fn start(pool: Pool, load: &Load) -> Result<Self, Failure> {
+    pub(super) async fn start(pool: EventPool, load: &Load) -> Result<Self, Failure> {
         let (pool, signals) = (Arc::new(pool), Signals::new());
-        let ledger = Arc::new(Ledger::new(load.requests() * u64::from(load.batch), Instant::now()));
-        let account = Account::open(&pool, &ledger, &signals);
+        let ledger = Arc::new(DeliveryLedger::new(load.requests() * u64::from(load.batch), Instant::now()));
+        let account = ReceiverState::open(&pool, &ledger, &signals);
         let receiver = Receiver::start(account.clone()).await?;
         Ok(Self { pool, ledger, signals, account, receiver })
     }
@@ -42,7 +42,7 @@ impl Side {
         self.receiver.url()
     }
 
-    pub(super) async fn drive(&self, clients: &[Client], load: Load) -> Result<Outcome, Failure> {
+    pub(super) async fn drive(&self, clients: &[Client], load: Load) -> Result<LoadResult, Failure> {
         load::drive(clients, load, self.pool.clone(), Some(self.ledger.clone()), &self.signals).await
     }
 

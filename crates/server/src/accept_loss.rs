@@ -7,27 +7,27 @@ use fanfare_log::Store;
 use fanfare_model::{PartitionId, Stream};
 use fanfare_partition::{DamageReport, DamagedRange, accept_loss, survey_damage};
 
-use crate::{serve, stopped};
+use crate::{serve, stopped_node};
 
 /// Work on the logs of a node that is stopped.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogCommand {
     #[command(subcommand)]
-    command: Command,
+    command: LogSubcommand,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Command {
+enum LogSubcommand {
     /// Let a damaged partition go on without what cannot be read.
     ///
     /// Reads every entry of the partition and says what is lost. With --yes, empty entries take the place of the
     /// lost ones, so that every other event stays readable at its offset and no offset is given away twice. Damaged
     /// files are kept in the data directory, under quarantine/. The node must be stopped.
-    AcceptLoss(AcceptLoss),
+    AcceptLoss(AcceptLossArguments),
 }
 
 #[derive(Debug, clap::Args)]
-struct AcceptLoss {
+struct AcceptLossArguments {
     /// Configuration file of the node.
     #[arg(long, env = "FANFARE_CONFIG")]
     config: Option<PathBuf>,
@@ -60,14 +60,14 @@ fn partition(text: &str) -> Result<PartitionId, String> {
 /// # Errors
 /// If a node runs on the directory, there is no such partition, or its files cannot be read or written.
 pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
-    let Command::AcceptLoss(asked) = command.command;
+    let LogSubcommand::AcceptLoss(asked) = command.command;
     tokio::task::spawn_blocking(move || asked.run()).await?
 }
 
-impl AcceptLoss {
+impl AcceptLossArguments {
     fn run(self) -> anyhow::Result<()> {
         let config = serve::configuration(self.config.as_deref(), self.data_dir, None)?;
-        let store = stopped::open(&config)?;
+        let store = stopped_node::open(&config)?;
         let done = repair(&store, self.partition, self.yes);
         store.close();
         done

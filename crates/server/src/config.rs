@@ -24,24 +24,24 @@ pub(crate) use units::{ByteSize, Span};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
-    pub(crate) node: Node,
-    pub(crate) listen: Listen,
-    pub(crate) storage: Storage,
-    pub(crate) publish: Publish,
-    pub(crate) delivery: Delivery,
-    pub(crate) sinks: Sinks,
-    pub(crate) limits: Limits,
-    pub(crate) telemetry: Telemetry,
+    pub(crate) node: NodeConfig,
+    pub(crate) listen: ListenConfig,
+    pub(crate) storage: StorageConfig,
+    pub(crate) publish: PublishConfig,
+    pub(crate) delivery: DeliveryConfig,
+    pub(crate) sinks: SinksConfig,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) telemetry: TelemetryConfig,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Node {
+pub(crate) struct NodeConfig {
     /// Log, votes, checkpoints, catalog. One process at a time.
     pub(crate) data_dir: PathBuf,
 }
 
-impl Default for Node {
+impl Default for NodeConfig {
     fn default() -> Self {
         Self { data_dir: "/var/lib/fanfare".into() }
     }
@@ -49,7 +49,7 @@ impl Default for Node {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Listen {
+pub(crate) struct ListenConfig {
     /// gRPC: publishing, reading, control.
     pub(crate) grpc: SocketAddr,
     /// Allow `grpc` on an address other than loopback. Keys then cross the network in clear.
@@ -66,7 +66,7 @@ pub(crate) struct Listen {
     pub(crate) idle_timeout: Span,
 }
 
-impl Default for Listen {
+impl Default for ListenConfig {
     fn default() -> Self {
         Self {
             grpc: SocketAddr::from(([127, 0, 0, 1], 7070)),
@@ -82,7 +82,7 @@ impl Default for Listen {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Storage {
+pub(crate) struct StorageConfig {
     /// Age at which events may leave the log.
     pub(crate) retention: Span,
     /// Size at which the oldest events of a partition leave the log before their time.
@@ -105,7 +105,7 @@ pub(crate) struct Storage {
     pub(crate) checkpoint_interval: Span,
 }
 
-impl Default for Storage {
+impl Default for StorageConfig {
     fn default() -> Self {
         Self {
             retention: Span::seconds(4 * 3600),
@@ -124,7 +124,7 @@ impl Default for Storage {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Publish {
+pub(crate) struct PublishConfig {
     /// Partitions of the stream `events`. May grow, never shrink.
     pub(crate) partitions: u16,
     /// How long a repeated (source, id) is recognized.
@@ -145,7 +145,7 @@ pub(crate) struct Publish {
     pub(crate) schema_cache_bytes: ByteSize,
 }
 
-impl Default for Publish {
+impl Default for PublishConfig {
     fn default() -> Self {
         Self {
             partitions: 12,
@@ -163,7 +163,7 @@ impl Default for Publish {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Delivery {
+pub(crate) struct DeliveryConfig {
     /// Unsettled events per subscription and partition; also the bound of duplicates after a crash.
     pub(crate) window_events: usize,
     /// Their bytes.
@@ -194,7 +194,7 @@ pub(crate) struct Delivery {
     pub(crate) allow_http: bool,
 }
 
-impl Default for Delivery {
+impl Default for DeliveryConfig {
     fn default() -> Self {
         Self {
             window_events: 256,
@@ -217,25 +217,25 @@ impl Default for Delivery {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Sinks {
-    pub(crate) kinesis: KinesisSinks,
+pub(crate) struct SinksConfig {
+    pub(crate) kinesis: KinesisSinksConfig,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct KinesisSinks {
+pub(crate) struct KinesisSinksConfig {
     /// Allow sinks without a role: they write with this node's own credentials.
     pub(crate) allow_node_credentials: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Limits {
+pub(crate) struct LimitsConfig {
     /// Largest event.
     pub(crate) event_bytes_max: ByteSize,
     /// Largest request.
     pub(crate) request_bytes_max: ByteSize,
-    /// Sinks per account.
+    /// SinksConfig per account.
     pub(crate) sinks_max: u64,
     /// Subscriptions per account.
     pub(crate) subscriptions_max: u64,
@@ -253,7 +253,7 @@ pub(crate) struct Limits {
     pub(crate) dead_letter_bytes_max: ByteSize,
 }
 
-impl Default for Limits {
+impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             event_bytes_max: ByteSize::kib(512),
@@ -272,7 +272,7 @@ impl Default for Limits {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Telemetry {
+pub(crate) struct TelemetryConfig {
     /// Filter of log lines, such as `info` or `info,fanfare_delivery=debug`.
     pub(crate) log: String,
     /// `text`, `json`, or `auto`: text on a terminal, JSON otherwise.
@@ -287,13 +287,13 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-impl Default for Telemetry {
+impl Default for TelemetryConfig {
     fn default() -> Self {
         Self { log: "info,openraft=warn".into(), log_format: LogFormat::Auto }
     }
 }
 
-impl Storage {
+impl StorageConfig {
     pub(crate) fn store_options(&self) -> StoreOptions {
         StoreOptions {
             segment_bytes: self.segment_bytes.0,

@@ -16,14 +16,14 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{ByteSize, Config, LogFormat, Telemetry},
+    config::{ByteSize, Config, LogFormat, TelemetryConfig},
     first_key,
     node::Node,
     private_files, shutdown, telemetry,
 };
 use console::Console;
-use receiver::Receiver;
-use sample::Sample;
+use receiver::DevReceiver;
+use sample::SampleLoad;
 
 /// Starts a node to try things out: no configuration, loopback only.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) struct DevCommand {
     /// Port of the built-in receiver; 0 takes any free one.
     #[arg(long, default_value_t = 7079)]
     receiver_port: u16,
-    /// Sample events per second; 0 publishes none.
+    /// SampleLoad events per second; 0 publishes none.
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
     /// Stop after so many sample events were published and delivered.
@@ -59,7 +59,7 @@ pub(crate) async fn run(command: DevCommand) -> anyhow::Result<()> {
         "--rate {}: give 0 to 1000 events a second; `fanfare bench publish` measures more",
         command.rate
     );
-    private_files::from_now_on();
+    private_files::restrict_umask();
     let temporary = command.ephemeral.then(tempfile::tempdir).transpose()?;
     let data_dir =
         temporary.as_ref().map_or_else(|| command.data_dir.clone(), |folder| folder.path().to_owned());
@@ -78,9 +78,9 @@ pub(crate) async fn run(command: DevCommand) -> anyhow::Result<()> {
     write_context(&node, &key)?;
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let receiver = Receiver::start(listener, &tasks, stop.clone());
+    let receiver = DevReceiver::start(listener, &tasks, stop.clone());
     let ready = started.elapsed();
-    let sample = Sample::register(node.grpc, key, &destination).await?;
+    let sample = SampleLoad::register(node.grpc, key, &destination).await?;
     let mut console = Console::new(receiver, sample, command.rate, command.events);
     console.greet(&node, ready, &data_dir, command.ephemeral);
     tokio::select! {
@@ -101,7 +101,7 @@ fn config(command: &DevCommand, data_dir: &std::path::Path) -> Config {
     config.listen.grpc = SocketAddr::from(([127, 0, 0, 1], command.port));
     config.storage.segment_bytes = ByteSize::mib(16);
     config.storage.pool_segments_max = 4;
-    config.telemetry = Telemetry { log: "warn,openraft=error".into(), log_format: LogFormat::Text };
+    config.telemetry = TelemetryConfig { log: "warn,openraft=error".into(), log_format: LogFormat::Text };
     config
 }
 

@@ -9,18 +9,18 @@ use std::{
 const SEEN_MAX: usize = 65_536;
 
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct RecentIds {
     hasher: RandomState,
-    known: Mutex<Known>,
+    known: Mutex<RecentWindow>,
 }
 
 #[derive(Default)]
-struct Known {
+struct RecentWindow {
     hashes: HashSet<u64>,
     oldest_first: VecDeque<u64>,
 }
 
-impl Seen {
+impl RecentIds {
     pub(super) fn contains(&self, source: &str, id: &str) -> bool {
         let hash = self.hasher.hash_one((source, id));
         self.known.lock().unwrap_or_else(PoisonError::into_inner).hashes.contains(&hash)
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_oldest_is_forgotten_first_and_memory_is_bounded() {
-        let seen = Seen::default();
+        let seen = RecentIds::default();
         for number in 0..=SEEN_MAX {
             assert!(!seen.insert("/a", &number.to_string()));
         }

@@ -22,7 +22,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Store> {
     );
     let metadata = fs::metadata(&identity).with_context(|| format!("look at {}", identity.display()))?;
     check_user(directory, metadata.uid(), geteuid().as_raw())?;
-    private_files::from_now_on();
+    private_files::restrict_umask();
     node::open_store(config)
 }
 

@@ -31,13 +31,13 @@ const RESUME_KEY: u8 = 2 << 3;
 
 /// Events, one per key. Their ids are 16 hex digits of the run and 16 of a number.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct EventPool {
     /// Encoded, but for the id, which comes first.
     tails: Vec<Box<[u8]>>,
     run: u64,
 }
 
-impl Pool {
+impl EventPool {
     /// The keys' events are of the types in turn.
     pub(super) fn generate(types: &[&str], keys: u32, size_bytes: u32, rng: &mut impl Rng) -> Self {
         let types = types.iter().cycle();
@@ -93,7 +93,7 @@ fn hex(value: u64, digits: &mut [u8]) {
 /// A `PublishStreamRequest` of `count` events from number `first` on.
 #[derive(Debug)]
 pub(super) struct Batch {
-    pub(super) pool: Arc<Pool>,
+    pub(super) pool: Arc<EventPool>,
     pub(super) sequence: u64,
     pub(super) resume: bool,
     pub(super) first: u64,
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_a_publish_stream_request_on_the_wire() {
-        let pool = Arc::new(Pool::generate(&["t"], 100, 1024, &mut StdRng::seed_from_u64(1)));
+        let pool = Arc::new(EventPool::generate(&["t"], 100, 1024, &mut StdRng::seed_from_u64(1)));
         for (sequence, resume, first, count) in
             [(0, false, 0, 1), (300, true, 5, 100), (1, false, u64::MAX / 2, 9)]
         {
@@ -190,7 +190,7 @@ mod tests {
     fn ids_of_another_run_are_told_apart_and_keys_are_spread() {
         let mut rng = StdRng::seed_from_u64(1);
         let (pool, other) =
-            (Pool::generate(&["t"], 50, 640, &mut rng), Pool::generate(&["t"], 1, 640, &mut rng));
+            (EventPool::generate(&["t"], 50, 640, &mut rng), EventPool::generate(&["t"], 1, 640, &mut rng));
         assert_eq!(pool.number(&other.id(3)), None);
         for foreign in ["", "x", "éééééééééééééééé", "0192f0c1-aaaa-7bbb-8ccc-ddddeeeeffff"] {
             assert_eq!(pool.number(foreign), None, "{foreign}");
