@@ -1,4 +1,4 @@
-//! What every event costs on its way into a record batch: reading its attributes, hashing, copying.
+//! Cost of each event on its way into a record batch: reading its attributes, hashing, copying.
 
 use std::hint::black_box;
 

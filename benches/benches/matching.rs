@@ -1,4 +1,4 @@
-//! What it costs to find the subscriptions that an event is for, among others that it is not for.
+//! Cost of finding the subscriptions that match an event, among others that do not.
 
 use std::hint::black_box;
 
@@ -11,7 +11,7 @@ const EVENTS: u32 = 100;
 const WANTED: &str = "com.acme.order.paid";
 const ACCOUNT: AccountId = AccountId::from_bytes([0xac; 16]);
 
-/// Where the subscriptions are that do not want the event.
+/// Position of the subscriptions that do not match the event.
 #[derive(Clone, Copy)]
 enum Others {
     Accounts,

@@ -1,4 +1,4 @@
-//! What the benches and scenarios share: logs on the real disk, frames, events.
+//! Fixtures shared by benches and scenarios: logs on the real disk, frames, events.
 //!
 //! `cargo bench -p fanfare-benches` measures the parts; `fanfare bench publish|deliver` measures a running node.
 

@@ -44,13 +44,13 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Where every process of this user finds it.
+    /// Path for every process of this user.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the processes of its namespace find it.
+    /// Path for processes of the disk's namespace.
     #[must_use]
     pub fn inside(&self) -> &Path {
         self.mount_point.path()

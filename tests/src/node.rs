@@ -108,7 +108,7 @@ impl Node {
         Ok(())
     }
 
-    /// Where the running process serves gRPC, such as `http://127.0.0.1:4000`.
+    /// Address at which the running process serves gRPC, such as `http://127.0.0.1:4000`.
     #[must_use]
     pub fn address(&self) -> Option<&str> {
         self.running.as_ref().map(|running| running.address.as_str())

@@ -9,7 +9,7 @@ use crate::source::{root, sources};
 /// The leaves that everybody may use: seams of the machine, and fields of formats.
 const EVERYBODY_MAY_USE: &[&str] = &["codec", "environment"];
 
-/// What each crate may use of ours besides those and `model`, which all but `log` and `proto` may.
+/// Allowed dependencies of each crate on ours, besides those and `model`, which all but `log` and `proto` may.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("codec", &[]),
     ("environment", &[]),

@@ -67,7 +67,7 @@ const BANNED: &[Rule] = &[
     Rule { why: "no banners", words: &["// ---", "// ===", "// ***"], except: &[] },
 ];
 
-/// What a deterministic state machine must not see.
+/// Names that a deterministic state machine must not use.
 const NONDETERMINISTIC: &[&str] =
     &["SystemTime", "Instant", "rand::", "HashMap", "HashSet", "f32", "f64", "std::env", "now()"];
 

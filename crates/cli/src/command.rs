@@ -1,4 +1,4 @@
-//! What a user can ask for, and the way from there to an exit code.
+//! Commands of a user, and the way from a command to an exit code.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -63,7 +63,7 @@ pub struct GlobalOptions {
     pub timeout_seconds: u64,
 }
 
-/// What a command works with.
+/// Everything that a command works with.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) connection: SavedConnection,

@@ -12,7 +12,7 @@ use std::{
 
 use serde::Deserialize;
 
-/// Where a node listens unless told otherwise.
+/// Default address of a node.
 pub const DEFAULT_ADDR: &str = "http://127.0.0.1:7070";
 
 /// A resolved address and key.
@@ -31,7 +31,7 @@ impl fmt::Debug for SavedConnection {
     }
 }
 
-/// Why the context file is of no use.
+/// Reasons why a context file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ContextError {
     #[error("read context file {path}")]

@@ -46,7 +46,7 @@ pub struct GetEventArguments {
     source: String,
 }
 
-/// Where reading begins.
+/// Start of a read.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ReadStart {
     Latest,

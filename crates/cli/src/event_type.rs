@@ -44,12 +44,12 @@ pub struct UpdateArguments {
     schema: Option<String>,
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Where the type is in its life
+    /// Lifecycle status of the type
     #[arg(long, value_enum)]
     status: Option<Status>,
 }
 
-/// Where an event type is in its life.
+/// Lifecycle status of an event type.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Status {
     /// May be published and subscribed

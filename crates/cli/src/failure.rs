@@ -1,4 +1,4 @@
-//! Why a command failed, as people read it: what was attempted, what was wrong, what to do next.
+//! A failed command as people read it: the attempt, the fault, the next step.
 //!
 //! The one place where a gRPC status becomes a message, a hint and an exit code.
 
@@ -18,7 +18,7 @@ use crate::{context, output::Format, output::say};
 /// Exit codes. 0 is success; clap itself exits with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// What was asked for was refused or failed.
+    /// The request was refused or failed.
     Failed = 1,
     /// The command line makes no sense.
     Usage = 2,
@@ -32,7 +32,7 @@ pub(crate) enum Exit {
     Auth = 6,
 }
 
-/// What is printed when a command fails.
+/// The message, reason and next step of a failed command.
 #[derive(Debug)]
 pub(crate) struct Failure {
     exit: Exit,
@@ -68,7 +68,7 @@ impl Failure {
         let lost = is_transport(status);
         let message = format!("{attempted}: {}", message_of(status));
         let mut lines = detail_lines(&details);
-        // What the message says already, with or without naming its place, is not said again.
+        // A detail that the message contains already, with or without its place, is not repeated.
         lines.retain(|line| {
             let what = line.split_once(": ").map_or(line.as_str(), |(_, what)| what);
             !message.contains(what)
@@ -286,7 +286,7 @@ fn message_of(status: &Status) -> String {
     match (status.message(), status.source()) {
         ("", None) => status.code().description().to_owned(),
         ("", Some(source)) => with_sources(source),
-        // What is below "transport error" is the message worth reading.
+        // The useful message is the source below "transport error".
         (_, Some(source)) if is_transport(status) => {
             let cause = source.source().unwrap_or(source);
             format!("the connection was lost: {}", with_sources(cause))

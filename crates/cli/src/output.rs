@@ -1,4 +1,4 @@
-//! What goes to stdout: tables for people, or JSON for programs, one value per line.
+//! Output on stdout: tables for people, or JSON for programs, one value per line.
 //!
 //! JSON names are those of the protobuf JSON mapping; 64-bit numbers stay numbers.
 
@@ -10,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::failure::Failure;
 
-/// How data is printed.
+/// Format of printed data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// Aligned columns

@@ -7,7 +7,7 @@ use crate::output::say;
 
 const PAGE_SIZE_MAX: u32 = 1000;
 
-/// How much of a list to show.
+/// Upper bound of the rows of a list.
 #[derive(Args, Debug)]
 pub struct Limit {
     /// Show at most so many

@@ -27,10 +27,10 @@ pub struct PublishArguments {
     /// JSON, @FILE, or - for one JSON value per line of stdin; no data if left out
     #[arg(value_name = "JSON|@FILE|-")]
     data: Option<String>,
-    /// Where the event comes from, a URI reference
+    /// Source of the event, a URI reference
     #[arg(long, value_name = "URI", default_value = DEFAULT_SOURCE)]
     source: String,
-    /// What the event is about; decides the order unless --partition-key is given
+    /// Subject of the event; decides the order unless --partition-key is given
     #[arg(long)]
     subject: Option<String>,
     /// Events of one key stay in order
@@ -134,7 +134,7 @@ struct InputLines {
 }
 
 impl InputLines {
-    /// Whether there was a line; `take` gives it.
+    /// True if a line was read; `take` gives that line.
     async fn read(&mut self) -> Result<bool, Failure> {
         let room = INPUT_BYTES_MAX.saturating_sub(self.line.len() as u64);
         let read = (&mut self.stdin).take(room).read_until(b'\n', &mut self.line).await;

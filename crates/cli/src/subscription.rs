@@ -29,7 +29,7 @@ pub enum SubscriptionCommand {
     Pause { id: String },
     /// SubscriptionStart deliveries again where they stopped
     Resume { id: String },
-    /// What became of every matched event, and what is pending
+    /// Outcomes of all matched events, and how many are pending
     Stats { id: String },
 }
 
@@ -41,7 +41,7 @@ pub struct CreateSubscriptionArguments {
     /// Event type, with @VERSION to deliver only data valid against that schema version; may be repeated
     #[arg(long = "type", value_name = "TYPE[@VERSION]", required = true)]
     types: Vec<SubscribedType>,
-    /// Where to begin: earliest, or a time (RFC 3339) [default: from now on]
+    /// Start: earliest, or a time (RFC 3339) [default: from now on]
     #[arg(long, value_name = "earliest|TIME")]
     from: Option<SubscriptionStart>,
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
@@ -73,7 +73,7 @@ impl FromStr for SubscribedType {
     }
 }
 
-/// Where a subscription begins.
+/// Start of a subscription.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum SubscriptionStart {
     Earliest,

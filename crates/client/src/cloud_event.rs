@@ -75,7 +75,7 @@ fn serialize_text<M: SerializeMap>(map: &mut M, text: &str, as_json: bool) -> Re
     }
 }
 
-/// Whether the content type is JSON; without one it is.
+/// True if the content type is JSON or missing.
 fn holds_json(event: &CloudEvent) -> bool {
     let content_type = event.attributes.get("datacontenttype").and_then(|value| value.attr.as_ref());
     match content_type {

@@ -41,7 +41,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection with its account's key, for the generated clients.
 pub type Service = InterceptedService<Channel, Authorization>;
 
-/// Where to connect, as whom, and how long to wait.
+/// Address, credential and deadline of a connection.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `http://HOST:PORT`
@@ -52,7 +52,7 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-/// Why there is no connection.
+/// Reasons why a connection cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("{addr:?} is not the address of a node")]

@@ -67,7 +67,7 @@ pub struct Acknowledgement {
     pub elapsed: Duration,
 }
 
-/// Where an event is stored.
+/// Position of a stored event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub partition: u32,

@@ -7,7 +7,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
 pub struct Malformed(
-    /// What could not be read, such as "vote" or "text".
+    /// Name of the unreadable part, such as "vote" or "text".
     pub &'static str,
 );
 
@@ -15,7 +15,7 @@ pub struct Malformed(
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],
-    /// What the whole is, for the error.
+    /// Name of the whole, for errors.
     what: &'static str,
 }
 
@@ -190,7 +190,7 @@ impl Writer {
         self.byte_string(text.as_bytes())
     }
 
-    /// How many items follow, as `u32`.
+    /// The count of the items that follow, as `u32`.
     ///
     /// # Panics
     /// If there are 2^32 or more.

@@ -21,7 +21,7 @@ pub use self::{
     worker::{Next, Worker, WorkerHandle, Workers},
 };
 
-/// What a node sees of the machine that runs it. Cheap to clone.
+/// The machine as a node sees it. Cheap to clone.
 #[derive(Clone)]
 pub struct Environment {
     clock: Arc<dyn Clock>,
@@ -70,7 +70,7 @@ impl Environment {
         &self.random
     }
 
-    /// How many workers may really run at the same time; 1 in a simulation, where a worker must never wait for
+    /// Upper bound of workers that run at the same time; 1 in a simulation, where a worker must never wait for
     /// another one.
     #[must_use]
     pub fn parallelism(&self) -> usize {

@@ -12,12 +12,12 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-/// When a worker wants its next round.
+/// Condition of a worker's next round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// At once.
     Now,
-    /// When [`WorkerHandle::notify`] is called, at once if it was called since the round began.
+    /// At the next [`WorkerHandle::notify`]; at once if it was called since the round began.
     Notified,
     /// The same, and after this time at the latest.
     Within(Duration),
@@ -37,7 +37,7 @@ pub trait Workers: Send + Sync + 'static {
     /// If the operating system gives no thread.
     fn start(&self, name: &'static str, worker: Box<dyn Worker>) -> io::Result<WorkerHandle>;
 
-    /// How many workers may run at the same time.
+    /// Upper bound of workers that run at the same time.
     fn parallelism(&self) -> usize;
 }
 

@@ -94,7 +94,7 @@ fn repair(store: &Store, id: PartitionId, accept: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What will be lost and what stays, a line each.
+/// Lost and remaining events, a line each.
 fn told(id: PartitionId, report: &DamageReport) -> String {
     let mut lines = vec![format!("Partition {id}:")];
     for DamagedRange { path, byte, detail, offsets } in &report.ranges {

@@ -12,7 +12,7 @@ use fanfare_partition::log_name;
 
 use crate::{config::Config, node, serve, stopped_node};
 
-/// What an operator does with accounts.
+/// Account commands of an operator.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum AccountCommand {
     /// Make an account and print its API key, once; the node must be stopped

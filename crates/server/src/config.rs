@@ -99,9 +99,9 @@ pub(crate) struct StorageConfig {
     pub(crate) cache_bytes: ByteSize,
     /// Bytes handed to the disk and not yet written.
     pub(crate) queue_bytes_max: ByteSize,
-    /// What stays of the written log in the system's page cache.
+    /// Upper bound of written log pages that stay in the system's page cache.
     pub(crate) page_cache_bytes: ByteSize,
-    /// How often a partition's state is checkpointed.
+    /// Interval between checkpoints of a partition's state.
     pub(crate) checkpoint_interval: Span,
 }
 
@@ -127,7 +127,7 @@ impl Default for StorageConfig {
 pub(crate) struct PublishConfig {
     /// Partitions of the stream `events`. May grow, never shrink.
     pub(crate) partitions: u16,
-    /// How long a repeated (source, id) is recognized.
+    /// Time for which a repeated (source, id) is recognized.
     pub(crate) dedup_window: Span,
     /// Memory for that, per partition; under load it shortens the window.
     pub(crate) dedup_bytes: ByteSize,
@@ -178,7 +178,7 @@ pub(crate) struct DeliveryConfig {
     pub(crate) retry_initial: Span,
     /// Longest wait between two tries.
     pub(crate) retry_max: Span,
-    /// How much longer each wait is than the one before.
+    /// Factor from one wait to the next.
     pub(crate) retry_factor: f64,
     /// Tries of an event that fails while others pass, before it becomes a dead letter.
     pub(crate) attempts_max: u32,
@@ -249,7 +249,7 @@ pub(crate) struct LimitsConfig {
     pub(crate) reads_max: usize,
     /// Open reads of events of one account.
     pub(crate) account_reads_max: usize,
-    /// What one account's dead letters may take, at most as much as all of them.
+    /// Upper bound of one account's dead letters; at most the bound of all accounts.
     pub(crate) dead_letter_bytes_max: ByteSize,
 }
 

@@ -28,7 +28,7 @@ use sample::SampleLoad;
 /// Starts a node to try things out: no configuration, loopback only.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DevCommand {
-    /// Where events are kept between starts.
+    /// Data directory, kept between starts.
     #[arg(long, default_value = ".fanfare")]
     data_dir: PathBuf,
     /// Keep nothing: a temporary directory, removed at the end.

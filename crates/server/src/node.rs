@@ -30,7 +30,7 @@ pub(crate) const EXIT_LISTENER_FAILED: i32 = 71;
 
 /// Spare segments are written again when no segment was started for so long.
 const POOL_QUIET: Duration = Duration::from_secs(2);
-/// How long a start waits for its partitions to have leaders.
+/// Longest wait of a start for the leaders of its partitions.
 const LEADER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running node.
@@ -117,10 +117,13 @@ impl Node {
         self.tasks.close();
         let store = self.store;
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
-            tracing::error!(%error, "close the data directory");
+            tracing::error!(%error, "failed to close the data directory; the next start recovers it");
         }
         if tokio::time::timeout(self.config.delivery.drain_timeout.0, self.tasks.wait()).await.is_err() {
-            tracing::warn!(left = self.tasks.len(), "tasks still run at exit");
+            tracing::warn!(
+                left = self.tasks.len(),
+                "tasks still run after the drain timeout; the process ends without them"
+            );
         }
     }
 }
@@ -190,7 +193,7 @@ async fn wait_for_leaders(partitions: &[Partition]) {
         let mut role = partition.role();
         let decided = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
         if !matches!(timeout(LEADER_DEADLINE, decided).await, Ok(Ok(_))) {
-            tracing::warn!(partition = %partition.id(), "no leader yet");
+            tracing::warn!(partition = %partition.id(), "partition has no leader yet; it serves as soon as it has one");
         }
     });
     join_all(leading).await;
@@ -199,7 +202,7 @@ async fn wait_for_leaders(partitions: &[Partition]) {
 /// A node that cannot serve is of no use: the process ends, and whoever watches it starts it again.
 async fn serve(listener: TcpListener, services: Services, limits: ListenerLimits, stop: CancellationToken) {
     if let Err(error) = grpc::serve(listener, services, limits, stop).await {
-        tracing::error!(error = %format!("{error:#}"), "the gRPC listener failed");
+        tracing::error!(error = %format!("{error:#}"), "the gRPC listener failed; the process ends");
         process::exit(EXIT_LISTENER_FAILED);
     }
 }

@@ -1,4 +1,4 @@
-//! When the process should stop.
+//! Requests to stop the process.
 
 use tokio::signal::unix::{SignalKind, signal};
 

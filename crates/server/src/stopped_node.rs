@@ -26,7 +26,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Store> {
     node::open_store(config)
 }
 
-/// What another user writes, the node could not open.
+/// Refuses another user than the owner: the node could not open files of that user.
 fn check_user(directory: &Path, owner: u32, user: u32) -> anyhow::Result<()> {
     ensure!(
         owner == user,

@@ -45,7 +45,7 @@ pub struct FakePublisherState {
     pub logs: BTreeMap<u32, Vec<String>>,
     /// Ids to refuse retryably, and how often.
     pub refuse: HashMap<String, u32>,
-    /// How they are refused.
+    /// The refusal of those ids.
     pub refusal: v1::PublishError,
     /// They are committed all the same: the refusal says that the outcome is unknown.
     pub refusal_commits: bool,

@@ -1,4 +1,4 @@
-//! What the tests of several crates share: an HTTP receiver, a fake publisher service, conditions with deadlines.
+//! Fixtures shared by the tests of several crates: an HTTP receiver, a fake publisher service, conditions with deadlines.
 //!
 //! A dev-dependency only; nothing of the product uses it.
 

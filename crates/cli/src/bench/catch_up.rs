@@ -58,7 +58,7 @@ pub struct BenchCatchUpArguments {
     patience_seconds: u32,
 }
 
-/// What a run leaves to report.
+/// Figures of a run.
 struct CatchUpMeasures {
     baseline: Latencies,
     during: Latencies,

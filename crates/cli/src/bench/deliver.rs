@@ -77,7 +77,7 @@ impl BenchDeliverArguments {
     }
 }
 
-/// What a run leaves to report.
+/// Figures of a run.
 struct DeliverMeasures {
     published: LoadResult,
     ledger: Arc<DeliveryLedger>,

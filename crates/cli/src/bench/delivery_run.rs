@@ -33,7 +33,7 @@ impl DeliveryRun {
         Ok(Self { pool, ledger, signals, account, receiver })
     }
 
-    /// Whether the receiver refuses every request.
+    /// True while the receiver refuses every request.
     pub(super) fn refuse(&self, refuses: bool) {
         self.account.refuses.store(refuses, Ordering::Release);
     }

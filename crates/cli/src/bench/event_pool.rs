@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::payload;
 use fanfare_client::EventBuilder;
 
-/// What every event of the load generator names as its source.
+/// Source of every event of the load generator.
 pub(super) const SOURCE: &str = "/fanfare/bench";
 const ID_LENGTH: u8 = 32;
 const HEX: &[u8; 16] = b"0123456789abcdef";

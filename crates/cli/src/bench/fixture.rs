@@ -1,4 +1,4 @@
-//! What a run needs in the catalog: made before it, removed after it. What was there already stays.
+//! Catalog objects of a run: created before the run, removed after it. Objects that existed before stay.
 
 use fanfare_client::Client;
 use fanfare_proto::v1::{self, sink::Kind};

@@ -32,7 +32,7 @@ pub(super) struct DeliveryLedger {
     progress: Notify,
 }
 
-/// What the account says at the end.
+/// Totals of a ledger at the end of a run.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Balance {
     /// Different events that arrived.
@@ -107,7 +107,7 @@ impl DeliveryLedger {
         self.recorder().clone()
     }
 
-    /// What was recorded so far; what is recorded from here on is another account.
+    /// Totals of the events recorded so far; recording continues with a fresh ledger.
     pub(super) fn take_latencies(&self) -> Latencies {
         std::mem::replace(&mut self.recorder(), Latencies::new())
     }

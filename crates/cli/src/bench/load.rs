@@ -20,7 +20,7 @@ use crate::{
     output::OutputFields,
 };
 
-/// How much to send and how fast.
+/// Amount and rate of a load.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     /// Events per request.
@@ -54,7 +54,7 @@ impl Load {
     }
 }
 
-/// How a load and whoever watches it talk to each other.
+/// Signals between a load and its observers.
 #[derive(Clone, Debug)]
 pub(super) struct Signals {
     /// From when on it is measured, set when it begins.
@@ -69,7 +69,7 @@ impl Signals {
     }
 }
 
-/// What a run measured.
+/// Figures of a load.
 #[derive(Debug)]
 pub(super) struct LoadResult {
     pub(super) tally: Tally,

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 /// Requests due sooner than this after another are announced together.
 const TICK_MIN: Duration = Duration::from_micros(100);
 
-/// When each request is due.
+/// Due time of each request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timetable {
     pub(super) started: Instant,

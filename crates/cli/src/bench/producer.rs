@@ -30,10 +30,10 @@ use fanfare_client::Client;
 /// Most requests without an answer in the open loop, unless the node's window is smaller.
 pub(super) const REQUESTS_IN_FLIGHT_MAX: usize = 4096;
 const METHOD: &str = "/fanfare.v1.PublisherService/PublishStream";
-/// How long a refused producer waits at most before it goes on.
+/// Longest wait of a refused producer before its next request.
 const REFUSED_DELAY_MAX: Duration = Duration::from_millis(100);
 
-/// What all producers of a run share.
+/// State shared by all producers of a run.
 #[derive(Debug)]
 pub(super) struct ProducerPlan {
     pub(super) pool: Arc<EventPool>,
@@ -51,20 +51,20 @@ pub(super) struct ProducerPlan {
     pub(super) next_request: AtomicU64,
     /// Nothing is sent after it either.
     pub(super) stop: CancellationToken,
-    /// Where each event is accounted for, if somebody compares it with what arrives.
+    /// Ledger of sent events, for runs that compare it with the events that arrive.
     pub(super) ledger: Option<Arc<DeliveryLedger>>,
 }
 
-/// When a producer sends.
+/// Times at which a producer sends.
 #[derive(Clone, Debug)]
 pub(super) enum Schedule {
     /// As soon as fewer than the allowed requests are unanswered.
     Closed,
-    /// When due; this producer sends every `step`th request from `next` on.
+    /// At its due time; this producer sends every `step`th request from `next` on.
     Open { timetable: Timetable, due: watch::Receiver<u64>, next: u64, step: u64 },
 }
 
-/// What a producer's next request waits for.
+/// Condition that a producer's next request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NextRequest {
     /// Its time.
@@ -75,7 +75,7 @@ enum NextRequest {
     Nothing,
 }
 
-/// What a producer measured.
+/// Figures of one producer.
 #[derive(Debug)]
 pub(super) struct Tally {
     pub(super) latencies: Latencies,

@@ -27,7 +27,7 @@ use crate::failure::{Exit, Failure};
 /// More than any batch of events that a sink sends.
 const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// What a request is held against.
+/// State that a request is checked against.
 #[derive(Debug)]
 pub(super) struct ReceiverState {
     pub(super) pool: Arc<EventPool>,

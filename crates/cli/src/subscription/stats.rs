@@ -49,7 +49,7 @@ fn fields(stats: &v1::GetSubscriptionStatsResponse) -> OutputFields {
         .with("partitions", &partitions)
 }
 
-/// What a reader should do about it, if anything.
+/// Advice for the reader, if there is anything to do.
 fn explain(stats: &v1::GetSubscriptionStatsResponse) {
     match stats.state() {
         v1::DeliveryState::SinkDown => {

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::{Config, Span};
 use crate::grpc::SHARE_MIN;
 
-/// Why there is no configuration. The text names the key and the way out.
+/// Reasons why a configuration is refused. The text names the key and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("read the configuration file {path}")]

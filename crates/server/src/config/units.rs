@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Why a text is not the quantity it should be.
+/// Reasons why a text is no quantity of the expected unit.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{found:?} is not a {quantity}: write a whole number and one of {units}, such as {example}")]
 pub(crate) struct UnitError {

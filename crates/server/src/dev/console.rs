@@ -1,4 +1,4 @@
-//! What dev mode prints: each event published, committed and delivered, and what to try next.
+//! Output of dev mode: each event published, committed and delivered, and what to try next.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -172,7 +172,7 @@ fn milliseconds(duration: Duration) -> String {
     format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
 }
 
-/// How this program is called from here: its path if it lies below the working directory.
+/// Command that calls this program from here: its path if it lies below the working directory.
 fn program() -> String {
     let path = env::current_exe().ok();
     let below =

@@ -35,7 +35,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Until the next try when the operating system gives no connection, for lack of file descriptors say.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How events are answered.
+/// Answer to events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AnswerMode {
     /// 200.
@@ -62,7 +62,7 @@ pub(crate) struct ReceivedEvent {
     pub(crate) id: String,
     pub(crate) event_type: String,
     pub(crate) status: u16,
-    /// When its answer was given.
+    /// Time of the answer.
     pub(crate) at: Instant,
     /// An event of this source and id was accepted before, within the last 65,536 accepted ones.
     pub(crate) duplicate: bool,
@@ -106,7 +106,7 @@ impl DevReceiver {
     }
 }
 
-/// What all connections share.
+/// State shared by all connections.
 struct ReceiverState {
     mode: watch::Sender<AnswerMode>,
     observer: mpsc::Sender<ReceivedEvent>,
@@ -154,7 +154,7 @@ async fn accept(listener: TcpListener, state: Arc<ReceiverState>, tasks: TaskTra
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the built-in receiver cannot accept connections");
+                    tracing::warn!(%error, "the built-in receiver failed to accept a connection; it tries again");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

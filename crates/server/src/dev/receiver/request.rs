@@ -17,7 +17,7 @@ const BODY_BYTES_MAX: usize = 8 << 20;
 
 type Answer = Response<Full<Bytes>>;
 
-/// What the receiver looks at in an event.
+/// Attributes of an event that the receiver reads.
 #[derive(Deserialize)]
 struct EventAttributes<'a> {
     #[serde(borrow)]
