@@ -63,8 +63,8 @@ async fn nothing_acknowledged_is_lost_or_skipped_by_kill_9() -> anyhow::Result<(
         [("FANFARE_DELIVERY__ALLOW_HTTP", "true"), ("FANFARE_DELIVERY__ALLOW_CIDRS", "[\"127.0.0.0/8\"]")];
     let mut node = Node::start(&settings).await?;
     let key = node.key()?;
-    let connect = |node: &Node| Client::new(node.address().context("running")?, &key);
-    let client = connect(&node)?;
+    let connect = async |node: &Node| Client::connect(node.address().context("running")?, &key).await;
+    let client = connect(&node).await?;
     let subscription = client.subscribe(EVENT_TYPE, &receiver.url()).await?;
 
     let ledger = Ledger::default();
@@ -83,14 +83,14 @@ async fn nothing_acknowledged_is_lost_or_skipped_by_kill_9() -> anyhow::Result<(
         .await?;
         node.kill()?;
         node.restart().await?;
-        clients.send_replace(connect(&node)?);
+        clients.send_replace(connect(&node).await?);
     }
     stop.store(true, Ordering::Relaxed);
     while let Some(producer) = producers.join_next().await {
         producer?;
     }
 
-    let client = connect(&node)?;
+    let client = connect(&node).await?;
     let acknowledged = ledger.lock().clone();
     check_stored(&client, &acknowledged).await?;
     eventually("delivery of everything acknowledged", DEADLINE, async || {

@@ -102,8 +102,8 @@ async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on
     let receiver = Receiver::start().await;
     let mut node = Node::start(&settings()).await?;
     let (key, data_dir) = (node.key()?, node.directory().to_owned());
-    let connect = |node: &Node| Client::new(node.address().context("running")?, &key);
-    let client = connect(&node)?;
+    let connect = async |node: &Node| Client::connect(node.address().context("running")?, &key).await;
+    let client = connect(&node).await?;
     let subscription = client.subscribe(EVENT_TYPE, &receiver.url()).await?;
 
     let mut acknowledged = publish(&client, 0..DELIVERED).await?;
@@ -131,7 +131,7 @@ async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on
     let damaged = files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
 
     node.restart().await?;
-    let client = connect(&node)?;
+    let client = connect(&node).await?;
     assert_damaged(
         client.publish(event(EVENT_TYPE, "another", "key", &serde_json::json!({}))).await,
         &data_dir,
@@ -151,7 +151,7 @@ async fn a_damaged_partition_says_so_until_its_loss_is_accepted_and_then_goes_on
 
     receiver.recover();
     node.restart().await?;
-    let client = connect(&node)?;
+    let client = connect(&node).await?;
     let more = publish(&client, 1000..1003).await?;
     ensure!(more.keys().copied().eq(320..323), "{more:?}");
     acknowledged.extend(more);

@@ -69,8 +69,8 @@ async fn a_full_disk_refuses_events_by_name_and_keeps_all_it_took() -> anyhow::R
     ];
     let mut node = Node::start_on(&disk, &settings).await?;
     let key = node.key()?;
-    let connect = |node: &Node| Client::new(node.address().context("running")?, &key);
-    let client = connect(&node)?;
+    let connect = async |node: &Node| Client::connect(node.address().context("running")?, &key).await;
+    let client = connect(&node).await?;
     let subscription = client.subscribe(EVENT_TYPE, &receiver.url()).await?;
 
     let mut acknowledged = fill(&client).await?;
@@ -86,7 +86,7 @@ async fn a_full_disk_refuses_events_by_name_and_keeps_all_it_took() -> anyhow::R
 
     node.kill()?;
     node.restart().await.context("restart on a full disk")?;
-    let client = connect(&node)?;
+    let client = connect(&node).await?;
     check_stored(&client, &acknowledged).await?;
     let refused = publish(&client, EVENTS_MAX).await;
     assert_full(&refused.expect_err("the disk is still full"));
