@@ -11,9 +11,11 @@ use std::{
 };
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fanfare_environment::Environment;
 use fanfare_log::Store;
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, Stream, Timestamp};
 use fanfare_partition::{AccountFilter, Clock, Partition, PartitionOptions, RecordBatchBuilder, Role};
+use fanfare_raft::Host;
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
 
@@ -57,7 +59,8 @@ async fn open(store: &Store) -> Partition {
         dedup_bytes_max: 64 << 10,
         checkpoint_interval_ms: 5_000,
     };
-    let partition = Partition::open(ID, store.clone(), options, Arc::new(Noon), TaskTracker::new());
+    let host = Host::without_peers(store.clone(), Environment::system());
+    let partition = Partition::open(ID, &host, options, Arc::new(Noon), TaskTracker::new());
     let partition = partition.await.expect("a partition");
     let mut role = partition.role();
     role.wait_for(|role| matches!(role, Role::Leader { .. })).await.expect("it leads");

@@ -8,6 +8,7 @@ use std::{env, path::PathBuf};
 use anyhow::Context;
 use fanfare_catalog::{Catalog, CatalogOptions, ViewStorage};
 use fanfare_environment::Environment;
+use fanfare_raft::Host;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -16,8 +17,8 @@ async fn main() -> anyhow::Result<()> {
     let count: usize = arguments.next().context("how many accounts")?.parse()?;
     let store = fanfare_benches::store(&directory, 0)?;
     let view = ViewStorage::Directory(directory.join("catalog"));
-    let catalog =
-        Catalog::open(store.clone(), view, CatalogOptions::default(), Environment::system()).await?;
+    let host = Host::without_peers(store.clone(), Environment::system());
+    let catalog = Catalog::open(&host, view, CatalogOptions::default()).await?;
     for number in 0..count {
         let account = catalog.create_account(&format!("bench-{number}")).await?;
         println!("{}", catalog.create_key(account.id, "bench").await?.text.expose());

@@ -8,9 +8,9 @@ use std::{
 };
 
 use fanfare_environment::Environment;
-use fanfare_log::{Identity, Payload, RollPolicy, Store};
+use fanfare_log::{Identity, Payload, RollPolicy};
 use fanfare_model::Timestamp;
-use fanfare_raft::{Group, GroupOptions, Member, NoPeers, Proposal, ProposeError, Role};
+use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, Proposal, ProposeError, ReplicaId, Role};
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,10 +24,7 @@ use crate::{
     view_store::{OpenedView, ViewWriter},
 };
 
-const NAME: &str = "catalog";
-const HEARTBEAT_MS: u64 = 150;
-const ELECTION_MIN_MS: u64 = 300;
-const ELECTION_MAX_MS: u64 = 600;
+const GROUP: GroupId = GroupId::Catalog;
 /// A checkpoint is the whole catalog in one piece. The view on disk follows every change at the price of that change,
 /// so checkpoints only have to bound how long a start without a view takes.
 const CHECKPOINT_INTERVAL_MS: u64 = 600_000;
@@ -96,18 +93,14 @@ impl Catalog {
     ///
     /// # Errors
     /// If the log or the group does not open, no leader is there in time, or `storage` cannot be written.
-    pub async fn open(
-        store: Store,
-        storage: ViewStorage,
-        options: CatalogOptions,
-        environment: Environment,
-    ) -> Result<Self, OpenError> {
-        let identity = store.identity();
+    pub async fn open(host: &Host, storage: ViewStorage, options: CatalogOptions) -> Result<Self, OpenError> {
+        let environment = host.environment().clone();
+        let identity = host.store().identity();
         let replica = replica_of(identity);
         let log = {
-            let store = store.clone();
+            let (store, name) = (host.store().clone(), GROUP.to_string());
             let roll = RollPolicy { segment_bytes: SEGMENT_BYTES, age_ms: u64::MAX };
-            let opening = environment.run_blocking(move || store.open_log(NAME, replica, roll));
+            let opening = environment.run_blocking(move || store.open_log(&name, replica.0, roll));
             opening.await.map_err(OpenError::Log)?
         };
         let opened = OpenedView::open(storage, &environment, identity, &log).await?;
@@ -115,7 +108,7 @@ impl Catalog {
         let (machine, watch) = Machine::starting_at(opened.applied());
         let MachineWatch { views, applied, applications } = watch;
 
-        let group = Box::pin(open_group(store, log.clone(), machine, replica, &options)).await?;
+        let group = Box::pin(open_group(host, log.clone(), machine, replica, &options)).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let stored_index = watch::Sender::new(opened.stored_index());
         #[cfg(test)]
@@ -222,25 +215,19 @@ impl Catalog {
 }
 
 async fn open_group(
-    store: Store,
+    host: &Host,
     log: fanfare_log::Log,
     machine: Machine,
-    replica: u64,
+    replica: ReplicaId,
     options: &CatalogOptions,
 ) -> Result<Group<Machine>, OpenError> {
-    let broker = store.identity().node;
+    let node = host.store().identity().node;
     let options = GroupOptions {
-        name: NAME.to_owned(),
-        replica,
-        heartbeat_ms: HEARTBEAT_MS,
-        election_min_ms: ELECTION_MIN_MS,
-        election_max_ms: ELECTION_MAX_MS,
         checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
         snapshot_entries: options.snapshot_entries,
     };
-    let group =
-        Group::open(options, store, log, machine, Arc::new(NoPeers)).await.map_err(OpenError::Group)?;
-    let own = Member { replica, broker, address: String::new() };
+    let group = host.open(GROUP, replica, log, machine, options).await.map_err(OpenError::Group)?;
+    let own = Member { replica, node, address: String::new() };
     group.initialize(vec![own]).await.map_err(|_| OpenError::Failed)?;
     let mut role = group.role();
     // A leader has applied the first entry of its term, so every earlier entry too.
@@ -253,13 +240,13 @@ async fn open_group(
 }
 
 /// A replica is one copy in one data directory: a directory made anew is another replica.
-fn replica_of(identity: Identity) -> u64 {
+fn replica_of(identity: Identity) -> ReplicaId {
     let mut hash = Sha256::new();
-    hash.update(NAME);
+    hash.update(GROUP.to_string());
     hash.update(identity.node.to_be_bytes());
     hash.update(identity.incarnation);
     let hash: [u8; 32] = hash.finalize().into();
-    u64::from_be_bytes(*hash.first_chunk().expect("32 bytes begin with 8"))
+    ReplicaId(u64::from_be_bytes(*hash.first_chunk().expect("32 bytes begin with 8")))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use fanfare_log::{Frame, Log, Position, ReadError};
-use fanfare_raft::{Anchor, RestoreError, Scope, StateMachine};
+use fanfare_raft::{Anchor, ApplyMode, RestoreError, StateMachine};
 use tokio::sync::watch;
 
 use crate::{
@@ -85,13 +85,13 @@ impl StateMachine for Machine {
     /// # Panics
     /// If the entry is no command of this program's format. Passing over it would make this replica differ from those
     /// that understand it.
-    fn apply(&mut self, frame: &Frame, _scope: Scope) -> Reply {
+    fn apply(&mut self, frame: &Frame, _mode: ApplyMode) -> Reply {
         self.apply_frame(frame).unwrap_or_else(|error| {
             panic!("catalog stopped: the command at index {} {error}", frame.header.position.index)
         })
     }
 
-    fn applied(&self, position: Position) {
+    fn publish(&self, position: Position) {
         self.views.send_if_modified(|shown| {
             let newer = shown.revision < self.state.view.revision;
             if newer {

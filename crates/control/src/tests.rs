@@ -29,6 +29,7 @@ use fanfare_proto::v1::{
     sink_service_server::SinkServiceServer, subscription_service_client::SubscriptionServiceClient,
     subscription_service_server::SubscriptionServiceServer,
 };
+use fanfare_raft::Host;
 use fanfare_sinks::{EgressPolicy, Factory, memory::Network};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
@@ -128,11 +129,11 @@ impl Node {
         let store = open_store(fs);
         let environment = Environment::system().with_clock(clock.clone());
         let view = ViewStorage::Directory(dir.path().to_owned());
-        let opened = Catalog::open(store.clone(), view, options, environment);
+        let host = Host::without_peers(store, environment);
+        let opened = Catalog::open(&host, view, options);
         let catalog = timeout(DEADLINE, opened).await.expect("it opens in time").expect("it opens");
-        let events =
-            open_partition(PartitionId::events(0), store.clone(), clock.clone(), tasks.clone()).await;
-        let letters = open_partition(PartitionId::dead_letters(0), store, clock.clone(), tasks.clone()).await;
+        let events = open_partition(PartitionId::events(0), &host, clock.clone(), tasks.clone()).await;
+        let letters = open_partition(PartitionId::dead_letters(0), &host, clock.clone(), tasks.clone()).await;
         let network = Network::default();
         let sinks = Factory::in_memory(EgressPolicy::default(), Environment::system(), network.clone());
         let parts = DeliveryParts {
@@ -226,7 +227,7 @@ fn open_store(fs: MemoryFileSystem) -> Store {
 
 async fn open_partition(
     id: PartitionId,
-    store: Store,
+    host: &Host,
     clock: Arc<TestClock>,
     tasks: TaskTracker,
 ) -> Partition {
@@ -240,7 +241,7 @@ async fn open_partition(
         dedup_bytes_max: 1 << 20,
         checkpoint_interval_ms: 1000,
     };
-    let partition = Partition::open(id, store, options, clock, tasks).await.unwrap();
+    let partition = Partition::open(id, host, options, clock, tasks).await.unwrap();
     let mut role = partition.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
@@ -251,9 +252,10 @@ async fn open_partition(
 async fn damaged(partitions: &[PartitionId]) -> MemoryFileSystem {
     let fs = MemoryFileSystem::default();
     let (store, tasks) = (open_store(fs.clone()), TaskTracker::new());
+    let host = Host::without_peers(store.clone(), Environment::system());
     for id in partitions {
         let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_000)));
-        let partition = open_partition(*id, store.clone(), clock, tasks.clone()).await;
+        let partition = open_partition(*id, &host, clock, tasks.clone()).await;
         let mut batch = RecordBatchBuilder::new(AccountId::from_bytes([1; 16]), 1);
         batch.push(&[7; 20_000], EventIdHash(1), KeyHash(1));
         let receipt = partition.append(batch.finish()).unwrap();

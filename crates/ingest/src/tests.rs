@@ -25,6 +25,7 @@ use fanfare_proto::{
     },
     v1::{publisher_service_client::PublisherServiceClient, reader_service_client::ReaderServiceClient},
 };
+use fanfare_raft::Host;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -117,10 +118,11 @@ impl Node {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let fs = MemoryFileSystem::default();
         let store = open_store(fs.clone());
-        let catalog = open_catalog(store.clone(), dir.path(), clock.clone()).await;
+        let host = Host::without_peers(store.clone(), Environment::system().with_clock(clock.clone()));
+        let catalog = open_catalog(&host, dir.path()).await;
         let mut events = Vec::new();
         for index in 0..PARTITIONS_HERE {
-            events.push(open_partition(index, store.clone(), clock.clone(), tasks.clone()).await);
+            events.push(open_partition(index, &host, clock.clone(), tasks.clone()).await);
         }
         let ingest = Ingest::new(catalog.clone(), events.clone(), limits, tasks.clone(), stop.clone());
         let reader = ReaderEdge::new(catalog.clone(), events, READ_LIMITS, tasks.clone(), stop.clone());
@@ -179,18 +181,13 @@ fn open_store(fs: MemoryFileSystem) -> Store {
     Store::open(Arc::new(fs), Path::new("/data"), options, fatal).unwrap()
 }
 
-async fn open_catalog(store: Store, dir: &Path, clock: Arc<TestClock>) -> Catalog {
+async fn open_catalog(host: &Host, dir: &Path) -> Catalog {
     let options = CatalogOptions { partitions: PARTITIONS_KNOWN, ..CatalogOptions::default() };
-    let opened = Catalog::open(
-        store,
-        ViewStorage::Directory(dir.to_owned()),
-        options,
-        Environment::system().with_clock(clock),
-    );
+    let opened = Catalog::open(host, ViewStorage::Directory(dir.to_owned()), options);
     timeout(DEADLINE, opened).await.expect("it opens in time").expect("it opens")
 }
 
-async fn open_partition(index: u16, store: Store, clock: Arc<TestClock>, tasks: TaskTracker) -> Partition {
+async fn open_partition(index: u16, host: &Host, clock: Arc<TestClock>, tasks: TaskTracker) -> Partition {
     let options = PartitionOptions {
         retention_ms: 3_600_000,
         retention_bytes: 1 << 30,
@@ -201,7 +198,7 @@ async fn open_partition(index: u16, store: Store, clock: Arc<TestClock>, tasks: 
         dedup_bytes_max: 1 << 20,
         checkpoint_interval_ms: 1000,
     };
-    let partition = Partition::open(PartitionId::events(index), store, options, clock, tasks).await.unwrap();
+    let partition = Partition::open(PartitionId::events(index), host, options, clock, tasks).await.unwrap();
     let mut role = partition.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");

@@ -8,9 +8,9 @@ use std::{ops::Range, path::PathBuf};
 
 use fanfare_log::Store;
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId};
-use fanfare_raft::Salvage;
+use fanfare_raft::{GroupId, Repair};
 
-use crate::{OpenError, RecordHeader, dedup::Limits, partition::open::log_name, state::PartitionState};
+use crate::{OpenError, RecordHeader, dedup::Limits, state::PartitionState};
 
 /// Kind of the frames that stand for lost ones.
 pub(crate) const KIND: u8 = 3;
@@ -59,8 +59,8 @@ impl DamageReport {
         self.ranges.is_empty() && self.state_loss.is_none() && !self.unfinished
     }
 
-    fn new(losses: fanfare_raft::Losses) -> Self {
-        let fanfare_raft::Losses { log, state } = losses;
+    fn new(damage: fanfare_raft::GroupDamage) -> Self {
+        let fanfare_raft::GroupDamage { log, state } = damage;
         let range = |range: fanfare_log::DamagedRange| DamagedRange {
             path: range.path,
             byte: range.byte,
@@ -83,8 +83,7 @@ impl DamageReport {
 /// # Errors
 /// If there is no such partition, or its files cannot be read at all.
 pub fn survey_damage(store: &Store, id: PartitionId) -> Result<DamageReport, OpenError> {
-    let group = log_name(id);
-    let survey = Salvage { store, group: &group }.survey();
+    let survey = Repair { store, group: GroupId::Partition(id) }.inspect();
     survey.map(DamageReport::new).map_err(|source| OpenError::Group { partition: id, source })
 }
 
@@ -94,10 +93,9 @@ pub fn survey_damage(store: &Store, id: PartitionId) -> Result<DamageReport, Ope
 /// # Errors
 /// If a file cannot be read or written.
 pub fn accept_loss(store: &Store, id: PartitionId) -> Result<DamageReport, OpenError> {
-    let group = log_name(id);
     // What is derived from the log is rebuilt at the next start, whatever the limits are then.
-    let anew =
+    let empty_state =
         |anchor| PartitionState::beginning_at(anchor, Limits { window_ms: 0, bytes_max: 0 }).checkpoint();
-    let accepted = Salvage { store, group: &group }.accept(KIND, anew);
+    let accepted = Repair { store, group: GroupId::Partition(id) }.accept_loss(KIND, empty_state);
     accepted.map(DamageReport::new).map_err(|source| OpenError::Group { partition: id, source })
 }

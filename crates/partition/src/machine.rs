@@ -3,7 +3,7 @@
 
 use fanfare_log::{Frame, Log, Position};
 use fanfare_model::{Offset, Timestamp};
-use fanfare_raft::{Anchor, RestoreError, Scope, StateMachine};
+use fanfare_raft::{Anchor, ApplyMode, RestoreError, StateMachine};
 use tokio::sync::watch;
 
 use crate::{
@@ -30,7 +30,7 @@ impl Machine {
         self.positions.subscribe()
     }
 
-    fn publish(&self) {
+    fn publish_positions(&self) {
         let positions = self.state.positions();
         self.positions.send_if_modified(|current| {
             let changed = *current != positions;
@@ -57,12 +57,12 @@ impl Machine {
 impl StateMachine for Machine {
     type Reply = Reply;
 
-    fn apply(&mut self, frame: &Frame, scope: Scope) -> Reply {
-        self.state.apply(frame, scope)
+    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Reply {
+        self.state.apply(frame, mode)
     }
 
-    fn applied(&self, _upto: Position) {
-        self.publish();
+    fn publish(&self, _applied: Position) {
+        self.publish_positions();
     }
 
     fn checkpoint(&self) -> Vec<u8> {
@@ -78,7 +78,7 @@ impl StateMachine for Machine {
                 }
             })
         })?;
-        self.publish();
+        self.publish_positions();
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl StateMachine for Machine {
                 next += frames.len() as u64;
             }
         }
-        self.publish();
+        self.publish_positions();
         Ok(())
     }
 }

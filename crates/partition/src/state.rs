@@ -15,7 +15,7 @@ use std::{
 
 use fanfare_log::{Frame, FrameHeader, Position};
 use fanfare_model::{Offset, SubscriptionId, Timestamp};
-use fanfare_raft::{Anchor, Scope};
+use fanfare_raft::{Anchor, ApplyMode};
 
 use self::accounting::{Attached, FILTER_BYTES_MAX};
 use crate::{
@@ -101,7 +101,7 @@ impl PartitionState {
 
     /// # Panics
     /// If the frame is not what this version writes. It passed the log's checksums, so no repetition can help.
-    pub(crate) fn apply(&mut self, frame: &Frame, scope: Scope) -> Reply {
+    pub(crate) fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Reply {
         let header = &frame.header;
         self.observe(frame);
         if matches!(header.kind, entry::KIND | loss::KIND) {
@@ -117,9 +117,9 @@ impl PartitionState {
         let command = Command::decode(&payload).unwrap_or_else(|error| {
             panic!("command at index {} is not readable: {error}", header.position.index)
         });
-        match scope {
-            Scope::Full => self.execute(command, header),
-            Scope::DerivedOnly => Reply::Replayed,
+        match mode {
+            ApplyMode::Live => self.execute(command, header),
+            ApplyMode::Replay => Reply::Replayed,
         }
     }
 

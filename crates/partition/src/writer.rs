@@ -390,7 +390,9 @@ impl Writer {
     fn not_proposed(&self, error: &ProposeError) -> AppendError {
         let partition = self.parts.id;
         match error {
-            ProposeError::NotLeader { leader } => AppendError::NotLeader { partition, leader: *leader },
+            ProposeError::NotLeader { leader } => {
+                AppendError::NotLeader { partition, leader: leader.map(|leader| leader.0) }
+            }
             ProposeError::TermEnded => AppendError::NotLeader { partition, leader: None },
             ProposeError::Unknown => AppendError::Unknown { partition },
             ProposeError::Stopped => AppendError::Stopped { partition },
@@ -412,7 +414,7 @@ impl Writer {
 pub(crate) fn role_error(partition: PartitionId, role: Role) -> AppendError {
     match role {
         Role::Failed => AppendError::Stopped { partition },
-        Role::Follower { leader } => AppendError::NotLeader { partition, leader: Some(leader) },
+        Role::Follower { leader } => AppendError::NotLeader { partition, leader: Some(leader.0) },
         Role::Unknown | Role::Leader { .. } => AppendError::NotLeader { partition, leader: None },
     }
 }

@@ -18,9 +18,9 @@ use tokio::sync::watch;
 
 use crate::checkpoint::{Checkpoint, Checkpoints, effective_at};
 use crate::entry::{
-    Entry, LeaderId, LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, Types, position_of,
+    AppliedEntry, Entry, LeaderId, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, position_of,
 };
-use crate::machine::{Anchor, Machine, Scope, Step};
+use crate::machine::{Anchor, ApplyMode, Machine, Step};
 
 /// The machine's write lock is taken once for at most this many entries: readers wait that long.
 const RUN_ENTRIES_MAX: usize = 64;
@@ -31,7 +31,7 @@ pub(crate) struct Progress {
     pub(crate) applied: Option<LogId>,
     pub(crate) next_offset: u64,
     /// Entries from this index on change all of the machine, those below only what is derived from the log.
-    pub(crate) full_from: u64,
+    pub(crate) live_from: u64,
     /// In log order, from the one in effect at the last checkpoint's base.
     pub(crate) memberships: Vec<StoredMembership>,
 }
@@ -42,18 +42,18 @@ impl Progress {
         Self {
             applied: Some(checkpoint.applied),
             next_offset: checkpoint.next_offset,
-            full_from: checkpoint.full_from,
+            live_from: checkpoint.live_from,
             memberships: checkpoint.memberships.clone(),
         }
     }
 
-    fn note(&mut self, entry: &Entry) -> Scope {
+    fn note(&mut self, entry: &Entry) -> ApplyMode {
         let log_id = entry.log_id();
         if let Some(membership) = entry.get_membership() {
             self.memberships.push(StoredMembership::new(Some(log_id), membership));
         }
         self.applied = Some(log_id);
-        if log_id.index >= self.full_from { Scope::Full } else { Scope::DerivedOnly }
+        if log_id.index >= self.live_from { ApplyMode::Live } else { ApplyMode::Replay }
     }
 
     fn membership(&self) -> StoredMembership {
@@ -79,9 +79,9 @@ impl Applier {
         let mut steps = Vec::with_capacity(run.len());
         let mut responders: Vec<Option<ApplyResponder<Types>>> = Vec::with_capacity(run.len());
         for (entry, responder) in run {
-            let scope = progress.note(&entry);
+            let mode = progress.note(&entry);
             let step =
-                Step { frame: entry.into_frame(), scope, wants_reply: responder.is_some(), reply: None };
+                Step { frame: entry.into_frame(), mode, wants_reply: responder.is_some(), reply: None };
             steps.push(step);
             responders.push(responder);
         }
@@ -91,7 +91,7 @@ impl Applier {
             for (step, responder) in steps.iter_mut().zip(responders.iter_mut()) {
                 if let Some(responder) = responder.take() {
                     let base_offset = step.frame.header.base_offset;
-                    responder.send(Outcome { base_offset, reply: step.reply.take() });
+                    responder.send(AppliedEntry { base_offset, reply: step.reply.take() });
                 }
             }
         });
@@ -111,7 +111,7 @@ impl Applier {
         let mut checkpoint = Checkpoint {
             applied,
             next_offset: progress.next_offset,
-            full_from: progress.full_from.max(applied.index + 1),
+            live_from: progress.live_from.max(applied.index + 1),
             memberships: Vec::new(),
             anchor,
             installed: false,

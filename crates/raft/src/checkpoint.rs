@@ -8,12 +8,16 @@
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
+use fanfare_environment::Environment;
 use fanfare_log::{Fatal, Log, OpenError, Position, Store};
 use parking_lot::Mutex;
 
-use crate::codec::{self, Malformed};
-use crate::entry::{LogId, Snapshot, SnapshotMeta, StoredMembership, log_id_of, position_of};
-use crate::machine::Anchor;
+use crate::{
+    codec::{self, Malformed},
+    entry::{LogId, Snapshot, SnapshotMeta, StoredMembership, log_id_of, position_of},
+    id::GroupId,
+    machine::Anchor,
+};
 
 pub(crate) const CHECKPOINT_VERSION: u8 = 1;
 
@@ -26,7 +30,7 @@ pub(crate) struct Checkpoint {
     pub(crate) next_offset: u64,
     /// The first index that the accumulated state does not contain; above `applied` only after an installed
     /// snapshot.
-    pub(crate) full_from: u64,
+    pub(crate) live_from: u64,
     /// Memberships in log order: the one in effect at the base first, the one in effect at `applied` last.
     pub(crate) memberships: Vec<StoredMembership>,
     pub(crate) anchor: Option<Anchor>,
@@ -67,7 +71,7 @@ impl Checkpoint {
         Ok(Self {
             applied: base,
             next_offset: own.next_offset,
-            full_from: self.full_from.max(self.applied.index + 1),
+            live_from: self.live_from.max(self.applied.index + 1),
             memberships: vec![membership],
             installed: true,
             ..self
@@ -78,7 +82,7 @@ impl Checkpoint {
         let mut out = vec![CHECKPOINT_VERSION, u8::from(self.installed)];
         codec::put_log_id(&mut out, &self.applied);
         out.put_u64_le(self.next_offset);
-        out.put_u64_le(self.full_from);
+        out.put_u64_le(self.live_from);
         let anchor = self.anchor.map(|anchor| log_id_of(anchor.position));
         codec::put_log_id_option(&mut out, anchor.as_ref());
         out.put_u64_le(self.anchor.map_or(0, |anchor| anchor.next_offset));
@@ -93,14 +97,14 @@ impl Checkpoint {
         let installed = codec::take_bool(&mut from)?;
         let applied = codec::take_log_id(&mut from)?;
         let next_offset = codec::take_u64(&mut from)?;
-        let full_from = codec::take_u64(&mut from)?;
+        let live_from = codec::take_u64(&mut from)?;
         let position = codec::take_log_id_option(&mut from)?.map(position_of);
         let anchor_offset = codec::take_u64(&mut from)?;
         let anchor = position.map(|position| Anchor { position, next_offset: anchor_offset });
         let memberships = (0..codec::take_u32(&mut from)?).map(|_| codec::take_stored_membership(&mut from));
         let memberships = memberships.collect::<Result<Vec<_>, _>>()?;
         let machine = from.copy_to_bytes(from.remaining());
-        Ok(Self { applied, next_offset, full_from, memberships, anchor, installed, machine })
+        Ok(Self { applied, next_offset, live_from, memberships, anchor, installed, machine })
     }
 }
 
@@ -112,6 +116,7 @@ pub(crate) fn effective_at(memberships: &[StoredMembership], index: u64) -> Opti
 /// Keeps the checkpoint file of one replica, and the newest durable checkpoint in memory.
 pub(crate) struct Checkpoints {
     store: Store,
+    environment: Environment,
     file: String,
     latest: Mutex<Option<Arc<Checkpoint>>>,
     /// Held from taking a machine's state to having saved it, so that an older state never replaces a newer
@@ -119,35 +124,46 @@ pub(crate) struct Checkpoints {
     pub(crate) saving: tokio::sync::Mutex<()>,
 }
 
-/// What the checkpoint file holds.
-pub(crate) enum Found {
-    Nothing,
+/// Content of the checkpoint file.
+pub(crate) enum StoredCheckpoint {
+    Missing,
     Damaged(String),
-    Checkpoint(Checkpoint),
+    Intact(Checkpoint),
+}
+
+/// Name of the file that holds a group's checkpoint.
+pub(crate) fn file_name(group: GroupId) -> String {
+    format!("checkpoint-{group}")
+}
+
+/// Reads a checkpoint file. Blocking.
+pub(crate) fn load(store: &Store, file: &str) -> Result<StoredCheckpoint, OpenError> {
+    match store.load_file(file) {
+        Ok(None) => Ok(StoredCheckpoint::Missing),
+        Ok(Some((version, bytes))) if version == u32::from(CHECKPOINT_VERSION) => {
+            Ok(Checkpoint::decode(bytes.into())
+                .map_or_else(|e| StoredCheckpoint::Damaged(e.to_string()), StoredCheckpoint::Intact))
+        }
+        Ok(Some((version, _))) => Err(OpenError::Newer { path: file.to_owned(), version }),
+        Err(corrupt @ OpenError::Corrupt { .. }) => Ok(StoredCheckpoint::Damaged(corrupt.to_string())),
+        Err(other) => Err(other),
+    }
 }
 
 impl Checkpoints {
-    pub(crate) fn new(store: Store, group: &str) -> Self {
-        let file = format!("checkpoint-{group}");
-        Self { store, file, latest: Mutex::default(), saving: tokio::sync::Mutex::default() }
+    pub(crate) fn new(store: Store, group: GroupId, environment: Environment) -> Self {
+        let file = file_name(group);
+        Self { store, environment, file, latest: Mutex::default(), saving: tokio::sync::Mutex::default() }
     }
 
     pub(crate) fn file(&self) -> &str {
         &self.file
     }
 
-    /// Reads the file. Blocking.
-    pub(crate) fn load(&self) -> Result<Found, OpenError> {
-        match self.store.load_file(&self.file) {
-            Ok(None) => Ok(Found::Nothing),
-            Ok(Some((version, bytes))) if version == u32::from(CHECKPOINT_VERSION) => {
-                Ok(Checkpoint::decode(bytes.into())
-                    .map_or_else(|e| Found::Damaged(e.to_string()), Found::Checkpoint))
-            }
-            Ok(Some((version, _))) => Err(OpenError::Newer { path: self.file.clone(), version }),
-            Err(corrupt @ OpenError::Corrupt { .. }) => Ok(Found::Damaged(corrupt.to_string())),
-            Err(other) => Err(other),
-        }
+    /// Reads the file.
+    pub(crate) async fn load(&self) -> Result<StoredCheckpoint, OpenError> {
+        let (store, file) = (self.store.clone(), self.file.clone());
+        self.environment.run_blocking(move || load(&store, &file)).await
     }
 
     pub(crate) fn latest(&self) -> Option<Arc<Checkpoint>> {
@@ -162,10 +178,10 @@ impl Checkpoints {
     /// Makes a checkpoint durable and the newest. The caller holds `saving`.
     pub(crate) async fn save(&self, checkpoint: Checkpoint) -> Result<(), Fatal> {
         let (store, file) = (self.store.clone(), self.file.clone());
-        let saved = tokio::task::spawn_blocking(move || {
+        let saved = self.environment.run_blocking(move || {
             store.save_file(&file, u32::from(CHECKPOINT_VERSION), &checkpoint.encode()).map(|()| checkpoint)
         });
-        self.adopt(saved.await.expect("saving a file does not panic")?);
+        self.adopt(saved.await?);
         Ok(())
     }
 }

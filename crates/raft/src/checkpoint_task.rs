@@ -1,17 +1,18 @@
 //! Writes checkpoints in the background, and has openraft snapshot and purge once a durable one has a new
 //! base.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use fanfare_log::Fatal;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Adapter, Applier};
-use crate::checkpoint::is_flushed;
-use crate::entry::{Types, position_of};
-use crate::group::GroupOptions;
+use crate::{
+    apply::{Adapter, Applier},
+    checkpoint::is_flushed,
+    entry::{Types, position_of},
+    group::GroupOptions,
+};
 
 /// How often, and how many times, to look whether the log has flushed what was applied. A follower can apply
 /// entries that a majority of others has flushed before its own disk has.
@@ -30,7 +31,7 @@ pub(crate) struct CheckpointTask {
 
 impl CheckpointTask {
     pub(crate) fn new(
-        options: &GroupOptions,
+        options: GroupOptions,
         applier: Arc<Applier>,
         raft: openraft::Raft<Types, Adapter>,
         stop: CancellationToken,
@@ -42,7 +43,7 @@ impl CheckpointTask {
 
     pub(crate) async fn run(mut self) {
         if let Some(base) = self.due_base() {
-            // The start took this snapshot for given, so openraft will not purge for building it again.
+            // openraft counts the checkpoint of a start as a snapshot taken before, so it purges only when told to.
             self.snapshot_index = base;
             drop(self.raft.trigger().purge_log(base).await);
         }
@@ -53,7 +54,7 @@ impl CheckpointTask {
                 () = time::sleep(self.interval) => (),
             }
             if let Err(error) = save(&self.applier).await {
-                tracing::error!(%error, "checkpoint failed, stopping the group");
+                tracing::error!(%error, "failed to save a checkpoint; the group stops");
                 drop(self.raft.shutdown().await);
                 return;
             }

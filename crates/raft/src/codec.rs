@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Buf, BufMut, Bytes};
 
-use crate::entry::{Broker, LeaderId, LogId, Membership, StoredMembership, Vote};
+use crate::entry::{LeaderId, LogId, Membership, NodeAddress, StoredMembership, Vote};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
@@ -98,7 +98,7 @@ fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
     put_count(out, membership.nodes().count());
     for (id, node) in membership.nodes() {
         out.put_u64_le(*id);
-        out.put_u64_le(node.broker);
+        out.put_u64_le(node.node);
         put_count(out, node.address.len());
         out.put_slice(node.address.as_bytes());
     }
@@ -112,11 +112,11 @@ fn take_membership(from: &mut impl Buf) -> Result<Membership, Malformed> {
     }
     let mut nodes = BTreeMap::new();
     for _ in 0..take_u16(from)? {
-        let (id, broker) = (take_u64(from)?, take_u64(from)?);
+        let (id, node) = (take_u64(from)?, take_u64(from)?);
         let length = usize::from(take_u16(from)?);
         let address =
             String::from_utf8(take_bytes(from, length)?.into()).map_err(|_| Malformed("address"))?;
-        nodes.insert(id, Broker { broker, address });
+        nodes.insert(id, NodeAddress { node, address });
     }
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());

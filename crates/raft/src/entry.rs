@@ -17,19 +17,19 @@ use crate::machine::{AnyReply, KIND_BLANK, KIND_MEMBERSHIP, Proposal};
 pub(crate) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
 pub(crate) type LogId = openraft::LogId<LeaderId>;
 pub(crate) type Vote = openraft::Vote<LeaderId>;
-pub(crate) type Membership = openraft::Membership<u64, Broker>;
-pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, Broker>;
-pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, Broker>;
-pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, Broker, bytes::Bytes>;
+pub(crate) type Membership = openraft::Membership<u64, NodeAddress>;
+pub(crate) type StoredMembership = openraft::StoredMembership<LeaderId, u64, NodeAddress>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<LeaderId, u64, NodeAddress>;
+pub(crate) type Snapshot = openraft::Snapshot<LeaderId, u64, NodeAddress, bytes::Bytes>;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Types;
 
 impl RaftTypeConfig for Types {
     type D = Application;
-    type R = Outcome;
+    type R = AppliedEntry;
     type NodeId = u64;
-    type Node = Broker;
+    type Node = NodeAddress;
     type Term = u64;
     type LeaderId = LeaderId;
     type Vote = Vote;
@@ -37,7 +37,7 @@ impl RaftTypeConfig for Types {
     type Entry = Entry;
     type AsyncRuntime = openraft::impls::TokioRuntime;
     type Responder<T>
-        = Completion<T>
+        = ProposalResponder<T>
     where
         T: OptionalSend + 'static;
     type Batch<T>
@@ -47,10 +47,10 @@ impl RaftTypeConfig for Types {
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
 
-/// Where a replica lives.
+/// Node and address of a replica.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Broker {
-    pub(crate) broker: u64,
+pub(crate) struct NodeAddress {
+    pub(crate) node: u64,
     pub(crate) address: String,
 }
 
@@ -64,28 +64,28 @@ impl fmt::Display for Application {
     }
 }
 
-/// What applying an entry gave: the offset it starts at, and the machine's reply if somebody waits for it.
-pub(crate) struct Outcome {
+/// Result of applying an entry: its base offset, and the machine's reply if a proposer waits for it.
+pub(crate) struct AppliedEntry {
     pub(crate) base_offset: u64,
     pub(crate) reply: Option<AnyReply>,
 }
 
-impl fmt::Debug for Outcome {
+impl fmt::Debug for AppliedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outcome").field("base_offset", &self.base_offset).finish_non_exhaustive()
+        f.debug_struct("AppliedEntry").field("base_offset", &self.base_offset).finish_non_exhaustive()
     }
 }
 
-/// Answers one proposal and gives its place in the window of proposals under way back.
-pub(crate) struct Completion<T> {
-    pub(crate) answer: oneshot::Sender<T>,
-    pub(crate) _place: OwnedSemaphorePermit,
+/// Answers one proposal and returns its permit.
+pub(crate) struct ProposalResponder<T> {
+    pub(crate) sender: oneshot::Sender<T>,
+    pub(crate) _permit: OwnedSemaphorePermit,
 }
 
-impl<T: OptionalSend + 'static> Responder<Types, T> for Completion<T> {
+impl<T: OptionalSend + 'static> Responder<Types, T> for ProposalResponder<T> {
     fn on_complete(self, result: T) {
         // A proposer that went away has no use for the answer.
-        drop(self.answer.send(result));
+        drop(self.sender.send(result));
     }
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for EntryPayload {
 impl RaftPayload for EntryPayload {
     type D = Application;
     type NodeId = u64;
-    type Node = Broker;
+    type Node = NodeAddress;
 
     fn blank() -> Self {
         Self::Blank

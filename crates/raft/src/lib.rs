@@ -1,4 +1,6 @@
-//! One replicated group over one log: the only crate that names openraft.
+//! Replicated groups, each over one log: the only crate that names openraft.
+//!
+//! A [`Host`] opens the groups of a node.
 //!
 //! The group's log *is* the data: payloads are written once, by `fanfare-log`, and a [`StateMachine`] keeps
 //! positions and counters. A snapshot is *anchored*: it stands at the last trimmed entry, not at the applied
@@ -13,9 +15,13 @@
 //!
 //! Invariant: what is persisted as applied never exceeds what the local log has flushed.
 
+mod error;
 mod group;
+mod host;
+mod id;
 mod machine;
 mod peer;
+mod proposal;
 mod role;
 
 mod apply;
@@ -26,16 +32,21 @@ mod entry;
 mod log_storage;
 mod network;
 mod recovery;
+mod repair;
+mod replica;
 mod rpc;
-mod salvage;
 
 pub mod memory;
 
-pub use group::{Applied, Group, GroupOptions, Member, MembershipError, OpenError, Pending, ProposeError};
-pub use machine::{Anchor, Proposal, RestoreError, Scope, StateMachine};
-pub use peer::{Inbox, Lane, Message, NoPeers, PeerError, PeerTransport};
+pub use error::{MembershipError, OpenError, ProposeError};
+pub use group::{Group, GroupOptions, Member};
+pub use host::{Host, HostOptions, Timing};
+pub use id::{GroupId, ReplicaId};
+pub use machine::{Anchor, ApplyMode, Proposal, RestoreError, StateMachine};
+pub use peer::{Inbox, Message, NoPeers, PeerError, PeerTransport, TrafficClass};
+pub use proposal::{Applied, PendingProposal};
+pub use repair::{GroupDamage, Repair};
 pub use role::Role;
-pub use salvage::{Losses, Salvage};
 
 #[cfg(test)]
 mod tests;

@@ -3,21 +3,28 @@
 //! `committed` is not saved: a leader's first act is a blank entry whose commit commits everything below it,
 //! and the checkpoint bounds what is applied again after a start.
 
-use std::fmt::Debug;
-use std::io;
-use std::ops::{Bound, RangeBounds};
-use std::sync::{Arc, OnceLock};
+use std::{
+    fmt::Debug,
+    io,
+    ops::{Bound, RangeBounds},
+    sync::{Arc, OnceLock},
+};
 
+use fanfare_environment::Environment;
 use fanfare_log::{Done, Fatal, Frame, Log, ReadError};
 use futures_util::{Stream, TryStreamExt, stream};
-use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{
+    LogState, OptionalSend, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::codec;
-use crate::entry::{Entry, LogId, Types, Vote, log_id_of, position_of};
-use crate::machine::Anchor;
+use crate::{
+    codec,
+    entry::{Entry, LogId, Types, Vote, log_id_of, position_of},
+    machine::Anchor,
+};
 
 /// One message to a follower carries at most this much payload, or one entry.
 const REPLICATION_BYTES_MAX: u64 = 2 << 20;
@@ -28,15 +35,15 @@ const APPLY_BYTES_MAX: u64 = 4 << 20;
 #[derive(Clone)]
 pub(crate) struct LogStorage {
     log: Log,
-    /// Where an installed snapshot made the log start; the purge that follows the install takes the offset
-    /// from it.
+    environment: Environment,
+    /// New start of the log after an installed snapshot; the purge that follows the install takes the offset from it.
     installed: Arc<Mutex<Option<Anchor>>>,
     damage: Arc<OnceLock<String>>,
 }
 
 impl LogStorage {
-    pub(crate) fn new(log: Log, installed: Arc<Mutex<Option<Anchor>>>) -> Self {
-        Self { log, installed, damage: Arc::default() }
+    pub(crate) fn new(log: Log, installed: Arc<Mutex<Option<Anchor>>>, environment: Environment) -> Self {
+        Self { log, environment, installed, damage: Arc::default() }
     }
 
     /// The first corruption that a read met, with its file and place: openraft's errors do not keep it apart from
@@ -50,8 +57,7 @@ impl LogStorage {
             return Ok(frames);
         }
         let log = self.log.clone();
-        let read = tokio::task::spawn_blocking(move || log.read(from, end, bytes_max));
-        let frames = read.await.map_err(io::Error::other)?;
+        let frames = self.environment.run_blocking(move || log.read(from, end, bytes_max)).await;
         if let Err(error @ ReadError::Corrupt { .. }) = &frames {
             self.damage.get_or_init(|| error.to_string());
         }

@@ -20,12 +20,14 @@ pub struct Proposal {
     pub payload: Payload,
 }
 
-/// Which of a machine's state an applied entry may change: everything, or only what is derived from the log
-/// (the entry is at or below the state index of an installed snapshot or checkpoint).
+/// Part of a machine's state that an applied entry may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    Full,
-    DerivedOnly,
+pub enum ApplyMode {
+    /// Everything.
+    Live,
+    /// Only state that is derived from the retained log: the entry is at or below the state index of an installed
+    /// snapshot or checkpoint, whose accumulated state contains its effect.
+    Replay,
 }
 
 /// A log position that a snapshot is anchored at, and the offset that follows it.
@@ -43,11 +45,11 @@ pub struct RestoreError(pub &'static str);
 pub trait StateMachine: Send + Sync + 'static {
     type Reply: Send + Sync + 'static;
     /// Called for every entry of kind 1..=254, in order.
-    fn apply(&mut self, frame: &Frame, scope: Scope) -> Self::Reply;
+    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Self::Reply;
     /// Called once after each run of applied entries (also blanks) and after an installed snapshot, outside the write
     /// lock: publish positions to watchers here. The proposers of the run have been answered by then, so who is
     /// answered finds the entry in the machine, but maybe not yet in what is published.
-    fn applied(&self, upto: Position);
+    fn publish(&self, applied: Position);
     /// The whole accumulated state, versioned and self-contained.
     fn checkpoint(&self) -> Vec<u8>;
     /// Replaces all state, derived state included, by that of a checkpoint.
@@ -67,7 +69,7 @@ pub(crate) type AnyReply = Box<dyn Any + Send + Sync>;
 /// One entry of a run handed to the machine.
 pub(crate) struct Step {
     pub(crate) frame: Frame,
-    pub(crate) scope: Scope,
+    pub(crate) mode: ApplyMode,
     pub(crate) wants_reply: bool,
     pub(crate) reply: Option<AnyReply>,
 }
@@ -75,26 +77,26 @@ pub(crate) struct Step {
 /// A [`StateMachine`] whose type is forgotten.
 pub(crate) trait Machine: Send + Sync + 'static {
     /// Applies a run under one write lock, then calls `settle` and the machine's `applied` outside it.
-    fn apply_run(&self, run: &mut [Step], upto: Position, settle: &mut dyn FnMut(&mut [Step]));
+    fn apply_run(&self, run: &mut [Step], applied: Position, settle: &mut dyn FnMut(&mut [Step]));
     /// State and anchor of the same moment.
     fn capture(&self) -> (Vec<u8>, Option<Anchor>);
     fn restore(&self, bytes: &[u8]) -> Result<(), RestoreError>;
     fn recover(&self, log: &Log, upto: Position) -> Result<(), ReadError>;
-    fn publish(&self, upto: Position);
+    fn publish(&self, applied: Position);
 }
 
 impl<S: StateMachine> Machine for RwLock<S> {
-    fn apply_run(&self, run: &mut [Step], upto: Position, settle: &mut dyn FnMut(&mut [Step])) {
+    fn apply_run(&self, run: &mut [Step], applied: Position, settle: &mut dyn FnMut(&mut [Step])) {
         let mut machine = self.write();
         for step in run.iter_mut().filter(|step| is_application(step.frame.header.kind)) {
-            let reply = machine.apply(&step.frame, step.scope);
+            let reply = machine.apply(&step.frame, step.mode);
             if step.wants_reply {
                 step.reply = Some(Box::new(reply));
             }
         }
         let machine = RwLockWriteGuard::downgrade(machine);
         settle(run);
-        machine.applied(upto);
+        machine.publish(applied);
     }
 
     fn capture(&self) -> (Vec<u8>, Option<Anchor>) {
@@ -110,8 +112,8 @@ impl<S: StateMachine> Machine for RwLock<S> {
         self.write().recover(log, upto)
     }
 
-    fn publish(&self, upto: Position) {
-        self.read().applied(upto);
+    fn publish(&self, applied: Position) {
+        self.read().publish(applied);
     }
 }
 

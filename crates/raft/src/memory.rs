@@ -1,17 +1,20 @@
-//! A transport between replicas of one process, with links that can be cut. For tests of what is built on
-//! groups.
+//! A transport between hosts of one process, with links that can be cut. For tests of code above groups.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
-use crate::peer::{Inbox, Message, PeerError, PeerTransport};
-use crate::rpc;
+use crate::{
+    peer::{Inbox, Message, PeerError, PeerTransport},
+    rpc,
+};
 
-/// Connects the replicas that joined it. Cheap to clone.
+/// Connects the nodes that joined it. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct MemoryNetwork {
     shared: Arc<Mutex<Shared>>,
@@ -19,27 +22,29 @@ pub struct MemoryNetwork {
 
 #[derive(Default)]
 struct Shared {
-    inboxes: BTreeMap<(String, u64), Inbox>,
+    inboxes: BTreeMap<u64, Inbox>,
+    /// (from, to).
     cut: BTreeSet<(u64, u64)>,
 }
 
 impl MemoryNetwork {
-    /// The transport of one replica, to open its group with.
-    pub fn transport(&self, replica: u64) -> Arc<dyn PeerTransport> {
-        Arc::new(Endpoint { network: self.clone(), replica })
+    /// The transport of one node, for its host.
+    #[must_use]
+    pub fn transport(&self, node: u64) -> Arc<dyn PeerTransport> {
+        Arc::new(NodeTransport { network: self.clone(), node })
     }
 
-    /// Makes a replica reachable, or replaces it after a restart.
-    pub fn join(&self, group: &str, replica: u64, inbox: Inbox) {
-        self.shared.lock().inboxes.insert((group.to_owned(), replica), inbox);
+    /// Makes a node reachable, or replaces it after a restart.
+    pub fn join(&self, node: u64, inbox: Inbox) {
+        self.shared.lock().inboxes.insert(node, inbox);
     }
 
-    /// Makes a replica unreachable until it joins again.
-    pub fn leave(&self, group: &str, replica: u64) {
-        self.shared.lock().inboxes.remove(&(group.to_owned(), replica));
+    /// Makes a node unreachable until it joins again.
+    pub fn leave(&self, node: u64) {
+        self.shared.lock().inboxes.remove(&node);
     }
 
-    /// Cuts the link between two replicas, in both directions.
+    /// Cuts the link between two nodes, in both directions.
     pub fn cut(&self, a: u64, b: u64) {
         self.shared.lock().cut.extend([(a, b), (b, a)]);
     }
@@ -49,33 +54,28 @@ impl MemoryNetwork {
         self.shared.lock().cut.clear();
     }
 
-    fn route(&self, from: u64, message: &Message) -> Option<Inbox> {
+    fn route(&self, from: u64, to: u64) -> Option<Inbox> {
         let shared = self.shared.lock();
-        if shared.cut.contains(&(from, message.to)) {
-            return None;
-        }
-        shared.inboxes.get(&(message.group.to_string(), message.to)).cloned()
+        if shared.cut.contains(&(from, to)) { None } else { shared.inboxes.get(&to).cloned() }
     }
 }
 
-struct Endpoint {
+struct NodeTransport {
     network: MemoryNetwork,
-    replica: u64,
+    node: u64,
 }
 
-impl PeerTransport for Endpoint {
+impl PeerTransport for NodeTransport {
     fn call(&self, message: Message) -> BoxFuture<'static, Result<Bytes, PeerError>> {
-        let (network, from) = (self.network.clone(), self.replica);
+        let (network, from) = (self.network.clone(), self.node);
         Box::pin(async move {
-            let unreachable = |reason: &str| PeerError::Unreachable {
-                group: message.group.to_string(),
-                replica: message.to,
-                reason: reason.to_owned(),
-            };
-            let inbox = network.route(from, &message).ok_or_else(|| unreachable("no link"))?;
-            let answer = inbox.receive(message.to, rpc::joined(&message.body)).await?;
+            let Message { group, to, node, body, .. } = message;
+            let unreachable =
+                |reason: &str| PeerError::Unreachable { group, replica: to, reason: reason.to_owned() };
+            let inbox = network.route(from, node).ok_or_else(|| unreachable("no link"))?;
+            let answer = inbox.receive(group, to, rpc::joined(&body)).await?;
             // A link that was cut in between loses the answer.
-            network.route(from, &message).ok_or_else(|| unreachable("the link was cut"))?;
+            network.route(from, node).ok_or_else(|| unreachable("the link was cut"))?;
             Ok(answer)
         })
     }

@@ -1,23 +1,27 @@
-//! openraft's network over a [`PeerTransport`]: one client per replica and lane.
+//! openraft's network over a [`PeerTransport`]: one client per replica and class.
 
-use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fanfare_log::Payload;
-use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
-use openraft::network::RPCOption;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+use openraft::{
+    OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
+    network::RPCOption,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
 };
-use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
-use crate::codec::Malformed;
-use crate::entry::{Broker, Snapshot, Types, Vote};
-use crate::peer::{Lane, Message, PeerError, PeerTransport};
-use crate::rpc;
+use crate::{
+    codec::Malformed,
+    entry::{NodeAddress, Snapshot, Types, Vote},
+    id::ReplicaId,
+    peer::{Message, PeerError, PeerTransport, TrafficClass},
+    replica::Identity,
+    rpc,
+};
 
 /// An append that carries entries may wait for the follower's disk, so it has longer than a heartbeat; but
 /// not for ever, because a follower that takes entries and never answers keeps the leader's log from being
@@ -27,41 +31,39 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Makes clients for the other replicas of one group.
 pub(crate) struct Network {
     pub(crate) transport: Arc<dyn PeerTransport>,
-    pub(crate) group: Arc<str>,
-    pub(crate) replica: u64,
+    pub(crate) identity: Identity,
 }
 
 impl Network {
-    fn client(&self, to: u64, at: &Broker, lane: Lane) -> Client {
-        let (transport, group, replica) = (self.transport.clone(), self.group.clone(), self.replica);
-        Client { transport, group, replica, to, at: at.clone(), lane }
+    fn client(&self, to: u64, at: &NodeAddress, class: TrafficClass) -> Client {
+        let (transport, identity) = (self.transport.clone(), self.identity);
+        Client { transport, identity, to: ReplicaId(to), at: at.clone(), class }
     }
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Client;
 
-    async fn new_client(&mut self, target: u64, node: &Broker) -> Client {
-        self.client(target, node, Lane::Append)
+    async fn new_client(&mut self, target: u64, node: &NodeAddress) -> Client {
+        self.client(target, node, TrafficClass::Append)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Broker) -> Client {
-        self.client(target, node, Lane::Control)
+    async fn new_heartbeat_client(&mut self, target: u64, node: &NodeAddress) -> Client {
+        self.client(target, node, TrafficClass::Control)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, node: &Broker) -> Client {
-        self.client(target, node, Lane::Snapshot)
+    async fn new_snapshot_client(&mut self, target: u64, node: &NodeAddress) -> Client {
+        self.client(target, node, TrafficClass::Snapshot)
     }
 }
 
-/// Speaks to one replica on one lane.
+/// Speaks to one replica on one class.
 pub(crate) struct Client {
     transport: Arc<dyn PeerTransport>,
-    group: Arc<str>,
-    replica: u64,
-    to: u64,
-    at: Broker,
-    lane: Lane,
+    identity: Identity,
+    to: ReplicaId,
+    at: NodeAddress,
+    class: TrafficClass,
 }
 
 impl Client {
@@ -72,21 +74,21 @@ impl Client {
         timeout: Duration,
         decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
     ) -> Result<T, RPCError<Types>> {
-        let lane = if matches!(action, RPCTypes::Vote | RPCTypes::TransferLeader) {
-            Lane::Control
+        let class = if matches!(action, RPCTypes::Vote | RPCTypes::TransferLeader) {
+            TrafficClass::Control
         } else {
-            self.lane
+            self.class
         };
-        let Broker { broker, address } = self.at.clone();
-        let message =
-            Message { group: self.group.clone(), to: self.to, broker, address, lane, body, timeout };
+        let NodeAddress { node, address } = self.at.clone();
+        let Identity { group, replica } = self.identity;
+        let message = Message { group, to: self.to, node, address, class, body, timeout };
         // The transport promises to give up in time; a broken one must not hold the log back for ever.
         let answer = match tokio::time::timeout(timeout, self.transport.call(message)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error @ PeerError::Unreachable { .. })) => return Err(Unreachable::new(&error).into()),
             Ok(Err(error @ PeerError::Refused(_))) => return Err(NetworkError::new(&error).into()),
             Ok(Err(PeerError::Timeout { .. })) | Err(_) => {
-                return Err(Timeout { action, id: self.replica, target: self.to, timeout }.into());
+                return Err(Timeout { action, id: replica.0, target: self.to.0, timeout }.into());
             }
         };
         decode(answer).map_err(|malformed| NetworkError::new(&malformed).into())

@@ -1,20 +1,22 @@
-//! What a replica may do, as others watch it.
+//! The role of a replica, as the rest of the node watches it.
 
-use openraft::ServerState;
-use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::Fatal;
+use openraft::{ServerState, async_runtime::watch::WatchReceiver, errors::Fatal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::Adapter;
-use crate::entry::{LeaderId, Types};
+use crate::{
+    apply::Adapter,
+    entry::{LeaderId, Types},
+    id::ReplicaId,
+    replica::Identity,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// No leader known, or this replica is starting or was shut down.
     Unknown,
     Follower {
-        leader: u64,
+        leader: ReplicaId,
     },
     /// Leads in `term`, and the blank entry of that term is applied: it may act.
     Leader {
@@ -27,8 +29,7 @@ pub enum Role {
 /// Derives the role from openraft's state and from what was applied.
 pub(crate) struct RoleTask {
     pub(crate) raft: openraft::Raft<Types, Adapter>,
-    pub(crate) replica: u64,
-    pub(crate) group: String,
+    pub(crate) identity: Identity,
     pub(crate) applied_leader: watch::Receiver<Option<LeaderId>>,
     pub(crate) role: watch::Sender<Role>,
     pub(crate) stop: CancellationToken,
@@ -38,14 +39,16 @@ impl RoleTask {
     pub(crate) async fn run(mut self) {
         let mut server = self.raft.server_metrics();
         loop {
-            let seen = server.borrow_watched().clone();
+            let metrics = server.borrow_watched().clone();
             let applied = *self.applied_leader.borrow_and_update();
-            let leading = seen.state == ServerState::Leader && seen.vote.committed;
-            let role = if leading && applied == Some(seen.vote.leader_id) {
-                Role::Leader { term: seen.vote.leader_id.term }
+            let leading = metrics.state == ServerState::Leader && metrics.vote.committed;
+            let role = if leading && applied == Some(metrics.vote.leader_id) {
+                Role::Leader { term: metrics.vote.leader_id.term }
             } else {
-                match seen.current_leader {
-                    Some(leader) if leader != self.replica => Role::Follower { leader },
+                match metrics.current_leader {
+                    Some(leader) if leader != self.identity.replica.0 => {
+                        Role::Follower { leader: ReplicaId(leader) }
+                    }
                     _ => Role::Unknown,
                 }
             };
@@ -60,7 +63,7 @@ impl RoleTask {
     }
 
     fn publish(&self, role: Role) {
-        self.role.send_if_modified(|known| std::mem::replace(known, role) != role);
+        self.role.send_if_modified(|current| std::mem::replace(current, role) != role);
     }
 
     /// The engine is gone without having been asked to go.
@@ -70,7 +73,11 @@ impl RoleTask {
             Err(Fatal::Stopped) | Ok(()) if self.stop.is_cancelled() => self.publish(Role::Unknown),
             state => {
                 let reason = state.err().map_or_else(String::new, |fatal| fatal.to_string());
-                tracing::error!(group = %self.group, replica = self.replica, reason, "group stopped for good");
+                let Identity { group, replica } = self.identity;
+                tracing::error!(
+                    %group, %replica, reason,
+                    "group failed; this replica neither votes nor applies until the node is restarted"
+                );
                 self.publish(Role::Failed);
             }
         }

@@ -6,5 +6,5 @@ mod group_of_one;
 mod ledger;
 mod node;
 mod recovery;
-mod salvage;
+mod repair;
 mod store_suite;

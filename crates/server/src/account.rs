@@ -9,6 +9,7 @@ use fanfare_environment::Environment;
 use fanfare_log::Store;
 use fanfare_model::PartitionId;
 use fanfare_partition::log_name;
+use fanfare_raft::Host;
 
 use crate::{config::Config, node, serve, stopped_node};
 
@@ -62,7 +63,8 @@ async fn create(config: &Config, name: &str) -> anyhow::Result<(Arc<Account>, Ne
 
 async fn make(config: &Config, name: &str, store: &Store) -> anyhow::Result<(Arc<Account>, NewKey)> {
     check_partitions(config)?;
-    let catalog = node::open_catalog(config, store, &Environment::system()).await?;
+    let host = Host::without_peers(store.clone(), Environment::system());
+    let catalog = node::open_catalog(config, &host).await?;
     let made = async {
         let account = catalog.create_account(name).await?;
         let key = catalog.create_key(account.id, "").await?;

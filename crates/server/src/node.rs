@@ -11,6 +11,7 @@ use fanfare_ingest::{Ingest, PublisherEdge, ReaderEdge};
 use fanfare_log::{DiskFileSystem, Fatal, OpenError, Store};
 use fanfare_model::PartitionId;
 use fanfare_partition::{Partition, Role};
+use fanfare_raft::Host;
 use fanfare_sinks::{EgressPolicy, Factory};
 use futures_util::future::{join_all, try_join_all};
 use tokio::{net::TcpListener, time::timeout};
@@ -55,12 +56,12 @@ impl Node {
         let grpc = listener.local_addr()?;
         let tasks = TaskTracker::new();
         let store = open_store(&config)?;
-        let environment = Environment::system();
-        let catalog = open_catalog(&config, &store, &environment).await?;
-        let events = open_events(&config, &store, &tasks).await?;
+        let host = Host::without_peers(store.clone(), Environment::system());
+        let catalog = open_catalog(&config, &host).await?;
+        let events = open_events(&config, &host, &tasks).await?;
         let dead_letters = Partition::open(
             PartitionId::dead_letters(0),
-            store.clone(),
+            &host,
             config.dead_letters_options(),
             Arc::new(WallClock),
             tasks.clone(),
@@ -160,11 +161,7 @@ fn stop_process(fatal: &Fatal) {
     process::exit(EXIT_DISK_FAILED);
 }
 
-pub(crate) async fn open_catalog(
-    config: &Config,
-    store: &Store,
-    environment: &Environment,
-) -> anyhow::Result<Catalog> {
+pub(crate) async fn open_catalog(config: &Config, host: &Host) -> anyhow::Result<Catalog> {
     let options = CatalogOptions {
         sinks_max: config.limits.sinks_max,
         subscriptions_max: config.limits.subscriptions_max,
@@ -175,13 +172,13 @@ pub(crate) async fn open_catalog(
         snapshot_entries: 5000,
     };
     let view = ViewStorage::Directory(config.node.data_dir.join("catalog"));
-    Ok(Catalog::open(store.clone(), view, options, environment.clone()).await?)
+    Ok(Catalog::open(host, view, options).await?)
 }
 
-async fn open_events(config: &Config, store: &Store, tasks: &TaskTracker) -> anyhow::Result<Vec<Partition>> {
+async fn open_events(config: &Config, host: &Host, tasks: &TaskTracker) -> anyhow::Result<Vec<Partition>> {
     let opening = (0..config.publish.partitions).map(|index| {
         let id = PartitionId::events(index);
-        Partition::open(id, store.clone(), config.events_options(), Arc::new(WallClock), tasks.clone())
+        Partition::open(id, host, config.events_options(), Arc::new(WallClock), tasks.clone())
     });
     Ok(try_join_all(opening).await?)
 }

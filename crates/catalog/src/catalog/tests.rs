@@ -6,7 +6,7 @@ mod starts;
 use std::{fs, io, path::Path, sync::atomic::AtomicU64};
 
 use fanfare_environment::Clock;
-use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
+use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -71,7 +71,8 @@ impl Node {
 
     async fn open(files: MemoryFileSystem, dir: TempDir, options: CatalogOptions) -> Self {
         let store = open_store(&files);
-        let opened = timeout(DEADLINE, Catalog::open(store.clone(), directory(&dir), options, environment()));
+        let host = Host::without_peers(store.clone(), environment());
+        let opened = timeout(DEADLINE, Catalog::open(&host, directory(&dir), options));
         let catalog = opened.await.expect("it opens in time").expect("it opens");
         Self { files, dir, store, catalog }
     }

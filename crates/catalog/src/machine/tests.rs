@@ -30,7 +30,7 @@ fn a_machine_that_begins_ahead_passes_what_it_contains() {
     for ahead in &history {
         let (mut machine, shown) = begin(ahead);
         for (index, stored) in (1..).zip(commands()) {
-            let reply = machine.apply(&frame(index, COMMAND, &stored), Scope::Full);
+            let reply = machine.apply(&frame(index, COMMAND, &stored), ApplyMode::Live);
             assert_eq!(reply.is_ok(), index > ahead.applied_index());
         }
         assert_eq!(machine.state, *last);
@@ -60,27 +60,27 @@ fn a_checkpoint_replaces_what_is_older_and_nothing_newer() {
 #[should_panic(expected = "the command at index 1 is of version 2")]
 fn a_command_of_a_newer_program_stops_the_machine() {
     let (mut machine, _shown) = begin(&State::default());
-    drop(machine.apply(&frame(1, COMMAND, br#"{"v":2}"#), Scope::Full));
+    drop(machine.apply(&frame(1, COMMAND, br#"{"v":2}"#), ApplyMode::Live));
 }
 
 #[test]
 #[should_panic(expected = "the command at index 1 is of the unknown kind 9")]
 fn an_entry_of_an_unknown_kind_stops_the_machine() {
     let (mut machine, _shown) = begin(&State::default());
-    drop(machine.apply(&frame(1, 9, b"{}"), Scope::Full));
+    drop(machine.apply(&frame(1, 9, b"{}"), ApplyMode::Live));
 }
 
 #[test]
 fn nothing_is_shown_before_it_is_applied_and_nothing_older_after() {
     let history = history();
     let (machine, shown) = begin(&history[4]);
-    machine.applied(position(2));
+    machine.publish(position(2));
     assert_eq!(
         shown.applied.borrow().position,
         position(5),
         "a start's checkpoint may be older than the view"
     );
-    machine.applied(position(9));
+    machine.publish(position(9));
     assert_eq!(shown.applied.borrow().position, position(9));
     assert_eq!(*shown.views.borrow(), history[4].view);
 }

@@ -31,6 +31,7 @@ use fanfare_model::{
     WebhookConfig, WebhookMethod,
 };
 use fanfare_partition::{PartitionOptions, RecordBatchBuilder};
+use fanfare_raft::Host;
 use fanfare_sinks::{
     Delivery as Delivered, EgressPolicy, Failure, Outcome as Answer,
     memory::{MemorySink, Network},
@@ -170,7 +171,8 @@ impl World {
         let environment = Environment::system().with_clock(machine.clock.clone());
         let view = ViewStorage::Directory(machine.dir.path().to_owned());
         let catalog_options = CatalogOptions { partitions: PARTITIONS, ..CatalogOptions::default() };
-        let catalog = Catalog::open(store.clone(), view, catalog_options, environment).await.unwrap();
+        let host = Host::without_peers(store.clone(), environment);
+        let catalog = Catalog::open(&host, view, catalog_options).await.unwrap();
         let key = match key {
             Some(key) => key,
             None => {
@@ -180,7 +182,7 @@ impl World {
         };
         let open = async |id, options: &PartitionOptions| {
             let (clock, tasks) = (machine.clock.clone(), TaskTracker::new());
-            let opened = Partition::open(id, store.clone(), options.clone(), clock, tasks).await.unwrap();
+            let opened = Partition::open(id, &host, options.clone(), clock, tasks).await.unwrap();
             let mut role = opened.role();
             let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
             timeout(DEADLINE, leads).await.expect("it leads in time").unwrap();

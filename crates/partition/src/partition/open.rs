@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use fanfare_log::{Log, RollPolicy, Store};
 use fanfare_model::{Offset, PartitionId, Stream};
-use fanfare_raft::{Group, GroupOptions, Member, NoPeers, Role};
+use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, ReplicaId, Role};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use xxhash_rust::xxh3::xxh3_64;
@@ -25,9 +25,6 @@ use crate::{
 
 /// Batches that may wait for the writer; their bytes are bounded by the admission.
 const QUEUE_BATCHES_MAX: usize = 16_384;
-const HEARTBEAT_MS: u64 = 150;
-const ELECTION_MIN_MS: u64 = 300;
-const ELECTION_MAX_MS: u64 = 600;
 /// A segment rolls when its oldest event is past this share of the retention, but not before the least age.
 const ROLL_SHARE_OF_RETENTION: u64 = 24;
 const ROLL_AGE_MS_MIN: u64 = 10 * 60 * 1_000;
@@ -41,29 +38,30 @@ impl Partition {
     /// If the log or the group cannot be opened for another reason than corruption.
     pub async fn open(
         id: PartitionId,
-        store: Store,
+        host: &Host,
         options: PartitionOptions,
         clock: Arc<dyn Clock>,
         tasks: TaskTracker,
     ) -> Result<Self, OpenError> {
-        let log = match open_log(id, &store, &options, &tasks).await {
+        let store = host.store();
+        let log = match open_log(id, host, &options).await {
             Ok(log) => log,
             Err(error @ fanfare_log::OpenError::Corrupt { .. }) => {
-                return Ok(Self::dead(id, &store, loss(&error)));
+                return Ok(Self::dead(id, store, loss(&error)));
             }
             Err(source) => return Err(OpenError::Log { partition: id, source }),
         };
         let machine =
             Machine::new(Limits { window_ms: options.dedup_window_ms, bytes_max: options.dedup_bytes_max });
         let positions = machine.positions();
-        let group = match open_group(id, &store, &options, (log, machine)).await {
+        let group = match open_group(id, host, &options, (log, machine)).await {
             Ok(group) => group,
             Err(fanfare_raft::OpenError::Log {
                 source: error @ fanfare_log::OpenError::Corrupt { .. },
                 ..
-            }) => return Ok(Self::dead(id, &store, loss(&error))),
-            Err(fanfare_raft::OpenError::Corrupt { what, first_offset, end_offset, .. }) => {
-                return Ok(Self::dead(id, &store, (what, Offset(first_offset)..Offset(end_offset))));
+            }) => return Ok(Self::dead(id, store, loss(&error))),
+            Err(fanfare_raft::OpenError::Corrupt { reason, first_offset, end_offset, .. }) => {
+                return Ok(Self::dead(id, store, (reason, Offset(first_offset)..Offset(end_offset))));
             }
             Err(source) => return Err(OpenError::Group { partition: id, source }),
         };
@@ -71,11 +69,11 @@ impl Partition {
         let stamp = Arc::new(Stamp::new(clock));
         let (inbox, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (stop, writer_finished) = (CancellationToken::new(), CancellationToken::new());
-        let way_out = way_out(id, &store);
+        let way_out = way_out(id, store);
         let parts = WriterParts {
             id,
             group: group.clone(),
-            store,
+            store: store.clone(),
             stamp: Arc::clone(&stamp),
             admission: Arc::clone(&admission),
             entry_bytes_max: options.entry_bytes_max as usize,
@@ -134,53 +132,42 @@ fn loss(error: &fanfare_log::OpenError) -> (String, Range<Offset>) {
 
 async fn open_log(
     id: PartitionId,
-    store: &Store,
+    host: &Host,
     options: &PartitionOptions,
-    tasks: &TaskTracker,
 ) -> Result<Log, fanfare_log::OpenError> {
     let age_ms = (options.retention_ms / ROLL_SHARE_OF_RETENTION).max(ROLL_AGE_MS_MIN);
     let roll = RollPolicy { segment_bytes: options.segment_bytes, age_ms };
-    let store = store.clone();
-    let opening = tasks.spawn_blocking(move || {
-        let log = store.open_log(&log_name(id), replica_id(&store, id), roll)?;
+    let store = host.store().clone();
+    let opening = host.environment().run_blocking(move || {
+        let log = store.open_log(&log_name(id), replica_id(&store, id).0, roll)?;
         if let Err(error) = log.start_index(tags::TAGGER) {
             tracing::warn!(partition = %id, %error, "index the log; looking for single events will be slow");
         }
         Ok(log)
     });
-    match opening.await {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // Only a runtime that is going away cancels it, and this task with it.
-        Err(_) => std::future::pending().await,
-    }
+    opening.await
 }
 
 /// Opens the group; one without a log becomes a group of this node alone.
 async fn open_group(
     id: PartitionId,
-    store: &Store,
+    host: &Host,
     options: &PartitionOptions,
     (log, machine): (Log, Machine),
 ) -> Result<Group<Machine>, fanfare_raft::OpenError> {
+    let store = host.store();
     let replica = replica_id(store, id);
     let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
-    let group_options = GroupOptions {
-        name: log_name(id),
-        replica,
-        heartbeat_ms: HEARTBEAT_MS,
-        election_min_ms: ELECTION_MIN_MS,
-        election_max_ms: ELECTION_MAX_MS,
-        checkpoint_interval_ms: options.checkpoint_interval_ms,
-        snapshot_entries: u64::MAX,
-    };
-    let group = Group::open(group_options, store.clone(), log, machine, Arc::new(NoPeers)).await?;
+    let group_options =
+        GroupOptions { checkpoint_interval_ms: options.checkpoint_interval_ms, snapshot_entries: u64::MAX };
+    let group_id = GroupId::Partition(id);
+    let group = host.open(group_id, replica, log, machine, group_options).await?;
     if is_new {
-        let member = Member { replica, broker: store.identity().node, address: String::new() };
+        let member = Member { replica, node: store.identity().node, address: String::new() };
         let initialized = group.initialize(vec![member]).await;
         let failed = |error: fanfare_raft::ProposeError| fanfare_raft::OpenError::Group {
-            group: log_name(id),
-            what: format!("make this node its only voter: {error}"),
+            group: group_id,
+            reason: format!("make this node its only voter: {error}"),
         };
         initialized.map_err(failed)?;
     }
@@ -190,12 +177,12 @@ async fn open_group(
 /// Name of the partition's log in its data directory, such as `events-3`.
 #[must_use]
 pub fn log_name(id: PartitionId) -> String {
-    format!("{}-{}", id.stream.name(), id.index)
+    GroupId::Partition(id).to_string()
 }
 
 /// Of this partition on this incarnation of this node: the same at every start, and a fresh one for a node whose data
 /// directory was lost. XXH3-64 of cluster, node, incarnation, stream and index; stored, so it never changes.
-fn replica_id(store: &Store, id: PartitionId) -> u64 {
+fn replica_id(store: &Store, id: PartitionId) -> ReplicaId {
     let identity = store.identity();
     let PartitionId { stream, index } = id;
     let mut name = Vec::with_capacity(43);
@@ -204,5 +191,5 @@ fn replica_id(store: &Store, id: PartitionId) -> u64 {
     name.extend_from_slice(&identity.incarnation);
     name.push(Stream::number(stream));
     name.extend_from_slice(&index.to_le_bytes());
-    xxh3_64(&name).max(1)
+    ReplicaId(xxh3_64(&name).max(1))
 }

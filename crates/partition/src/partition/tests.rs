@@ -13,8 +13,10 @@ use std::{
     },
 };
 
+use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
+use fanfare_raft::Host;
 use tokio::time::timeout;
 
 use super::*;
@@ -80,7 +82,8 @@ impl Node {
             fanfare_log::Store::open(Arc::new(fs.clone()), Path::new("/data"), store_options, fatal).unwrap();
         let clock = Arc::new(TestClock(AtomicU64::new(now)));
         let tasks = tokio_util::task::TaskTracker::new();
-        let partition = Partition::open(ID, store.clone(), options, clock.clone(), tasks).await.unwrap();
+        let host = Host::without_peers(store.clone(), Environment::system());
+        let partition = Partition::open(ID, &host, options, clock.clone(), tasks).await.unwrap();
         Self { fs, store, partition, clock }
     }
 

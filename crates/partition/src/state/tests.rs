@@ -79,13 +79,13 @@ impl Bench {
         for _ in 0..count {
             let event = self.script.next_offset.to_string();
             let frame = self.script.entry(&[batch(1, &[&event])]);
-            assert_eq!(self.state.apply(&frame, Scope::Full), Reply::Appended);
+            assert_eq!(self.state.apply(&frame, ApplyMode::Live), Reply::Appended);
         }
     }
 
     fn apply(&mut self, command: &Command) -> Reply {
         let frame = self.script.command(command);
-        self.state.apply(&frame, Scope::Full)
+        self.state.apply(&frame, ApplyMode::Live)
     }
 
     fn attach(
@@ -450,11 +450,11 @@ fn a_replayed_command_changes_only_what_is_derived() {
     ];
     for command in commands {
         let frame = bench.script.command(&command);
-        assert_eq!(bench.state.apply(&frame, Scope::DerivedOnly), Reply::Replayed);
+        assert_eq!(bench.state.apply(&frame, ApplyMode::Replay), Reply::Replayed);
     }
     assert_eq!(bench.state.checkpoint(), before);
     let frame = bench.script.entry(&[batch(1, &["new"])]);
-    assert_eq!(bench.state.apply(&frame, Scope::DerivedOnly), Reply::Appended);
+    assert_eq!(bench.state.apply(&frame, ApplyMode::Replay), Reply::Appended);
     assert_eq!(bench.state.positions().high_watermark, Offset(21));
     assert!(
         bench

@@ -3,9 +3,12 @@
 
 use std::{path::Path, sync::atomic::AtomicU64, sync::atomic::Ordering};
 
+use fanfare_environment::Environment;
 use fanfare_log::{Log, MemoryFileSystem, RollPolicy, StoreOptions, memory::Keep};
 use fanfare_model::{Stream, Timestamp};
-use fanfare_raft::{GroupOptions, Member, memory::MemoryNetwork};
+use fanfare_raft::{
+    GroupId, GroupOptions, Host, HostOptions, Member, ReplicaId, Timing, memory::MemoryNetwork,
+};
 use tokio::time::timeout;
 
 use super::*;
@@ -19,7 +22,6 @@ use crate::{
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 const ID: PartitionId = PartitionId { stream: Stream::Events, index: 0 };
-const NAME: &str = "events-0";
 const RESERVE_BYTES: u64 = 1 << 20;
 
 struct Ticking(AtomicU64);
@@ -135,26 +137,20 @@ impl Asked {
 }
 
 fn member(replica: u64) -> Member {
-    Member { replica, broker: replica, address: String::new() }
+    Member { replica: ReplicaId(replica), node: replica, address: String::new() }
 }
 
 async fn open_group(store: &Store, replica: u64, network: &MemoryNetwork) -> Group<Machine> {
     let roll = RollPolicy { segment_bytes: 1 << 20, age_ms: u64::MAX };
-    let log: Log = store.open_log(NAME, replica, roll).unwrap();
-    let options = GroupOptions {
-        name: NAME.to_owned(),
-        replica,
-        // Nobody loses leadership because a test machine is busy.
-        heartbeat_ms: 100,
-        election_min_ms: 1_000,
-        election_max_ms: 2_000,
-        checkpoint_interval_ms: 20,
-        snapshot_entries: u64::MAX,
-    };
+    let log: Log = store.open_log(&GroupId::Partition(ID).to_string(), replica, roll).unwrap();
+    // No replica loses leadership because a test machine is busy.
+    let timing = Timing { heartbeat_ms: 100, election_min_ms: 1_000, election_max_ms: 2_000 };
+    let options = GroupOptions { checkpoint_interval_ms: 20, snapshot_entries: u64::MAX };
     let machine = Machine::new(Limits { window_ms: 600_000, bytes_max: 1 << 20 });
     let transport = network.transport(replica);
-    let group = Group::open(options, store.clone(), log, machine, transport).await.unwrap();
-    network.join(NAME, replica, group.inbox());
+    let host = Host::new(HostOptions { timing }, store.clone(), transport, Environment::system());
+    let group = host.open(GroupId::Partition(ID), ReplicaId(replica), log, machine, options).await.unwrap();
+    network.join(replica, host.inbox().clone());
     group
 }
 
@@ -262,7 +258,7 @@ async fn entries_under_way_when_leadership_is_lost_are_unknown_and_forgotten() {
 
     // It leads again before the producer's next batch: what it lost still comes first.
     let leader = if new == 2 { &second } else { &third };
-    leader.group.hand_over(1).await.unwrap();
+    leader.group.transfer_leadership(ReplicaId(1)).await.unwrap();
     first.leads().await;
     let late = first.commit(Some(&lane), &["d"]).await;
     assert!(is_behind(&late), "{late:?}");

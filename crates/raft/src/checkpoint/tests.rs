@@ -1,14 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::entry::{Broker, LeaderId, Membership};
+use crate::entry::{LeaderId, Membership, NodeAddress};
 
 fn log_id(term: u64, index: u64) -> LogId {
     LogId { leader_id: LeaderId { term, node_id: 1 }, index }
 }
 
 fn stored(index: u64, voters: &[u64]) -> StoredMembership {
-    let nodes: BTreeMap<u64, Broker> = voters.iter().map(|voter| (*voter, Broker::default())).collect();
+    let nodes: BTreeMap<u64, NodeAddress> =
+        voters.iter().map(|voter| (*voter, NodeAddress::default())).collect();
     let membership = Membership::new(vec![voters.iter().copied().collect::<BTreeSet<_>>()], nodes).unwrap();
     StoredMembership::new(Some(log_id(1, index)), membership)
 }
@@ -18,7 +19,7 @@ fn anchored() -> Checkpoint {
     Checkpoint {
         applied: log_id(2, 9),
         next_offset: 90,
-        full_from: 10,
+        live_from: 10,
         memberships: vec![stored(0, &[1]), stored(6, &[1, 2])],
         anchor: Some(anchor),
         installed: false,
@@ -69,7 +70,7 @@ fn who_installs_a_snapshot_starts_at_its_base_and_changes_all_only_above_its_sta
     let sent = Checkpoint::decode(anchored().to_snapshot().unwrap().snapshot).unwrap();
     let installed = sent.rebased(base, stored(0, &[1])).unwrap();
     assert_eq!((installed.applied, installed.next_offset), (base, 40));
-    assert_eq!(installed.full_from, 10);
+    assert_eq!(installed.live_from, 10);
     assert_eq!(installed.memberships, vec![stored(0, &[1])]);
     assert!(installed.installed);
     assert_eq!(installed.base().map(|base| base.position.index), Some(4));

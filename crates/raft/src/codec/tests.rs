@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::*;
 
 fn joint_membership() -> Membership {
-    let broker = |n: u64| Broker { broker: n, address: format!("broker-{n}:7071") };
+    let broker = |n: u64| NodeAddress { node: n, address: format!("broker-{n}:7071") };
     let nodes = BTreeMap::from([(1, broker(11)), (2, broker(12)), (0x0102, broker(13))]);
     Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([2, 0x0102])], nodes).unwrap()
 }
@@ -21,7 +21,7 @@ fn a_stored_vote_keeps_its_bytes() {
 fn a_stored_membership_keeps_its_bytes() {
     let membership = Membership::new(
         vec![BTreeSet::from([5])],
-        BTreeMap::from([(5, Broker { broker: 9, address: "a:1".to_owned() })]),
+        BTreeMap::from([(5, NodeAddress { node: 9, address: "a:1".to_owned() })]),
     )
     .unwrap();
     let golden = [

@@ -10,18 +10,18 @@ use fanfare_log::memory::Keep;
 use tokio::time::timeout;
 
 use super::ledger::{Seen, add, trim};
-use super::node::{DEADLINE, Files, GROUP, Node, member};
+use super::node::{DEADLINE, Files, Node, member};
 use crate::memory::MemoryNetwork;
-use crate::{NoPeers, ProposeError, Role};
+use crate::{NoPeers, ProposeError, ReplicaId, Role};
 
 async fn join(network: &MemoryNetwork, files: Files, replica: u64) -> Node {
     let node = Node::open(files, replica, network.transport(replica)).await;
-    network.join(GROUP, replica, node.group.inbox());
+    network.join(replica, node.host.inbox().clone());
     node
 }
 
 async fn leave(network: &MemoryNetwork, node: Node) -> Files {
-    network.leave(GROUP, node.replica);
+    network.leave(node.replica);
     node.stop().await
 }
 
@@ -110,10 +110,7 @@ async fn a_new_replica_gets_the_trimmed_state_and_every_retained_entry() {
     assert_eq!(bounds.start_offset, anchor.base_offset + 7);
     assert_eq!(learner.calls.restored(), 1, "one snapshot");
     assert_eq!(retained(&learner, 0).len(), 600 - 251, "and the log above it");
-    assert!(
-        learner.calls.derived_only() >= 349,
-        "the snapshot's state contains what came before it was taken"
-    );
+    assert!(learner.calls.replayed() >= 349, "the snapshot's state contains what came before it was taken");
 
     for node in nodes {
         leave(&network, node).await;
@@ -165,8 +162,8 @@ async fn a_promoted_learner_leads_on_from_the_same_offsets() {
     assert_same(&learner, &nodes[at], anchor.index).await;
     let old = nodes[at].replica;
     let keeps: Vec<u64> = nodes.iter().map(|node| node.replica).filter(|replica| *replica != old).collect();
-    nodes[at].group.set_voters(BTreeSet::from([old, keeps[0], 4])).await.unwrap();
-    nodes[at].group.hand_over(4).await.unwrap();
+    nodes[at].group.set_voters(BTreeSet::from([old, keeps[0], 4].map(ReplicaId))).await.unwrap();
+    nodes[at].group.transfer_leadership(ReplicaId(4)).await.unwrap();
 
     let term = learner.leading().await;
     let applied = learner.apply(term, add(1, b"on")).await;
@@ -177,7 +174,7 @@ async fn a_promoted_learner_leads_on_from_the_same_offsets() {
         })
         .await;
     let refused = nodes[at].group.propose(term, add(1, b"x")).await.err();
-    assert_eq!(refused, Some(ProposeError::NotLeader { leader: Some(4) }));
+    assert_eq!(refused, Some(ProposeError::NotLeader { leader: Some(ReplicaId(4)) }));
 
     leave(&network, learner).await;
     for node in nodes.drain(..) {

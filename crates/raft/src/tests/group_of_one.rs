@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::ledger::{Ledger, add};
-use super::node::{DEADLINE, Files, Node, member, options};
-use crate::{NoPeers, ProposeError, Role};
+use super::node::{DEADLINE, Files, Node, Settings, member, settings};
+use crate::{NoPeers, ProposeError, Role, Timing};
 
 async fn started(files: Files) -> (Node, u64) {
     let node = Node::open(files, 1, Arc::new(NoPeers)).await;
@@ -46,7 +46,8 @@ async fn a_start_does_not_wait_for_an_election_timeout() {
     let (node, _) = started(Files::in_memory()).await;
     let files = node.stop().await;
     let began = Instant::now();
-    let slow = crate::GroupOptions { election_min_ms: 30_000, election_max_ms: 60_000, ..options(1) };
+    let timing = Timing { heartbeat_ms: 100, election_min_ms: 30_000, election_max_ms: 60_000 };
+    let slow = Settings { replica: 1, timing };
     let node = Node::try_open(files, slow, Arc::new(NoPeers), Ledger::anchored).await.unwrap();
     node.leading().await;
     assert!(began.elapsed().as_secs() < 10, "took {:?}", began.elapsed());
@@ -124,14 +125,14 @@ async fn a_restart_applies_only_what_is_above_the_checkpoint() {
     let term = node.leading().await;
     node.apply(term, add(1, b"y")).await;
     assert_eq!((node.calls.restored(), node.calls.recovered()), (1, 1));
-    assert_eq!(node.calls.full(), 1, "the checkpoint of the stop contains the rest");
+    assert_eq!(node.calls.live(), 1, "the checkpoint of the stop contains the rest");
     assert_eq!(node.group.read(|ledger| ledger.seen.len()), 101);
     node.stop().await;
 }
 
 #[tokio::test]
 async fn without_an_anchor_the_log_is_purged_every_snapshot_entries() {
-    let open = |files| Node::try_open(files, options(1), Arc::new(NoPeers), Ledger::unanchored);
+    let open = |files| Node::try_open(files, settings(1), Arc::new(NoPeers), Ledger::unanchored);
     let node = open(Files::in_memory()).await.unwrap();
     node.group.initialize(vec![member(1)]).await.unwrap();
     let term = node.leading().await;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fanfare_log::{Frame, Log, Payload, Position, ReadError};
 use tokio::sync::watch;
 
-use crate::{Anchor, Proposal, RestoreError, Scope, StateMachine};
+use crate::{Anchor, ApplyMode, Proposal, RestoreError, StateMachine};
 
 pub(super) const ADD: u8 = 1;
 const TRIM: u8 = 2;
@@ -15,19 +15,19 @@ const TRIM: u8 = 2;
 /// Counts what was asked of a machine, across its restarts.
 #[derive(Default)]
 pub(super) struct Calls {
-    pub(super) full: AtomicU64,
-    pub(super) derived_only: AtomicU64,
+    pub(super) live: AtomicU64,
+    pub(super) replayed: AtomicU64,
     pub(super) restored: AtomicU64,
     pub(super) recovered: AtomicU64,
 }
 
 impl Calls {
-    pub(super) fn full(&self) -> u64 {
-        self.full.load(Ordering::SeqCst)
+    pub(super) fn live(&self) -> u64 {
+        self.live.load(Ordering::SeqCst)
     }
 
-    pub(super) fn derived_only(&self) -> u64 {
-        self.derived_only.load(Ordering::SeqCst)
+    pub(super) fn replayed(&self) -> u64 {
+        self.replayed.load(Ordering::SeqCst)
     }
 
     pub(super) fn restored(&self) -> u64 {
@@ -80,13 +80,13 @@ impl Ledger {
 impl StateMachine for Ledger {
     type Reply = u64;
 
-    fn apply(&mut self, frame: &Frame, scope: Scope) -> u64 {
+    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> u64 {
         self.note(frame);
-        if scope == Scope::DerivedOnly {
-            self.calls.derived_only.fetch_add(1, Ordering::SeqCst);
+        if mode == ApplyMode::Replay {
+            self.calls.replayed.fetch_add(1, Ordering::SeqCst);
             return self.sum;
         }
-        self.calls.full.fetch_add(1, Ordering::SeqCst);
+        self.calls.live.fetch_add(1, Ordering::SeqCst);
         let payload = frame.payload.slice(0..frame.payload.len());
         match frame.header.kind {
             TRIM => self.anchor = Some(decode_anchor(&payload).expect("tests write whole anchors")),
@@ -95,8 +95,8 @@ impl StateMachine for Ledger {
         self.sum
     }
 
-    fn applied(&self, upto: Position) {
-        self.applied.send_replace(upto);
+    fn publish(&self, applied: Position) {
+        self.applied.send_replace(applied);
     }
 
     fn checkpoint(&self) -> Vec<u8> {

@@ -1,22 +1,22 @@
 //! One replica of a test group, which can be stopped and opened again on the same files.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use fanfare_environment::Environment;
 use fanfare_log::{FileSystem, Log, MemoryFileSystem, RollPolicy, Store, StoreOptions};
+use fanfare_model::{PartitionId, Stream};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::ledger::{Calls, Ledger};
-use crate::apply::Applier;
-use crate::checkpoint::Checkpoints;
-use crate::{Group, GroupOptions, Member, OpenError, PeerTransport, Pending, Proposal, Role};
+use crate::{
+    Group, GroupId, GroupOptions, Host, HostOptions, Member, OpenError, PeerTransport, PendingProposal,
+    Proposal, ReplicaId, Role, Timing, apply::Applier, checkpoint::Checkpoints,
+};
 
 /// Longer than anything takes on a busy machine; a test that waits this long has failed.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
-pub(super) const GROUP: &str = "events-0";
+pub(super) const GROUP: GroupId = GroupId::Partition(PartitionId { stream: Stream::Events, index: 0 });
 
 /// The files of one replica.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ impl Files {
 
     pub(super) fn log(&self, store: &Store, replica: u64) -> Log {
         let roll = RollPolicy { segment_bytes: self.segment_bytes, age_ms: u64::MAX };
-        store.open_log(GROUP, replica, roll).unwrap()
+        store.open_log(&GROUP.to_string(), replica, roll).unwrap()
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) fn applier(store: &Store, log: &Log) -> Arc<Applier> {
     Arc::new(Applier {
         machine: Arc::new(RwLock::new(Ledger::unanchored(Arc::new(Calls::default())))),
         progress: Mutex::default(),
-        checkpoints: Checkpoints::new(store.clone(), GROUP),
+        checkpoints: Checkpoints::new(store.clone(), GROUP, Environment::system()),
         log: log.clone(),
         installed: Arc::default(),
         applied_leader: watch::Sender::new(None),
@@ -69,42 +69,46 @@ pub(super) struct Node {
     pub(super) replica: u64,
     pub(super) calls: Arc<Calls>,
     pub(super) store: Store,
+    pub(super) host: Host,
     pub(super) group: Group<Ledger>,
 }
 
-pub(super) fn options(replica: u64) -> GroupOptions {
-    GroupOptions {
-        name: GROUP.to_owned(),
-        replica,
-        // Nobody must lose leadership because a test machine is busy.
-        heartbeat_ms: 100,
-        election_min_ms: 1000,
-        election_max_ms: 2000,
-        checkpoint_interval_ms: 20,
-        snapshot_entries: 50,
-    }
+/// Replica and timing of a node; its number is the replica's.
+#[derive(Clone, Copy)]
+pub(super) struct Settings {
+    pub(super) replica: u64,
+    pub(super) timing: Timing,
+}
+
+pub(super) fn settings(replica: u64) -> Settings {
+    // No replica must lose leadership because a test machine is busy.
+    let timing = Timing { heartbeat_ms: 100, election_min_ms: 1000, election_max_ms: 2000 };
+    Settings { replica, timing }
 }
 
 pub(super) fn member(replica: u64) -> Member {
-    Member { replica, broker: replica, address: format!("broker-{replica}") }
+    Member { replica: ReplicaId(replica), node: replica, address: format!("node-{replica}") }
 }
 
 impl Node {
     pub(super) async fn open(files: Files, replica: u64, transport: Arc<dyn PeerTransport>) -> Self {
-        Self::try_open(files, options(replica), transport, Ledger::anchored).await.unwrap()
+        Self::try_open(files, settings(replica), transport, Ledger::anchored).await.unwrap()
     }
 
     pub(super) async fn try_open(
         files: Files,
-        options: GroupOptions,
+        settings: Settings,
         transport: Arc<dyn PeerTransport>,
         machine: impl FnOnce(Arc<Calls>) -> Ledger,
     ) -> Result<Self, OpenError> {
-        let (replica, calls) = (options.replica, Arc::new(Calls::default()));
+        let Settings { replica, timing } = settings;
+        let calls = Arc::new(Calls::default());
         let store = files.store();
         let log = files.log(&store, replica);
-        match Group::open(options, store.clone(), log, machine(calls.clone()), transport).await {
-            Ok(group) => Ok(Self { files, replica, calls, store, group }),
+        let host = Host::new(HostOptions { timing }, store.clone(), transport, Environment::system());
+        let options = GroupOptions { checkpoint_interval_ms: 20, snapshot_entries: 50 };
+        match host.open(GROUP, ReplicaId(replica), log, machine(calls.clone()), options).await {
+            Ok(group) => Ok(Self { files, replica, calls, store, host, group }),
             Err(error) => {
                 store.close();
                 Err(error)
@@ -128,7 +132,7 @@ impl Node {
         term
     }
 
-    pub(super) async fn propose(&self, term: u64, proposal: Proposal) -> Pending<u64> {
+    pub(super) async fn propose(&self, term: u64, proposal: Proposal) -> PendingProposal<u64> {
         timeout(DEADLINE, self.group.propose(term, proposal)).await.expect("proposed in time").unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fanfare_log::MemoryFileSystem;
 
 use super::ledger::{Ledger, add, trim};
-use super::node::{Files, GROUP, Node, member, options};
+use super::node::{Files, GROUP, Node, member, settings};
 use crate::checkpoint::{CHECKPOINT_VERSION, Checkpoint};
 use crate::entry::position_of;
 use crate::{Anchor, NoPeers, OpenError, StateMachine};
@@ -33,9 +33,9 @@ async fn trimmed_to_20() -> Files {
 }
 
 pub(super) async fn cannot_open(files: Files) -> String {
-    match Node::try_open(files, options(1), Arc::new(NoPeers), Ledger::anchored).await {
-        Err(OpenError::Corrupt { what, first_offset, end_offset, .. }) => {
-            format!("{what}; offsets {first_offset}..{end_offset}")
+    match Node::try_open(files, settings(1), Arc::new(NoPeers), Ledger::anchored).await {
+        Err(OpenError::Corrupt { reason, first_offset, end_offset, .. }) => {
+            format!("{reason}; offsets {first_offset}..{end_offset}")
         }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("opened"),
@@ -148,7 +148,7 @@ async fn an_install_cut_short_by_a_crash_is_finished_at_the_next_start() {
         let mut checkpoint = Checkpoint::decode(bytes.clone().into()).unwrap();
         checkpoint.applied.index = 1000;
         checkpoint.next_offset = 7000;
-        checkpoint.full_from = 1001;
+        checkpoint.live_from = 1001;
         checkpoint.installed = true;
         let position = position_of(checkpoint.applied);
         let mut machine = Ledger::anchored(Arc::default());

@@ -25,7 +25,8 @@ impl StoreBuilder<Types, LogStorage, Adapter, ClosesStore> for OverMemory {
         let store = files.store();
         let log = files.log(&store, 1);
         let applier = applier(&store, &log);
-        let storage = LogStorage::new(log, applier.installed.clone());
+        let storage =
+            LogStorage::new(log, applier.installed.clone(), fanfare_environment::Environment::system());
         Ok((ClosesStore(store), storage, Adapter(applier)))
     }
 }

@@ -207,8 +207,8 @@ async fn a_command_of_a_newer_program_stops_the_catalog_and_is_never_skipped() {
     let (files, dir) = node.stop().await;
     for _ in 0..2 {
         let store = open_store(&files);
-        let opened =
-            timeout(DEADLINE, Catalog::open(store.clone(), directory(&dir), options(), environment())).await;
+        let host = Host::without_peers(store.clone(), environment());
+        let opened = timeout(DEADLINE, Catalog::open(&host, directory(&dir), options())).await;
         assert!(opened.expect("in time").is_err(), "it opened past the command");
         store.close();
     }

@@ -131,7 +131,8 @@ async fn open(files: &Counting) -> Node {
         fanfare_log::Store::open(Arc::new(files.clone()), Path::new("/data"), store_options, fatal).unwrap();
     let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
     let tasks = tokio_util::task::TaskTracker::new();
-    let partition = Partition::open(ID, store.clone(), options(), clock.clone(), tasks).await.unwrap();
+    let host = Host::without_peers(store.clone(), Environment::system());
+    let partition = Partition::open(ID, &host, options(), clock.clone(), tasks).await.unwrap();
     let mut role = partition.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");

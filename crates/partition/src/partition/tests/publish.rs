@@ -292,7 +292,8 @@ async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
     assert!(matches!(node.partition.append(batch(1, &["a"])), Err(AppendError::Damaged { .. })));
 
     let (other, tasks) = (PartitionId { index: 4, ..ID }, tokio_util::task::TaskTracker::new());
-    let other = Partition::open(other, node.store.clone(), small(), node.clock.clone(), tasks).await.unwrap();
+    let host = Host::without_peers(node.store.clone(), Environment::system());
+    let other = Partition::open(other, &host, small(), node.clock.clone(), tasks).await.unwrap();
     let mut role = other.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");

@@ -347,7 +347,7 @@ fn run(seed: u64, steps: &[u8]) -> Run {
     for &step in steps {
         let (frame, expected) = next_frame(&mut model, &mut script, step);
         let before = run.state.checkpoint();
-        let result = refusal(run.state.apply(&frame, Scope::Full));
+        let result = refusal(run.state.apply(&frame, ApplyMode::Live));
         assert_adds_up(&run.state);
         if let Some(expected) = expected {
             assert_eq!(result, expected, "{frame:?}");
@@ -374,7 +374,7 @@ proptest! {
         let last = run.state.checkpoint();
         let mut replica = PartitionState::new(LIMITS);
         for frame in &run.log {
-            replica.apply(frame, Scope::Full);
+            replica.apply(frame, ApplyMode::Live);
         }
         prop_assert_eq!(&replica.checkpoint(), &last);
         // A replica that restores a checkpoint replays the log up to it for what is derived, and goes on from there.
@@ -382,7 +382,7 @@ proptest! {
         for (count, bytes) in cuts {
             let mut replica = PartitionState::restored(bytes, LIMITS).unwrap();
             for (frame, at) in run.log.iter().zip(0..) {
-                replica.apply(frame, if at < *count { Scope::DerivedOnly } else { Scope::Full });
+                replica.apply(frame, if at < *count { ApplyMode::Replay } else { ApplyMode::Live });
             }
             prop_assert_eq!(&replica.checkpoint(), &last);
             prop_assert_eq!(replica.positions(), run.state.positions());

@@ -5,7 +5,7 @@ use super::*;
 impl Bench {
     fn lose(&mut self, count: u32) -> Reply {
         let frame = self.script.frame(loss::KIND, count, Payload::default());
-        self.state.apply(&frame, Scope::Full)
+        self.state.apply(&frame, ApplyMode::Live)
     }
 }
 

@@ -8,27 +8,27 @@ use fanfare_log::memory::Keep;
 use super::ledger::{Ledger, add, trim};
 use super::node::{Files, GROUP, Node};
 use super::recovery::{cannot_open, edit_checkpoint, with_entries, with_entries_in};
-use crate::{Anchor, Losses, NoPeers, Salvage, StateMachine};
+use crate::{Anchor, GroupDamage, NoPeers, Repair, StateMachine};
 
 const FILLER: u8 = 9;
 
 /// The state of a machine that knows nothing but where its log begins.
-fn anew(anchor: Anchor) -> Vec<u8> {
+fn empty_state(anchor: Anchor) -> Vec<u8> {
     let mut ledger = Ledger::anchored(Arc::default());
     ledger.anchor = Some(anchor);
     ledger.checkpoint()
 }
 
-fn survey(files: &Files) -> Losses {
+fn inspect(files: &Files) -> GroupDamage {
     let store = files.store();
-    let found = Salvage { store: &store, group: GROUP }.survey().unwrap();
+    let found = Repair { store: &store, group: GROUP }.inspect().unwrap();
     store.close();
     found
 }
 
-fn accept(files: &Files) -> Losses {
+fn accept(files: &Files) -> GroupDamage {
     let store = files.store();
-    let accepted = Salvage { store: &store, group: GROUP }.accept(FILLER, anew).unwrap();
+    let accepted = Repair { store: &store, group: GROUP }.accept_loss(FILLER, empty_state).unwrap();
     store.close();
     accepted
 }
@@ -36,10 +36,10 @@ fn accept(files: &Files) -> Losses {
 /// What is whole is left alone; everything else becomes whole.
 fn repair(files: &Files, story: &str) {
     let is_whole =
-        |found: Losses| found.log.damaged.is_empty() && !found.log.needs_repair && found.state.is_none();
-    if !is_whole(survey(files)) {
+        |found: GroupDamage| found.log.damaged.is_empty() && !found.log.needs_repair && found.state.is_none();
+    if !is_whole(inspect(files)) {
         accept(files);
-        assert!(is_whole(survey(files)), "{story}");
+        assert!(is_whole(inspect(files)), "{story}");
     }
 }
 
@@ -91,12 +91,12 @@ async fn a_checkpoint_from_below_the_log_is_a_lost_state() {
 
     let what = cannot_open(files.clone()).await;
     assert!(what.contains("but the log was purged up to"), "{what}");
-    let found = survey(&files);
+    let found = inspect(&files);
     let state = found.state.expect("the state below the log's start is gone");
     assert!(state.contains(&format!("checkpoint-{GROUP} stands at index")), "{state}");
     assert_eq!(found.log.damaged, []);
     assert_eq!(accept(&files).state, Some(state));
-    assert_eq!(survey(&files).state, None);
+    assert_eq!(inspect(&files).state, None);
     let node = Node::open(files, 1, Arc::new(NoPeers)).await;
     let term = node.leading().await;
     assert_eq!(node.apply(term, add(1, b"c")).await.base_offset, 80);
