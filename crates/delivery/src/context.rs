@@ -1,22 +1,22 @@
 //! What all partitions of this node share for their deliveries.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
-use fanfare_model::SubscriptionId;
+use fanfare_model::{AccountId, SubscriptionId};
 use fanfare_partition::{Clock, Partition};
-use parking_lot::RwLock;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DeliveryOptions, letters::Letters, restraint::Restraint, sink_pool::SinkPool, subscription::Cell,
+    DeliveryOptions, leader::LeaderContext, letters::Letters, restraint::Restraint, sink_pool::SinkPool,
+    subscription::Subscription,
 };
 
-pub(crate) struct Node {
+pub(crate) struct DeliveryContext {
     pub(crate) catalog: Catalog,
     pub(crate) letters: Letters,
     pub(crate) sinks: SinkPool,
@@ -24,26 +24,27 @@ pub(crate) struct Node {
     pub(crate) schemas: Arc<SchemaCache>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Arc<DeliveryOptions>,
-    pub(crate) pace: Pace,
+    pub(crate) intervals: Intervals,
     pub(crate) seed: u64,
+    /// Origin of the monotonic milliseconds, one for all partitions, as they share the circuit breakers.
+    pub(crate) started: Instant,
     /// No new attempts; `drain_until` is set before.
     pub(crate) draining: CancellationToken,
     pub(crate) drain_until: OnceLock<Instant>,
 }
 
-/// A partition and what is known of its subscriptions while this node leads it.
-pub(crate) struct Lead {
+/// A partition, and its leader while this node leads the partition.
+pub(crate) struct PartitionSlot {
     pub(crate) partition: Partition,
-    pub(crate) cells: RwLock<HashMap<SubscriptionId, Arc<Cell>>>,
-    /// Bumped when a subscription was attached, changed or detached here, and when leadership begins or ends.
+    /// None while no leader runs.
+    pub(crate) leader: watch::Sender<Option<Arc<LeaderContext>>>,
+    /// Incremented when a subscription is attached, changed or detached here, and when leadership begins or ends.
     pub(crate) changed: watch::Sender<u64>,
-    /// Whether a scope runs.
-    pub(crate) leads: watch::Sender<bool>,
 }
 
 /// How often what is not driven by events is looked at.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct Intervals {
     /// Whether retention is due.
     pub(crate) retention_check_ms: u64,
     /// Least time between two small trims.
@@ -52,23 +53,38 @@ pub(crate) struct Pace {
     pub(crate) reconcile_timeout_ms: u64,
 }
 
-impl Default for Pace {
+impl Default for Intervals {
     fn default() -> Self {
         Self { retention_check_ms: 5_000, trim_interval_ms: 30_000, reconcile_timeout_ms: 10_000 }
     }
 }
 
-impl Lead {
+impl DeliveryContext {
+    /// Monotonic milliseconds since delivery started.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).expect("a process runs for less than eons")
+    }
+
+    pub(crate) fn instant_of(&self, now_ms: u64) -> Instant {
+        self.started + Duration::from_millis(now_ms)
+    }
+}
+
+impl PartitionSlot {
     pub(crate) fn new(partition: Partition) -> Self {
-        let cells = RwLock::default();
-        Self { partition, cells, changed: watch::Sender::new(0), leads: watch::Sender::new(false) }
+        Self { partition, leader: watch::Sender::new(None), changed: watch::Sender::new(0) }
     }
 
-    pub(crate) fn cell(&self, subscription: SubscriptionId) -> Option<Arc<Cell>> {
-        self.cells.read().get(&subscription).cloned()
+    pub(crate) fn is_leading(&self) -> bool {
+        self.leader.borrow().is_some()
     }
 
-    pub(crate) fn bump(&self) {
+    /// The subscription, if this node leads the partition and the subscription is attached.
+    pub(crate) fn subscription(&self, account: AccountId, id: SubscriptionId) -> Option<Arc<Subscription>> {
+        self.leader.borrow().as_ref()?.subscriptions().get(account, id).cloned()
+    }
+
+    pub(crate) fn notify(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
 }

@@ -14,9 +14,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     DeliveryOptions,
-    context::{Lead, Node, Pace},
+    context::{DeliveryContext, Intervals, PartitionSlot},
     dead_letter::DeadLetter,
-    leader::{Ended, Scope},
+    leader::{Exit, PartitionLeader},
     letters::{self, DeadLetterPage, DeadLetterQuery, Letters},
     sink_pool::SinkPool,
     stats::SubscriptionStats,
@@ -24,7 +24,7 @@ use crate::{
 
 /// Documents of pinned schemas that are kept compiled.
 const SCHEMA_BYTES_MAX: usize = 32 << 20;
-/// Pause before a scope that failed starts again, doubled up to the most.
+/// Pause before a leader that failed starts again, doubled up to the most.
 const RESTART: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(5);
 
@@ -58,24 +58,28 @@ pub enum ReconcileError {
 /// Runs deliveries for every partition this node leads. Cheap to clone.
 #[derive(Clone)]
 pub struct Delivery {
-    node: Arc<Node>,
-    leads: Arc<Vec<Arc<Lead>>>,
+    context: Arc<DeliveryContext>,
+    slots: Arc<Vec<Arc<PartitionSlot>>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
 impl Delivery {
-    /// Starts one scope per led partition: fan-out, attachments, deliveries and retention.
+    /// Starts one leader per led partition: fan-out, attachments, deliveries and retention.
     ///
     /// # Panics
     /// Without a partition for dead letters, or outside a Tokio runtime.
     #[must_use]
     pub fn start(parts: DeliveryParts, options: DeliveryOptions) -> Self {
-        Self::start_at_pace(parts, options, Pace::default())
+        Self::start_with_intervals(parts, options, Intervals::default())
     }
 
-    pub(crate) fn start_at_pace(parts: DeliveryParts, options: DeliveryOptions, pace: Pace) -> Self {
-        let node = Arc::new(Node {
+    pub(crate) fn start_with_intervals(
+        parts: DeliveryParts,
+        options: DeliveryOptions,
+        intervals: Intervals,
+    ) -> Self {
+        let context = Arc::new(DeliveryContext {
             catalog: parts.catalog,
             letters: Letters::new(parts.dead_letters, options.dead_letter_bytes_max),
             sinks: SinkPool::new(parts.sinks, options.sink_concurrency),
@@ -83,22 +87,23 @@ impl Delivery {
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
             clock: parts.clock,
             options: Arc::new(options),
-            pace,
+            intervals,
             seed: parts.seed,
+            started: Instant::now(),
             draining: CancellationToken::new(),
             drain_until: OnceLock::new(),
         });
-        let leads: Vec<_> =
-            parts.events.into_iter().map(|partition| Arc::new(Lead::new(partition))).collect();
+        let slots: Vec<_> =
+            parts.events.into_iter().map(|partition| Arc::new(PartitionSlot::new(partition))).collect();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        for lead in &leads {
-            tasks.spawn(follow(node.clone(), lead.clone(), cancel.clone()));
+        for slot in &slots {
+            tasks.spawn(follow(context.clone(), slot.clone(), cancel.clone()));
         }
-        for partition in node.letters.partitions() {
-            let stop = node.draining.clone();
-            tasks.spawn(letters::keep_trimmed(partition.clone(), pace, stop));
+        for partition in context.letters.partitions() {
+            let stop = context.draining.clone();
+            tasks.spawn(letters::keep_trimmed(partition.clone(), intervals, stop));
         }
-        Self { node, leads: Arc::new(leads), tasks, cancel }
+        Self { context, slots: Arc::new(slots), tasks, cancel }
     }
 
     /// Waits until every partition of the account's shard has attached the subscription as it is in the catalog, or
@@ -111,12 +116,12 @@ impl Delivery {
         account: AccountId,
         subscription: SubscriptionId,
     ) -> Result<(), ReconcileError> {
-        let deadline = Instant::now() + Duration::from_millis(self.node.pace.reconcile_timeout_ms);
-        for lead in self.shard(account) {
-            let mut changed = lead.changed.subscribe();
-            let confirmed = changed.wait_for(|_| self.is_reconciled(lead, account, subscription));
+        let deadline = Instant::now() + Duration::from_millis(self.context.intervals.reconcile_timeout_ms);
+        for slot in self.shard(account) {
+            let mut changed = slot.changed.subscribe();
+            let confirmed = changed.wait_for(|_| self.is_reconciled(slot, account, subscription));
             if timeout_at(deadline, confirmed).await.is_err() {
-                return Err(self.unreconciled(lead, account, subscription));
+                return Err(self.unreconciled(slot, account, subscription));
             }
         }
         Ok(())
@@ -126,15 +131,15 @@ impl Delivery {
     /// nor accounted for.
     #[must_use]
     pub fn damage(&self, account: AccountId) -> Option<ReadError> {
-        self.shard(account).find_map(|lead| lead.partition.damage())
+        self.shard(account).find_map(|slot| slot.partition.damage())
     }
 
     #[must_use]
     pub fn stats(&self, account: AccountId, subscription: SubscriptionId) -> SubscriptionStats {
         let paused = self.wanted(account, subscription).is_some_and(|wanted| wanted.paused);
         let mut stats = SubscriptionStats::default();
-        for lead in self.shard(account) {
-            stats.add(lead, subscription, self.node.clock.now());
+        for slot in self.shard(account) {
+            stats.add(slot, account, subscription, self.context.clock.now());
         }
         stats.conclude(paused);
         stats
@@ -147,23 +152,23 @@ impl Delivery {
         account: AccountId,
         query: DeadLetterQuery,
     ) -> Result<DeadLetterPage, ReadError> {
-        self.node.letters.list(account, query).await
+        self.context.letters.list(account, query).await
     }
 
     /// # Errors
     /// If the stream cannot be read.
     pub async fn dead_letter(&self, account: AccountId, id: &str) -> Result<Option<DeadLetter>, ReadError> {
-        self.node.letters.get(account, id).await
+        self.context.letters.get(account, id).await
     }
 
     /// No new attempts; running ones end, up to `drain`; then progress is replicated and everything stops.
     pub async fn shutdown(&self, drain: Duration) {
         // Of two calls the first one's deadline holds.
-        self.node.drain_until.get_or_init(|| Instant::now() + drain);
-        self.node.draining.cancel();
+        self.context.drain_until.get_or_init(|| Instant::now() + drain);
+        self.context.draining.cancel();
         self.tasks.close();
-        // A scope that waits for its partition does not drain by itself.
-        let idle = self.leads.iter().all(|lead| !*lead.leads.borrow());
+        // A leader that waits for its partition does not drain by itself.
+        let idle = self.slots.iter().all(|slot| !slot.is_leading());
         if idle || timeout_at(Instant::now() + drain + RESTART_MAX, self.tasks.wait()).await.is_err() {
             self.cancel.cancel();
         }
@@ -171,41 +176,46 @@ impl Delivery {
     }
 
     /// The partitions that the account's events go to; all, if the catalog does not know it.
-    fn shard(&self, account: AccountId) -> impl Iterator<Item = &Arc<Lead>> {
-        let view = self.node.catalog.view();
+    fn shard(&self, account: AccountId) -> impl Iterator<Item = &Arc<PartitionSlot>> {
+        let view = self.context.catalog.view();
         let shard = view.account(account).map(|account| account.account.shard.partitions.clone());
-        self.leads.iter().filter(move |lead| {
-            let index = lead.partition.id().index;
+        self.slots.iter().filter(move |slot| {
+            let index = slot.partition.id().index;
             shard.as_ref().is_none_or(|shard| shard.contains(&index))
         })
     }
 
     /// As it is in the newest catalog.
     fn wanted(&self, account: AccountId, subscription: SubscriptionId) -> Option<Arc<Subscription>> {
-        self.node.catalog.view().account(account)?.subscriptions.get(&subscription).cloned()
+        self.context.catalog.view().account(account)?.subscriptions.get(&subscription).cloned()
     }
 
     /// Why the partition has not attached what is wanted.
-    fn unreconciled(&self, lead: &Lead, account: AccountId, subscription: SubscriptionId) -> ReconcileError {
-        let partition = lead.partition.id();
+    fn unreconciled(
+        &self,
+        slot: &PartitionSlot,
+        account: AccountId,
+        subscription: SubscriptionId,
+    ) -> ReconcileError {
+        let partition = slot.partition.id();
         let wanted = self.wanted(account, subscription);
-        let attached = lead.cell(subscription).map(|cell| cell.epoch);
+        let attached = slot.subscription(account, subscription).map(|attached| attached.epoch);
         match wanted {
-            _ if !*lead.leads.borrow() => ReconcileError::NoLeader { partition },
+            _ if !slot.is_leading() => ReconcileError::NoLeader { partition },
             Some(wanted) if attached == Some(wanted.epoch) => ReconcileError::Backlog { partition },
             Some(_) | None => ReconcileError::Timeout { partition },
         }
     }
 
-    fn is_reconciled(&self, lead: &Lead, account: AccountId, subscription: SubscriptionId) -> bool {
-        if !*lead.leads.borrow() {
+    fn is_reconciled(&self, slot: &PartitionSlot, account: AccountId, subscription: SubscriptionId) -> bool {
+        if !slot.is_leading() {
             return false;
         }
         let wanted = self.wanted(account, subscription);
-        let cell = lead.cell(subscription);
-        match (wanted, cell) {
-            (Some(wanted), Some(cell)) => {
-                cell.epoch == wanted.epoch && cell.lock().choices.revision() >= wanted.revision
+        let attached = slot.subscription(account, subscription);
+        match (wanted, attached) {
+            (Some(wanted), Some(attached)) => {
+                attached.epoch == wanted.epoch && attached.lock().choices.revision() >= wanted.revision
             }
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
@@ -213,9 +223,9 @@ impl Delivery {
     }
 }
 
-/// Runs a scope whenever this node leads the partition.
-async fn follow(node: Arc<Node>, lead: Arc<Lead>, cancel: CancellationToken) {
-    let mut role = lead.partition.role();
+/// Runs a leader whenever this node leads the partition.
+async fn follow(context: Arc<DeliveryContext>, slot: Arc<PartitionSlot>, cancel: CancellationToken) {
+    let mut role = slot.partition.role();
     let mut pause = RESTART;
     loop {
         let led = async {
@@ -224,35 +234,35 @@ async fn follow(node: Arc<Node>, lead: Arc<Lead>, cancel: CancellationToken) {
         };
         let led = tokio::select! {
             () = cancel.cancelled() => return,
-            () = node.draining.cancelled() => return,
+            () = context.draining.cancelled() => return,
             led = led => led,
         };
         let Some(Role::Leader { term }) = led else { return };
-        let scope_cancel = cancel.child_token();
+        let leader_cancel = cancel.child_token();
         let began = Instant::now();
-        let scope = async {
-            match Scope::new(node.clone(), lead.clone(), term, scope_cancel.clone()) {
-                Ok(scope) => scope.run().await,
-                Err(ended) => ended,
+        let leader = async {
+            match PartitionLeader::new(context.clone(), slot.clone(), term, leader_cancel.clone()) {
+                Ok(leader) => leader.run().await,
+                Err(exit) => exit,
             }
         };
-        tokio::pin!(scope);
-        let ended = tokio::select! {
-            ended = &mut scope => ended,
+        tokio::pin!(leader);
+        let exit = tokio::select! {
+            exit = &mut leader => exit,
             () = lost(&mut role, term) => {
-                scope_cancel.cancel();
-                scope.await
+                leader_cancel.cancel();
+                leader.await
             }
         };
-        match ended {
-            Ended::Drained => return,
-            Ended::Cancelled => {}
-            Ended::Failed => {
+        match exit {
+            Exit::Drained => return,
+            Exit::Cancelled => {}
+            Exit::Failed => {
                 pause =
                     if began.elapsed() > RESTART_MAX * 2 { RESTART } else { (pause * 2).min(RESTART_MAX) };
                 tokio::select! {
                     () = cancel.cancelled() => return,
-                    () = node.draining.cancelled() => return,
+                    () = context.draining.cancelled() => return,
                     () = sleep(pause) => {}
                 }
             }

@@ -1,7 +1,10 @@
-//! What this node does while it leads a partition: created when leadership begins, cancelled when it is lost.
+//! Leads one partition: created when leadership begins, cancelled when leadership is lost.
 //!
-//! One loop owns the fan-out and the commands to the partition, one command at a time: progress, attachments and
-//! trims can never overtake each other.
+//! One loop owns the subscriptions, the fan-out and the commands to the partition, one command at a time: progress,
+//! attachments and trims can never overtake each other.
+
+mod context;
+mod progress_queue;
 
 mod advance;
 mod fan_out;
@@ -17,7 +20,7 @@ use std::{
 };
 
 use fanfare_catalog::{AccountView, View};
-use fanfare_model::{AccountId, Offset, SubscriptionId};
+use fanfare_model::{AccountId, Offset};
 use fanfare_partition::{AccountFilter, Attachment, CommandError, Positions};
 use tokio::{
     sync::watch,
@@ -26,30 +29,27 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::context::LeaderContext;
 use self::{
     advance::MATCHED_BYTES_MAX,
-    fan_out::{Found, Index},
+    fan_out::{FollowedRead, Index},
     reconcile::{Change, Changed},
     retention::Trims,
 };
 use crate::{
-    context::{Lead, Node},
+    context::{DeliveryContext, PartitionSlot},
     spec::{ChoiceError, Choices},
-    subscription::state::Flight,
-    subscription::{Cell, Ground},
+    subscription::{Subscription, state::SubscriptionState},
 };
 
-type Cells = BTreeMap<AccountId, BTreeMap<SubscriptionId, Arc<Cell>>>;
-
-/// A frontier that moved over nothing that was matched is replicated after this.
+/// A frontier that moved over no matched event is replicated after this.
 const FRONTIER_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(crate) struct Scope {
-    ground: Arc<Ground>,
-    lead: Arc<Lead>,
+pub(crate) struct PartitionLeader {
+    context: Arc<LeaderContext>,
+    slot: Arc<PartitionSlot>,
     term: u64,
     index: Index,
-    cells: Cells,
     /// The catalog as far as it was taken into account here.
     seen: BTreeMap<AccountId, Arc<AccountView>>,
     /// The newest revision of the catalog that anything was attached under.
@@ -58,16 +58,16 @@ pub(crate) struct Scope {
     awaits_catalog: bool,
     positions: watch::Receiver<Positions>,
     catalog: watch::Receiver<Arc<View>>,
-    reading: Option<Reading>,
-    commands: Commands,
+    read: Option<PendingRead>,
+    pipeline: ProposalPipeline,
     trims: Trims,
     draining: bool,
 }
 
-type Reading = Pin<Box<dyn Future<Output = Found> + Send>>;
+type PendingRead = Pin<Box<dyn Future<Output = FollowedRead> + Send>>;
 
 /// What goes to the partition's state machine.
-struct Commands {
+struct ProposalPipeline {
     running: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
     changes: VecDeque<Change>,
     /// Attachments change, or are about to: the fan-out waits.
@@ -84,96 +84,94 @@ struct Commands {
 }
 
 enum Finished {
-    Advanced { frontier: Offset, cells: Vec<Arc<Cell>>, result: Result<(), CommandError> },
+    Advanced { frontier: Offset, subscriptions: Vec<Arc<Subscription>>, result: Result<(), CommandError> },
     Reconciled(Vec<Changed>),
     Trimmed(Result<Offset, CommandError>),
 }
 
-/// Why a scope ended.
+/// Why a leader exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum Exit {
     Cancelled,
     Drained,
     /// Something failed that a new start from the replicated state cures, or waits out.
     Failed,
 }
 
-impl Scope {
+impl PartitionLeader {
     /// # Errors
     /// If what is attached cannot be understood.
     pub(crate) fn new(
-        node: Arc<Node>,
-        lead: Arc<Lead>,
+        delivery: Arc<DeliveryContext>,
+        slot: Arc<PartitionSlot>,
         term: u64,
         cancel: CancellationToken,
-    ) -> Result<Self, Ended> {
-        let partition = lead.partition.clone();
+    ) -> Result<Self, Exit> {
+        let partition = slot.partition.clone();
         let state = partition.delivery_state();
-        let ground = Arc::new(Ground::new(node.clone(), partition, state.frontier, cancel));
-        let mut scope = Self {
+        let context = Arc::new(LeaderContext::new(delivery.clone(), partition, state.frontier, cancel));
+        let mut leader = Self {
             term,
             index: Index::default(),
-            cells: BTreeMap::new(),
             seen: BTreeMap::new(),
             newest_attached: 0,
             awaits_catalog: true,
-            positions: ground.partition.positions(),
-            catalog: node.catalog.watch(),
-            reading: None,
-            commands: Commands::new(state.frontier),
+            positions: context.partition.positions(),
+            catalog: delivery.catalog.watch(),
+            read: None,
+            pipeline: ProposalPipeline::new(state.frontier),
             trims: Trims::default(),
             draining: false,
-            ground,
-            lead,
+            context,
+            slot,
         };
         for (attachment, _) in &state.attachments {
-            scope.add_cell(attachment).inspect_err(|_| scope.lead.cells.write().clear())?;
+            leader.add_subscription(attachment)?;
         }
-        scope.take_catalog();
-        Ok(scope)
+        leader.take_catalog();
+        Ok(leader)
     }
 
-    pub(crate) async fn run(mut self) -> Ended {
-        self.lead.leads.send_replace(true);
-        self.lead.bump();
-        let ended = self.drive().await;
-        if ended == Ended::Failed {
-            self.commands.end(&self.ground.cancel).await;
+    pub(crate) async fn run(mut self) -> Exit {
+        self.slot.leader.send_replace(Some(self.context.clone()));
+        self.slot.notify();
+        let exit = self.drive().await;
+        if exit == Exit::Failed {
+            self.pipeline.end(&self.context.cancel).await;
         }
-        self.lead.leads.send_replace(false);
-        self.lead.bump();
-        self.ground.cancel.cancel();
-        self.ground.tasks.close();
-        self.ground.tasks.wait().await;
-        self.lead.cells.write().clear();
-        ended
+        self.slot.leader.send_replace(None);
+        self.slot.notify();
+        self.context.cancel.cancel();
+        self.context.tasks.close();
+        self.context.tasks.wait().await;
+        exit
     }
 
-    async fn drive(&mut self) -> Ended {
-        let ground = self.ground.clone();
-        let cancelled = ground.cancel.cancelled();
+    async fn drive(&mut self) -> Exit {
+        let context = self.context.clone();
+        let cancelled = context.cancel.cancelled();
         tokio::pin!(cancelled);
-        let draining = ground.node.draining.cancelled();
+        let draining = context.delivery.draining.cancelled();
         tokio::pin!(draining);
         loop {
             self.check_retention();
             self.begin_command();
-            self.begin_reading();
+            self.start_read();
             if self.draining && self.is_drained() {
-                return Ended::Drained;
+                return Exit::Drained;
             }
             let wake_at = self.wake_at();
             tokio::select! {
                 biased;
-                () = &mut cancelled => return Ended::Cancelled,
-                finished = poll(&mut self.commands.running) => {
-                    self.commands.running = None;
-                    if let Err(ended) = self.finish_command(finished) {
-                        return ended;
+                () = &mut cancelled => return Exit::Cancelled,
+                finished = poll(&mut self.pipeline.running) => {
+                    self.pipeline.running = None;
+                    if let Err(exit) = self.finish_command(finished) {
+                        return exit;
                     }
                 }
-                found = poll(&mut self.reading) => {
-                    self.reading = None;
+                found = poll(&mut self.read) => {
+                    self.read = None;
                     match &found.chunk {
                         Ok(chunk) => {
                             self.fan_out(&found, chunk);
@@ -181,70 +179,72 @@ impl Scope {
                             yield_now().await;
                         }
                         Err(error) => {
-                            tracing::error!(partition = %ground.partition.id(), %error, "read events to deliver");
-                            return Ended::Failed;
+                            tracing::error!(partition = %context.partition.id(), %error, "failed to read events for delivery; restarting the partition's delivery");
+                            return Exit::Failed;
                         }
                     }
                 }
                 changed = self.catalog.changed() => match changed {
                     Ok(()) => self.take_catalog(),
-                    Err(_catalog_stopped) => return Ended::Failed,
+                    Err(_catalog_stopped) => return Exit::Failed,
                 },
                 changed = self.positions.changed() => if changed.is_err() {
-                    return Ended::Failed;
+                    return Exit::Failed;
                 },
-                () = ground.wake.notified() => {}
+                () = context.progress.notified() => {}
                 () = &mut draining, if !self.draining => self.drain(),
                 () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => {}
             }
         }
     }
 
-    fn begin_reading(&mut self) {
-        let front = self.ground.front();
+    fn start_read(&mut self) {
+        let fan_out_offset = self.context.fan_out_offset();
         let end = self.positions.borrow_and_update().high_watermark;
-        let full = self.commands.matched_bytes >= MATCHED_BYTES_MAX;
-        let waits = full || self.commands.reconciling || self.awaits_catalog || self.draining;
-        if self.reading.is_some() || waits || front >= end {
+        let full = self.pipeline.matched_bytes >= MATCHED_BYTES_MAX;
+        let waits = full || self.pipeline.reconciling || self.awaits_catalog || self.draining;
+        if self.read.is_some() || waits || fan_out_offset >= end {
             return;
         }
-        let partition = self.ground.partition.clone();
-        let bytes_max = self.ground.node.options.fanout_chunk_bytes;
+        let partition = self.context.partition.clone();
+        let bytes_max = self.context.delivery.options.fanout_chunk_bytes;
         let followed = self.index.followed().clone();
-        self.reading = Some(Box::pin(async move {
-            Found {
-                chunk: partition.read(front, AccountFilter::Set(followed.clone()), bytes_max).await,
+        self.read = Some(Box::pin(async move {
+            FollowedRead {
+                chunk: partition.read(fan_out_offset, AccountFilter::Set(followed.clone()), bytes_max).await,
                 followed,
             }
         }));
     }
 
     fn begin_command(&mut self) {
-        if self.commands.running.is_some() {
+        if self.pipeline.running.is_some() {
             return;
         }
-        self.commands.retry_at = self.commands.retry_at.filter(|at| *at > Instant::now());
-        let waits = self.commands.retry_at.is_some() || self.draining;
-        let changes = !waits && !self.commands.changes.is_empty();
+        self.pipeline.retry_at = self.pipeline.retry_at.filter(|at| *at > Instant::now());
+        let waits = self.pipeline.retry_at.is_some() || self.draining;
+        let changes = !waits && !self.pipeline.changes.is_empty();
         // An attachment takes effect at an offset that the fan-out must not have passed when it learns of it.
-        self.commands.reconciling = changes;
-        self.commands.caught_up &= changes;
+        self.pipeline.reconciling = changes;
+        self.pipeline.caught_up &= changes;
         let due = self.advance_is_due();
-        let ready = changes && self.reading.is_none();
+        let ready = changes && self.read.is_none();
         let owed = ready && self.owes_progress();
         if ready && !owed {
             self.begin_reconciling();
         } else if due || owed {
-            self.commands.caught_up |= ready;
+            self.pipeline.caught_up |= ready;
             self.begin_advance();
         } else if !changes {
             self.begin_trim();
         }
     }
 
-    fn finish_command(&mut self, finished: Finished) -> Result<(), Ended> {
+    fn finish_command(&mut self, finished: Finished) -> Result<(), Exit> {
         match finished {
-            Finished::Advanced { frontier, cells, result } => self.advanced(frontier, &cells, result),
+            Finished::Advanced { frontier, subscriptions, result } => {
+                self.advanced(frontier, &subscriptions, result)
+            }
             Finished::Reconciled(changes) => self.reconciled(changes),
             Finished::Trimmed(result) => self.trimmed(result),
         }
@@ -252,9 +252,9 @@ impl Scope {
 
     /// When to look again if nothing happens.
     fn wake_at(&self) -> Option<Instant> {
-        let drain_until = self.ground.node.drain_until.get().copied().filter(|_| self.draining);
-        let idle = self.commands.running.is_none();
-        let retry_at = self.commands.retry_at.filter(|_| idle);
+        let drain_until = self.context.delivery.drain_until.get().copied().filter(|_| self.draining);
+        let idle = self.pipeline.running.is_none();
+        let retry_at = self.pipeline.retry_at.filter(|_| idle);
         let advance_at = self.advance_at().filter(|_| idle);
         let retention_at = Some(self.trims.next_check());
         [drain_until, retry_at, advance_at, retention_at].into_iter().flatten().min()
@@ -262,46 +262,49 @@ impl Scope {
 
     fn drain(&mut self) {
         self.draining = true;
-        self.reading = None;
-        for cell in self.lead.cells.read().values() {
-            cell.wake.notify_one();
+        self.read = None;
+        for subscription in self.context.subscriptions().iter() {
+            subscription.wake.notify_one();
         }
     }
 
     /// Nothing is under way and all progress is replicated, or it takes too long.
     fn is_drained(&self) -> bool {
-        let late = self.ground.node.drain_until.get().is_none_or(|until| *until <= Instant::now());
-        let idle = self.commands.running.is_none()
-            && !self.ground.is_dirty()
-            && self.lead.cells.read().values().all(|cell| {
-                let state = cell.lock();
-                // What ran for one that is gone was aborted.
-                state.gone || state.flight.busy() == 0
+        let late = self.context.delivery.drain_until.get().is_none_or(|until| *until <= Instant::now());
+        let idle = self.pipeline.running.is_none()
+            && self.context.progress.is_empty()
+            && self.context.subscriptions().iter().all(|subscription| {
+                let machine = &subscription.lock().machine;
+                // The actions of a detached subscription were aborted.
+                machine.is_detached() || machine.busy() == 0
             });
         idle || late
     }
 
-    fn add_cell(&mut self, attachment: &Attachment) -> Result<(), Ended> {
-        let options = self.ground.node.options.clone();
-        let state = self.ground.partition.counters(attachment.subscription).unwrap_or_default();
-        let flight = Flight::restore(options, attachment, state, self.ground.moment());
-        let ids = (attachment.subscription, attachment.account, attachment.epoch);
-        let choices = Choices::of(attachment).map_err(|error| self.unreadable(attachment, error))?;
-        let cell = Cell::new(ids, flight, choices);
-        self.newest_attached = self.newest_attached.max(attachment.epoch).max(attachment.filter_revision());
-        self.cells.entry(attachment.account).or_default().insert(attachment.subscription, cell.clone());
-        self.lead.cells.write().insert(attachment.subscription, cell);
+    fn add_subscription(&mut self, attachment: &Attachment) -> Result<(), Exit> {
+        let options = self.context.delivery.options.clone();
+        let (counters, record) = self.context.partition.counters(attachment.subscription).unwrap_or_default();
+        let values = self.context.input_values();
+        let machine = SubscriptionState::restore(options, attachment, counters, record, values);
+        let choices = Choices::of(attachment).map_err(|error| self.unreadable(attachment, &error))?;
+        let Attachment { subscription: id, account, epoch, .. } = *attachment;
+        self.newest_attached = self.newest_attached.max(epoch).max(attachment.filter_revision());
+        let subscription = Subscription::new(id, account, epoch, machine, choices);
+        self.context.change_subscriptions(|subscriptions| subscriptions.insert(subscription));
         Ok(())
     }
 
-    fn unreadable(&self, attachment: &Attachment, error: ChoiceError) -> Ended {
-        let (partition, subscription) = (self.ground.partition.id(), attachment.subscription);
-        tracing::error!(%partition, %subscription, %error, "read what a subscription chooses");
-        Ended::Failed
+    fn unreadable(&self, attachment: &Attachment, error: &ChoiceError) -> Exit {
+        let (partition, subscription) = (self.context.partition.id(), attachment.subscription);
+        tracing::error!(
+            %partition, %subscription, %error,
+            "failed to decode the filter of a subscription; restarting the partition's delivery"
+        );
+        Exit::Failed
     }
 }
 
-impl Commands {
+impl ProposalPipeline {
     fn new(frontier: Offset) -> Self {
         Self {
             running: None,
@@ -315,7 +318,7 @@ impl Commands {
         }
     }
 
-    /// Waits for the command under way, whatever becomes of it: the next scope of the same term must not read the
+    /// Waits for the command under way, whatever becomes of it: the next leader of the same term must not read the
     /// state before it is applied, and repeat what it did.
     async fn end(&mut self, cancel: &CancellationToken) {
         if let Some(command) = self.running.take() {
@@ -332,10 +335,6 @@ async fn poll<T>(future: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -
     }
 }
 
-fn cell_of(cells: &Cells, account: AccountId, subscription: SubscriptionId) -> Option<&Arc<Cell>> {
-    cells.get(&account)?.get(&subscription)
-}
-
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -343,9 +342,9 @@ mod tests {
 
     use super::*;
 
-    fn running() -> (Commands, oneshot::Sender<()>) {
+    fn running() -> (ProposalPipeline, oneshot::Sender<()>) {
         let (applied, is_applied) = oneshot::channel();
-        let mut commands = Commands::new(Offset::ZERO);
+        let mut commands = ProposalPipeline::new(Offset::ZERO);
         commands.running = Some(Box::pin(async move {
             is_applied.await.expect("the test says when it is applied");
             Finished::Trimmed(Ok(Offset::ZERO))

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::budget::Budget;
 use crate::{
-    context::Pace,
+    context::Intervals,
     dead_letter::{DeadLetter, Draft, Origin},
 };
 
@@ -180,8 +180,8 @@ impl Cursor {
 }
 
 /// Trims the partition where its own retention wants it; letters are settled by nobody.
-pub(crate) async fn keep_trimmed(partition: Partition, pace: Pace, stop: CancellationToken) {
-    let mut checks = interval(Duration::from_millis(pace.retention_check_ms));
+pub(crate) async fn keep_trimmed(partition: Partition, intervals: Intervals, stop: CancellationToken) {
+    let mut checks = interval(Duration::from_millis(intervals.retention_check_ms));
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(checks.tick()).await.is_some() {
         let role = *partition.role().borrow();

@@ -19,7 +19,7 @@ mod subscription;
 mod sweep;
 mod worker;
 
-mod circuit_breaker;
+mod judgement;
 mod restraint;
 mod retry;
 

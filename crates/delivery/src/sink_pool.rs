@@ -7,6 +7,8 @@ use fanfare_sinks::{Factory, Sink};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use crate::judgement::SharedBreaker;
+
 /// A sink as configured at one revision.
 pub(crate) struct OpenSink {
     pub(crate) revision: u64,
@@ -14,6 +16,8 @@ pub(crate) struct OpenSink {
     pub(crate) sink: Result<Arc<dyn Sink>, String>,
     /// Requests at once, shared by all subscriptions and partitions, and by all revisions of the sink.
     pub(crate) permits: Arc<Semaphore>,
+    /// Shared by all subscriptions and partitions. A new revision begins with a closed one.
+    pub(crate) breaker: Arc<SharedBreaker>,
 }
 
 pub(crate) struct SinkPool {
@@ -38,7 +42,7 @@ impl SinkPool {
             .get(&spec.id)
             .map_or_else(|| Arc::new(Semaphore::new(self.concurrency)), |known| known.permits.clone());
         let sink = self.factory.build(&spec.config).map_err(|error| error.to_string());
-        let opened = Arc::new(OpenSink { revision: spec.revision, sink, permits });
+        let opened = Arc::new(OpenSink { revision: spec.revision, sink, permits, breaker: Arc::default() });
         sinks.insert(spec.id, opened.clone());
         opened
     }

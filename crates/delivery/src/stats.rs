@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_model::{Offset, SubscriptionId, Timestamp};
+use fanfare_model::{AccountId, Offset, SubscriptionId, Timestamp};
 use fanfare_partition::{Counters, Outcome};
 
-use crate::context::Lead;
+use crate::context::PartitionSlot;
 
 /// What a subscription's deliveries are doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -40,32 +40,39 @@ pub struct SubscriptionStats {
 
 impl SubscriptionStats {
     /// Adds one partition's part.
-    pub(crate) fn add(&mut self, lead: &Lead, subscription: SubscriptionId, now: Timestamp) {
-        let index = lead.partition.id().index;
-        let frontier = lead.partition.positions().borrow().frontier;
-        if *lead.leads.borrow() && self.state == State::Unknown {
+    pub(crate) fn add(
+        &mut self,
+        slot: &PartitionSlot,
+        account: AccountId,
+        subscription: SubscriptionId,
+        now: Timestamp,
+    ) {
+        let index = slot.partition.id().index;
+        let frontier = slot.partition.positions().borrow().frontier;
+        if slot.is_leading() && self.state == State::Unknown {
             self.state = State::Active;
         }
-        let Some(cell) = lead.cell(subscription) else {
-            if let Some((counters, _)) = lead.partition.counters(subscription) {
+        let Some(attached) = slot.subscription(account, subscription) else {
+            if let Some((counters, _)) = slot.partition.counters(subscription) {
                 self.count(&counters);
                 self.partitions.push((index, counters.matched, counters.pending(), frontier));
             }
             return;
         };
-        let state = cell.lock();
-        let flight = &state.flight;
-        let counters = flight.counters();
+        let locked = attached.lock();
+        let machine = &locked.machine;
+        let counters = machine.counters();
         self.count(&counters);
         self.partitions.push((index, counters.matched, counters.pending(), frontier));
-        let age_ms = flight.oldest().map(|oldest| now.millis_since(oldest));
+        let age_ms = machine.oldest_append_time().map(|oldest| now.millis_since(oldest));
         self.oldest_pending_age_ms = self.oldest_pending_age_ms.max(age_ms);
-        self.parked_keys += u32::try_from(flight.parked_keys()).unwrap_or(u32::MAX);
-        let broken = state.sink.as_ref().and_then(|sink| sink.sink.as_ref().err());
-        if flight.is_down() || broken.is_some() {
+        self.parked_keys += u32::try_from(machine.parked_keys()).unwrap_or(u32::MAX);
+        let is_down = locked.sink.as_ref().is_some_and(|sink| sink.breaker.lock().is_down());
+        let broken = locked.sink.as_ref().and_then(|sink| sink.sink.as_ref().err());
+        if is_down || broken.is_some() {
             self.state = State::SinkDown;
         }
-        let failure = broken.map_or_else(|| flight.last_failure(), String::as_str);
+        let failure = broken.map_or_else(|| machine.last_failure(), String::as_str);
         if !failure.is_empty() {
             failure.clone_into(&mut self.last_failure);
         }

@@ -4,7 +4,10 @@ use bytes::Bytes;
 use fanfare_model::{AccountId, Event, KeyHash, Offset};
 use fanfare_partition::{AccountFilter, Partition, ReadError, StoredEvent};
 
-use crate::{spec::Specs, subscription::window::Held};
+use crate::{
+    spec::Specs,
+    subscription::buffered_event::{BufferedEvent, SchemaCheck},
+};
 
 /// Read at once to find single events again.
 const LOAD_BYTES: u64 = 64 << 10;
@@ -24,7 +27,11 @@ pub(crate) struct Sweep<'a> {
 
 impl Sweep<'_> {
     /// Matching events of one chunk within `from..upto`, and where to go on.
-    pub(crate) async fn read(&self, from: Offset, upto: Offset) -> Result<(Vec<Held>, Offset), ReadError> {
+    pub(crate) async fn read(
+        &self,
+        from: Offset,
+        upto: Offset,
+    ) -> Result<(Vec<BufferedEvent>, Offset), ReadError> {
         let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
         let events = chunk.batches.iter().flat_map(|batch| batch.events());
         let found =
@@ -33,7 +40,10 @@ impl Sweep<'_> {
     }
 
     /// These events, ascending, in the same order; None for one that is not matched any more.
-    pub(crate) async fn load(&self, offsets: &[Offset]) -> Result<Vec<(Offset, Option<Held>)>, ReadError> {
+    pub(crate) async fn load(
+        &self,
+        offsets: &[Offset],
+    ) -> Result<Vec<(Offset, Option<BufferedEvent>)>, ReadError> {
         let mut found = Vec::with_capacity(offsets.len());
         while let Some(&from) = offsets.get(found.len()) {
             let chunk = self.partition.read(from, AccountFilter::One(self.account), LOAD_BYTES).await?;
@@ -54,7 +64,7 @@ impl Sweep<'_> {
         key: KeyHash,
         from: Offset,
         upto: Offset,
-    ) -> Result<(Vec<Held>, Offset), ReadError> {
+    ) -> Result<(Vec<BufferedEvent>, Offset), ReadError> {
         let (mut found, mut bytes, mut from) = (Vec::new(), 0, from);
         for _ in 0..SCAN_CHUNKS_MAX {
             let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
@@ -80,7 +90,7 @@ impl Sweep<'_> {
         Ok((found, from))
     }
 
-    fn hold(&self, event: StoredEvent) -> Option<Held> {
+    fn hold(&self, event: StoredEvent) -> Option<BufferedEvent> {
         let pin = {
             let parsed = Event::parse(&event.bytes).ok()?;
             self.specs.at(event.offset).get(parsed.event_type)?.cloned()
@@ -88,6 +98,6 @@ impl Sweep<'_> {
         let StoredEvent { offset, append_time, header, ref bytes } = event;
         // In memory of its own: what it was read with is far larger.
         let bytes = Bytes::copy_from_slice(bytes);
-        Some(Held { offset, key: header.key, append_time, bytes, pin })
+        Some(BufferedEvent { offset, key: header.key, append_time, bytes, schema: SchemaCheck::of(pin) })
     }
 }

@@ -1,91 +1,129 @@
-//! One subscription's deliveries from one partition, for as long as anything of it is unsettled.
+//! The worker of one subscription in one partition, for as long as anything of it is unsettled.
 //!
-//! Runs what the [`Flight`] decides: attempts, reads and dead letters are futures inside this one task, so that dropping
-//! it aborts them all.
+//! Runs the actions of the state machine: attempts, reads and dead letters are futures inside this one task, so that
+//! dropping the task aborts them all.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use fanfare_partition::{AppendError, ReadError, Reason};
-use fanfare_sinks::{Abilities, Delivery, Failure, Outcome as Answer, Sink};
+use fanfare_model::Offset;
+use fanfare_partition::{AppendError, ReadError};
+use fanfare_sinks::{Delivery, Failure, Outcome, Sink};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch},
     task::yield_now,
     time::{Instant, sleep_until},
 };
 
 use crate::{
     dead_letter::{Draft, Origin},
+    judgement::ProbeTicket,
+    leader::LeaderContext,
     letters::KeepError,
     restraint::Headway,
     sink_pool::OpenSink,
     spec::Specs,
-    subscription::state::{Errand, Flight, Item, Letter},
-    subscription::window::Held,
-    subscription::{Cell, Ground},
+    subscription::{
+        Subscription,
+        buffered_event::{AttemptItem, BufferedEvent, DeadLetterRequest, SchemaCheck},
+        event::{Action, Actions, AttemptResult, CheckedEvent, ReadAction, ReloadedEvent, SubscriptionEvent},
+        state::SubscriptionState,
+    },
     sweep::Sweep,
 };
 
-enum Done {
-    Attempt { answers: Vec<(Item, Answer)>, atomic: bool },
-    Letter(Letter, Result<(), KeepError>),
-    Load(Errand, Result<Vec<(fanfare_model::Offset, Option<Held>)>, ReadError>),
-    Found(Errand, Result<(Vec<Held>, fanfare_model::Offset), ReadError>),
+/// A finished action.
+enum Completion {
+    Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: Option<ProbeTicket> },
+    Read { read: ReadAction, result: Result<ReadResult, ReadError> },
+    DeadLetter { request: DeadLetterRequest, result: Result<(), KeepError> },
 }
 
-type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+enum ReadResult {
+    Events { events: Vec<BufferedEvent>, end: Offset },
+    Reloaded(Vec<ReloadedEvent>),
+}
+
+type RunningAction = Pin<Box<dyn Future<Output = Completion> + Send>>;
 type Acquire = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
-struct Task {
-    ground: Arc<Ground>,
-    cell: Arc<Cell>,
-    works: FuturesUnordered<Work>,
-    /// A permit of the sink that is waited for, or was given and not used yet.
+struct Worker {
+    context: Arc<LeaderContext>,
+    subscription: Arc<Subscription>,
+    running: FuturesUnordered<RunningAction>,
+    /// Reused.
+    actions: Actions,
+    /// As of the last tick.
+    specs: Option<Arc<Specs>>,
+    /// A permit of the sink that is waited for.
     acquire: Option<(Arc<Semaphore>, Acquire)>,
-    permit: Option<(Arc<OpenSink>, OwnedSemaphorePermit)>,
-    /// Attempts under way.
-    attempts: usize,
+    /// A permit that was given and not used yet.
+    permit: Option<SinkPermit>,
+    /// Changes of the sink's circuit breaker.
+    breaker: Option<BreakerWatch>,
+    attempts_running: usize,
     headway: Headway,
 }
 
-/// What to do after everything that can be begun was begun.
+struct SinkPermit {
+    sink: Arc<OpenSink>,
+    permit: OwnedSemaphorePermit,
+}
+
+struct BreakerWatch {
+    sink: Arc<OpenSink>,
+    changes: watch::Receiver<()>,
+}
+
+/// Continuation after everything that can start was started.
 enum Next {
-    Wait { deadline_ms: Option<u64> },
+    Wait {
+        wake_at_ms: Option<u64>,
+    },
+    /// More is at hand, and others want to run, too.
+    Yield,
     End,
 }
 
-/// Starts the cell's task unless it runs.
-pub(crate) fn ensure_running(ground: &Arc<Ground>, cell: &Arc<Cell>, running: &mut bool) {
-    if *running {
-        cell.wake.notify_one();
-        return;
-    }
-    *running = true;
-    let task = Task {
-        ground: ground.clone(),
-        cell: cell.clone(),
-        works: FuturesUnordered::new(),
+/// Starts the worker of the subscription.
+pub(crate) fn spawn(context: &Arc<LeaderContext>, subscription: &Arc<Subscription>) {
+    let worker = Worker {
+        context: context.clone(),
+        subscription: subscription.clone(),
+        running: FuturesUnordered::new(),
+        actions: Actions::default(),
+        specs: None,
         acquire: None,
         permit: None,
-        attempts: 0,
+        breaker: None,
+        attempts_running: 0,
         headway: Headway::default(),
     };
-    ground.tasks.spawn(task.run());
+    context.tasks.spawn(worker.run());
 }
 
-impl Task {
+impl Worker {
     async fn run(mut self) {
-        let ground = self.ground.clone();
-        let cell = self.cell.clone();
-        let cancelled = ground.cancel.cancelled();
+        let context = self.context.clone();
+        let subscription = self.subscription.clone();
+        let cancelled = context.cancel.cancelled();
         tokio::pin!(cancelled);
-        let timer = sleep_until(ground.at(0));
+        let timer = sleep_until(Instant::now());
         tokio::pin!(timer);
         loop {
             self.give_way().await;
-            let Next::Wait { deadline_ms } = self.begin_all() else { return };
-            if let Some(deadline_ms) = deadline_ms {
-                let deadline = ground.at(deadline_ms);
+            // Before the breaker is looked at: a change after that look is not missed.
+            self.watch_breaker();
+            let wake_at_ms = match self.start_actions() {
+                Next::Wait { wake_at_ms } => wake_at_ms,
+                Next::Yield => {
+                    yield_now().await;
+                    continue;
+                }
+                Next::End => return,
+            };
+            if let Some(wake_at_ms) = wake_at_ms {
+                let deadline = context.delivery.instant_of(wake_at_ms);
                 if timer.deadline() != deadline {
                     timer.as_mut().reset(deadline);
                 }
@@ -93,113 +131,174 @@ impl Task {
             tokio::select! {
                 biased;
                 () = &mut cancelled => return,
-                Some(done) = self.works.next(), if !self.works.is_empty() => {
-                    self.absorb(done);
-                    while let Some(Some(done)) = self.works.next().now_or_never() {
-                        self.absorb(done);
+                Some(completion) = self.running.next(), if !self.running.is_empty() => {
+                    self.complete(completion);
+                    while let Some(Some(completion)) = self.running.next().now_or_never() {
+                        self.complete(completion);
                     }
                 }
-                permit = wait(&mut self.acquire) => {
+                permit = acquired(&mut self.acquire) => {
                     self.acquire = None;
-                    self.took(permit);
+                    self.on_acquired(permit);
                 }
-                () = cell.wake.notified() => {}
-                () = &mut timer, if deadline_ms.is_some() => {}
+                () = subscription.wake.notified() => {}
+                () = changed(&mut self.breaker) => {}
+                () = &mut timer, if wake_at_ms.is_some() => {}
             }
         }
     }
 
-    /// Lets others go first if it has anything to catch up on, and looks how long that takes.
+    /// Lets other tasks go first while the subscription lags, and measures how long that takes.
     async fn give_way(&mut self) {
-        if self.attempts > 0 && self.cell.lock().flight.is_behind() {
-            let gave = Instant::now();
+        if self.attempts_running > 0 && self.subscription.lock().machine.is_lagging() {
+            let before = Instant::now();
             yield_now().await;
-            self.ground.node.restraint.felt(gave.elapsed());
+            self.context.delivery.restraint.felt(before.elapsed());
         }
     }
 
-    /// Begins all that may be begun at this moment.
-    fn begin_all(&mut self) -> Next {
-        let cell = self.cell.clone();
-        loop {
-            // What becomes due while this runs is due after this: the deadline is counted from here.
-            let now_ms = self.ground.moment().now_ms;
-            self.begin_errands();
-            // What was given up instead of attempted is an errand.
-            if self.begin_attempts() {
-                continue;
+    fn watch_breaker(&mut self) {
+        let sink = self.subscription.lock().sink.clone();
+        match (&mut self.breaker, sink) {
+            (Some(watched), Some(sink)) if Arc::ptr_eq(&watched.sink, &sink) => {
+                watched.changes.mark_unchanged();
             }
-            let mut state = cell.lock();
-            if state.gone || state.flight.is_done() && self.works.is_empty() {
-                state.running = false;
-                return Next::End;
+            (breaker, sink) => {
+                *breaker = sink.map(|sink| BreakerWatch { changes: sink.breaker.watch(), sink });
             }
-            if !state.dirty && state.flight.has_news() {
-                self.ground.touch(&cell, &mut state);
-            }
-            return Next::Wait { deadline_ms: state.flight.deadline_ms(now_ms) };
         }
     }
 
-    fn begin_errands(&mut self) {
-        loop {
-            let mut state = self.cell.lock();
-            if state.gone {
+    /// Starts everything that may start now.
+    fn start_actions(&mut self) -> Next {
+        let locked = self.subscription.lock();
+        self.specs = locked.specs.clone();
+        if self.specs.is_none() && !locked.machine.is_detached() {
+            // The leader wakes the worker when the catalog is known.
+            return Next::Wait { wake_at_ms: None };
+        }
+        drop(locked);
+        self.on(SubscriptionEvent::Tick);
+        let more = self.run_actions();
+        self.start_attempts();
+        let mut locked = self.subscription.lock();
+        let machine = &locked.machine;
+        if machine.is_detached() || machine.is_done() && self.running.is_empty() {
+            // Under the lock: a later change of the machine starts a new worker.
+            locked.worker_runs = false;
+            return Next::End;
+        }
+        if more { Next::Yield } else { Next::Wait { wake_at_ms: self.actions.wake_at_ms } }
+    }
+
+    /// Starts attempts while there are events and permits.
+    fn start_attempts(&mut self) {
+        let (context, subscription) = (self.context.clone(), self.subscription.clone());
+        while !context.delivery.draining.is_cancelled() {
+            let mut locked = subscription.lock();
+            let wants_attempt =
+                locked.run(context.input_values(), &mut self.actions, |machine, inputs, _| {
+                    machine.wants_attempt(inputs)
+                });
+            if !wants_attempt || self.is_held_back(&locked.machine) {
+                self.permit = None;
                 return;
             }
-            let Some(specs) = state.specs.clone() else { return };
-            let Some(errand) = state.flight.next_errand(self.ground.moment()) else { return };
-            drop(state);
-            let work = self.errand(errand, specs);
-            self.works.push(work);
+            let Some(open) = locked.sink.clone() else { return };
+            let Ok(sink) = &open.sink else { return };
+            let Some(permit) = self.take_permit(&open) else { return };
+            let granted = SubscriptionEvent::PermitGranted(sink.abilities());
+            locked.run(context.input_values(), &mut self.actions, |machine, inputs, actions| {
+                machine.on(granted, inputs, actions);
+            });
+            drop(locked);
+            if !self.run_granted(sink, &open, permit) {
+                return;
+            }
         }
     }
 
-    /// Begins attempts while there are events and permits. True if something was given up instead, so that there is
-    /// more to begin.
-    fn begin_attempts(&mut self) -> bool {
-        let cell = self.cell.clone();
-        let mut gave_up = false;
-        loop {
-            if self.ground.node.draining.is_cancelled() {
-                return gave_up;
+    /// Runs the actions that follow a permit. False if no attempt is among them.
+    fn run_granted(
+        &mut self,
+        sink: &Arc<dyn Sink>,
+        open: &Arc<OpenSink>,
+        permit: OwnedSemaphorePermit,
+    ) -> bool {
+        let mut permit = Some(permit);
+        let mut work = std::mem::take(&mut self.actions.work);
+        for action in work.drain(..) {
+            match action {
+                Action::StartAttempt { items, probe } => {
+                    let permit = permit.take().expect("a permit allows one attempt");
+                    let ticket = probe.map(|probe| open.breaker.clone().ticket(probe));
+                    self.start_attempt(items, sink.clone(), permit, ticket);
+                }
+                action => {
+                    self.run_action(action);
+                }
             }
-            let mut state = cell.lock();
-            let now_ms = self.ground.moment().now_ms;
-            let wanted = !state.gone && state.flight.wants_attempt(now_ms);
-            if !wanted || self.is_held_back(&state.flight) {
-                self.permit = None;
-                return gave_up;
-            }
-            let Some(open) = state.sink.clone() else { return gave_up };
-            let Ok(sink) = open.sink.clone() else { return gave_up };
-            let Some(permit) = self.permit(&open) else { return gave_up };
-            let items = state.flight.next_attempt(now_ms, sink.abilities());
-            drop(state);
-            if items.is_empty() {
-                return gave_up;
-            }
-            gave_up |= self.attempt(items, sink, permit);
         }
+        self.actions.work = work;
+        permit.is_none()
     }
 
-    /// Whether it has to wait with its next attempt for the sake of others.
-    fn is_held_back(&mut self, flight: &Flight) -> bool {
-        if !flight.is_behind() {
+    /// Runs the actions of a tick. True if more may follow at once.
+    fn run_actions(&mut self) -> bool {
+        let mut more = false;
+        let mut work = std::mem::take(&mut self.actions.work);
+        for action in work.drain(..) {
+            more |= self.run_action(action);
+        }
+        self.actions.work = work;
+        more
+    }
+
+    fn run_action(&mut self, action: Action) -> bool {
+        match action {
+            Action::StartAttempt { .. } => unreachable!("an attempt follows a permit"),
+            Action::CheckSchemas(events) => {
+                // Outside of the lock: validation takes long, and the fan-out must not wait for one subscription.
+                let checked = events.iter().map(|event| CheckedEvent {
+                    offset: event.offset,
+                    schema: event.schema.checked(&event.bytes),
+                });
+                let checked = checked.collect();
+                self.on(SubscriptionEvent::SchemasChecked(checked));
+                return true;
+            }
+            Action::Read(read) => {
+                let specs = self.specs.clone().expect("a worker ticks only with a filter");
+                self.running.push(self.read(read, specs));
+            }
+            Action::WriteDeadLetter(request) => {
+                let (context, subscription) = (self.context.clone(), self.subscription.clone());
+                self.running.push(Box::pin(async move {
+                    let result = write_dead_letter(&context, &subscription, &request).await;
+                    Completion::DeadLetter { request, result }
+                }));
+            }
+        }
+        false
+    }
+
+    /// The subscription has to wait with its next attempt for the sake of live ones.
+    fn is_held_back(&mut self, machine: &SubscriptionState) -> bool {
+        if !machine.is_lagging() {
             self.headway = Headway::default();
             return false;
         }
-        if self.ground.node.restraint.allows(self.attempts, &self.headway) {
+        if self.context.delivery.restraint.allows(self.attempts_running, &self.headway) {
             return false;
         }
-        self.headway.held_back(Instant::now(), flight.behind_by(self.ground.front()));
+        self.headway.held_back(Instant::now(), machine.lag(self.context.fan_out_offset()));
         true
     }
 
-    /// A permit of the sink, or none and it is waited for.
-    fn permit(&mut self, open: &Arc<OpenSink>) -> Option<OwnedSemaphorePermit> {
-        if let Some((owner, permit)) = self.permit.take()
-            && Arc::ptr_eq(&owner.permits, &open.permits)
+    /// A permit of the sink, or none and the permit is waited for.
+    fn take_permit(&mut self, open: &Arc<OpenSink>) -> Option<OwnedSemaphorePermit> {
+        if let Some(SinkPermit { sink, permit }) = self.permit.take()
+            && Arc::ptr_eq(&sink.permits, &open.permits)
         {
             return Some(permit);
         }
@@ -217,169 +316,202 @@ impl Task {
         }
     }
 
-    fn took(&mut self, permit: Result<OwnedSemaphorePermit, AcquireError>) {
-        let open = self.cell.lock().sink.clone();
-        if let (Ok(permit), Some(open)) = (permit, open)
-            && Arc::ptr_eq(permit.semaphore(), &open.permits)
+    fn on_acquired(&mut self, permit: Result<OwnedSemaphorePermit, AcquireError>) {
+        let sink = self.subscription.lock().sink.clone();
+        if let (Ok(permit), Some(sink)) = (permit, sink)
+            && Arc::ptr_eq(permit.semaphore(), &sink.permits)
         {
-            self.permit = Some((open, permit));
+            self.permit = Some(SinkPermit { sink, permit });
         }
     }
 
-    /// True if some of the events were given up before the attempt.
-    fn attempt(&mut self, items: Vec<Item>, sink: Arc<dyn Sink>, permit: OwnedSemaphorePermit) -> bool {
-        let Abilities { event_bytes_max: limit, atomic_batch: atomic, .. } = sink.abilities();
-        let count = items.len();
-        let checked: Vec<_> = items
-            .into_iter()
-            .map(|item| {
-                let delivery = self.delivery(&item.held, limit);
-                (item, delivery)
-            })
-            .collect();
-        let (taken, deliveries, turn) = {
-            let mut state = self.cell.lock();
-            let (taken, deliveries) = state.flight.send(checked);
-            let turn = state.flight.is_behind().then(|| self.ground.node.restraint.begin());
-            (taken, deliveries, turn)
-        };
-        let gave_up = taken.len() < count;
-        if taken.is_empty() {
-            return gave_up;
-        }
-        self.attempts += 1;
-        self.works.push(Box::pin(async move {
-            let mut answers = sink.attempt(deliveries).await;
+    fn start_attempt(
+        &mut self,
+        items: Vec<AttemptItem>,
+        sink: Arc<dyn Sink>,
+        permit: OwnedSemaphorePermit,
+        ticket: Option<ProbeTicket>,
+    ) {
+        let is_lagging = self.subscription.lock().machine.is_lagging();
+        let turn = is_lagging.then(|| self.context.delivery.restraint.begin());
+        let partition = self.context.partition.id().index;
+        let deliveries: Vec<_> = items.iter().map(|item| delivery(&item.event, partition)).collect();
+        let atomic = sink.abilities().atomic_batch;
+        self.attempts_running += 1;
+        self.running.push(Box::pin(async move {
+            let mut outcomes = sink.attempt(deliveries).await;
             drop((permit, turn));
-            answers.resize_with(taken.len(), || Answer::Retry {
+            outcomes.resize_with(items.len(), || Outcome::Retry {
                 after: None,
                 why: Failure { class: "sink", status: 0, message: "the sink gave no outcome".to_owned() },
             });
-            Done::Attempt { answers: taken.into_iter().zip(answers).collect(), atomic }
+            let results = items.into_iter().zip(outcomes);
+            let results = results.map(|(item, outcome)| AttemptResult { item, outcome }).collect();
+            Completion::Attempt { results, atomic, ticket }
         }));
-        gave_up
     }
 
-    fn delivery(&self, held: &Held, limit: usize) -> Result<Delivery, (Reason, String)> {
-        if held.bytes.len() > limit {
-            let detail = format!("the event has {} bytes, the sink takes {limit}", held.bytes.len());
-            return Err((Reason::TooLarge, detail));
-        }
-        let dataschema = match &held.pin {
-            Some(pin) => pin.check(&held.bytes).map_err(|detail| (Reason::SchemaVersion, detail))?,
-            None => None,
-        };
-        Ok(Delivery {
-            bytes: held.bytes.clone(),
-            offset: held.offset,
-            partition: self.ground.partition.id().index,
-            key: held.key,
-            append_time: held.append_time,
-            dataschema,
-        })
-    }
-
-    fn errand(&self, errand: Errand, specs: Arc<Specs>) -> Work {
-        let (ground, cell) = (self.ground.clone(), self.cell.clone());
+    fn read(&self, read: ReadAction, specs: Arc<Specs>) -> RunningAction {
+        let (context, subscription) = (self.context.clone(), self.subscription.clone());
         Box::pin(async move {
             let sweep = Sweep {
-                partition: &ground.partition,
-                account: cell.account,
+                partition: &context.partition,
+                account: subscription.account,
                 specs: &specs,
-                chunk_bytes: ground.node.options.fanout_chunk_bytes,
+                chunk_bytes: context.delivery.options.fanout_chunk_bytes,
             };
-            match errand {
-                Errand::Letter(letter) => {
-                    let kept = keep(&ground, &cell, &letter).await;
-                    Done::Letter(letter, kept)
+            let result = match &read {
+                ReadAction::Reload(offsets) => sweep.load(offsets).await.map(|events| {
+                    let reloaded = events.into_iter().map(|(offset, event)| ReloadedEvent { offset, event });
+                    ReadResult::Reloaded(reloaded.collect())
+                }),
+                ReadAction::Backlog { from, end } => sweep.read(*from, *end).await.map(read_events),
+                ReadAction::ScanKey { key, from, end } => {
+                    sweep.scan(*key, *from, *end).await.map(read_events)
                 }
-                Errand::Load(ref offsets) => {
-                    let loaded = sweep.load(offsets).await;
-                    Done::Load(errand, loaded)
-                }
-                Errand::Read { from, upto } => {
-                    let found = sweep.read(from, upto).await;
-                    Done::Found(errand, found)
-                }
-                Errand::Scan { key, from, upto } => {
-                    let found = sweep.scan(key, from, upto).await;
-                    Done::Found(errand, found)
-                }
-            }
+            };
+            Completion::Read { read, result }
         })
     }
 
-    fn absorb(&mut self, done: Done) {
-        if matches!(done, Done::Attempt { .. }) {
-            self.attempts -= 1;
-        }
-        let mut state = self.cell.lock();
-        if state.gone {
-            return;
-        }
-        let moment = self.ground.moment();
-        let flight = &mut state.flight;
-        match done {
-            Done::Attempt { answers, atomic: true } => flight.finish_atomic(answers, moment),
-            Done::Attempt { answers, atomic: false } => flight.finish(answers, moment),
-            Done::Letter(letter, Ok(())) => flight.lettered(&letter.item, letter.reason, moment.now_ms),
-            Done::Letter(letter, Err(KeepError::OverBudget)) => {
-                flight.expired(&letter.item, Reason::DeadLetterBudget, moment.now_ms);
+    fn complete(&mut self, completion: Completion) {
+        let event = match completion {
+            Completion::Attempt { results, atomic, ticket } => {
+                self.attempts_running -= 1;
+                self.on(SubscriptionEvent::AttemptFinished { results, atomic });
+                // After the outcome is taken into account: the probe has ended, and the ticket has nothing to return.
+                drop(ticket);
+                return self.wake_draining_leader();
             }
-            Done::Letter(letter, Err(error)) => {
-                tracing::warn!(subscription = %self.cell.subscription, %error, "keep a dead letter");
+            Completion::Read { read, result: Ok(result) } => read_event(read, result),
+            Completion::Read { read, result: Err(error) } => {
+                let (subscription, partition) = (self.subscription.id, self.context.partition.id());
+                tracing::warn!(%subscription, %partition, %error, "failed to read events again; retrying in a second");
+                SubscriptionEvent::ReadFailed(read)
+            }
+            Completion::DeadLetter { request, result: Ok(()) } => {
+                SubscriptionEvent::DeadLetterWritten(request)
+            }
+            Completion::DeadLetter { request, result: Err(KeepError::OverBudget) } => {
+                SubscriptionEvent::DeadLetterOverQuota(request)
+            }
+            Completion::DeadLetter { request, result: Err(error) } => {
+                let (subscription, offset) = (self.subscription.id, request.item.event.offset);
+                tracing::warn!(%subscription, %offset, %error, "failed to write dead letter; the event is held");
                 let disk_is_full = matches!(error, KeepError::Append(AppendError::DiskFull { .. }));
-                flight.letter_failed(letter, disk_is_full, moment);
+                SubscriptionEvent::DeadLetterFailed { request, disk_is_full }
             }
-            Done::Load(_, Ok(found)) => flight.loaded(found),
-            Done::Found(Errand::Scan { key, .. }, Ok((found, end))) => {
-                flight.scanned(key, found, end, moment)
-            }
-            Done::Found(_, Ok((found, end))) => flight.read(found, end, moment),
-            Done::Load(errand, Err(error)) | Done::Found(errand, Err(error)) => {
-                tracing::warn!(subscription = %self.cell.subscription, %error, "read again for a subscription");
-                flight.errand_failed(&errand, moment);
-            }
-        }
-        self.ground.touch(&self.cell, &mut state);
-        if self.ground.node.draining.is_cancelled() {
-            self.ground.wake.notify_one();
+        };
+        self.on(event);
+        self.wake_draining_leader();
+    }
+
+    fn on(&mut self, event: SubscriptionEvent) {
+        let Self { context, subscription, actions, .. } = self;
+        context.update_for_worker(subscription, actions, |machine, inputs, actions| {
+            machine.on(event, inputs, actions);
+        });
+    }
+
+    /// A leader that drains waits for the last action.
+    fn wake_draining_leader(&self) {
+        if self.context.delivery.draining.is_cancelled() {
+            self.context.progress.wake_leader();
         }
     }
 }
 
 /// The permit that is waited for; never, if none is.
-async fn wait(acquire: &mut Option<(Arc<Semaphore>, Acquire)>) -> Result<OwnedSemaphorePermit, AcquireError> {
+async fn acquired(
+    acquire: &mut Option<(Arc<Semaphore>, Acquire)>,
+) -> Result<OwnedSemaphorePermit, AcquireError> {
     match acquire {
         Some((_, acquire)) => acquire.await,
         None => std::future::pending().await,
     }
 }
 
-async fn keep(ground: &Ground, cell: &Cell, letter: &Letter) -> Result<(), KeepError> {
-    let held = &letter.item.held;
+/// Ends when the circuit breaker has changed; never, if there is none.
+async fn changed(breaker: &mut Option<BreakerWatch>) {
+    if let Some(BreakerWatch { changes, .. }) = breaker
+        && changes.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+fn delivery(event: &BufferedEvent, partition: u16) -> Delivery {
+    let dataschema = match &event.schema {
+        SchemaCheck::Passed(dataschema) => dataschema.clone(),
+        SchemaCheck::Unchecked(_) | SchemaCheck::Failed(_) => {
+            unreachable!("an event is attempted only after its schema was checked")
+        }
+    };
+    Delivery {
+        bytes: event.bytes.clone(),
+        offset: event.offset,
+        partition,
+        key: event.key,
+        append_time: event.append_time,
+        dataschema,
+    }
+}
+
+fn read_events((events, end): (Vec<BufferedEvent>, Offset)) -> ReadResult {
+    ReadResult::Events { events, end }
+}
+
+/// Checks the schemas of events that were read, outside of the lock.
+fn read_event(read: ReadAction, result: ReadResult) -> SubscriptionEvent {
+    let check = |event: &mut BufferedEvent| event.schema = event.schema.checked(&event.bytes);
+    match (read, result) {
+        (_, ReadResult::Reloaded(mut events)) => {
+            events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).for_each(check);
+            SubscriptionEvent::EventsReloaded(events)
+        }
+        (ReadAction::ScanKey { key, .. }, ReadResult::Events { mut events, end }) => {
+            events.iter_mut().for_each(check);
+            SubscriptionEvent::KeyScanned { key, events, scanned_to: end }
+        }
+        (ReadAction::Backlog { .. } | ReadAction::Reload(_), ReadResult::Events { mut events, end }) => {
+            events.iter_mut().for_each(check);
+            SubscriptionEvent::BacklogRead { events, end }
+        }
+    }
+}
+
+async fn write_dead_letter(
+    context: &LeaderContext,
+    subscription: &Subscription,
+    request: &DeadLetterRequest,
+) -> Result<(), KeepError> {
+    let event = &request.item.event;
     let origin = Origin {
-        subscription: cell.subscription,
-        epoch: cell.epoch,
-        partition: ground.partition.id().index,
-        offset: held.offset,
+        subscription: subscription.id,
+        epoch: subscription.epoch,
+        partition: context.partition.id().index,
+        offset: event.offset,
     };
     let draft = Draft {
         origin,
-        append_time: held.append_time,
-        time: ground.node.clock.now(),
-        attempts: letter.attempts,
-        reason: letter.reason,
-        detail: &letter.detail,
-        event: &held.bytes,
+        append_time: event.append_time,
+        time: context.delivery.clock.now(),
+        attempts: request.attempts,
+        reason: request.reason,
+        detail: &request.detail,
+        event: &event.bytes,
     };
-    let letters = &ground.node.letters;
-    match letters.keep(cell.account, held.key, &draft).await {
+    let letters = &context.delivery.letters;
+    match letters.keep(subscription.account, event.key, &draft).await {
+        // An earlier leader may have written the dead letter without replicating the progress: the event is settled
+        // as dead-lettered then, and not a second time as over quota.
         Err(KeepError::OverBudget)
-            if held.offset < ground.known_to && letters.holds(cell.account, &origin).await =>
+            if event.offset < context.inherited_below
+                && letters.holds(subscription.account, &origin).await =>
         {
             Ok(())
         }
-        kept => kept,
+        result => result,
     }
 }

@@ -77,7 +77,7 @@ struct Machine {
 struct Setup {
     delivery: DeliveryOptions,
     partition: PartitionOptions,
-    pace: Pace,
+    intervals: Intervals,
     dead_letters_bytes_max: u64,
     cache_bytes: u64,
 }
@@ -123,7 +123,11 @@ impl Default for Setup {
                 dedup_bytes_max: 1 << 20,
                 checkpoint_interval_ms: 5,
             },
-            pace: Pace { retention_check_ms: 20, trim_interval_ms: 50, reconcile_timeout_ms: 20_000 },
+            intervals: Intervals {
+                retention_check_ms: 20,
+                trim_interval_ms: 50,
+                reconcile_timeout_ms: 20_000,
+            },
             dead_letters_bytes_max: 1 << 30,
             cache_bytes: 4 << 20,
         }
@@ -157,7 +161,7 @@ impl World {
     }
 
     async fn open(machine: Machine, key: Option<String>) -> Self {
-        let Setup { delivery: options, partition, pace, dead_letters_bytes_max, cache_bytes } =
+        let Setup { delivery: options, partition, intervals, dead_letters_bytes_max, cache_bytes } =
             machine.setup.clone();
         let store = StoreOptions {
             segment_bytes: partition.segment_bytes,
@@ -205,7 +209,7 @@ impl World {
             clock: machine.clock.clone(),
             seed: 7,
         };
-        let delivery = Delivery::start_at_pace(parts, options, pace);
+        let delivery = Delivery::start_with_intervals(parts, options, intervals);
         Self { machine, catalog, events, store, delivery, key }
     }
 

@@ -1,145 +1,175 @@
 //! Replicates progress: the frontier, and what each subscription settled and still has pending, in one entry.
 //!
-//! An entry has a size. What was newly matched has to go with the frontier that passes it, and the fan-out stops in
-//! time for that; who has only settled something may wait, and comes first the next time.
+//! An entry has a size. A newly matched event has to go with the frontier that passes it, and the fan-out stops in
+//! time for that; a subscription that has only settled events may wait, and comes first the next time.
 
-use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use fanfare_model::Offset;
+use fanfare_model::{Offset, SubscriptionId};
 use fanfare_partition::{Advance, CommandError, CursorAdvance};
 use tokio::time::Instant;
 
-use super::{Ended, FRONTIER_INTERVAL, Finished, Scope, cell_of};
-use crate::{
-    subscription::{Cell, state::Moment},
-    worker::ensure_running,
+use super::{Exit, FRONTIER_INTERVAL, Finished, PartitionLeader};
+use crate::subscription::{
+    InputValues, Subscription,
+    event::{Actions, SubscriptionEvent},
 };
 
-/// Of an advance, encoded: an entry of the log.
+/// Encoded size of an advance: an entry of the log.
 const ADVANCE_BYTES_MAX: usize = 1 << 20;
-/// The part of it for subscriptions with new matches.
+/// The part of an advance for subscriptions with new matches.
 pub(super) const MATCHED_BYTES_MAX: usize = ADVANCE_BYTES_MAX / 2;
 
-/// What goes into one advance.
-struct Packed {
-    cells: Vec<Arc<Cell>>,
+/// The content of one advance.
+struct AdvanceBatch {
+    subscriptions: Vec<Arc<Subscription>>,
     cursors: Vec<CursorAdvance>,
-    /// Whoever found no room, in the order of their waiting.
-    left: VecDeque<Arc<Cell>>,
+    /// Subscriptions that found no room, in the order of their waiting.
+    unfit: VecDeque<Arc<Subscription>>,
+    lost: Vec<LostEvents>,
 }
 
-/// Takes all with new matches, then the others in order while they fit into `bytes_max`, one at least.
-fn pack(waiting: impl IntoIterator<Item = Arc<Cell>>, moment: Moment, bytes_max: usize) -> Packed {
-    let mut bytes = 0;
-    let mut packed = Packed { cells: Vec::new(), cursors: Vec::new(), left: VecDeque::new() };
-    let mut others = VecDeque::new();
-    for cell in waiting {
-        if cell.lock().flight.owes_matches() {
-            bytes += packed.take(cell, moment);
-        } else {
-            others.push_back(cell);
-        }
-    }
-    while let Some(cell) = others.pop_front() {
-        bytes += packed.take(cell, moment);
-        if bytes >= bytes_max {
-            break;
-        }
-    }
-    packed.left = others;
-    packed
+/// Matched events that a damaged log no longer has.
+struct LostEvents {
+    subscription: SubscriptionId,
+    count: u64,
 }
 
-impl Packed {
-    /// The bytes that the cell adds, at most.
-    fn take(&mut self, cell: Arc<Cell>, moment: Moment) -> usize {
-        let mut state = cell.lock();
-        state.dirty = false;
-        let progress = state.flight.propose(moment);
-        drop(state);
+impl AdvanceBatch {
+    /// Takes all subscriptions with new matches, then the others in order while they fit into `bytes_max`, one at
+    /// least.
+    fn pack(
+        waiting: impl IntoIterator<Item = Arc<Subscription>>,
+        values: InputValues,
+        bytes_max: usize,
+    ) -> Self {
+        let mut bytes = 0;
+        let mut batch =
+            Self { subscriptions: Vec::new(), cursors: Vec::new(), unfit: VecDeque::new(), lost: Vec::new() };
+        let mut others = VecDeque::new();
+        for subscription in waiting {
+            if subscription.lock().machine.has_unproposed_matches() {
+                bytes += batch.add(subscription, values);
+            } else {
+                others.push_back(subscription);
+            }
+        }
+        while let Some(subscription) = others.pop_front() {
+            bytes += batch.add(subscription, values);
+            if bytes >= bytes_max {
+                break;
+            }
+        }
+        batch.unfit = others;
+        batch
+    }
+
+    /// Upper bound of the bytes that the subscription adds.
+    fn add(&mut self, subscription: Arc<Subscription>, values: InputValues) -> usize {
+        let mut locked = subscription.lock();
+        locked.progress_queued = false;
+        let progress =
+            locked.run(values, &mut Actions::default(), |machine, inputs, _| machine.propose(inputs));
+        drop(locked);
+        if progress.lost > 0 {
+            self.lost.push(LostEvents { subscription: subscription.id, count: progress.lost });
+        }
         let size_bytes = progress.size_bytes();
         self.cursors.push(CursorAdvance {
-            subscription: cell.subscription,
-            epoch: cell.epoch,
+            subscription: subscription.id,
+            epoch: subscription.epoch,
             matched: progress.matched,
             matched_to: progress.matched_to,
             settled: progress.settled,
             record: progress.record,
         });
-        self.cells.push(cell);
+        self.subscriptions.push(subscription);
         size_bytes
     }
 }
 
-impl Scope {
+impl PartitionLeader {
     pub(super) fn advance_is_due(&mut self) -> bool {
-        let unreplicated = self.ground.is_dirty() || self.ground.front() > self.commands.frontier;
+        let unreplicated =
+            !self.context.progress.is_empty() || self.context.fan_out_offset() > self.pipeline.frontier;
         if !unreplicated {
-            self.commands.waiting_since = None;
+            self.pipeline.waiting_since = None;
             return false;
         }
-        if self.commands.waiting_since.is_none() {
-            self.commands.waiting_since = Some(Instant::now());
+        if self.pipeline.waiting_since.is_none() {
+            self.pipeline.waiting_since = Some(Instant::now());
         }
-        let urgent = self.ground.urgent.load(Ordering::SeqCst);
-        let full = self.commands.matched_bytes >= MATCHED_BYTES_MAX;
+        let urgent = self.context.progress.is_urgent();
+        let full = self.pipeline.matched_bytes >= MATCHED_BYTES_MAX;
         urgent || full || self.draining || self.advance_at().is_some_and(|at| at <= Instant::now())
     }
 
     pub(super) fn advance_at(&self) -> Option<Instant> {
-        let interval = match self.ground.is_dirty() {
-            true => Duration::from_millis(self.ground.node.options.advance_interval_ms),
+        let interval = match !self.context.progress.is_empty() {
+            true => Duration::from_millis(self.context.delivery.options.advance_interval_ms),
             false => FRONTIER_INTERVAL,
         };
-        self.commands.waiting_since.map(|since| since + interval)
+        self.pipeline.waiting_since.map(|since| since + interval)
     }
 
     pub(super) fn begin_advance(&mut self) {
-        self.ground.urgent.store(false, Ordering::SeqCst);
-        self.commands.waiting_since = None;
-        let moment = self.ground.moment();
-        self.commands.matched_bytes = 0;
-        let mut waiting = self.ground.take_dirty();
-        waiting.retain(|cell| self.holds(cell));
-        let Packed { cells, cursors, left } = pack(waiting, moment, ADVANCE_BYTES_MAX);
-        if !left.is_empty() {
-            self.ground.put_back(left);
+        self.pipeline.waiting_since = None;
+        self.pipeline.matched_bytes = 0;
+        let mut waiting = self.context.progress.take();
+        waiting.retain(|subscription| self.is_attached(subscription));
+        // The fan-out runs in this task: the frontier stays while the batch is packed.
+        let values = self.context.input_values();
+        let frontier = values.fan_out_offset;
+        let batch = AdvanceBatch::pack(waiting, values, ADVANCE_BYTES_MAX);
+        let AdvanceBatch { subscriptions, cursors, unfit, lost } = batch;
+        for LostEvents { subscription, count } in lost {
+            tracing::error!(
+                partition = %self.context.partition.id(), %subscription, count,
+                "matched events are missing in the log after a restart; counted as cancelled"
+            );
         }
-        let frontier = moment.front;
+        if !unfit.is_empty() {
+            self.context.progress.put_back(unfit);
+        }
+        assert!(
+            frontier >= self.pipeline.frontier,
+            "invariant violation: the frontier goes back from {} to {frontier}",
+            self.pipeline.frontier
+        );
         let advance = Advance { frontier, cursors };
-        let (partition, term) = (self.ground.partition.clone(), self.term);
-        self.commands.running = Some(Box::pin(async move {
+        let (partition, term) = (self.context.partition.clone(), self.term);
+        self.pipeline.running = Some(Box::pin(async move {
             let result = partition.advance(term, advance).await;
-            Finished::Advanced { frontier, cells, result }
+            Finished::Advanced { frontier, subscriptions, result }
         }));
     }
 
     pub(super) fn advanced(
         &mut self,
         frontier: Offset,
-        cells: &[Arc<Cell>],
+        subscriptions: &[Arc<Subscription>],
         result: Result<(), CommandError>,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), Exit> {
         if let Err(error) = result {
-            tracing::warn!(partition = %self.ground.partition.id(), %error, "replicate the progress of deliveries");
-            return Err(Ended::Failed);
+            let partition = self.context.partition.id();
+            tracing::warn!(%partition, %error, "failed to replicate progress; restarting the partition's delivery");
+            return Err(Exit::Failed);
         }
-        self.commands.frontier = frontier;
+        self.pipeline.frontier = frontier;
         self.trims.advanced();
-        for cell in cells {
-            let mut state = cell.lock();
-            state.flight.applied();
-            if !state.gone && (state.running || !state.flight.is_done()) {
-                ensure_running(&self.ground, cell, &mut state.running);
-            }
+        for subscription in subscriptions {
+            self.context.update(subscription, |machine, inputs, actions| {
+                machine.on(SubscriptionEvent::Advanced, inputs, actions);
+            });
         }
         Ok(())
     }
 
-    /// Whether the cell is the one that is attached, and not one of an earlier epoch.
-    fn holds(&self, cell: &Arc<Cell>) -> bool {
-        let attached = cell_of(&self.cells, cell.account, cell.subscription);
-        attached.is_some_and(|attached| Arc::ptr_eq(attached, cell))
+    /// The subscription is attached, and is not one of an earlier epoch.
+    fn is_attached(&self, subscription: &Arc<Subscription>) -> bool {
+        let subscriptions = self.context.subscriptions();
+        let attached = subscriptions.get(subscription.account, subscription.id);
+        attached.is_some_and(|attached| Arc::ptr_eq(attached, subscription))
     }
 }
 
@@ -153,70 +183,84 @@ mod tests {
     use super::*;
     use crate::{
         spec::{Choices, tests::attachment},
-        subscription::state::tests as flights,
-        subscription::window::Held,
+        subscription::{
+            buffered_event::{BufferedEvent, SchemaCheck},
+            event::{Action, AttemptResult},
+            state::tests as machines,
+        },
     };
 
-    const FRONT: Offset = Offset(10);
-    /// Two with nothing unsettled leave some of it.
+    const START: Offset = Offset(10);
+    /// Two subscriptions with nothing unsettled leave some of it.
     const ROOM_FOR_THREE: usize = 300;
 
-    fn moment() -> Moment {
-        Moment { now_ms: 0, front: FRONT, random: 1 }
+    fn values() -> InputValues {
+        InputValues { now_ms: 0, fan_out_offset: START.plus(2), random: 1 }
     }
 
-    fn cell(number: u8) -> Arc<Cell> {
-        let ids = (SubscriptionId::from_bytes([number; 16]), AccountId::from_bytes([1; 16]), 1);
+    fn subscription(number: u8) -> Arc<Subscription> {
+        let (id, account) = (SubscriptionId::from_bytes([number; 16]), AccountId::from_bytes([1; 16]));
         let choices = Choices::of(&attachment(&[(0, "order")])).expect("it is a choice");
-        Cell::new(ids, flights::following(moment()), choices)
+        Subscription::new(id, account, 1, machines::live(START), choices)
     }
 
-    fn hand_over(cell: &Cell, offset: Offset) {
-        let mut state = cell.lock();
+    fn on(subscription: &Subscription, event: SubscriptionEvent) -> Vec<Action> {
+        let mut actions = Actions::default();
+        subscription.lock().run(values(), &mut actions, |machine, inputs, actions| {
+            machine.on(event, inputs, actions);
+        });
+        actions.work
+    }
+
+    fn hand_over(subscription: &Subscription, offset: Offset) {
         let (key, bytes) = (KeyHash(offset.0), Bytes::from_static(b"event"));
-        let held = Held { offset, key, append_time: Timestamp(0), bytes, pin: None };
-        assert!(state.flight.counts(offset));
-        state.flight.follow(held, moment());
+        let schema = SchemaCheck::Passed(None);
+        let event = BufferedEvent { offset, key, append_time: Timestamp(0), bytes, schema };
+        on(subscription, SubscriptionEvent::Matched(event));
     }
 
-    fn deliver_one(cell: &Cell) {
-        let mut state = cell.lock();
-        let items = state.flight.next_attempt(0, flights::SINGLE);
-        let answers: Vec<_> = items.into_iter().map(|item| (item, Answer::Delivered)).collect();
-        assert_eq!(answers.len(), 1);
-        state.flight.finish(answers, moment());
+    fn deliver_one(subscription: &Subscription) {
+        let actions = on(subscription, SubscriptionEvent::PermitGranted(machines::SINGLE));
+        let [Action::StartAttempt { items, .. }] = <[Action; 1]>::try_from(actions).unwrap() else {
+            panic!("an attempt starts")
+        };
+        let results =
+            items.into_iter().map(|item| AttemptResult { item, outcome: Answer::Delivered }).collect();
+        on(subscription, SubscriptionEvent::AttemptFinished { results, atomic: false });
     }
 
-    fn apply(packed: &Packed) {
-        packed.cells.iter().for_each(|cell| cell.lock().flight.applied());
+    fn apply(batch: &AdvanceBatch) {
+        for subscription in &batch.subscriptions {
+            on(subscription, SubscriptionEvent::Advanced);
+        }
     }
 
-    fn numbers<'a>(cells: impl IntoIterator<Item = &'a Arc<Cell>>) -> Vec<u8> {
-        cells.into_iter().map(|cell| cell.subscription.as_bytes()[0]).collect()
+    fn numbers<'a>(subscriptions: impl IntoIterator<Item = &'a Arc<Subscription>>) -> Vec<u8> {
+        subscriptions.into_iter().map(|subscription| subscription.id.as_bytes()[0]).collect()
     }
 
     #[test]
-    fn what_is_newly_matched_goes_at_once_and_the_others_take_turns_within_the_size_of_an_entry() {
-        let cells: Vec<_> = (0..6).map(cell).collect();
-        for cell in &cells {
-            hand_over(cell, FRONT);
+    fn new_matches_go_at_once_and_other_subscriptions_take_turns_within_the_size_of_an_entry() {
+        let subscriptions: Vec<_> = (0..6).map(subscription).collect();
+        for subscription in &subscriptions {
+            hand_over(subscription, START);
         }
-        let all = pack(cells.iter().cloned(), moment(), 1);
-        assert_eq!((numbers(&all.cells), all.left.len()), (vec![0, 1, 2, 3, 4, 5], 0));
+        let all = AdvanceBatch::pack(subscriptions.iter().cloned(), values(), 1);
+        assert_eq!((numbers(&all.subscriptions), all.unfit.len()), (vec![0, 1, 2, 3, 4, 5], 0));
         assert!(all.cursors.iter().all(|cursor| cursor.matched == 1));
         apply(&all);
-        cells.iter().for_each(|cell| deliver_one(cell));
-        hand_over(&cells[4], FRONT.plus(1));
+        subscriptions.iter().for_each(|subscription| deliver_one(subscription));
+        hand_over(&subscriptions[4], START.plus(1));
 
-        let first = pack(cells.iter().cloned(), moment(), ROOM_FOR_THREE);
-        assert_eq!(numbers(&first.cells), [4, 0, 1], "the one with a new match is the first");
-        assert_eq!(numbers(&first.left), [2, 3, 5]);
+        let first = AdvanceBatch::pack(subscriptions.iter().cloned(), values(), ROOM_FOR_THREE);
+        assert_eq!(numbers(&first.subscriptions), [4, 0, 1], "the one with a new match is the first");
+        assert_eq!(numbers(&first.unfit), [2, 3, 5]);
         apply(&first);
-        deliver_one(&cells[4]);
-        let waiting = first.left.into_iter().chain([cells[4].clone()]);
-        let second = pack(waiting, moment(), ROOM_FOR_THREE);
-        assert_eq!(numbers(&second.cells), [2, 3, 5], "who found no room comes first");
-        assert_eq!(numbers(&second.left), [4]);
+        deliver_one(&subscriptions[4]);
+        let waiting = first.unfit.into_iter().chain([subscriptions[4].clone()]);
+        let second = AdvanceBatch::pack(waiting, values(), ROOM_FOR_THREE);
+        assert_eq!(numbers(&second.subscriptions), [2, 3, 5], "subscriptions that found no room come first");
+        assert_eq!(numbers(&second.unfit), [4]);
         let delivered = second.cursors.iter().map(|cursor| cursor.settled.get(&Outcome::Delivered).copied());
         assert!(delivered.eq([Some(1); 3]));
     }

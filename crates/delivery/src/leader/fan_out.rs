@@ -1,7 +1,7 @@
-//! Reads each entry once and hands what a subscription chose to it. Never waits for one.
+//! Reads each entry once and hands each subscription the events it matches. Never waits for a subscription.
 //!
-//! What is matched has to be replicated with the frontier that passes it, in one entry. So the fan-out stops when an
-//! entry's worth of subscriptions has matches, until they are on their way.
+//! A match has to be replicated with the frontier that passes the event, in one entry. So the fan-out stops when an
+//! entry's worth of subscriptions has matches, until these are on their way.
 
 use std::{cell::OnceCell, collections::HashSet, ops::Range, sync::Arc};
 
@@ -9,16 +9,18 @@ use bytes::Bytes;
 use fanfare_model::{AccountId, Event, Offset};
 use fanfare_partition::{ReadChunk, ReadError, StoredBatch, StoredEvent};
 
-use super::{Scope, advance::MATCHED_BYTES_MAX};
+use super::{PartitionLeader, advance::MATCHED_BYTES_MAX};
 use crate::{
     index::{Choices, MatchIndex},
     schema_pin::Pin,
-    subscription::Cell,
-    subscription::window::{Held, detached},
-    worker::ensure_running,
+    subscription::{
+        Subscription,
+        buffered_event::{BufferedEvent, SchemaCheck, detached},
+        event::SubscriptionEvent,
+    },
 };
 
-pub(super) type Index = MatchIndex<Arc<Cell>, Wish>;
+pub(super) type Index = MatchIndex<Arc<Subscription>, Wish>;
 
 /// Events of one type that a subscription wants: among those of a part of the log, at this schema version.
 pub(super) struct Wish {
@@ -29,8 +31,8 @@ pub(super) struct Wish {
 /// Matches after which those of a subscription are handed over, under one lock.
 const MATCHES_MAX: usize = 256;
 
-/// What was read, and for whom.
-pub(super) struct Found {
+/// A chunk, and the accounts it was read for.
+pub(super) struct FollowedRead {
     pub(super) chunk: Result<ReadChunk, ReadError>,
     pub(super) followed: Arc<HashSet<AccountId>>,
 }
@@ -45,13 +47,14 @@ struct Chosen {
 /// (place of the subscription, place of the event, at which schema version)
 type Match<'a> = (usize, usize, &'a Option<Arc<Pin>>);
 
-impl Scope {
-    pub(super) fn fan_out(&mut self, found: &Found, chunk: &ReadChunk) {
+impl PartitionLeader {
+    pub(super) fn fan_out(&mut self, read: &FollowedRead, chunk: &ReadChunk) {
         // An account that nobody followed when the reading began was left out of it.
-        if chunk.next <= self.ground.front() || !Arc::ptr_eq(&found.followed, self.index.followed()) {
+        if chunk.next <= self.context.fan_out_offset() || !Arc::ptr_eq(&read.followed, self.index.followed())
+        {
             return;
         }
-        let mut matched_bytes = self.commands.matched_bytes;
+        let mut matched_bytes = self.pipeline.matched_bytes;
         let mut end = chunk.next;
         for batch in &chunk.batches {
             if let Some(choices) = self.index.account(batch.account) {
@@ -62,15 +65,15 @@ impl Scope {
                 }
             }
         }
-        self.ground.claim(end);
-        self.commands.matched_bytes = matched_bytes;
+        self.context.set_fan_out_offset(end);
+        self.pipeline.matched_bytes = matched_bytes;
     }
 
     /// Hands the batch over from its first event on; gives the end of what was.
     fn hand_over(
         &self,
         batch: &StoredBatch,
-        choices: &Choices<Arc<Cell>, Wish>,
+        choices: &Choices<Arc<Subscription>, Wish>,
         matched_bytes: &mut usize,
     ) -> Offset {
         let mut chosen: Vec<Chosen> = Vec::new();
@@ -87,7 +90,7 @@ impl Scope {
             }
             chosen.push(Chosen { event, bytes: OnceCell::new() });
             if matches.len() >= MATCHES_MAX {
-                self.ground.claim(end);
+                self.context.set_fan_out_offset(end);
                 *matched_bytes += self.deliver(batch, choices.subscriptions(), &chosen, &mut matches);
                 chosen.clear();
                 if *matched_bytes >= MATCHED_BYTES_MAX {
@@ -95,7 +98,7 @@ impl Scope {
                 }
             }
         }
-        self.ground.claim(batch.end());
+        self.context.set_fan_out_offset(batch.end());
         *matched_bytes += self.deliver(batch, choices.subscriptions(), &chosen, &mut matches);
         batch.end()
     }
@@ -104,33 +107,30 @@ impl Scope {
     fn deliver(
         &self,
         batch: &StoredBatch,
-        subscriptions: &[Arc<Cell>],
+        subscriptions: &[Arc<Subscription>],
         chosen: &[Chosen],
         matches: &mut Vec<Match<'_>>,
     ) -> usize {
-        let moment = self.ground.moment();
         let mut added = 0;
+        // Stable: the events of a subscription stay in their order.
         matches.sort_by_key(|(place, _, _)| *place);
         for group in matches.chunk_by(|(one, ..), (other, ..)| one == other) {
-            let cell = &subscriptions[group[0].0];
-            let mut state = cell.lock();
-            let mut wanted = false;
-            for (_, place, pin) in group {
-                let Chosen { event, bytes } = &chosen[*place];
-                if !state.flight.counts(event.offset) {
-                    continue;
+            let subscription = &subscriptions[group[0].0];
+            added += self.context.update(subscription, |machine, inputs, actions| {
+                for (_, place, pin) in group {
+                    let Chosen { event, bytes } = &chosen[*place];
+                    let StoredEvent { offset, append_time, header, .. } = *event;
+                    if !machine.takes(offset) {
+                        machine.on(SubscriptionEvent::MatchedBehind(offset), inputs, actions);
+                        continue;
+                    }
+                    let bytes = bytes.get_or_init(|| detached(&event.bytes, batch.size_bytes())).clone();
+                    let schema = SchemaCheck::of((*pin).clone());
+                    let buffered = BufferedEvent { offset, key: header.key, append_time, bytes, schema };
+                    machine.on(SubscriptionEvent::Matched(buffered), inputs, actions);
                 }
-                let StoredEvent { offset, append_time, header, .. } = *event;
-                let bytes = bytes.get_or_init(|| detached(&event.bytes, batch.size_bytes())).clone();
-                let held = Held { offset, key: header.key, append_time, bytes, pin: (*pin).clone() };
-                state.flight.follow(held, moment);
-                wanted = true;
-            }
-            if wanted {
-                ensure_running(&self.ground, cell, &mut state.running);
-            }
-            added += state.flight.newly_matched_bytes(group.len());
-            self.ground.touch(cell, &mut state);
+                machine.newly_matched_bytes(group.len())
+            });
         }
         matches.clear();
         added

@@ -8,12 +8,11 @@ use fanfare_partition::{Attach, Attachment, CommandError, Partition, Reason, Ref
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Ended, Finished, Scope, cell_of, fan_out::Wish};
+use super::{Exit, Finished, PartitionLeader, fan_out::Wish};
 use crate::{
     schema_pin::Pin,
     spec::{Choice, Specs},
-    subscription::Cell,
-    worker::ensure_running,
+    subscription::{Subscription, event::SubscriptionEvent},
 };
 
 /// Attachments under way at once.
@@ -32,7 +31,7 @@ pub(super) struct Changed {
     result: Result<Option<Attachment>, CommandError>,
 }
 
-impl Scope {
+impl PartitionLeader {
     /// Takes up what changed in the catalog: pauses and sinks at once, the rest as commands.
     pub(super) fn take_catalog(&mut self) {
         let view = self.catalog.borrow_and_update().clone();
@@ -40,10 +39,12 @@ impl Scope {
             return;
         }
         self.awaits_catalog = false;
-        let known = self.cells.keys().chain(self.seen.keys());
-        let gone: BTreeSet<_> =
-            known.filter(|account| !view.accounts.contains_key(account)).copied().collect();
-        for account in gone {
+        let ended: BTreeSet<_> = {
+            let subscriptions = self.context.subscriptions();
+            let accounts = subscriptions.accounts().chain(self.seen.keys());
+            accounts.filter(|account| !view.accounts.contains_key(account)).copied().collect()
+        };
+        for account in ended {
             self.seen.remove(&account);
             self.take_account(account, None);
         }
@@ -54,42 +55,42 @@ impl Scope {
             let earlier = self.seen.insert(*account, next.clone());
             for id in earlier.iter().flat_map(|earlier| earlier.sinks.keys()) {
                 if !next.sinks.contains_key(id) {
-                    self.ground.node.sinks.forget(*id);
+                    self.context.delivery.sinks.forget(*id);
                 }
             }
             self.take_account(*account, Some(next));
         }
-        self.lead.bump();
+        self.slot.notify();
     }
 
-    /// Whether something has to be replicated before the next changes, while the fan-out waits: what was matched by
-    /// the choices that change, and what subscriptions that end have settled. One advance does it; what others settle
-    /// meanwhile is not waited for, that may never cease.
+    /// Progress has to be replicated before the next changes, while the fan-out waits: matches by the filters that
+    /// change, and settlements of subscriptions that end. One advance does it; settlements of other subscriptions are
+    /// not waited for, as they may never cease.
     pub(super) fn owes_progress(&self) -> bool {
-        if !self.commands.caught_up && self.ground.is_dirty() {
+        if !self.pipeline.caught_up && !self.context.progress.is_empty() {
             return true;
         }
-        self.commands.changes.iter().take(CHANGES_AT_ONCE).any(|change| {
-            let cell = cell_of(&self.cells, change.account(), change.subscription());
-            cell.is_some_and(|cell| {
-                let state = cell.lock();
-                state.gone && state.dirty
+        let subscriptions = self.context.subscriptions();
+        self.pipeline.changes.iter().take(CHANGES_AT_ONCE).any(|change| {
+            subscriptions.get(change.account(), change.subscription()).is_some_and(|subscription| {
+                let locked = subscription.lock();
+                locked.machine.is_detached() && locked.progress_queued
             })
         })
     }
 
     pub(super) fn begin_reconciling(&mut self) {
-        let count = self.commands.changes.len().min(CHANGES_AT_ONCE);
-        let changes: Vec<_> = self.commands.changes.drain(..count).collect();
-        let partition = self.ground.partition.clone();
-        self.commands.running = Some(Box::pin(async move {
+        let count = self.pipeline.changes.len().min(CHANGES_AT_ONCE);
+        let changes: Vec<_> = self.pipeline.changes.drain(..count).collect();
+        let partition = self.context.partition.clone();
+        self.pipeline.running = Some(Box::pin(async move {
             let apply = |change| apply(partition.clone(), change);
             Finished::Reconciled(stream::iter(changes).map(apply).buffered(CHANGES_AT_ONCE).collect().await)
         }));
     }
 
-    pub(super) fn reconciled(&mut self, changes: Vec<Changed>) -> Result<(), Ended> {
-        self.commands.reconciling = false;
+    pub(super) fn reconciled(&mut self, changes: Vec<Changed>) -> Result<(), Exit> {
+        self.pipeline.reconciling = false;
         let mut accounts = BTreeSet::new();
         for Changed { change, result } in changes {
             match (change, result) {
@@ -99,33 +100,33 @@ impl Scope {
                 }
                 (Change::Detach { subscription, account, .. }, Ok(_)) => {
                     accounts.insert(account);
-                    self.detached(subscription, account);
+                    self.on_detached(subscription, account);
                 }
                 (change, Err(CommandError::Refused(refusal))) => {
-                    let (partition, subscription) = (self.ground.partition.id(), change.subscription());
+                    let (partition, subscription) = (self.context.partition.id(), change.subscription());
                     if refusal == Refusal::Filter {
-                        tracing::warn!(%partition, %subscription, "a change of types waits for the backlog");
+                        tracing::warn!(%partition, %subscription, "the partition keeps too many filters of the subscription; a change of types waits for the backlog");
                     } else {
-                        tracing::error!(%partition, ?change, %refusal, "attach or detach a subscription");
+                        tracing::error!(%partition, ?change, %refusal, "a change of a subscription was refused; retrying in a second");
                     }
                     accounts.insert(change.account());
-                    self.commands.retry_at = Some(Instant::now() + RETRY);
+                    self.pipeline.retry_at = Some(Instant::now() + RETRY);
                 }
                 // It concerns this subscription alone.
                 (change, Err(CommandError::Unreadable(error))) => {
-                    let (partition, subscription) = (self.ground.partition.id(), change.subscription());
-                    tracing::warn!(%partition, %subscription, %error, "look for where a subscription starts");
+                    let (partition, subscription) = (self.context.partition.id(), change.subscription());
+                    tracing::warn!(%partition, %subscription, %error, "failed to find the start of a subscription; retrying in a second");
                     accounts.insert(change.account());
-                    self.commands.retry_at = Some(Instant::now() + RETRY);
+                    self.pipeline.retry_at = Some(Instant::now() + RETRY);
                 }
-                (_, Err(_)) | (Change::Attach(_), Ok(None)) => return Err(Ended::Failed),
+                (_, Err(_)) | (Change::Attach(_), Ok(None)) => return Err(Exit::Failed),
             }
         }
         for account in accounts {
             let view = self.seen.get(&account).cloned();
             self.take_account(account, view.as_ref());
         }
-        self.lead.bump();
+        self.slot.notify();
         Ok(())
     }
 
@@ -133,109 +134,115 @@ impl Scope {
     fn is_as_new_as_attachments(&self, view: &View) -> bool {
         let enough = self.newest_attached <= view.revision;
         if !enough {
-            let partition = self.ground.partition.id();
+            let partition = self.context.partition.id();
             tracing::warn!(%partition, revision = view.revision, "the catalog is older than the attachments; waiting");
         }
         enough
     }
 
-    /// Makes cells, index and pending changes of one account fit its view.
+    /// Makes subscriptions, index and pending changes of one account fit its view.
     fn take_account(&mut self, account: AccountId, view: Option<&Arc<AccountView>>) {
-        self.commands.changes.retain(|change| change.account() != account);
-        let here = self.ground.partition.id().index;
+        self.pipeline.changes.retain(|change| change.account() != account);
+        let here = self.context.partition.id().index;
         let view = view.filter(|view| view.account.shard.partitions.contains(&here));
-        let cells = self.cells.entry(account).or_default().clone();
-        for (id, cell) in &cells {
-            let Some((subscription, view)) = view.and_then(|view| Some((view.subscriptions.get(id)?, view)))
-            else {
-                self.retire(cell);
+        let subscriptions = self.context.subscriptions().of_account(account);
+        for subscription in &subscriptions {
+            let configured = view.and_then(|view| Some((view.subscriptions.get(&subscription.id)?, view)));
+            let Some((config, view)) = configured else {
+                self.retire(subscription);
                 continue;
             };
-            if cell.epoch < subscription.epoch {
-                // What is pending is cancelled when the new epoch is attached.
-                end(cell);
-                self.commands.changes.push_back(Change::attach(subscription));
+            if subscription.epoch < config.epoch {
+                // Pending events are cancelled when the new epoch is attached.
+                self.detach(subscription);
+                self.pipeline.changes.push_back(Change::attach(config));
                 continue;
             }
-            self.equip(cell, subscription, view);
-            if cell.lock().choices.revision() < subscription.revision {
-                self.commands.changes.push_back(Change::attach(subscription));
+            self.equip(subscription, config, view);
+            if subscription.lock().choices.revision() < config.revision {
+                self.pipeline.changes.push_back(Change::attach(config));
             }
         }
-        for (id, subscription) in view.into_iter().flat_map(|view| &view.subscriptions) {
-            if !cells.contains_key(id) {
-                self.commands.changes.push_back(Change::attach(subscription));
+        for (id, config) in view.into_iter().flat_map(|view| &view.subscriptions) {
+            if self.context.subscriptions().get(account, *id).is_none() {
+                self.pipeline.changes.push_back(Change::attach(config));
             }
         }
-        let front = self.ground.front();
-        self.index.replace(account, cells.values().filter_map(|cell| wishes(cell, front)));
-        if cells.is_empty() {
-            self.cells.remove(&account);
-        }
+        let fan_out_offset = self.context.fan_out_offset();
+        let wishes = subscriptions.iter().filter_map(|subscription| wishes(subscription, fan_out_offset));
+        self.index.replace(account, wishes);
     }
 
-    /// Gives the subscription its sink and what its pins need. Its choice of types is what is attached.
-    fn equip(&self, cell: &Arc<Cell>, subscription: &fanfare_model::Subscription, view: &AccountView) {
-        let sink = view.sinks.get(&subscription.sink).map(|sink| self.ground.node.sinks.get(sink));
-        let mut state = cell.lock();
-        let state = &mut *state;
-        state.flight.set_paused(subscription.paused);
-        let same = match (&state.sink, &sink) {
+    /// Gives the subscription its sink and the schemas of its pins. The filter is the attached one.
+    fn equip(
+        &self,
+        subscription: &Arc<Subscription>,
+        config: &fanfare_model::Subscription,
+        view: &AccountView,
+    ) {
+        let sink = view.sinks.get(&config.sink).map(|sink| self.context.delivery.sinks.get(sink));
+        let mut locked = subscription.lock();
+        let same_sink = match (&locked.sink, &sink) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        if !same {
-            state.sink = sink;
-            let now_ms = self.ground.moment().now_ms;
-            state.flight.sink_changed(now_ms);
-        }
-        state.specs = Some(Arc::new(Specs::new(&state.choices, view, &self.ground.node.schemas)));
-        if state.running || !state.flight.is_done() {
-            ensure_running(&self.ground, cell, &mut state.running);
-        }
+        locked.sink = sink;
+        locked.specs = Some(Arc::new(Specs::new(&locked.choices, view, &self.context.delivery.schemas)));
+        self.context.update_locked(subscription, &mut locked, |machine, inputs, actions| {
+            machine.on(SubscriptionEvent::PauseChanged { paused: config.paused }, inputs, actions);
+            if !same_sink {
+                machine.on(SubscriptionEvent::SinkChanged, inputs, actions);
+            }
+        });
     }
 
-    /// Deleted: nothing starts any more, what runs is aborted, what was settled is counted before it is detached.
-    fn retire(&mut self, cell: &Arc<Cell>) {
-        end(cell);
-        let Cell { subscription, account, epoch, .. } = **cell;
-        self.commands.changes.push_back(Change::Detach { subscription, account, epoch });
+    /// Deleted: nothing starts any more, running actions are aborted, and settled events are counted before the
+    /// subscription is detached.
+    fn retire(&mut self, subscription: &Arc<Subscription>) {
+        self.detach(subscription);
+        let Subscription { id: subscription, account, epoch, .. } = **subscription;
+        self.pipeline.changes.push_back(Change::Detach { subscription, account, epoch });
     }
 
-    fn attached(&mut self, attachment: &Attachment) -> Result<(), Ended> {
-        let known = cell_of(&self.cells, attachment.account, attachment.subscription);
-        if let Some(cell) = known.filter(|cell| cell.epoch == attachment.epoch) {
-            let front = self.ground.front();
-            let mut state = cell.lock();
-            let needed = state.flight.low_water().map_or(front, |oldest| oldest.min(front));
-            let changed = state.choices.change(attachment, needed);
-            self.newest_attached = self.newest_attached.max(attachment.filter_revision());
-            return changed.map_err(|error| self.unreadable(attachment, error));
-        }
-        if let Some(earlier) = known {
-            end(earlier);
-        }
-        self.add_cell(attachment)
+    /// Nothing of the subscription starts any more, and running actions are aborted.
+    fn detach(&self, subscription: &Arc<Subscription>) {
+        self.context.update(subscription, |machine, inputs, actions| {
+            machine.on(SubscriptionEvent::Detached, inputs, actions);
+        });
     }
 
-    fn detached(&mut self, subscription: SubscriptionId, account: AccountId) {
-        if let Some(cells) = self.cells.get_mut(&account) {
-            cells.remove(&subscription);
+    fn attached(&mut self, attachment: &Attachment) -> Result<(), Exit> {
+        let attached = self.context.subscriptions().get(attachment.account, attachment.subscription).cloned();
+        if let Some(subscription) = &attached {
+            if subscription.epoch == attachment.epoch {
+                let fan_out_offset = self.context.fan_out_offset();
+                let mut locked = subscription.lock();
+                let needed =
+                    locked.machine.low_water().map_or(fan_out_offset, |oldest| oldest.min(fan_out_offset));
+                let changed = locked.choices.change(attachment, needed);
+                self.newest_attached = self.newest_attached.max(attachment.filter_revision());
+                return changed.map_err(|error| self.unreadable(attachment, &error));
+            }
+            self.detach(subscription);
         }
-        self.lead.cells.write().remove(&subscription);
+        self.add_subscription(attachment)
+    }
+
+    fn on_detached(&self, subscription: SubscriptionId, account: AccountId) {
+        self.context.change_subscriptions(|subscriptions| subscriptions.remove(account, subscription));
     }
 }
 
 impl Change {
-    fn attach(subscription: &fanfare_model::Subscription) -> Self {
+    fn attach(config: &fanfare_model::Subscription) -> Self {
         Self::Attach(Attach {
-            subscription: subscription.id,
-            account: subscription.account,
-            epoch: subscription.epoch,
-            filter_revision: subscription.revision,
-            filter: Choice::of(subscription).encode(),
-            start: subscription.start,
+            subscription: config.id,
+            account: config.account,
+            epoch: config.epoch,
+            filter_revision: config.revision,
+            filter: Choice::of(config).encode(),
+            start: config.start,
         })
     }
 
@@ -257,24 +264,15 @@ impl Change {
 /// By event type.
 type Wishes = Vec<(String, Wish)>;
 
-/// What the subscription wants of the events from `front` on, for the index.
-fn wishes(cell: &Arc<Cell>, front: Offset) -> Option<(Arc<Cell>, Wishes)> {
-    let state = cell.lock();
-    let specs = state.specs.as_ref().filter(|_| !state.gone)?;
-    let wishes = specs.from(front).flat_map(|(span, spec)| {
+/// What the subscription wants of the events from `fan_out_offset` on, for the index.
+fn wishes(subscription: &Arc<Subscription>, fan_out_offset: Offset) -> Option<(Arc<Subscription>, Wishes)> {
+    let locked = subscription.lock();
+    let specs = locked.specs.as_ref().filter(|_| !locked.machine.is_detached())?;
+    let wishes = specs.from(fan_out_offset).flat_map(|(span, spec)| {
         let wish = move |pin: Option<&Arc<Pin>>| Wish { span: span.clone(), pin: pin.cloned() };
         spec.types().map(move |(event_type, pin)| (event_type.to_owned(), wish(pin)))
     });
-    Some((cell.clone(), wishes.collect()))
-}
-
-/// Nothing of it starts any more, and what runs is aborted.
-fn end(cell: &Cell) {
-    let mut state = cell.lock();
-    state.gone = true;
-    if state.running {
-        cell.wake.notify_one();
-    }
+    Some((subscription.clone(), wishes.collect()))
 }
 
 async fn apply(partition: Partition, change: Change) -> Changed {

@@ -6,8 +6,8 @@ use fanfare_model::Offset;
 use fanfare_partition::{CommandError, Positions};
 use tokio::time::Instant;
 
-use super::{Ended, Finished, Scope};
-use crate::worker::ensure_running;
+use super::{Exit, Finished, PartitionLeader};
+use crate::subscription::event::SubscriptionEvent;
 
 /// Where the log is to begin, and when it was cut last.
 pub(super) struct Trims {
@@ -42,37 +42,37 @@ impl Trims {
     }
 }
 
-impl Scope {
+impl PartitionLeader {
     /// Asks whether retention is due; what is unsettled below its target becomes dead letters.
     pub(super) fn check_retention(&mut self) {
         let now = Instant::now();
         if now < self.trims.next_check {
             return;
         }
-        let pace = self.ground.node.pace;
-        self.trims.next_check = now + Duration::from_millis(pace.retention_check_ms);
-        let interval = Duration::from_millis(pace.trim_interval_ms);
+        let intervals = self.context.delivery.intervals;
+        self.trims.next_check = now + Duration::from_millis(intervals.retention_check_ms);
+        let interval = Duration::from_millis(intervals.trim_interval_ms);
         if self.draining {
             return;
         }
         self.tell_dedup();
         let lately = self.trims.trimmed_at.is_some_and(|at| now < at + interval);
-        let target = self.ground.partition.trim_target();
+        let target = self.context.partition.trim_target();
         self.trims.target = target.filter(|target| !lately || self.frees_much(*target));
         let Some(target) = self.trims.target else { return };
         self.trims.look = true;
-        for cell in self.lead.cells.read().values() {
-            let mut state = cell.lock();
-            if !state.gone && state.flight.low_water().is_some_and(|oldest| oldest < target) {
-                state.flight.expire(target);
-                ensure_running(&self.ground, cell, &mut state.running);
+        for subscription in self.context.subscriptions().iter() {
+            if subscription.lock().machine.low_water().is_some_and(|oldest| oldest < target) {
+                self.context.update(subscription, |machine, inputs, actions| {
+                    machine.on(SubscriptionEvent::ExpireBelow(target), inputs, actions);
+                });
             }
         }
     }
 
     /// Warns when the dedup window begins to be shorter than configured.
     fn tell_dedup(&mut self) {
-        let partition = &self.ground.partition;
+        let partition = &self.context.partition;
         let shortened = partition.dedup_shortened_ms();
         if let Some(length_ms) = shortened.filter(|_| !self.trims.dedup_is_short) {
             tracing::warn!(
@@ -95,33 +95,33 @@ impl Scope {
     pub(super) fn begin_trim(&mut self) {
         let Some(target) = self.trims.target.filter(|_| self.trims.look) else { return };
         self.trims.look = false;
-        let settled = self.commands.frontier >= target
-            && self.lead.cells.read().values().all(|cell| {
-                let oldest = cell.lock().flight.low_water();
+        let settled = self.pipeline.frontier >= target
+            && self.context.subscriptions().iter().all(|subscription| {
+                let oldest = subscription.lock().machine.low_water();
                 oldest.is_none_or(|oldest| oldest >= target)
             });
         if !settled {
             return;
         }
         self.trims.target = None;
-        let (partition, term) = (self.ground.partition.clone(), self.term);
+        let (partition, term) = (self.context.partition.clone(), self.term);
         let trim = async move { Finished::Trimmed(partition.trim(term, target).await) };
-        self.commands.running = Some(Box::pin(trim));
+        self.pipeline.running = Some(Box::pin(trim));
     }
 
-    pub(super) fn trimmed(&mut self, result: Result<Offset, CommandError>) -> Result<(), Ended> {
+    pub(super) fn trimmed(&mut self, result: Result<Offset, CommandError>) -> Result<(), Exit> {
         match result {
             Ok(log_start) => {
-                tracing::debug!(partition = %self.ground.partition.id(), %log_start, "trimmed");
+                tracing::debug!(partition = %self.context.partition.id(), %log_start, "trimmed");
                 self.trims.trimmed_at = Some(Instant::now());
                 Ok(())
             }
             // Something below is not replicated as settled: the next check asks again.
             Err(CommandError::Refused(refusal)) => {
-                tracing::debug!(partition = %self.ground.partition.id(), %refusal, "trim");
+                tracing::debug!(partition = %self.context.partition.id(), %refusal, "trim was refused; retrying with the next check");
                 Ok(())
             }
-            Err(_) => Err(Ended::Failed),
+            Err(_) => Err(Exit::Failed),
         }
     }
 }

@@ -1,204 +1,142 @@
-//! What has to be done besides attempts: reading, and writing dead letters.
+//! Choice of the actions besides attempts: reading, checking, and writing dead letters.
 
-use fanfare_model::{KeyHash, Offset};
 use fanfare_partition::{Outcome, Reason};
 
 use super::{
-    parked_keys::{Due, Phase},
-    state::{Candidate, Flight, Item, Letter, Moment},
+    buffered_event::{BufferedEvent, DeadLetterRequest},
+    event::{Action, Actions, Inputs, ReadAction},
+    parked_keys::{Due, GivenUp, Phase},
+    state::{Candidate, Mode, SubscriptionState},
 };
-use crate::{circuit_breaker::Gate, retry::probe_delay_ms, subscription::window::Held};
+use crate::{judgement::Allowed, retry::probe_delay_ms};
 
-/// Pause after a failed read.
-const READ_RETRY_MS: u64 = 1_000;
 /// A failed write of a dead letter is repeated as a probe is that has failed so often.
-const LETTER_BACKOFF: u32 = 2;
+const DEAD_LETTER_BACKOFF: u32 = 2;
 
-#[derive(Debug)]
-pub(crate) enum Errand {
-    /// Keep it, then call [`Flight::lettered`] or [`Flight::letter_failed`].
-    Letter(Letter),
-    /// Read these events again, then call [`Flight::loaded`].
-    Load(Vec<Offset>),
-    /// Read matching events, then call [`Flight::read`].
-    Read { from: Offset, upto: Offset },
-    /// Read matching events of one key, then call [`Flight::scanned`].
-    Scan { key: KeyHash, from: Offset, upto: Offset },
-}
-
-impl Flight {
-    /// The next thing to do, if there is one; it counts as begun.
-    pub(crate) fn next_errand(&mut self, moment: Moment) -> Option<Errand> {
-        self.take_up_letters(moment.now_ms);
-        if self.holds(moment.now_ms) {
+impl SubscriptionState {
+    /// Adds everything that may start now, and the time of the next tick.
+    pub(super) fn tick(&mut self, inputs: &Inputs<'_>, actions: &mut Actions) {
+        for request in self.dead_letters.take_due(inputs.now_ms) {
+            self.window.set_busy(request.item.event.offset, true);
+            actions.work.push(Action::WriteDeadLetter(request));
+        }
+        if self.is_held(inputs) {
             self.unload();
         }
         // Before the window fills again: a parked event takes up room, too.
-        let scan = self.promote_parked(moment);
-        self.take_in(moment);
+        self.promote_parked(inputs, actions);
+        self.admit_backlog(inputs);
         if self.expires() {
             self.give_up_expired();
         }
-        if let Some(letter) = self.letters.pop_front() {
-            self.put_off(scan);
-            return Some(Errand::Letter(letter));
+        self.write_dead_letters(actions);
+        let unchecked = self.window.take_unchecked();
+        if !unchecked.is_empty() {
+            actions.work.push(Action::CheckSchemas(unchecked));
         }
-        if scan.is_some() {
-            return scan;
+        if inputs.now_ms >= self.position.read_retry_at_ms() && !self.is_held(inputs) {
+            actions.work.extend(self.next_read(inputs).map(Action::Read));
         }
-        if moment.now_ms < self.read_retry_ms || self.holds(moment.now_ms) {
-            return None;
-        }
-        if !self.unloaded.is_empty() {
-            let wanted = (!self.loading).then(|| self.unloaded.iter().map(|(offset, _)| *offset).collect());
-            self.loading = true;
-            return wanted.map(Errand::Load);
-        }
-        if !self.window.has_room(0, self.parks.busy()) {
-            return None;
-        }
-        let from = self.reading.wants(moment.front)?;
-        self.reading.started();
-        Some(Errand::Read { from, upto: moment.front })
+        actions.wake_at_ms = self.wake_at_ms(inputs);
+        actions.progressed |= self.has_unproposed_changes();
     }
 
-    /// When to ask again if nothing happens before.
-    pub(crate) fn deadline_ms(&self, now_ms: u64) -> Option<u64> {
-        let gate = match self.breaker.gate(now_ms) {
-            Gate::Shut { until_ms } => until_ms,
-            Gate::Open | Gate::Probe => None,
-        };
-        let letters = self.letters_later.iter().map(|(retry_at_ms, _)| *retry_at_ms).min();
-        let deadlines = [self.parks.deadline(now_ms), letters, gate, Some(self.read_retry_ms)];
-        deadlines.into_iter().flatten().filter(|&deadline_ms| deadline_ms > now_ms).min()
-    }
-
-    /// All events of [`Errand::Load`], in that order; None for one that cannot be read as it was when it was matched.
-    pub(crate) fn loaded(&mut self, found: Vec<(Offset, Option<Held>)>) {
-        self.loading = false;
-        self.unloaded.clear();
-        for (_, held) in found {
-            match held {
-                Some(held) => self.admit(held),
-                None => {
-                    self.ledger.settled(Outcome::Cancelled(Reason::Unreadable), 1);
-                    self.window.settled_elsewhere();
-                }
-            }
+    pub(super) fn write_dead_letters(&mut self, actions: &mut Actions) {
+        while let Some(request) = self.dead_letters.pop() {
+            actions.work.push(Action::WriteDeadLetter(request));
         }
     }
 
-    /// The next events of a parked key below `scanned_to`, perhaps not all of them.
-    pub(crate) fn scanned(&mut self, key: KeyHash, found: Vec<Held>, scanned_to: Offset, moment: Moment) {
-        let read_to = self.reading.read_to(moment.front);
-        let Some(parked) = self.parks.get_mut(key) else { return };
-        parked.phase = Phase::Waiting;
-        parked.scanned_to = scanned_to;
-        parked.buffer.extend(found);
-        if let Some(first) = parked.buffer.front() {
-            parked.from = first.offset;
-            parked.append_time = Some(first.append_time);
-        } else if scanned_to >= read_to {
-            let count = parked.pending;
-            self.parks.remove(key);
-            self.ledger.settled(Outcome::Cancelled(Reason::Unreadable), count);
-        }
-    }
-
-    pub(crate) fn errand_failed(&mut self, errand: &Errand, moment: Moment) {
-        self.read_retry_ms = moment.now_ms + READ_RETRY_MS;
-        match errand {
-            Errand::Load(_) => self.loading = false,
-            Errand::Read { .. } => self.reading.failed(),
-            Errand::Scan { key, .. } => {
-                if let Some(parked) = self.parks.get_mut(*key) {
-                    parked.phase = Phase::Waiting;
-                    parked.retry_at_ms = self.read_retry_ms;
-                }
-            }
-            Errand::Letter(_) => {}
-        }
-    }
-
-    /// The letter is committed.
-    pub(crate) fn lettered(&mut self, item: &Item, reason: Reason, now_ms: u64) {
-        let how = (Outcome::DeadLettered(reason), now_ms);
-        self.settle(item.held.offset, item.held.key, item.parked, how);
-    }
-
-    /// The event is given up and no letter is kept.
-    pub(crate) fn expired(&mut self, item: &Item, reason: Reason, now_ms: u64) {
-        self.settle(item.held.offset, item.held.key, item.parked, (Outcome::Expired(reason), now_ms));
-    }
-
-    /// The letter could not be written: its key is held until it can. What retention overtakes is not held for want of
-    /// disk space, as trimming alone may free some.
-    pub(crate) fn letter_failed(&mut self, letter: Letter, disk_is_full: bool, moment: Moment) {
-        let Held { offset, key, .. } = letter.item.held;
-        if disk_is_full && (letter.reason == Reason::Retention || offset < self.expire_below) {
-            self.expired(&letter.item, Reason::Retention, moment.now_ms);
+    /// The dead letter could not be written: the event is held until it can. An event that retention overtakes is not
+    /// held for want of disk space, as trimming alone may free some.
+    pub(super) fn on_dead_letter_failed(
+        &mut self,
+        request: DeadLetterRequest,
+        disk_is_full: bool,
+        inputs: &Inputs<'_>,
+    ) {
+        let BufferedEvent { offset, key, .. } = request.item.event;
+        if disk_is_full && (request.reason == Reason::Retention || offset < self.expire_below) {
+            self.settle(&request.item, Outcome::Expired(Reason::Retention), inputs.now_ms);
             return;
         }
-        let delay_ms = probe_delay_ms(&self.options.retry, LETTER_BACKOFF, None, moment.random);
-        let retry_at_ms = moment.now_ms + delay_ms;
-        if !letter.item.parked {
-            // Not parked: later events of the key may be settled already, and a parked key has none of these.
+        let delay_ms = probe_delay_ms(&self.options.retry, DEAD_LETTER_BACKOFF, None, inputs.random);
+        let retry_at_ms = inputs.now_ms + delay_ms;
+        if !request.item.parked {
+            // The key is not parked: later events of the key may be settled already, and a parked key has none such.
             if self.window.get(offset).is_some() {
                 self.window.set_busy(offset, false);
-                self.letters_later.push((retry_at_ms, letter));
+                self.dead_letters.delay(request, retry_at_ms);
             }
             return;
         }
-        let Letter { item, reason, detail, .. } = letter;
-        let Some(parked) = self.parks.get_mut(key).filter(|parked| parked.from == offset) else { return };
+        let DeadLetterRequest { item, reason, detail, .. } = request;
+        let Some(parked) = self.parked_keys.get_mut(key).filter(|parked| parked.from == offset) else {
+            return;
+        };
         parked.phase = Phase::Waiting;
         parked.retry_at_ms = retry_at_ms;
-        parked.given_up = Some((reason, detail));
+        parked.given_up = Some(GivenUp { reason, detail });
         if parked.buffer.front().is_none_or(|first| first.offset != offset) {
             parked.scanned_to = parked.scanned_to.max(offset.plus(1));
-            parked.buffer.push_front(item.held);
+            parked.buffer.push_front(item.event);
         }
     }
 
-    /// Takes up the letters whose time to try again has come.
-    fn take_up_letters(&mut self, now_ms: u64) {
-        for (_, letter) in self.letters_later.extract_if(.., |(retry_at_ms, _)| *retry_at_ms <= now_ms) {
-            self.window.set_busy(letter.item.held.offset, true);
-            self.letters.push_back(letter);
-        }
+    fn wake_at_ms(&self, inputs: &Inputs<'_>) -> Option<u64> {
+        let breaker = match inputs.breaker.allowed(inputs.now_ms) {
+            Allowed::Nothing { until_ms } => until_ms,
+            Allowed::Everything | Allowed::OneProbe => None,
+        };
+        let deadlines = [
+            self.parked_keys.deadline(inputs.now_ms),
+            self.dead_letters.retry_at_ms(),
+            breaker,
+            Some(self.position.read_retry_at_ms()),
+        ];
+        deadlines.into_iter().flatten().filter(|&deadline_ms| deadline_ms > inputs.now_ms).min()
     }
 
-    /// Makes parked keys that are due candidates, until one has to be read first.
-    fn promote_parked(&mut self, moment: Moment) -> Option<Errand> {
-        let gate = !self.paused && !matches!(self.breaker.gate(moment.now_ms), Gate::Shut { .. });
-        let room = |flight: &Self| flight.window.has_room(0, flight.parks.busy() + flight.unloaded.len());
-        while let Some(due) = self.parks.next_due(moment.now_ms, self.expire_below, gate && room(self)) {
-            match due {
-                Due::Scan { key, from } => {
-                    return Some(Errand::Scan { key, from, upto: self.reading.read_to(moment.front) });
+    fn next_read(&mut self, inputs: &Inputs<'_>) -> Option<ReadAction> {
+        if !self.window.unloaded().is_empty() {
+            return self.window.start_reload().map(ReadAction::Reload);
+        }
+        if !self.window.has_room(0, self.parked_keys.busy()) {
+            return None;
+        }
+        let from = self.position.start_read(inputs.fan_out_offset)?;
+        Some(ReadAction::Backlog { from, end: inputs.fan_out_offset })
+    }
+
+    /// Makes the first events of parked keys that are due candidates, or reads them.
+    fn promote_parked(&mut self, inputs: &Inputs<'_>, actions: &mut Actions) {
+        let may_attempt = self.mode == Mode::Active
+            && !matches!(inputs.breaker.allowed(inputs.now_ms), Allowed::Nothing { .. });
+        loop {
+            let outside = self.parked_keys.busy() + self.window.unloaded().len();
+            let allowed = may_attempt && self.window.has_room(0, outside);
+            match self.parked_keys.next_due(inputs.now_ms, self.expire_below, allowed) {
+                Some(Due::Scan { key, from }) => {
+                    let end = self.position.read_to(inputs.fan_out_offset);
+                    actions.work.push(Action::Read(ReadAction::ScanKey { key, from, end }));
                 }
-                Due::Candidate(key) => match self.parks.get(key).and_then(|parked| parked.given_up.clone()) {
-                    Some((reason, detail)) => self.give_up(Candidate::Parked(key), reason, detail),
-                    None => self.ready.push_back(Candidate::Parked(key)),
-                },
+                Some(Due::Candidate(key)) => {
+                    match self.parked_keys.get(key).and_then(|parked| parked.given_up.clone()) {
+                        Some(GivenUp { reason, detail }) => {
+                            self.give_up(Candidate::Parked(key), reason, detail)
+                        }
+                        None => self.ready.push_back(Candidate::Parked(key)),
+                    }
+                }
+                None => return,
             }
-        }
-        None
-    }
-
-    /// The errand is not begun after all.
-    fn put_off(&mut self, errand: Option<Errand>) {
-        if let Some(Errand::Scan { key, .. }) = errand
-            && let Some(parked) = self.parks.get_mut(key)
-        {
-            parked.phase = Phase::Waiting;
         }
     }
 
     fn give_up_expired(&mut self) {
         for candidate in std::mem::take(&mut self.ready) {
-            match self.item(candidate) {
-                Some(item) if item.held.offset < self.expire_below => {
+            match self.candidate_event(candidate).map(|event| event.offset) {
+                Some(offset) if offset < self.expire_below => {
                     self.give_up(candidate, Reason::Retention, "retention came before delivery".to_owned());
                 }
                 Some(_) => self.ready.push_back(candidate),
@@ -213,18 +151,17 @@ impl Flight {
         }
     }
 
-    /// Forgets the bytes of what waits, if nothing is under way.
+    /// Forgets the bytes of waiting events, if nothing is in flight.
     fn unload(&mut self) {
-        if self.window.busy() > 0 || self.loading {
+        if self.window.busy() > 0 || self.window.is_reloading() {
             return;
         }
-        self.reading.drop_ahead();
-        self.parks.drop_buffers();
-        if self.window.len() > 0 {
-            self.unloaded.extend(self.window.unload().into_iter().map(|(offset, time)| (offset, Some(time))));
-            self.lanes.clear();
-            // What they are about is attempted again.
-            self.letters_later.clear();
+        self.position.drop_read_ahead();
+        self.parked_keys.drop_buffers();
+        if self.window.unload() {
+            self.key_queues.clear();
+            // The events of delayed dead letters are attempted again.
+            self.dead_letters.drop_delayed();
             self.ready.retain(|candidate| matches!(candidate, Candidate::Parked(_)));
         }
     }

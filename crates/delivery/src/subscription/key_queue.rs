@@ -1,82 +1,108 @@
-//! Order within a key: one event of a key at a time, the others wait behind it. Pure.
+//! Order within a key: one event of a key at a time, later events wait in the key's queue. Pure.
 //!
 //! A key is known here only while it has an event in the window, and queues only while it has two or more.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use fanfare_model::{KeyHash, Offset};
 
+/// Hashes a key hash to itself. The map is never iterated, so that its order decides nothing.
 #[derive(Debug, Default)]
-struct Lane {
+struct KeyHasher(u64);
+
+#[derive(Debug, Default)]
+struct KeyQueue {
     /// Events that were let through and have not left: one, or the consecutive ones of one batch.
-    through: usize,
+    released: usize,
     waiting: VecDeque<Offset>,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Lanes {
-    lanes: HashMap<KeyHash, Lane>,
+pub(crate) struct KeyQueues {
+    queues: HashMap<KeyHash, KeyQueue, BuildHasherDefault<KeyHasher>>,
 }
 
-impl Lanes {
-    /// True if the event may go at once; else it waits for [`Self::leave`] or [`Self::follow`] to name it.
+impl KeyQueues {
+    /// True if the event may go at once; else it waits for [`Self::leave`] or [`Self::follow`] to return it.
     pub(crate) fn enter(&mut self, key: KeyHash, offset: Offset) -> bool {
-        let lane = self.lanes.entry(key).or_default();
-        if lane.through == 0 {
-            lane.through = 1;
+        let queue = self.queues.entry(key).or_default();
+        if queue.released == 0 {
+            queue.released = 1;
             return true;
         }
-        lane.waiting.push_back(offset);
+        queue.waiting.push_back(offset);
         false
     }
 
     /// The next event of the key, let through together with the one before it.
     pub(crate) fn follow(&mut self, key: KeyHash) -> Option<Offset> {
-        let lane = self.lanes.get_mut(&key)?;
-        let next = lane.waiting.pop_front()?;
-        lane.through += 1;
+        let queue = self.queues.get_mut(&key)?;
+        let next = queue.waiting.pop_front()?;
+        queue.released += 1;
         Some(next)
     }
 
-    /// An event that followed another is put back to the head of those that wait.
+    /// An event that followed another one returns to the head of the queue.
+    ///
+    /// # Panics
+    /// If the event did not follow another one.
     pub(crate) fn step_back(&mut self, key: KeyHash, offset: Offset) {
-        let lane = self.lanes.get_mut(&key).expect("an event that was let through has a lane");
-        assert!(lane.through > 1, "the head of a lane never steps back");
-        lane.through -= 1;
-        lane.waiting.push_front(offset);
+        let queue = self.queues.get_mut(&key).expect("an event that was let through has a queue");
+        assert!(queue.released > 1, "invariant violation: the head of a key queue steps back");
+        queue.released -= 1;
+        queue.waiting.push_front(offset);
     }
 
     /// The first event that was let through is settled. The next one that may go, if it was the only one.
     pub(crate) fn leave(&mut self, key: KeyHash) -> Option<Offset> {
-        let lane = self.lanes.get_mut(&key)?;
-        lane.through -= 1;
-        if lane.through > 0 {
+        let queue = self.queues.get_mut(&key)?;
+        queue.released -= 1;
+        if queue.released > 0 {
             return None;
         }
-        match lane.waiting.pop_front() {
+        match queue.waiting.pop_front() {
             Some(next) => {
-                lane.through = 1;
+                queue.released = 1;
                 Some(next)
             }
             None => {
-                self.lanes.remove(&key);
+                self.queues.remove(&key);
                 None
             }
         }
     }
 
-    /// The key's events are held elsewhere from now on.
+    /// The key's events leave the window.
     pub(crate) fn close(&mut self, key: KeyHash) {
-        self.lanes.remove(&key);
+        self.queues.remove(&key);
     }
 
     pub(crate) fn clear(&mut self) {
-        self.lanes.clear();
+        self.queues.clear();
     }
 
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
+        self.queues.is_empty()
+    }
+}
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
     }
 }
 
@@ -89,30 +115,30 @@ mod tests {
 
     #[test]
     fn events_of_one_key_go_one_after_another_and_keys_do_not_wait_for_each_other() {
-        let mut lanes = Lanes::default();
-        assert!(lanes.enter(K, Offset(1)));
-        assert!(!lanes.enter(K, Offset(2)));
-        assert!(lanes.enter(L, Offset(3)));
-        assert!(!lanes.enter(K, Offset(4)));
-        assert_eq!(lanes.leave(K), Some(Offset(2)));
-        assert_eq!(lanes.leave(L), None);
-        assert_eq!(lanes.leave(K), Some(Offset(4)));
-        assert_eq!(lanes.leave(K), None);
-        assert!(lanes.is_empty());
+        let mut queues = KeyQueues::default();
+        assert!(queues.enter(K, Offset(1)));
+        assert!(!queues.enter(K, Offset(2)));
+        assert!(queues.enter(L, Offset(3)));
+        assert!(!queues.enter(K, Offset(4)));
+        assert_eq!(queues.leave(K), Some(Offset(2)));
+        assert_eq!(queues.leave(L), None);
+        assert_eq!(queues.leave(K), Some(Offset(4)));
+        assert_eq!(queues.leave(K), None);
+        assert!(queues.is_empty());
     }
 
     #[test]
-    fn followers_of_a_batch_that_failed_wait_again_in_their_old_order() {
-        let mut lanes = Lanes::default();
-        lanes.enter(K, Offset(1));
+    fn followers_of_a_failed_batch_wait_again_in_their_old_order() {
+        let mut queues = KeyQueues::default();
+        queues.enter(K, Offset(1));
         for offset in 2..=4 {
-            lanes.enter(K, Offset(offset));
+            queues.enter(K, Offset(offset));
         }
-        assert_eq!(lanes.follow(K), Some(Offset(2)));
-        assert_eq!(lanes.follow(K), Some(Offset(3)));
-        lanes.step_back(K, Offset(3));
-        lanes.step_back(K, Offset(2));
-        let order: Vec<_> = std::iter::from_fn(|| lanes.leave(K)).collect();
+        assert_eq!(queues.follow(K), Some(Offset(2)));
+        assert_eq!(queues.follow(K), Some(Offset(3)));
+        queues.step_back(K, Offset(3));
+        queues.step_back(K, Offset(2));
+        let order: Vec<_> = std::iter::from_fn(|| queues.leave(K)).collect();
         assert_eq!(order, [Offset(2), Offset(3), Offset(4)]);
     }
 }

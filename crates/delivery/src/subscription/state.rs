@@ -1,227 +1,396 @@
-//! Everything one subscription knows and decides about one partition. Pure: time, randomness and events are passed
-//! in; what is to be done comes out as an [`Errand`] or as the events of an attempt.
+//! The state machine of one subscription in one partition. Pure: events and inputs come in, actions go out; no clock,
+//! no randomness, no IO.
 //!
 //! ```text
-//!            settled, or parked by key        window            ahead       not read by it
+//!            settled, or parked by key        window        read ahead      not read by the subscription
 //!   ───────────────────────────────┬──────────────────────────┬─────────┬──────────────────► offsets
-//!                                  oldest unsettled           read_to    end          front
+//!                             low_water                    read_to   backlog end       fan_out_offset
 //! ```
-//! While it follows, the fan-out hands events over and `read_to` is the front. When the window is full it falls
-//! behind: `read_to` stays, and it reads from the log by itself until it meets the front again.
+//! `low_water <= read_to <= backlog end <= fan_out_offset`, and `frontier <= fan_out_offset <= high_watermark` of the
+//! partition. A live subscription gets events from the fan-out, and `read_to` is the fan-out's offset. When the window
+//! is full the subscription lags: `read_to` stays, and the subscription reads from the log by itself until it meets
+//! the fan-out again.
+//!
+//! `matched = settled + pending` holds after every event.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use fanfare_model::{KeyHash, Offset, Timestamp};
+use fanfare_model::{KeyHash, Offset, SubscriptionId, Timestamp};
 use fanfare_partition::{Attachment, Counters, CursorRecord, Outcome, Reason};
 
-pub(crate) use super::action::Errand;
-use super::{catch_up::Reading, counters::Ledger, key_queue::Lanes, parked_keys::Parks};
-use crate::{
-    DeliveryOptions,
-    circuit_breaker::Breaker,
-    subscription::window::{Held, InFlight, Limits},
+use super::{
+    InputValues,
+    buffered_event::{AttemptItem, BufferedEvent, SchemaCheck},
+    counters::ProgressCounters,
+    dead_letter_queue::DeadLetterQueue,
+    event::{Actions, CheckedEvent, Inputs, ReadAction, ReloadedEvent, SubscriptionEvent},
+    key_queue::KeyQueues,
+    log_position::LogPosition,
+    parked_keys::{ParkedKeys, Phase},
+    window::{Limits, Window},
 };
+use crate::DeliveryOptions;
 
-/// One event under way, to the sink or to the dead letters.
-#[derive(Clone, Debug)]
-pub(crate) struct Item {
-    pub(crate) held: Held,
-    /// It is the first of a parked key, not of the window.
-    pub(crate) parked: bool,
-}
+/// Pause after a failed read.
+const READ_RETRY_MS: u64 = 1_000;
 
-/// An event that is given up, to be kept in the dead letters before it is settled.
-#[derive(Clone, Debug)]
-pub(crate) struct Letter {
-    pub(crate) item: Item,
-    pub(crate) reason: Reason,
-    pub(crate) detail: String,
-    pub(crate) attempts: u32,
-}
-
-/// What may be attempted next.
+/// An event that may be attempted next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Candidate {
     Window(Offset),
     Parked(KeyHash),
 }
 
-/// What the pure core is told about the moment of a call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
-    /// Monotonic.
-    pub(crate) now_ms: u64,
-    /// Every event below it was read by the fan-out or is being handed over by it.
-    pub(crate) front: Offset,
-    pub(crate) random: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Active,
+    Paused,
+    /// Deleted: nothing starts any more.
+    Detached,
 }
 
-pub(crate) struct Flight {
-    pub(super) options: Arc<DeliveryOptions>,
-    pub(super) ledger: Ledger,
-    pub(super) window: InFlight,
-    /// Unsettled events of the window whose bytes are not in memory: all of them or none.
-    pub(super) unloaded: Vec<(Offset, Option<Timestamp>)>,
-    pub(super) lanes: Lanes,
-    pub(super) ready: VecDeque<Candidate>,
-    pub(super) letters: VecDeque<Letter>,
-    /// Letters of the window's events that could not be written, and when to try again.
-    pub(super) letters_later: Vec<(u64, Letter)>,
-    pub(super) parks: Parks,
-    pub(super) breaker: Breaker,
-    /// The last event that took the sink down, and how much had passed by then.
-    pub(super) accused: Option<(Offset, u64)>,
-    pub(super) reading: Reading,
-    pub(super) paused: bool,
-    /// Retention wants everything below it settled.
-    pub(super) expire_below: Offset,
-    /// The record was read from the log's state, and not all that it stands for has been read again.
-    pub(super) restored: bool,
-    /// No errand that reads is started before this, after one that failed.
-    pub(super) read_retry_ms: u64,
-    pub(super) loading: bool,
+/// Failures that decide about later ones, or are shown.
+#[derive(Default)]
+pub(super) struct Failures {
+    /// The last event that took the sink down.
+    pub(super) last_outage: Option<LastOutage>,
+    /// Empty if the last attempt succeeded.
     pub(super) last_failure: String,
-    /// How much of what was settled the advance under way covers.
-    pub(super) proposed: Option<usize>,
 }
 
-impl Flight {
-    /// Takes up where the replicated state says. `front` is where the fan-out stands.
+#[derive(Clone, Copy)]
+pub(super) struct LastOutage {
+    pub(super) offset: Offset,
+    /// The sink's count of passes by then.
+    pub(super) passes: u64,
+}
+
+pub(crate) struct SubscriptionState {
+    pub(super) id: SubscriptionId,
+    pub(super) options: Arc<DeliveryOptions>,
+    pub(super) counters: ProgressCounters,
+    pub(super) window: Window,
+    pub(super) key_queues: KeyQueues,
+    pub(super) ready: VecDeque<Candidate>,
+    pub(super) dead_letters: DeadLetterQueue,
+    pub(super) parked_keys: ParkedKeys,
+    pub(super) position: LogPosition,
+    pub(super) failures: Failures,
+    pub(super) mode: Mode,
+    /// Retention wants everything below settled.
+    pub(super) expire_below: Offset,
+}
+
+impl SubscriptionState {
+    /// Continues from the replicated state.
     pub(crate) fn restore(
         options: Arc<DeliveryOptions>,
         attachment: &Attachment,
-        state: (Counters, Option<CursorRecord>),
-        moment: Moment,
+        counters: Counters,
+        record: Option<CursorRecord>,
+        values: InputValues,
     ) -> Self {
-        let (counters, record) = state;
         let limits = Limits { events: options.window_events, bytes: options.window_bytes };
-        let restored = record.is_some();
-        let reading = Reading::restore(attachment, record.as_ref(), moment.front);
+        let position = LogPosition::restore(attachment, record.as_ref(), values.fan_out_offset);
         let record = record.unwrap_or_default();
         Self {
+            id: attachment.subscription,
             options,
-            ledger: Ledger::restore(counters),
-            window: InFlight::new(limits),
-            unloaded: record.window.into_iter().map(|offset| (offset, None)).collect(),
-            lanes: Lanes::default(),
+            counters: ProgressCounters::restore(counters),
+            window: Window::new(limits, record.window),
+            key_queues: KeyQueues::default(),
             ready: VecDeque::new(),
-            letters: VecDeque::new(),
-            letters_later: Vec::new(),
-            parks: Parks::restore(&record.parked, moment.now_ms),
-            breaker: Breaker::default(),
-            accused: None,
-            reading,
-            paused: false,
+            dead_letters: DeadLetterQueue::default(),
+            parked_keys: ParkedKeys::restore(&record.parked, values.now_ms),
+            position,
+            failures: Failures::default(),
+            mode: Mode::Active,
             expire_below: Offset::ZERO,
-            restored,
-            read_retry_ms: 0,
-            loading: false,
-            last_failure: String::new(),
-            proposed: None,
         }
     }
 
-    /// Counts an event that the fan-out matched. True if it is to be handed over with [`Self::follow`].
-    pub(crate) fn counts(&mut self, offset: Offset) -> bool {
-        if offset < self.reading.fan_out_from {
-            return false;
+    /// Takes an event into account. Only [`SubscriptionEvent::Tick`] and [`SubscriptionEvent::PermitGranted`] add work
+    /// to `actions`: all others may come from tasks that run no actions.
+    pub(crate) fn on(&mut self, event: SubscriptionEvent, inputs: &mut Inputs<'_>, actions: &mut Actions) {
+        // A detached subscription still replicates the progress that was made before.
+        if self.mode == Mode::Detached && !matches!(event, SubscriptionEvent::Advanced) {
+            return;
         }
-        self.ledger.matched(1);
-        self.reading.takes_over(offset)
-    }
-
-    /// An event that was counted.
-    pub(crate) fn follow(&mut self, held: Held, moment: Moment) {
-        let (offset, append_time) = (held.offset, held.append_time);
-        if let Err(_refused) = self.offer(held, moment) {
-            self.reading.fall_behind(offset, append_time);
+        actions.progressed |= event.is_progress();
+        match event {
+            SubscriptionEvent::Matched(event) => self.on_matched(event, inputs, actions),
+            SubscriptionEvent::MatchedBehind(offset) => {
+                self.counters.add_matched(u64::from(self.position.is_counted_by_fan_out(offset)));
+            }
+            SubscriptionEvent::PermitGranted(abilities) => self.start_attempt(abilities, inputs, actions),
+            SubscriptionEvent::AttemptFinished { results, atomic: true } => {
+                self.finish_atomic(results, inputs)
+            }
+            SubscriptionEvent::AttemptFinished { results, atomic: false } => self.finish(results, inputs),
+            SubscriptionEvent::BacklogRead { events, end } => {
+                self.position.read(events, end);
+                self.admit_backlog(inputs);
+            }
+            SubscriptionEvent::EventsReloaded(events) => self.on_reloaded(events),
+            SubscriptionEvent::KeyScanned { key, events, scanned_to } => {
+                self.on_key_scanned(key, events, scanned_to, inputs.fan_out_offset);
+            }
+            SubscriptionEvent::SchemasChecked(events) => self.on_checked(events),
+            SubscriptionEvent::ReadFailed(read) => self.on_read_failed(&read, inputs.now_ms),
+            SubscriptionEvent::DeadLetterWritten(request) => {
+                self.settle(&request.item, Outcome::DeadLettered(request.reason), inputs.now_ms);
+            }
+            SubscriptionEvent::DeadLetterOverQuota(request) => {
+                self.settle(&request.item, Outcome::Expired(Reason::DeadLetterBudget), inputs.now_ms);
+            }
+            SubscriptionEvent::DeadLetterFailed { request, disk_is_full } => {
+                self.on_dead_letter_failed(request, disk_is_full, inputs);
+            }
+            SubscriptionEvent::PauseChanged { paused } => {
+                self.mode = if paused { Mode::Paused } else { Mode::Active };
+                actions.run_worker |= !self.is_done();
+            }
+            SubscriptionEvent::SinkChanged => {
+                self.failures.last_outage = None;
+                self.parked_keys.make_all_due(inputs.now_ms);
+                actions.run_worker |= !self.is_done();
+            }
+            SubscriptionEvent::ExpireBelow(below) => {
+                self.expire_below = self.expire_below.max(below);
+                actions.run_worker = true;
+            }
+            SubscriptionEvent::Detached => {
+                self.mode = Mode::Detached;
+                actions.run_worker = true;
+            }
+            SubscriptionEvent::Advanced => {
+                self.window.release(self.counters.applied());
+                actions.run_worker |= self.mode != Mode::Detached && !self.is_done();
+            }
+            SubscriptionEvent::Tick => self.tick(inputs, actions),
         }
     }
 
-    pub(crate) fn set_paused(&mut self, paused: bool) {
-        self.paused = paused;
+    /// The fan-out has to hand the event over: [`SubscriptionEvent::Matched`], else
+    /// [`SubscriptionEvent::MatchedBehind`].
+    pub(crate) fn takes(&self, offset: Offset) -> bool {
+        self.position.takes(offset)
     }
 
-    /// The sink is another one: what is known about the old one does not count.
-    pub(crate) fn sink_changed(&mut self, now_ms: u64) {
-        self.breaker = Breaker::default();
-        self.accused = None;
-        self.parks.all_due(now_ms);
-    }
-
-    /// Everything below `below` is to be kept as dead letters instead of delivered.
-    pub(crate) fn expire(&mut self, below: Offset) {
-        self.expire_below = self.expire_below.max(below);
-    }
-
-    pub(crate) fn is_down(&self) -> bool {
-        self.breaker.is_down()
+    pub(crate) fn is_detached(&self) -> bool {
+        self.mode == Mode::Detached
     }
 
     pub(crate) fn last_failure(&self) -> &str {
-        &self.last_failure
+        &self.failures.last_failure
     }
 
     pub(crate) fn parked_keys(&self) -> usize {
-        self.parks.len()
+        self.parked_keys.len()
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.ledger.live()
+        self.counters.live()
     }
 
-    /// Events under way to the sink or to the dead letters.
+    /// Events in flight to the sink or to the dead letters.
     pub(crate) fn busy(&self) -> usize {
-        self.window.busy() + self.parks.busy()
+        self.window.busy() + self.parked_keys.busy()
     }
 
-    /// Takes the event into the window or, if its key is parked, counts it there; gives it back if there is no room.
-    pub(super) fn offer(&mut self, held: Held, moment: Moment) -> Result<(), Held> {
-        if let Some(parked) = self.parks.get_mut(held.key) {
+    /// The subscription reads the log by itself.
+    pub(crate) fn is_lagging(&self) -> bool {
+        !self.position.is_live()
+    }
+
+    /// Offsets up to the fan-out that the subscription has not read.
+    pub(crate) fn lag(&self, fan_out_offset: Offset) -> u64 {
+        fan_out_offset.since(self.position.read_to(fan_out_offset))
+    }
+
+    /// Nothing is unsettled, nothing is left to replicate.
+    pub(crate) fn is_done(&self) -> bool {
+        let settled = self.counters.pending() == 0
+            && self.counters.is_replicated()
+            && self.window.settled_unreplicated() == 0;
+        settled && self.position.is_live() && !self.position.needs_join() && self.busy() == 0
+    }
+
+    /// First offset below the fan-out that is unsettled or may be.
+    pub(crate) fn low_water(&self) -> Option<Offset> {
+        let window = self.window.unsettled().next().map(|event| event.offset);
+        let unloaded = self.window.unloaded().first().map(|event| event.offset);
+        [window, unloaded, self.parked_keys.low_water(), self.position.lagging_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Append time of the oldest unsettled event, as far as known without reading.
+    pub(crate) fn oldest_append_time(&self) -> Option<Timestamp> {
+        if self.counters.pending() == 0 {
+            return None;
+        }
+        let window = self.window.unsettled().next().map(|event| event.append_time);
+        let unloaded = self.window.unloaded().iter().find_map(|event| event.append_time);
+        let parked = self.parked_keys.iter().filter_map(|(_, parked)| parked.append_time).min();
+        [window, unloaded, parked, self.position.oldest_append_time()].into_iter().flatten().min()
+    }
+
+    fn on_matched(&mut self, event: BufferedEvent, inputs: &Inputs<'_>, actions: &mut Actions) {
+        assert!(
+            self.position.takes(event.offset) && event.offset < inputs.fan_out_offset,
+            "invariant violation: the fan-out at {} hands over event {}, which the subscription does not take",
+            inputs.fan_out_offset,
+            event.offset
+        );
+        self.counters.add_matched(1);
+        let (offset, append_time) = (event.offset, event.append_time);
+        if self.offer(event, inputs).is_err() {
+            self.position.lag_from(offset, append_time);
+        }
+        actions.run_worker = true;
+    }
+
+    /// Takes the event into the window or, if its key is parked, counts the event there; returns it if there is no
+    /// room.
+    fn offer(&mut self, event: BufferedEvent, inputs: &Inputs<'_>) -> Result<(), BufferedEvent> {
+        if let Some(parked) = self.parked_keys.get_mut(event.key) {
             parked.pending += 1;
             return Ok(());
         }
-        let no_room = !self.window.has_room(held.bytes.len(), self.parks.busy());
-        if no_room || !self.unloaded.is_empty() || self.holds(moment.now_ms) {
-            return Err(held);
+        let has_room = self.window.has_room(event.bytes.len(), self.parked_keys.busy());
+        if !has_room || !self.window.unloaded().is_empty() || self.is_held(inputs) {
+            return Err(event);
         }
-        self.admit(held);
+        self.admit(event);
         Ok(())
     }
 
-    pub(super) fn admit(&mut self, held: Held) {
-        if self.lanes.enter(held.key, held.offset) {
-            self.ready.push_back(Candidate::Window(held.offset));
+    fn admit(&mut self, event: BufferedEvent) {
+        let (key, offset) = (event.key, event.offset);
+        self.window.admit(event);
+        if self.key_queues.enter(key, offset) {
+            self.take_turn(offset);
         }
-        self.window.admit(held);
     }
 
-    /// Nothing can be attempted for so long that nothing is worth keeping in memory.
-    pub(super) fn holds(&self, now_ms: u64) -> bool {
-        (self.paused || self.breaker.is_held(now_ms)) && !self.expires()
+    /// The event is the first of its key in the window: it is a candidate once its schema is checked.
+    fn take_turn(&mut self, offset: Offset) {
+        if self.window.takes_turn(offset) {
+            self.ready.push_back(Candidate::Window(offset));
+        }
     }
 
+    /// Moves events read ahead into the window, as far as there is room, and joins the fan-out.
+    pub(super) fn admit_backlog(&mut self, inputs: &Inputs<'_>) {
+        while let Some(event) = self.position.next_read_ahead() {
+            let counts = self.position.counts_itself(event.offset);
+            if let Err(event) = self.offer(event, inputs) {
+                self.position.return_read_ahead(event);
+                return;
+            }
+            self.counters.add_matched(u64::from(counts));
+        }
+        self.position.join_at(inputs.fan_out_offset);
+    }
+
+    /// Nothing can be attempted for so long that no event is worth keeping in memory.
+    pub(super) fn is_held(&self, inputs: &Inputs<'_>) -> bool {
+        (self.mode != Mode::Active || inputs.breaker.is_held(inputs.now_ms)) && !self.expires()
+    }
+
+    /// Retention wants an unsettled event settled.
     pub(super) fn expires(&self) -> bool {
-        self.low_water().is_some_and(|oldest| oldest < self.expire_below)
+        self.expire_below > Offset::ZERO && self.low_water().is_some_and(|oldest| oldest < self.expire_below)
+    }
+
+    fn on_reloaded(&mut self, events: Vec<ReloadedEvent>) {
+        let unloaded = self.window.unloaded();
+        assert!(
+            events.len() == unloaded.len()
+                && events.iter().zip(unloaded).all(|(event, unloaded)| event.offset == unloaded.offset),
+            "invariant violation: other events were reloaded than the window's"
+        );
+        self.window.reloaded();
+        for reloaded in events {
+            match reloaded.event {
+                Some(event) => self.admit(event),
+                None => {
+                    self.counters.add_settled(Outcome::Cancelled(Reason::Unreadable), 1);
+                    self.window.note_settled_outside_window();
+                }
+            }
+        }
+    }
+
+    fn on_key_scanned(
+        &mut self,
+        key: KeyHash,
+        events: Vec<BufferedEvent>,
+        scanned_to: Offset,
+        fan_out_offset: Offset,
+    ) {
+        let read_to = self.position.read_to(fan_out_offset);
+        let Some(parked) = self.parked_keys.get_mut(key) else { return };
+        parked.phase = Phase::Waiting;
+        parked.scanned_to = scanned_to;
+        parked.buffer.extend(events);
+        if let Some(first) = parked.buffer.front() {
+            parked.from = first.offset;
+            parked.append_time = Some(first.append_time);
+        } else if scanned_to >= read_to {
+            // The log lost the remaining events of the key: they are settled, or the key would be parked forever.
+            let missing = parked.pending;
+            self.parked_keys.remove(key);
+            self.counters.add_settled(Outcome::Cancelled(Reason::Unreadable), missing);
+        }
+    }
+
+    fn on_checked(&mut self, events: Vec<CheckedEvent>) {
+        for CheckedEvent { offset, schema } in events {
+            debug_assert!(!matches!(schema, SchemaCheck::Unchecked(_)));
+            if self.window.set_checked(offset, schema) {
+                self.ready.push_back(Candidate::Window(offset));
+            }
+        }
+    }
+
+    fn on_read_failed(&mut self, read: &ReadAction, now_ms: u64) {
+        let retry_at_ms = now_ms + READ_RETRY_MS;
+        match read {
+            ReadAction::Reload(_) => {
+                self.window.reload_failed();
+                self.position.delay_reads(retry_at_ms);
+            }
+            ReadAction::Backlog { .. } => self.position.read_failed(retry_at_ms),
+            ReadAction::ScanKey { key, .. } => {
+                self.position.delay_reads(retry_at_ms);
+                if let Some(parked) = self.parked_keys.get_mut(*key) {
+                    parked.phase = Phase::Waiting;
+                    parked.retry_at_ms = retry_at_ms;
+                }
+            }
+        }
     }
 
     /// Settles an event of the window or the first of a parked key.
-    pub(super) fn settle(&mut self, offset: Offset, key: KeyHash, parked: bool, how: (Outcome, u64)) {
-        let (outcome, now_ms) = how;
-        if parked {
-            if !self.parks.settle(key, offset, now_ms) {
+    pub(super) fn settle(&mut self, item: &AttemptItem, outcome: Outcome, now_ms: u64) {
+        let BufferedEvent { offset, key, .. } = item.event;
+        if item.parked {
+            if !self.parked_keys.settle(key, offset, now_ms) {
                 return;
             }
-            self.window.settled_elsewhere();
+            self.window.note_settled_outside_window();
         } else {
             if !self.window.settle(offset) {
                 return;
             }
-            if let Some(next) = self.lanes.leave(key) {
-                self.ready.push_back(Candidate::Window(next));
+            if let Some(next) = self.key_queues.leave(key) {
+                self.take_turn(next);
             }
         }
-        self.ledger.settled(outcome, 1);
+        self.counters.add_settled(outcome, 1);
     }
 }
 

@@ -1,96 +1,109 @@
-//! The window: what one subscription holds in memory of one partition. Pure.
+//! The window: the events of one subscription that are in memory. Pure.
 //!
-//! Invariant: `unsettled + unreleased` events occupy it and never exceed its limit by admission. An event that is
-//! settled goes on to occupy it until that has been replicated: exactly what occupies it may be sent twice after a
-//! crash.
+//! Invariant: `unsettled + settled_unreplicated` events occupy the window and never exceed its limit by admission. A
+//! settled event goes on to occupy the window until the settlement is replicated: exactly the events that occupy the
+//! window may be sent twice after a crash.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fanfare_model::{KeyHash, Offset, Timestamp};
 
-use crate::schema_pin::Pin;
+use super::buffered_event::{BufferedEvent, SchemaCheck};
 
-/// A matched event. Its bytes are [`detached`] from what was read from the log.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(crate) offset: Offset,
-    pub(crate) key: KeyHash,
-    pub(crate) append_time: Timestamp,
-    pub(crate) bytes: Bytes,
-    pub(crate) pin: Option<Arc<Pin>>,
-}
+/// Events whose schema is checked at once.
+const CHECKS_MAX: usize = 16;
 
-/// Below it a copy costs less than it may save.
-const COPIED_BYTES: usize = 64 << 10;
-
-/// The bytes of an event, to be held for as long as its delivery takes: in memory of their own, or one small event
-/// would keep all that it was read with. Only large ones that are most of that share it.
-pub(crate) fn detached(bytes: &Bytes, read_with: usize) -> Bytes {
-    if bytes.len() >= COPIED_BYTES && bytes.len() >= read_with / 2 {
-        return bytes.clone();
-    }
-    Bytes::copy_from_slice(bytes)
-}
-
-/// How much may be held.
+/// Limits of a window.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) events: usize,
     pub(crate) bytes: usize,
 }
 
+/// An unsettled event of the window without its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnloadedEvent {
+    pub(super) offset: Offset,
+    pub(super) append_time: Option<Timestamp>,
+}
+
 #[derive(Debug)]
 struct Entry {
-    held: Held,
-    /// Under way to the sink or to the dead letters.
+    event: BufferedEvent,
+    /// In flight to the sink or to the dead letters.
     busy: bool,
-    /// It is attempted without others.
-    alone: bool,
+    /// Attempted without other events.
+    send_alone: bool,
+    /// First of its key, and not a candidate before its schema is checked.
+    awaits_check: bool,
     settled: bool,
 }
 
 #[derive(Debug)]
-pub(crate) struct InFlight {
+pub(crate) struct Window {
     limits: Limits,
-    /// Ascending by offset; settled ones are dropped when they reach the front.
+    /// Ascending by offset; settled entries are dropped when they reach the front.
     entries: VecDeque<Entry>,
     unsettled: usize,
     busy: usize,
     bytes: usize,
-    /// Settled, in the window or elsewhere, and not yet replicated.
-    unreleased: usize,
+    /// Settled, in the window or outside of it, and not yet replicated.
+    settled_unreplicated: usize,
+    /// Offsets of entries whose schema is not checked.
+    unchecked: VecDeque<Offset>,
+    /// Unsettled events whose bytes are not in memory: all of the window or none.
+    unloaded: Vec<UnloadedEvent>,
+    reloading: bool,
 }
 
-impl InFlight {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, entries: VecDeque::new(), unsettled: 0, busy: 0, bytes: 0, unreleased: 0 }
+impl Window {
+    /// A window whose unsettled events, ascending, are still to be read.
+    pub(crate) fn new(limits: Limits, unloaded: impl IntoIterator<Item = Offset>) -> Self {
+        let unloaded = unloaded.into_iter().map(|offset| UnloadedEvent { offset, append_time: None });
+        Self {
+            limits,
+            entries: VecDeque::new(),
+            unsettled: 0,
+            busy: 0,
+            bytes: 0,
+            settled_unreplicated: 0,
+            unchecked: VecDeque::new(),
+            unloaded: unloaded.collect(),
+            reloading: false,
+        }
     }
 
-    /// Whether an event of this size may be admitted while `elsewhere` events outside the window are under way.
-    pub(crate) fn has_room(&self, size_bytes: usize, elsewhere: usize) -> bool {
-        self.unsettled + self.unreleased + elsewhere < self.limits.events
+    /// An event of this size may be admitted while `outside` events outside the window are in flight.
+    pub(crate) fn has_room(&self, size_bytes: usize, outside: usize) -> bool {
+        self.unsettled + self.settled_unreplicated + outside < self.limits.events
             && (self.unsettled == 0 || self.bytes + size_bytes <= self.limits.bytes)
     }
 
     /// # Panics
     /// If the event is not above all that were admitted and are still here.
-    pub(crate) fn admit(&mut self, held: Held) {
+    pub(crate) fn admit(&mut self, event: BufferedEvent) {
         assert!(
-            self.entries.back().is_none_or(|last| last.held.offset < held.offset),
-            "events come in order"
+            self.entries.back().is_none_or(|last| last.event.offset < event.offset),
+            "invariant violation: {} is admitted after {:?}",
+            event.offset,
+            self.entries.back().map(|last| last.event.offset)
         );
         self.unsettled += 1;
-        self.bytes += held.bytes.len();
-        self.entries.push_back(Entry { held, busy: false, alone: false, settled: false });
+        self.bytes += event.bytes.len();
+        if matches!(event.schema, SchemaCheck::Unchecked(_)) {
+            self.unchecked.push_back(event.offset);
+        }
+        let (busy, send_alone, awaits_check, settled) = (false, false, false, false);
+        self.entries.push_back(Entry { event, busy, send_alone, awaits_check, settled });
     }
 
-    pub(crate) fn get(&self, offset: Offset) -> Option<&Held> {
+    pub(crate) fn get(&self, offset: Offset) -> Option<&BufferedEvent> {
         let entry = &self.entries[self.position(offset)?];
-        (!entry.settled).then_some(&entry.held)
+        (!entry.settled).then_some(&entry.event)
     }
 
-    /// An unsettled event is under way, or is no more.
+    /// An unsettled event is in flight, or is no more.
     pub(crate) fn set_busy(&mut self, offset: Offset, busy: bool) {
         if let Some(index) = self.position(offset) {
             let entry = &mut self.entries[index];
@@ -101,72 +114,143 @@ impl InFlight {
         }
     }
 
-    /// From now on the event is attempted without others.
-    pub(crate) fn set_alone(&mut self, offset: Offset) {
+    /// From now on the event is attempted without other events.
+    pub(crate) fn set_send_alone(&mut self, offset: Offset) {
         if let Some(index) = self.position(offset) {
-            self.entries[index].alone = true;
+            self.entries[index].send_alone = true;
         }
     }
 
-    pub(crate) fn is_alone(&self, offset: Offset) -> bool {
-        self.position(offset).is_some_and(|index| self.entries[index].alone)
+    pub(crate) fn is_sent_alone(&self, offset: Offset) -> bool {
+        self.position(offset).is_some_and(|index| self.entries[index].send_alone)
+    }
+
+    /// The event is the first of its key. True if it may be attempted; else [`Self::set_checked`] says when.
+    pub(super) fn takes_turn(&mut self, offset: Offset) -> bool {
+        let Some(index) = self.position(offset) else { return false };
+        let entry = &mut self.entries[index];
+        entry.awaits_check = matches!(entry.event.schema, SchemaCheck::Unchecked(_));
+        !entry.awaits_check
+    }
+
+    /// Unsettled events whose schema has to be checked, a few at a time.
+    pub(super) fn take_unchecked(&mut self) -> Vec<BufferedEvent> {
+        let mut events = Vec::new();
+        while events.len() < CHECKS_MAX
+            && let Some(offset) = self.unchecked.pop_front()
+        {
+            events.extend(self.get(offset).cloned());
+        }
+        events
+    }
+
+    /// The schema of the event is checked. True if the event may be attempted now.
+    pub(super) fn set_checked(&mut self, offset: Offset, schema: SchemaCheck) -> bool {
+        let Some(index) = self.position(offset) else { return false };
+        let entry = &mut self.entries[index];
+        entry.event.schema = schema;
+        std::mem::take(&mut entry.awaits_check) && !entry.settled
     }
 
     /// False if there is no such unsettled event.
     pub(crate) fn settle(&mut self, offset: Offset) -> bool {
-        let taken = self.remove(offset);
-        self.unreleased += usize::from(taken);
-        taken
+        let removed = self.remove(offset);
+        self.settled_unreplicated += usize::from(removed);
+        removed
     }
 
-    /// Takes all unsettled events of the key out of the window; they are held elsewhere. Their offsets, ascending.
+    /// Takes all unsettled events of the key out of the window. Their offsets, ascending.
     pub(crate) fn take_key(&mut self, key: KeyHash) -> Vec<Offset> {
-        let offsets: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|entry| !entry.settled && entry.held.key == key)
-            .map(|entry| entry.held.offset)
-            .collect();
+        let of_key = self.entries.iter().filter(|entry| !entry.settled && entry.event.key == key);
+        let offsets: Vec<_> = of_key.map(|entry| entry.event.offset).collect();
         for &offset in &offsets {
             self.remove(offset);
         }
         offsets
     }
 
-    /// Forgets the unsettled events and keeps their positions: they will be read again.
-    pub(crate) fn unload(&mut self) -> Vec<(Offset, Timestamp)> {
-        let offsets = self.unsettled().map(|held| (held.offset, held.append_time)).collect();
+    /// Forgets the bytes of the unsettled events and keeps their positions: they will be read again. False if there
+    /// is none.
+    pub(crate) fn unload(&mut self) -> bool {
+        if self.unsettled == 0 {
+            return false;
+        }
+        let unsettled = self.entries.iter().filter(|entry| !entry.settled).map(|entry| UnloadedEvent {
+            offset: entry.event.offset,
+            append_time: Some(entry.event.append_time),
+        });
+        self.unloaded.extend(unsettled);
         self.entries.clear();
+        self.unchecked.clear();
         (self.unsettled, self.busy, self.bytes) = (0, 0, 0);
+        true
+    }
+
+    pub(super) fn unloaded(&self) -> &[UnloadedEvent] {
+        &self.unloaded
+    }
+
+    pub(super) fn is_reloading(&self) -> bool {
+        self.reloading
+    }
+
+    /// Offsets to read again, if that is not under way.
+    pub(super) fn start_reload(&mut self) -> Option<Vec<Offset>> {
+        let offsets = (!self.reloading).then(|| self.unloaded.iter().map(|event| event.offset).collect());
+        self.reloading = true;
         offsets
     }
 
-    /// An event that never was in the window, or whose bytes are not, is settled.
-    pub(crate) fn settled_elsewhere(&mut self) {
-        self.unreleased += 1;
+    pub(super) fn reload_failed(&mut self) {
+        self.reloading = false;
+    }
+
+    /// All unloaded events are read again; each is admitted or settled next.
+    pub(super) fn reloaded(&mut self) {
+        self.reloading = false;
+        self.unloaded.clear();
+    }
+
+    /// An event outside the window, or without bytes, is settled.
+    pub(crate) fn note_settled_outside_window(&mut self) {
+        self.settled_unreplicated += 1;
     }
 
     /// So many settled events are replicated as settled.
+    ///
+    /// # Panics
+    /// If fewer were settled.
     pub(crate) fn release(&mut self, count: usize) {
-        assert!(count <= self.unreleased, "only what was settled is released");
-        self.unreleased -= count;
+        assert!(
+            count <= self.settled_unreplicated,
+            "invariant violation: {count} events are released and {} were settled",
+            self.settled_unreplicated
+        );
+        self.settled_unreplicated -= count;
     }
 
-    /// Ascending by offset.
-    pub(crate) fn unsettled(&self) -> impl Iterator<Item = &Held> {
-        self.entries.iter().filter(|entry| !entry.settled).map(|entry| &entry.held)
+    /// Ascending by offset, those in memory.
+    pub(crate) fn unsettled(&self) -> impl Iterator<Item = &BufferedEvent> {
+        self.entries.iter().filter(|entry| !entry.settled).map(|entry| &entry.event)
     }
 
+    /// Unsettled events in memory.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.unsettled
+    }
+
+    /// Unsettled events, in memory or not.
+    pub(super) fn unsettled_count(&self) -> usize {
+        self.unsettled + self.unloaded.len()
     }
 
     pub(crate) fn busy(&self) -> usize {
         self.busy
     }
 
-    pub(crate) fn unreleased(&self) -> usize {
-        self.unreleased
+    pub(crate) fn settled_unreplicated(&self) -> usize {
+        self.settled_unreplicated
     }
 
     fn remove(&mut self, offset: Offset) -> bool {
@@ -176,8 +260,8 @@ impl InFlight {
             return false;
         }
         entry.settled = true;
-        self.bytes -= entry.held.bytes.len();
-        entry.held.bytes = Bytes::new();
+        self.bytes -= entry.event.bytes.len();
+        entry.event.bytes = Bytes::new();
         self.busy -= usize::from(entry.busy);
         self.unsettled -= 1;
         while self.entries.front().is_some_and(|entry| entry.settled) {
@@ -187,7 +271,7 @@ impl InFlight {
     }
 
     fn position(&self, offset: Offset) -> Option<usize> {
-        self.entries.binary_search_by_key(&offset, |entry| entry.held.offset).ok()
+        self.entries.binary_search_by_key(&offset, |entry| entry.event.offset).ok()
     }
 }
 

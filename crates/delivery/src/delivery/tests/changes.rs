@@ -142,8 +142,8 @@ async fn a_stop_waits_for_nothing_that_was_under_way_for_a_deleted_subscription(
     };
     world.home(&refused).attach(attach).await.unwrap();
     let home = world.home(&refused).id();
-    let lead = world.delivery.leads.iter().find(|lead| lead.partition.id() == home).unwrap();
-    let mut changed = lead.changed.subscribe();
+    let slot = world.delivery.slots.iter().find(|slot| slot.partition.id() == home).unwrap();
+    let mut changed = slot.changed.subscribe();
     let before = *changed.borrow();
     world.catalog.pause_subscription(world.tenant(), refused.id).await.unwrap();
     // Seen in the catalog, refused.
@@ -206,8 +206,8 @@ async fn a_start_at_a_time_that_cannot_be_read_holds_up_nobody_else() {
     let start = Timestamp(started.0 + 10);
     assert!(home.offset_at(start).await.is_err(), "it is damaged there");
 
-    let mut leads = world.delivery.leads[usize::from(home.id().index)].leads.subscribe();
-    assert!(*leads.borrow_and_update());
+    let mut leading = world.delivery.slots[usize::from(home.id().index)].leader.subscribe();
+    assert!(leading.borrow_and_update().is_some());
     let sink = world.create_sink("past").await;
     let past = subscription(&sink, &["order"]);
     world.catalog.create_subscription(world.tenant(), past, StartAt::Time(start)).await.unwrap();
@@ -215,5 +215,5 @@ async fn a_start_at_a_time_that_cannot_be_read_holds_up_nobody_else() {
     world.publish("order", &KEYS, 1_000..1_010).await;
     assert_eq!(world.settled(&others, 10).await.delivered, 10);
     assert_eq!(world.settled(&orders, 1_010).await.delivered, 1_010);
-    assert!(!leads.has_changed().unwrap(), "deliveries of the partition began anew");
+    assert!(!leading.has_changed().unwrap(), "deliveries of the partition began anew");
 }

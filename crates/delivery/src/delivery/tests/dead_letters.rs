@@ -194,7 +194,7 @@ async fn a_full_stream_loses_no_letter_to_a_new_one_whoever_owns_them() {
     world.publish("order", &["poison"], 0..1).await;
     assert_eq!(world.settled(&orders, 1).await.dead_lettered, 1);
 
-    let kept = &world.delivery.node.letters;
+    let kept = &world.delivery.context.letters;
     let other = AccountId::from_bytes([9; 16]);
     let mut count = 0;
     for event in [[0; 4 << 10].as_slice(), &[0]] {
@@ -219,10 +219,10 @@ async fn letters_that_cannot_be_read_any_more_keep_no_new_one_from_being_kept() 
     let event = [0; 1 << 10];
     for offset in 0..100 {
         let draft = draft(&orders, offset, &event);
-        world.delivery.node.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
+        world.delivery.context.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
     }
     world.damage("dead-letters");
-    let partition = world.delivery.node.letters.partitions()[0].clone();
+    let partition = world.delivery.context.letters.partitions()[0].clone();
     let unread = partition.read(Offset::ZERO, AccountFilter::One(orders.account), 1 << 20).await;
     assert!(matches!(unread, Err(ReadError::DataLoss { .. })), "{unread:?}");
 
@@ -245,7 +245,7 @@ async fn a_page_of_large_letters_ends_at_a_mebibyte_and_the_next_goes_on() {
     let event = vec![0; 300 << 10];
     for offset in 0..8 {
         let draft = draft(&orders, offset, &event);
-        world.delivery.node.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
+        world.delivery.context.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
     }
     let (mut after, mut pages, mut offsets) = (None, Vec::new(), Vec::new());
     loop {

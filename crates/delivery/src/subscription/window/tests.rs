@@ -2,49 +2,55 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn held(offset: u64, key: u64, size: usize) -> Held {
+fn event(offset: u64, key: u64, size: usize) -> BufferedEvent {
     let bytes = Bytes::from(vec![0; size]);
-    Held { offset: Offset(offset), key: KeyHash(key), append_time: Timestamp(offset), bytes, pin: None }
+    BufferedEvent {
+        offset: Offset(offset),
+        key: KeyHash(key),
+        append_time: Timestamp(offset),
+        bytes,
+        schema: SchemaCheck::Passed(None),
+    }
 }
 
-fn window(events: usize, bytes: usize) -> InFlight {
-    InFlight::new(Limits { events, bytes })
+fn window(events: usize, bytes: usize) -> Window {
+    Window::new(Limits { events, bytes }, [])
 }
 
 #[test]
 fn settled_events_occupy_the_window_until_they_are_released() {
     let mut window = window(2, 1_000);
-    window.admit(held(1, 1, 10));
-    window.admit(held(2, 2, 10));
+    window.admit(event(1, 1, 10));
+    window.admit(event(2, 2, 10));
     assert!(!window.has_room(10, 0));
     assert!(window.settle(Offset(1)));
-    assert!(!window.has_room(10, 0), "it may still be sent twice");
+    assert!(!window.has_room(10, 0), "the event may still be sent twice");
     window.release(1);
     assert!(window.has_room(10, 0));
-    assert!(!window.has_room(10, 1), "one is under way elsewhere");
+    assert!(!window.has_room(10, 1), "one event outside the window is in flight");
 }
 
 #[test]
 fn one_event_may_exceed_the_bytes_alone() {
     let mut window = window(10, 100);
     assert!(window.has_room(5_000, 0));
-    window.admit(held(1, 1, 5_000));
+    window.admit(event(1, 1, 5_000));
     assert!(!window.has_room(1, 0));
     assert!(window.settle(Offset(1)));
     assert!(window.has_room(100, 0), "bytes are free as soon as an event is settled");
 }
 
 #[test]
-fn nothing_is_settled_twice_and_nothing_unknown_at_all() {
+fn an_event_is_settled_once_and_an_unknown_one_never() {
     let mut window = window(10, 100);
     for offset in [3, 5, 9] {
-        window.admit(held(offset, offset, 1));
+        window.admit(event(offset, offset, 1));
     }
     assert!(window.settle(Offset(5)));
     for offset in [0, 4, 5, 10] {
         assert!(!window.settle(Offset(offset)), "{offset}");
     }
-    assert_eq!((window.len(), window.unreleased()), (2, 1));
+    assert_eq!((window.len(), window.settled_unreplicated()), (2, 1));
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn the_window_is_what_a_plain_list_says(steps in prop::collection::vec(step(), 0..200)) {
+    fn window_agrees_with_a_plain_list(steps in prop::collection::vec(step(), 0..200)) {
         let mut window = window(8, usize::MAX);
         let (mut model, mut settled, mut next): (Vec<(u64, u64)>, usize, u64) = (Vec::new(), 0, 0);
         for step in steps {
@@ -75,7 +81,7 @@ proptest! {
                     next += gap;
                     prop_assert_eq!(window.has_room(1, 0), model.len() + settled < 8);
                     if window.has_room(1, 0) {
-                        window.admit(held(next, key, 1));
+                        window.admit(event(next, key, 1));
                         model.push((next, key));
                     }
                 }
@@ -96,25 +102,9 @@ proptest! {
                     settled = 0;
                 }
             }
-            let unsettled: Vec<_> = window.unsettled().map(|held| held.offset.0).collect();
+            let unsettled: Vec<_> = window.unsettled().map(|event| event.offset.0).collect();
             prop_assert_eq!(unsettled, model.iter().map(|(offset, _)| *offset).collect::<Vec<_>>());
-            prop_assert_eq!((window.len(), window.unreleased()), (model.len(), settled));
+            prop_assert_eq!((window.len(), window.settled_unreplicated()), (model.len(), settled));
         }
     }
-}
-
-#[test]
-fn what_is_held_keeps_no_more_memory_than_the_window_counts() {
-    let read = Bytes::from(vec![7; 1 << 20]);
-    let shares = |bytes: &Bytes| {
-        let whole = read.as_ptr() as usize..read.as_ptr() as usize + read.len();
-        whole.contains(&(bytes.as_ptr() as usize))
-    };
-    for (length, shared) in [(1, false), (1 << 10, false), (256 << 10, false), (600 << 10, true)] {
-        let event = read.slice(100..100 + length);
-        let held = detached(&event, read.len());
-        assert_eq!((held.len(), shares(&held)), (length, shared));
-        assert_eq!(held, event);
-    }
-    assert!(!shares(&detached(&read.slice(..10), 10)), "what it was read with may be a part of more");
 }

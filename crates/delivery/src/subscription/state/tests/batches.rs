@@ -1,4 +1,4 @@
-//! What a batch with several events of one key may do to the account.
+//! Batches with several events of one key: order, dead letters and the counts.
 
 use super::*;
 
@@ -16,49 +16,66 @@ fn retry() -> Answer {
     Answer::Retry { after: None, why: why() }
 }
 
-fn refused() -> Result<(), (Reason, String)> {
-    Err((Reason::TooLarge, String::new()))
+fn offsets(items: &[AttemptItem]) -> Vec<u64> {
+    items.iter().map(|item| item.event.offset.0).collect()
 }
 
-fn offsets(items: &[Item]) -> Vec<u64> {
-    items.iter().map(|item| item.held.offset.0).collect()
-}
-
-/// A world whose flight follows and was handed these events.
+/// A world whose machine is live and was handed these events.
 fn handed_over(keys: &[u64]) -> World {
     let mut world = World::new(keys.to_vec(), 0);
     world.fan_out(keys.len() as u64);
     world
 }
 
-fn letters(world: &mut World) -> Vec<Letter> {
-    let moment = world.moment();
-    let mut letters = Vec::new();
-    while let Some(errand) = world.flight.next_errand(moment) {
-        let Errand::Letter(letter) = errand else { panic!("{errand:?}") };
-        letters.push(letter);
+/// Like [`handed_over`], where the schema check of one event fails.
+fn handed_over_with_invalid(keys: &[u64], invalid: u64) -> World {
+    let mut world = World::new(keys.to_vec(), 0);
+    world.fan_out_offset = keys.len() as u64;
+    for offset in 0..world.fan_out_offset {
+        let mut event = world.event(offset);
+        if offset == invalid {
+            event.schema = SchemaCheck::Failed("not valid".into());
+        }
+        world.on(SubscriptionEvent::Matched(event));
     }
-    letters
+    world
 }
 
-fn letters_fail(world: &mut World, letters: Vec<Letter>) {
-    for letter in letters {
-        let moment = world.moment();
-        world.flight.letter_failed(letter, false, moment);
+/// The dead letters to write, from the last attempt and from a tick.
+fn dead_letters(world: &mut World) -> Vec<DeadLetterRequest> {
+    world.begin_actions();
+    std::mem::take(&mut world.works)
+        .into_iter()
+        .map(|work| match work {
+            Work::DeadLetter(request) => request,
+            Work::Attempt(_) | Work::Read(_) => panic!("only dead letters are expected"),
+        })
+        .collect()
+}
+
+fn dead_letters_fail(world: &mut World, requests: Vec<DeadLetterRequest>) {
+    for request in requests {
+        world.end_dead_letter(request, false);
     }
     world.advance();
     world.apply();
 }
 
-fn finish(world: &mut World, answers: Vec<(Item, Answer)>) {
-    let moment = world.moment();
-    for (item, answer) in &answers {
-        if *answer == Answer::Delivered {
-            world.settled.insert(item.held.offset.0);
-            world.delivered.push(item.held.offset.0);
+fn finish(
+    world: &mut World,
+    items: Vec<AttemptItem>,
+    outcomes: impl IntoIterator<Item = Answer>,
+    atomic: bool,
+) {
+    let results: Vec<_> =
+        items.into_iter().zip(outcomes).map(|(item, outcome)| AttemptResult { item, outcome }).collect();
+    for AttemptResult { item, outcome } in &results {
+        if *outcome == Answer::Delivered {
+            world.settled.insert(item.event.offset.0);
+            world.delivered.push(item.event.offset.0);
         }
     }
-    world.flight.finish(answers, moment);
+    world.on(SubscriptionEvent::AttemptFinished { results, atomic });
 }
 
 fn check_all_settled(mut world: World) -> World {
@@ -70,113 +87,121 @@ fn check_all_settled(mut world: World) -> World {
 #[test]
 fn two_rejections_of_one_key_in_one_batch_are_given_up_one_after_the_other() {
     let mut world = handed_over(&[1, 1, 1]);
-    let items = world.flight.next_attempt(0, BATCH);
+    let items = world.attempt(BATCH);
     assert_eq!(offsets(&items), [0, 1, 2]);
-    finish(&mut world, items.into_iter().map(|item| (item, rejected())).collect());
-    let letters = letters(&mut world);
-    assert_eq!(letters.iter().map(|letter| letter.item.held.offset.0).collect::<Vec<_>>(), [0]);
-    letters_fail(&mut world, letters);
+    finish(&mut world, items, [rejected(), rejected(), rejected()], false);
+    let requests = dead_letters(&mut world);
+    assert_eq!(requests.iter().map(|request| request.item.event.offset.0).collect::<Vec<_>>(), [0]);
+    dead_letters_fail(&mut world, requests);
     let world = check_all_settled(world);
-    assert_eq!((world.lettered, world.delivered), (BTreeSet::from([0]), vec![1, 2]));
+    assert_eq!((world.dead_lettered, world.delivered), (BTreeSet::from([0]), vec![1, 2]));
 }
 
 #[test]
-fn a_letter_that_fails_does_not_bring_back_what_was_delivered_behind_its_event() {
+fn failed_dead_letter_does_not_bring_back_later_delivered_events() {
     let mut world = handed_over(&[1, 1, 1]);
-    let items = world.flight.next_attempt(0, BATCH);
-    let answers = [rejected(), Answer::Delivered, rejected()];
-    finish(&mut world, items.into_iter().zip(answers).collect());
-    let letters = letters(&mut world);
-    letters_fail(&mut world, letters);
+    let items = world.attempt(BATCH);
+    finish(&mut world, items, [rejected(), Answer::Delivered, rejected()], false);
+    let requests = dead_letters(&mut world);
+    dead_letters_fail(&mut world, requests);
     let world = check_all_settled(world);
-    assert_eq!((world.lettered, world.delivered), (BTreeSet::from([0]), vec![1, 2]));
+    assert_eq!((world.dead_lettered, world.delivered), (BTreeSet::from([0]), vec![1, 2]));
 }
 
 #[test]
-fn behind_an_event_that_must_not_be_sent_nothing_of_its_key_is_sent() {
-    let mut world = handed_over(&[1, 1, 2]);
-    let items = world.flight.next_attempt(0, BATCH);
-    assert_eq!(offsets(&items), [0, 1, 2]);
-    let checked = items.into_iter().zip([refused(), Ok(()), Ok(())]).collect();
-    let (taken, deliveries) = world.flight.send(checked);
-    assert_eq!((offsets(&taken), deliveries.len()), (vec![2], 1));
-    finish(&mut world, taken.into_iter().map(|item| (item, Answer::Delivered)).collect());
-    let letters = letters(&mut world);
-    letters_fail(&mut world, letters);
+fn event_that_must_not_be_sent_is_given_up_before_later_events_of_its_key_are_sent() {
+    let mut world = handed_over_with_invalid(&[1, 1, 2], 0);
+    let items = world.attempt(BATCH);
+    assert_eq!(offsets(&items), [2]);
+    finish(&mut world, items, [Answer::Delivered], false);
+    let requests = dead_letters(&mut world);
+    assert_eq!(requests.len(), 1);
+    assert_eq!((requests[0].reason, requests[0].detail.as_str()), (Reason::SchemaVersion, "not valid"));
+    dead_letters_fail(&mut world, requests);
     let world = check_all_settled(world);
-    assert_eq!((world.lettered, world.delivered), (BTreeSet::from([0]), vec![2, 1]));
+    assert_eq!((world.dead_lettered, world.delivered), (BTreeSet::from([0]), vec![2, 1]));
 }
 
 #[test]
-fn an_event_that_must_not_be_sent_waits_for_those_of_its_key_before_it() {
-    let mut world = handed_over(&[1, 1, 1]);
-    let items = world.flight.next_attempt(0, BATCH);
-    let checked = items.into_iter().zip([Ok(()), refused(), Ok(())]).collect();
-    let (taken, _) = world.flight.send(checked);
-    assert_eq!(offsets(&taken), [0]);
-    assert!(letters(&mut world).is_empty(), "it is not given up before its turn");
-    finish(&mut world, taken.into_iter().map(|item| (item, retry())).collect());
+fn event_that_must_not_be_sent_waits_for_earlier_events_of_its_key() {
+    let mut world = handed_over_with_invalid(&[1, 1, 1], 1);
+    let items = world.attempt(BATCH);
+    assert_eq!(offsets(&items), [0]);
+    assert!(dead_letters(&mut world).is_empty(), "the event is not given up before its turn");
+    finish(&mut world, items, [retry()], false);
     world.advance();
     world.apply();
-    assert_eq!(world.flight.parked_keys(), 1);
-    assert_eq!(check_all_settled(world).delivered, [0, 1, 2]);
+    assert_eq!(world.machine.parked_keys(), 1);
+    assert_eq!(check_all_settled(world).delivered, [0, 1, 2], "the log has the event as valid");
 }
 
 #[test]
-fn what_retention_overtakes_is_settled_without_a_letter_when_the_disk_is_full() {
+fn event_too_large_for_the_sink_is_given_up_without_an_attempt() {
     let mut world = handed_over(&[1, 2]);
-    world.flight.expire(Offset(1));
-    let [letter] = <[Letter; 1]>::try_from(letters(&mut world)).unwrap();
-    let moment = world.moment();
-    world.flight.letter_failed(letter, false, moment);
-    assert!(letters(&mut world).is_empty(), "it waits before it tries again");
-    world.now_ms = world.flight.deadline_ms(world.now_ms).expect("the letter is tried again");
-    let [letter] = <[Letter; 1]>::try_from(letters(&mut world)).unwrap();
-    let moment = world.moment();
-    world.flight.letter_failed(letter, true, moment);
-    assert_eq!(world.flight.low_water(), Some(Offset(1)));
-    let expired = BTreeMap::from([(Outcome::Expired(Reason::Retention), 1)]);
-    assert_eq!(world.flight.counters().settled, expired);
+    let small = Abilities { event_bytes_max: 4, ..BATCH };
+    assert!(world.attempt(small).is_empty());
+    let requests = dead_letters(&mut world);
+    let reasons: Vec<_> = requests.iter().map(|request| (request.reason, request.attempts)).collect();
+    assert_eq!(reasons, [(Reason::TooLarge, 0), (Reason::TooLarge, 0)]);
+    assert_eq!(requests[0].detail, "the event has 5 bytes, the sink takes 4");
 }
 
 #[test]
-fn of_an_atomic_batch_that_is_rejected_only_the_event_at_fault_becomes_a_dead_letter() {
+fn refused_event_starts_no_probe() {
+    let mut world = handed_over(&[1]);
+    world.breaker.trip(0, |_| 0);
+    let small = Abilities { event_bytes_max: 4, ..BATCH };
+    assert!(world.attempt(small).is_empty());
+    assert_eq!(world.breaker.allowed(0), crate::judgement::Allowed::OneProbe);
+}
+
+#[test]
+fn retention_settles_without_a_dead_letter_when_the_disk_is_full() {
+    let mut world = handed_over(&[1, 2]);
+    world.on(SubscriptionEvent::ExpireBelow(Offset(1)));
+    let [request] = <[DeadLetterRequest; 1]>::try_from(dead_letters(&mut world)).unwrap();
+    world.end_dead_letter(request, false);
+    assert!(dead_letters(&mut world).is_empty(), "the dead letter waits before the next try");
+    world.now_ms = world.tick().wake_at_ms.expect("the dead letter is tried again");
+    let [request] = <[DeadLetterRequest; 1]>::try_from(dead_letters(&mut world)).unwrap();
+    world.on(SubscriptionEvent::DeadLetterFailed { request, disk_is_full: true });
+    assert_eq!(world.machine.low_water(), Some(Offset(1)));
+    let expired = BTreeMap::from([(Outcome::Expired(Reason::Retention), 1)]);
+    assert_eq!(world.machine.counters().settled, expired);
+}
+
+#[test]
+fn only_the_event_at_fault_of_a_rejected_atomic_batch_becomes_a_dead_letter() {
     let abilities = Abilities { atomic_batch: true, ..BATCH };
     let mut world = handed_over(&[1, 2, 2, 3, 4, 5]);
     let at_fault = 1;
     let mut sent = Vec::new();
     loop {
-        for letter in letters(&mut world) {
-            let moment = world.moment();
-            world.end_errand(Errand::Letter(letter), true, moment);
+        for request in dead_letters(&mut world) {
+            world.end_dead_letter(request, true);
         }
-        let items = world.flight.next_attempt(world.now_ms, abilities);
+        let items = world.attempt(abilities);
         if items.is_empty() {
             break;
         }
         sent.push(offsets(&items));
         let rejects = offsets(&items).contains(&at_fault);
-        let answer = if rejects { rejected() } else { Answer::Delivered };
-        let answers: Vec<_> = items.into_iter().map(|item| (item, answer.clone())).collect();
-        if !rejects {
-            world.settled.extend(answers.iter().map(|(item, _)| item.held.offset.0));
-        }
-        let moment = world.moment();
-        world.flight.finish_atomic(answers, moment);
+        let outcome = if rejects { rejected() } else { Answer::Delivered };
+        let outcomes = vec![outcome; items.len()];
+        finish(&mut world, items, outcomes, true);
     }
     assert_eq!(sent, [vec![0, 1, 2, 3], vec![0], vec![1], vec![3], vec![4, 5], vec![2]]);
-    assert_eq!(world.lettered, BTreeSet::from([at_fault]));
+    assert_eq!(world.dead_lettered, BTreeSet::from([at_fault]));
     assert_eq!(world.settled.len(), 6);
 }
 
 #[test]
-fn a_sink_that_puts_off_a_whole_batch_parks_nothing_before_each_was_tried_alone() {
+fn failed_atomic_batch_parks_no_key_before_each_event_was_tried_alone() {
     let abilities = Abilities { atomic_batch: true, ..BATCH };
     let mut world = handed_over(&[1, 2, 3]);
-    let items = world.flight.next_attempt(0, abilities);
-    let moment = world.moment();
-    world.flight.finish_atomic(items.into_iter().map(|item| (item, retry())).collect(), moment);
-    assert_eq!((world.flight.parked_keys(), world.flight.is_down()), (0, false));
-    assert_eq!(offsets(&world.flight.next_attempt(0, abilities)), [0]);
-    assert_eq!(offsets(&world.flight.next_attempt(0, abilities)), [1]);
+    let items = world.attempt(abilities);
+    finish(&mut world, items, [retry(), retry(), retry()], true);
+    assert_eq!((world.machine.parked_keys(), world.breaker.is_down()), (0, false));
+    assert_eq!(offsets(&world.attempt(abilities)), [0]);
+    assert_eq!(offsets(&world.attempt(abilities)), [1]);
 }
