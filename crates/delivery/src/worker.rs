@@ -3,11 +3,12 @@
 //! Runs the actions of the state machine: attempts, reads and dead letters are futures inside this one task, so that
 //! dropping the task aborts them all.
 
+mod work;
+
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use fanfare_model::Offset;
-use fanfare_partition::{AppendError, ReadError};
-use fanfare_sinks::{Delivery, Failure, Outcome, Sink};
+use fanfare_partition::AppendError;
+use fanfare_sinks::{Failure, Outcome, Sink};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch},
@@ -15,8 +16,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::work::Completion;
 use crate::{
-    dead_letter::{Draft, Origin},
     judgement::ProbeTicket,
     leader::LeaderContext,
     letters::KeepError,
@@ -25,24 +26,11 @@ use crate::{
     spec::Specs,
     subscription::{
         Subscription,
-        buffered_event::{AttemptItem, BufferedEvent, DeadLetterRequest, SchemaCheck},
-        event::{Action, Actions, AttemptResult, CheckedEvent, ReadAction, ReloadedEvent, SubscriptionEvent},
+        buffered_event::AttemptItem,
+        event::{Action, Actions, AttemptResult, CheckedEvent, SubscriptionEvent},
         state::SubscriptionState,
     },
-    sweep::Sweep,
 };
-
-/// A finished action.
-enum Completion {
-    Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: Option<ProbeTicket> },
-    Read { read: ReadAction, result: Result<ReadResult, ReadError> },
-    DeadLetter { request: DeadLetterRequest, result: Result<(), KeepError> },
-}
-
-enum ReadResult {
-    Events { events: Vec<BufferedEvent>, end: Offset },
-    Reloaded(Vec<ReloadedEvent>),
-}
 
 type RunningAction = Pin<Box<dyn Future<Output = Completion> + Send>>;
 type Acquire = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
@@ -269,12 +257,13 @@ impl Worker {
             }
             Action::Read(read) => {
                 let specs = self.specs.clone().expect("a worker ticks only with a filter");
-                self.running.push(self.read(read, specs));
+                let (context, subscription) = (self.context.clone(), self.subscription.clone());
+                self.running.push(Box::pin(work::read(context, subscription, read, specs)));
             }
             Action::WriteDeadLetter(request) => {
                 let (context, subscription) = (self.context.clone(), self.subscription.clone());
                 self.running.push(Box::pin(async move {
-                    let result = write_dead_letter(&context, &subscription, &request).await;
+                    let result = work::write_dead_letter(&context, &subscription, &request).await;
                     Completion::DeadLetter { request, result }
                 }));
             }
@@ -335,7 +324,7 @@ impl Worker {
         let is_lagging = self.subscription.lock().machine.is_lagging();
         let turn = is_lagging.then(|| self.context.delivery.restraint.begin());
         let partition = self.context.partition.id().index;
-        let deliveries: Vec<_> = items.iter().map(|item| delivery(&item.event, partition)).collect();
+        let deliveries: Vec<_> = items.iter().map(|item| work::delivery(&item.event, partition)).collect();
         let atomic = sink.abilities().atomic_batch;
         self.attempts_running += 1;
         self.running.push(Box::pin(async move {
@@ -351,29 +340,6 @@ impl Worker {
         }));
     }
 
-    fn read(&self, read: ReadAction, specs: Arc<Specs>) -> RunningAction {
-        let (context, subscription) = (self.context.clone(), self.subscription.clone());
-        Box::pin(async move {
-            let sweep = Sweep {
-                partition: &context.partition,
-                account: subscription.account,
-                specs: &specs,
-                chunk_bytes: context.delivery.options.fanout_chunk_bytes,
-            };
-            let result = match &read {
-                ReadAction::Reload(offsets) => sweep.load(offsets).await.map(|events| {
-                    let reloaded = events.into_iter().map(|(offset, event)| ReloadedEvent { offset, event });
-                    ReadResult::Reloaded(reloaded.collect())
-                }),
-                ReadAction::Backlog { from, end } => sweep.read(*from, *end).await.map(read_events),
-                ReadAction::ScanKey { key, from, end } => {
-                    sweep.scan(*key, *from, *end).await.map(read_events)
-                }
-            };
-            Completion::Read { read, result }
-        })
-    }
-
     fn complete(&mut self, completion: Completion) {
         let event = match completion {
             Completion::Attempt { results, atomic, ticket } => {
@@ -383,7 +349,7 @@ impl Worker {
                 drop(ticket);
                 return self.wake_draining_leader();
             }
-            Completion::Read { read, result: Ok(result) } => read_event(read, result),
+            Completion::Read { read, result: Ok(result) } => work::read_event(read, result),
             Completion::Read { read, result: Err(error) } => {
                 let (subscription, partition) = (self.subscription.id, self.context.partition.id());
                 tracing::warn!(%subscription, %partition, %error, "failed to read events again; retrying in a second");
@@ -439,79 +405,4 @@ async fn changed(breaker: &mut Option<BreakerWatch>) {
         return;
     }
     std::future::pending().await
-}
-
-fn delivery(event: &BufferedEvent, partition: u16) -> Delivery {
-    let dataschema = match &event.schema {
-        SchemaCheck::Passed(dataschema) => dataschema.clone(),
-        SchemaCheck::Unchecked(_) | SchemaCheck::Failed(_) => {
-            unreachable!("an event is attempted only after its schema was checked")
-        }
-    };
-    Delivery {
-        bytes: event.bytes.clone(),
-        offset: event.offset,
-        partition,
-        key: event.key,
-        append_time: event.append_time,
-        dataschema,
-    }
-}
-
-fn read_events((events, end): (Vec<BufferedEvent>, Offset)) -> ReadResult {
-    ReadResult::Events { events, end }
-}
-
-/// Checks the schemas of events that were read, outside of the lock.
-fn read_event(read: ReadAction, result: ReadResult) -> SubscriptionEvent {
-    let check = |event: &mut BufferedEvent| event.schema = event.schema.checked(&event.bytes);
-    match (read, result) {
-        (_, ReadResult::Reloaded(mut events)) => {
-            events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).for_each(check);
-            SubscriptionEvent::EventsReloaded(events)
-        }
-        (ReadAction::ScanKey { key, .. }, ReadResult::Events { mut events, end }) => {
-            events.iter_mut().for_each(check);
-            SubscriptionEvent::KeyScanned { key, events, scanned_to: end }
-        }
-        (ReadAction::Backlog { .. } | ReadAction::Reload(_), ReadResult::Events { mut events, end }) => {
-            events.iter_mut().for_each(check);
-            SubscriptionEvent::BacklogRead { events, end }
-        }
-    }
-}
-
-async fn write_dead_letter(
-    context: &LeaderContext,
-    subscription: &Subscription,
-    request: &DeadLetterRequest,
-) -> Result<(), KeepError> {
-    let event = &request.item.event;
-    let origin = Origin {
-        subscription: subscription.id,
-        epoch: subscription.epoch,
-        partition: context.partition.id().index,
-        offset: event.offset,
-    };
-    let draft = Draft {
-        origin,
-        append_time: event.append_time,
-        time: context.delivery.clock.now(),
-        attempts: request.attempts,
-        reason: request.reason,
-        detail: &request.detail,
-        event: &event.bytes,
-    };
-    let letters = &context.delivery.letters;
-    match letters.keep(subscription.account, event.key, &draft).await {
-        // An earlier leader may have written the dead letter without replicating the progress: the event is settled
-        // as dead-lettered then, and not a second time as over quota.
-        Err(KeepError::OverBudget)
-            if event.offset < context.inherited_below
-                && letters.holds(subscription.account, &origin).await =>
-        {
-            Ok(())
-        }
-        result => result,
-    }
 }

@@ -2,16 +2,9 @@
 //!
 //! A key is known here only while it has an event in the window, and queues only while it has two or more.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use fanfare_model::{KeyHash, Offset};
-
-/// Hashes a key hash to itself. The map is never iterated, so that its order decides nothing.
-#[derive(Debug, Default)]
-struct KeyHasher(u64);
 
 #[derive(Debug, Default)]
 struct KeyQueue {
@@ -22,7 +15,7 @@ struct KeyQueue {
 
 #[derive(Debug, Default)]
 pub(crate) struct KeyQueues {
-    queues: HashMap<KeyHash, KeyQueue, BuildHasherDefault<KeyHasher>>,
+    queues: BTreeMap<KeyHash, KeyQueue>,
 }
 
 impl KeyQueues {
@@ -87,22 +80,6 @@ impl KeyQueues {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.queues.is_empty()
-    }
-}
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
     }
 }
 

@@ -1,0 +1,132 @@
+//! The work behind a worker's actions: an attempt's deliveries, reads, dead letters.
+
+use std::sync::Arc;
+
+use fanfare_model::Offset;
+use fanfare_partition::ReadError;
+use fanfare_sinks::Delivery;
+
+use crate::{
+    dead_letter::{Draft, Origin},
+    judgement::ProbeTicket,
+    leader::LeaderContext,
+    letters::KeepError,
+    spec::Specs,
+    subscription::{
+        Subscription,
+        buffered_event::{BufferedEvent, DeadLetterRequest, SchemaCheck},
+        event::{AttemptResult, ReadAction, ReloadedEvent, SubscriptionEvent},
+    },
+    sweep::Sweep,
+};
+
+/// A finished action.
+pub(super) enum Completion {
+    Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: Option<ProbeTicket> },
+    Read { read: ReadAction, result: Result<ReadResult, ReadError> },
+    DeadLetter { request: DeadLetterRequest, result: Result<(), KeepError> },
+}
+
+pub(super) enum ReadResult {
+    Events { events: Vec<BufferedEvent>, end: Offset },
+    Reloaded(Vec<ReloadedEvent>),
+}
+
+pub(super) fn delivery(event: &BufferedEvent, partition: u16) -> Delivery {
+    let dataschema = match &event.schema {
+        SchemaCheck::Passed(dataschema) => dataschema.clone(),
+        SchemaCheck::Unchecked(_) | SchemaCheck::Failed(_) => {
+            unreachable!("an event is attempted only after its schema was checked")
+        }
+    };
+    Delivery {
+        bytes: event.bytes.clone(),
+        offset: event.offset,
+        partition,
+        key: event.key,
+        append_time: event.append_time,
+        dataschema,
+    }
+}
+
+/// Reads for a subscription from the partition's log.
+pub(super) async fn read(
+    context: Arc<LeaderContext>,
+    subscription: Arc<Subscription>,
+    read: ReadAction,
+    specs: Arc<Specs>,
+) -> Completion {
+    let sweep = Sweep {
+        partition: &context.partition,
+        account: subscription.account,
+        specs: &specs,
+        chunk_bytes: context.delivery.options.fanout_chunk_bytes,
+    };
+    let result = match &read {
+        ReadAction::Reload(offsets) => sweep.load(offsets).await.map(|events| {
+            let reloaded = events.into_iter().map(|(offset, event)| ReloadedEvent { offset, event });
+            ReadResult::Reloaded(reloaded.collect())
+        }),
+        ReadAction::Backlog { from, end } => sweep.read(*from, *end).await.map(read_events),
+        ReadAction::ScanKey { key, from, end } => sweep.scan(*key, *from, *end).await.map(read_events),
+    };
+    Completion::Read { read, result }
+}
+
+fn read_events((events, end): (Vec<BufferedEvent>, Offset)) -> ReadResult {
+    ReadResult::Events { events, end }
+}
+
+/// Checks the schemas of events that were read, outside of the lock.
+pub(super) fn read_event(read: ReadAction, result: ReadResult) -> SubscriptionEvent {
+    let check = |event: &mut BufferedEvent| event.schema = event.schema.checked(&event.bytes);
+    match (read, result) {
+        (_, ReadResult::Reloaded(mut events)) => {
+            events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).for_each(check);
+            SubscriptionEvent::EventsReloaded(events)
+        }
+        (ReadAction::ScanKey { key, .. }, ReadResult::Events { mut events, end }) => {
+            events.iter_mut().for_each(check);
+            SubscriptionEvent::KeyScanned { key, events, scanned_to: end }
+        }
+        (ReadAction::Backlog { .. } | ReadAction::Reload(_), ReadResult::Events { mut events, end }) => {
+            events.iter_mut().for_each(check);
+            SubscriptionEvent::BacklogRead { events, end }
+        }
+    }
+}
+
+pub(super) async fn write_dead_letter(
+    context: &LeaderContext,
+    subscription: &Subscription,
+    request: &DeadLetterRequest,
+) -> Result<(), KeepError> {
+    let event = &request.item.event;
+    let origin = Origin {
+        subscription: subscription.id,
+        epoch: subscription.epoch,
+        partition: context.partition.id().index,
+        offset: event.offset,
+    };
+    let draft = Draft {
+        origin,
+        append_time: event.append_time,
+        time: context.delivery.clock.now(),
+        attempts: request.attempts,
+        reason: request.reason,
+        detail: &request.detail,
+        event: &event.bytes,
+    };
+    let letters = &context.delivery.letters;
+    match letters.keep(subscription.account, event.key, &draft).await {
+        // An earlier leader may have written the dead letter without replicating the progress: the event is settled
+        // as dead-lettered then, and not a second time as over quota.
+        Err(KeepError::OverBudget)
+            if event.offset < context.inherited_below
+                && letters.holds(subscription.account, &origin).await =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
