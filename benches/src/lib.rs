@@ -21,8 +21,13 @@ pub fn store(directory: &Path, spare_segments: usize) -> anyhow::Result<Store> {
         queue_bytes_max: 64 << 20,
         page_cache_bytes: 256 << 20,
     };
-    let store =
-        Store::open(Arc::new(DiskFileSystem), directory, options, Box::new(|_| std::process::abort()))?;
+    let store = Store::open(
+        &fanfare_environment::Environment::system(),
+        Arc::new(DiskFileSystem),
+        directory,
+        options,
+        Box::new(|_| std::process::abort()),
+    )?;
     store.fill_pool();
     Ok(store)
 }

@@ -23,7 +23,7 @@ const BANNED: &[Rule] = &[
     Rule {
         why: "threads are started through the environment",
         words: &["std::thread::spawn", "thread::Builder"],
-        except: &["crates/environment/", "crates/log/"],
+        except: &["crates/environment/"],
     },
     Rule {
         why: "blocking files belong to the log, and to the composition root and the client",

@@ -60,6 +60,13 @@ impl Environment {
         self
     }
 
+    /// The same environment with other random numbers, for tests of formats.
+    #[must_use]
+    pub fn with_random(mut self, random: Arc<dyn Random>) -> Self {
+        self.random = random;
+        self
+    }
+
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock

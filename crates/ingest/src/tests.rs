@@ -178,7 +178,8 @@ fn open_store(fs: MemoryFileSystem) -> Store {
         page_cache_bytes: 0,
     };
     let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-    Store::open(Arc::new(fs), Path::new("/data"), options, fatal).unwrap()
+    Store::open(&fanfare_environment::Environment::system(), Arc::new(fs), Path::new("/data"), options, fatal)
+        .unwrap()
 }
 
 async fn open_catalog(host: &Host, dir: &Path) -> Catalog {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fanfare_environment::Environment;
 use fanfare_log::{
     DiskFileSystem, FileSystem, Log, NewFrame, OpenError, Payload, Position, RollPolicy, Store, StoreOptions,
 };
@@ -57,7 +58,13 @@ fn open(data: &Path) -> Result<Store, OpenError> {
         queue_bytes_max: 64 << 20,
         page_cache_bytes: 256 << 20,
     };
-    Store::open(Arc::new(DiskFileSystem), data, options, Box::new(|fatal| panic!("{fatal}")))
+    Store::open(
+        &Environment::system(),
+        Arc::new(DiskFileSystem),
+        data,
+        options,
+        Box::new(|fatal| panic!("{fatal}")),
+    )
 }
 
 fn open_log(store: &Store, number: u64) -> Result<Log, OpenError> {

@@ -1,134 +1,115 @@
-//! What nobody waits for, done on a thread of its own in the order in which it was asked for: dropping written pages
-//! from memory, writing and removing index files, making the next segments. Failing at any of it loses nothing.
+//! Work on files that nobody waits for, done by a worker of its own: dropping written pages from the page cache,
+//! writing index files, recycling freed segments, preallocating the next ones. Adding a job never blocks.
+
+pub(crate) mod worker;
+
 use std::{
     collections::VecDeque,
-    io,
     path::PathBuf,
-    sync::Arc,
-    thread::{self, JoinHandle},
+    sync::{Arc, OnceLock},
 };
 
-use parking_lot::{Condvar, Mutex};
+use fanfare_environment::WorkerHandle;
+use parking_lot::Mutex;
 
-use crate::{
-    flusher::page_cache::Written,
-    secondary_index,
-    segment::index::INDEX_VERSION,
-    segment::preallocated::{self, Upcoming},
-    store::Disk,
-    store::sealed_file,
-};
+use crate::{segment::pool::Spare, segment::preallocated::PreallocatedSegment, written::WrittenRange};
 
-/// Whoever asks for more waits until some are done.
+/// Jobs that may wait before new ones that can be left out are left out.
 const WAITING_MAX: usize = 64;
 
-pub(crate) enum Chore {
-    DropCached(Written),
-    /// Not synced: a lost or torn index is rebuilt.
+pub(crate) enum BackgroundJob {
+    DropCached(WrittenRange),
+    /// The index is not synced: a lost or torn one is rebuilt.
     WriteIndex {
         path: PathBuf,
         content: Vec<u8>,
     },
-    RemoveIndex {
-        path: PathBuf,
+    /// The segment was freed: the journal says so durably, so its files may go at any time and in any order.
+    Recycle {
+        segment: Spare,
+        indexes: Vec<PathBuf>,
     },
-    MakeSegment {
+    Preallocate {
         path: PathBuf,
         segment_bytes: u64,
-        upcoming: Arc<Upcoming>,
+        segment: Arc<PreallocatedSegment>,
     },
+}
+
+impl BackgroundJob {
+    /// True if leaving the job out loses nothing but time or memory.
+    fn is_optional(&self) -> bool {
+        matches!(self, Self::DropCached(_) | Self::WriteIndex { .. })
+    }
+}
+
+/// Jobs in the order in which they were added, but for preallocation, which goes first: the flusher waits for it.
+#[derive(Default)]
+pub(crate) struct BackgroundQueue {
+    waiting: Mutex<Waiting>,
+    worker: OnceLock<WorkerHandle>,
 }
 
 #[derive(Default)]
 struct Waiting {
-    chores: VecDeque<Chore>,
-    stop: bool,
+    jobs: VecDeque<BackgroundJob>,
+    is_stopped: bool,
 }
 
-#[derive(Default)]
-pub(crate) struct Chores {
-    waiting: Mutex<Waiting>,
-    added: Condvar,
-    taken: Condvar,
+pub(crate) enum NextJob {
+    Job(BackgroundJob),
+    Idle,
+    Stopped,
 }
 
-impl Chores {
-    /// Must not be used any more when the worker has been dropped.
-    pub(crate) fn add(&self, chore: Chore) {
+impl BackgroundQueue {
+    pub(crate) fn start(&self, worker: WorkerHandle) {
+        assert!(self.worker.set(worker).is_ok(), "one worker serves a queue");
+    }
+
+    pub(crate) fn worker(&self) -> Option<&WorkerHandle> {
+        self.worker.get()
+    }
+
+    /// True while a job that can be left out would be taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.lock().jobs.len() < WAITING_MAX
+    }
+
+    /// Never blocks. Jobs that free or make segments are always taken: there is at most one for each segment. The
+    /// others are left out while too many wait.
+    pub(crate) fn add(&self, job: BackgroundJob) {
         let mut waiting = self.waiting.lock();
-        while waiting.chores.len() >= WAITING_MAX {
-            self.taken.wait(&mut waiting);
+        assert!(!waiting.is_stopped, "invariant violation: a background job after the flusher has ended");
+        if job.is_optional() && waiting.jobs.len() >= WAITING_MAX {
+            return;
         }
-        waiting.chores.push_back(chore);
-        self.added.notify_one();
+        match job {
+            BackgroundJob::Preallocate { .. } => waiting.jobs.push_front(job),
+            _ => waiting.jobs.push_back(job),
+        }
+        drop(waiting);
+        self.notify();
     }
 
-    /// None after a stop, when all is done.
-    fn take(&self) -> Option<Chore> {
+    /// The worker ends after the jobs that were added before. Only the flusher adds jobs, so only it calls this.
+    pub(crate) fn stop(&self) {
+        self.waiting.lock().is_stopped = true;
+        self.notify();
+    }
+
+    fn take(&self) -> NextJob {
         let mut waiting = self.waiting.lock();
-        while waiting.chores.is_empty() && !waiting.stop {
-            self.added.wait(&mut waiting);
-        }
-        self.taken.notify_all();
-        waiting.chores.pop_front()
-    }
-}
-
-/// The thread. Dropping this ends it after what was asked for before.
-pub(crate) struct Worker {
-    disk: Arc<Disk>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Worker {
-    pub(crate) fn start(disk: Arc<Disk>) -> io::Result<Self> {
-        let own = Arc::clone(&disk);
-        let run = move || {
-            while let Some(chore) = own.chores.take() {
-                perform(&own, &chore);
-            }
-        };
-        let thread = thread::Builder::new().name("log-chores".to_owned()).spawn(run)?;
-        Ok(Self { disk, thread: Some(thread) })
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.disk.chores.waiting.lock().stop = true;
-        self.disk.chores.added.notify_all();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that tidies up after the log panicked");
+        match waiting.jobs.pop_front() {
+            Some(job) => NextJob::Job(job),
+            None if waiting.is_stopped => NextJob::Stopped,
+            None => NextJob::Idle,
         }
     }
-}
 
-fn perform(disk: &Disk, chore: &Chore) {
-    let fs = &*disk.fs;
-    match chore {
-        Chore::DropCached(written) => written.drop_cached(),
-        Chore::WriteIndex { path, content } => {
-            let written = fs
-                .create(path)
-                .and_then(|file| file.write_all_at(&sealed_file::encode(INDEX_VERSION, content), 0));
-            if let Err(error) = written {
-                tracing::warn!(path = %path.display(), %error, "write segment index");
-            }
-        }
-        Chore::RemoveIndex { path } => secondary_index::remove_file(fs, path),
-        Chore::MakeSegment { path, segment_bytes, upcoming } => {
-            // After a failure nothing is written any more; whoever takes it tries itself, and tells.
-            let made = match disk.refusal() {
-                Some(_) => None,
-                None => preallocated::make(fs, &disk.pool, path, *segment_bytes).map_or_else(
-                    |error| {
-                        tracing::warn!(path = %path.display(), %error, "make a segment ahead of need");
-                        None
-                    },
-                    Some,
-                ),
-            };
-            upcoming.answer(made);
+    fn notify(&self) {
+        if let Some(worker) = self.worker.get() {
+            worker.notify();
         }
     }
 }

@@ -1,165 +1,231 @@
-//! The one thread that writes a data directory. It takes all that was queued during its last round, writes it,
-//! syncs every dirty file at the same time, and only then calls back, in the order of submission. After the first
-//! failed write or sync it writes nothing any more and fails whatever comes.
+//! The one worker that writes a data directory. A round takes queued requests, writes them, syncs every dirty file at
+//! the same time, and only then calls back, in the order of submission. After the first failed write or sync the
+//! flusher writes nothing any more and fails every request.
+
 pub(crate) mod page_cache;
 pub(crate) mod queue;
-pub(crate) mod sync;
-pub(crate) mod truncate;
+mod sync;
+mod truncate;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use fanfare_environment::{Next, Worker};
+
 use crate::{
-    background::{Chore, Worker},
+    background::BackgroundJob,
     error::Fatal,
-    flusher::page_cache::PageCache,
-    flusher::queue::{Done, Request, Stop, Taken, Work},
-    flusher::sync::Syncers,
+    flusher::{
+        page_cache::PageCache,
+        queue::{AfterRound, Batch, Request, Stop, Work},
+        sync::Syncers,
+        truncate::FrameRemoval,
+    },
     frame::Frame,
     journal::{PendingSync, SyncMark},
     log::LogShared,
-    store::Disk,
+    segment::write_buffer::WriteBuffer,
+    segment::writer::{SegmentWriter, WriteContext},
+    store::shared::StoreShared,
+    written::DirtyFile,
 };
 
-/// A synced end is on its way to disk for at most this long.
+/// A synced end reaches the disk after this time at the latest.
 const MARK_DELAY: Duration = Duration::from_millis(100);
 
-const CACHED_CHECK_MIN: usize = 1024;
+const FLUSHED_CHECK_MIN: usize = 1024;
 
 pub(crate) struct Flusher {
-    disk: Arc<Disk>,
-    /// Ends with the flusher.
-    _chores: Worker,
+    store: Arc<StoreShared>,
+    /// By id of the log.
+    writers: BTreeMap<u32, SegmentWriter>,
+    buffer: WriteBuffer,
     syncers: Syncers,
     page_cache: PageCache,
     /// Logs of the round whose callbacks have been or are about to be called.
     appended: Vec<Arc<LogShared>>,
-    /// When the journal must be synced at the latest.
-    mark_deadline: Option<Instant>,
-    /// Flushed frames in the order of their flush, for eviction.
-    cached: VecDeque<(Arc<LogShared>, u64)>,
-    /// At this length `cached` is rid of what was purged or cut since.
-    cached_check: usize,
+    /// When the journal must be synced at the latest, by the monotonic clock.
+    mark_deadline: Option<Duration>,
+    /// Last index of each flushed round of a log, oldest first, for eviction from the tail caches.
+    flushed: VecDeque<(Arc<LogShared>, u64)>,
+    /// At this length `flushed` is rid of frames that were purged or truncated since.
+    flushed_check: usize,
+}
+
+impl Worker for Flusher {
+    fn run_round(&mut self) -> Next {
+        let Batch { requests, bytes } = self.store.queue.take();
+        self.serve(requests);
+        let now = self.now();
+        let after = self.store.queue.finish(bytes, now);
+        if self.mark_deadline.is_some_and(|deadline| deadline <= now) {
+            self.record_fatal(Self::sync_journal);
+        }
+        match after {
+            AfterRound::TakeMore => Next::Now,
+            AfterRound::Wait => match self.mark_deadline {
+                Some(deadline) => Next::Within(deadline.saturating_sub(now)),
+                None => Next::Notified,
+            },
+            AfterRound::Stop(stop) => {
+                if stop == Stop::Clean {
+                    self.record_fatal(|flusher| flusher.store.journal.lock().record_clean_stop());
+                }
+                self.store.background.stop();
+                Next::End
+            }
+        }
+    }
 }
 
 impl Flusher {
-    pub(crate) fn new(disk: Arc<Disk>, chores: Worker) -> Self {
+    pub(crate) fn new(store: Arc<StoreShared>) -> Self {
         Self {
-            page_cache: PageCache::new(disk.options.page_cache_bytes),
-            _chores: chores,
+            writers: BTreeMap::new(),
+            buffer: WriteBuffer::default(),
+            syncers: Syncers::new(store.environment.clone()),
+            page_cache: PageCache::new(store.options.page_cache_bytes),
             appended: Vec::new(),
-            disk,
-            syncers: Syncers::default(),
             mark_deadline: None,
-            cached: VecDeque::new(),
-            cached_check: CACHED_CHECK_MIN,
+            flushed: VecDeque::new(),
+            flushed_check: FLUSHED_CHECK_MIN,
+            store,
         }
     }
 
-    pub(crate) fn run(mut self) {
-        loop {
-            let Taken { requests, bytes, stop } = self.disk.queue.take(self.mark_deadline);
-            self.serve(requests);
-            self.disk.queue.finished(bytes);
-            if self.mark_deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.or_latch(Self::vouch);
-            }
-            if let Some(stop) = stop {
-                if stop == Stop::Clean {
-                    self.or_latch(|flusher| flusher.disk.journal.lock().record_clean_stop());
-                }
-                return;
-            }
-        }
+    fn now(&self) -> Duration {
+        self.store.environment.clock().monotonic()
     }
 
-    fn or_latch(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fatal>) {
-        if self.disk.latch.fatal().is_none()
+    fn record_fatal(&mut self, step: impl FnOnce(&mut Self) -> Result<(), Fatal>) {
+        if self.store.fatal.get().is_none()
             && let Err(fatal) = step(self)
         {
-            self.disk.latch.trip(fatal);
+            self.store.fatal.set(fatal);
         }
     }
 
+    /// Serves the requests in order. Neighbours that one sync makes durable are served together.
     fn serve(&mut self, requests: Vec<Request>) {
         let mut requests = requests.into_iter().peekable();
         while let Some(first) = requests.next() {
-            let mut run = vec![first];
-            while let Some(next) = requests.next_if(|next| shares_sync(&run[0].work, &next.work)) {
-                run.push(next);
+            let mut group = vec![first];
+            while let Some(next) = requests.next_if(|next| shares_sync(&group[0].work, &next.work)) {
+                group.push(next);
             }
-            let result = match self.disk.latch.fatal() {
+            let result = match self.store.fatal.get() {
                 Some(fatal) => Err(fatal),
-                None => self.serve_run(&run),
+                None => self.serve_group(&mut group),
             };
             if let Err(fatal) = &result {
-                self.disk.latch.trip(fatal.clone());
+                self.store.fatal.set(fatal.clone());
             }
-            for Request { done, .. } in run {
-                call(done, &result);
+            for request in group {
+                (request.on_durable)(result.clone());
             }
             self.make_room();
         }
     }
 
-    fn serve_run(&mut self, run: &[Request]) -> Result<(), Fatal> {
-        match &run[0].work {
-            Work::Append(_) => self.append(run),
-            Work::Vote(_) => self.save_votes(run),
-            Work::Cut(index) => self.after_journal(|disk| truncate::truncate(disk, &run[0].log, *index)),
+    fn serve_group(&mut self, group: &mut [Request]) -> Result<(), Fatal> {
+        let Request { log, work, .. } = &mut group[0];
+        match work {
+            Work::Open(end) => {
+                let end = end.take().expect("a log is opened once");
+                let previous = self.writers.insert(log.id, SegmentWriter::new(end));
+                assert!(previous.is_none(), "invariant violation: log {} has two writers", log.id);
+                Ok(())
+            }
+            Work::Append(_) => self.append(group),
+            Work::Vote(_) => self.save_votes(group),
+            Work::Truncate(index) => {
+                let index = *index;
+                self.removal(log.clone()).truncate(index)?;
+                self.mark_soon();
+                Ok(())
+            }
             Work::Purge { position, start_offset } => {
-                self.after_journal(|disk| truncate::purge(disk, &run[0].log, *position, *start_offset))
+                let (position, start_offset) = (*position, *start_offset);
+                self.removal(log.clone()).purge(position, start_offset)?;
+                self.mark_soon();
+                Ok(())
             }
             Work::Restart { position, start_offset } => {
-                self.after_journal(|disk| truncate::restart(disk, &run[0].log, *position, *start_offset))
+                let (position, start_offset) = (*position, *start_offset);
+                self.removal(log.clone()).restart(position, start_offset)?;
+                self.mark_soon();
+                Ok(())
             }
             Work::Fail(fatal) => Err(fatal.clone()),
         }
     }
 
-    fn append(&mut self, run: &[Request]) -> Result<(), Fatal> {
-        let mut logs: Vec<&Arc<LogShared>> = Vec::new();
-        for request in run {
-            let Work::Append(frames) = &request.work else { continue };
-            place(&self.disk, &request.log, frames)?;
-            if !logs.iter().any(|log| Arc::ptr_eq(log, &request.log)) {
-                logs.push(&request.log);
+    fn removal(&mut self, log: Arc<LogShared>) -> FrameRemoval<'_> {
+        let writer = self.writers.get_mut(&log.id).expect("a log is opened before it is used");
+        FrameRemoval { store: &self.store, log, writer }
+    }
+
+    fn append(&mut self, group: &[Request]) -> Result<(), Fatal> {
+        // One log after the other, so that one buffer serves all of them.
+        let mut by_log: BTreeMap<u32, (&Arc<LogShared>, Vec<&[Frame]>)> = BTreeMap::new();
+        for request in group {
+            if let Work::Append(frames) = &request.work {
+                by_log.entry(request.log.id).or_insert((&request.log, Vec::new())).1.push(frames);
             }
         }
         let mut dirty = Vec::new();
-        for log in &logs {
-            let mut writer = log.writer.lock();
-            writer.write_out()?;
-            dirty.extend(writer.dirty());
+        for (log, appends) in by_log.values() {
+            dirty.extend(self.write(log, appends)?);
         }
-        let due = self.mark_deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let journal = due.then(|| self.disk.journal.lock().pending_sync());
-        let vouched = journal.map(|PendingSync { dirty: file, nonce, end_byte }| {
-            dirty.push(file);
-            (nonce, end_byte)
-        });
-        self.syncers.sync_all(dirty)?;
-        if let Some((nonce, end_byte)) = vouched {
-            self.disk.journal.lock().note_synced(nonce, end_byte);
-            self.mark_deadline = None;
-        }
+        self.sync(dirty)?;
         let mut marks: Vec<(u32, SyncMark)> = Vec::new();
-        for log in logs {
-            log.writer.lock().publish(log);
-            marks.extend(log.mark().map(|mark| (log.id, mark)));
-            self.appended.push(Arc::clone(log));
+        for (id, (log, _)) in by_log {
+            self.writers.get_mut(&id).expect("the log was written").publish(log);
+            marks.extend(log.mark().map(|mark| (id, mark)));
+            self.appended.push(log.clone());
         }
-        self.disk.journal.lock().record_sync_marks(&marks)?;
+        // The mark is written after the sync that it vouches for. Without it, damage of acknowledged frames would be
+        // taken for a torn tail.
+        self.store.journal.lock().record_sync_marks(&marks)?;
         self.mark_soon();
         Ok(())
     }
 
-    fn save_votes(&mut self, run: &[Request]) -> Result<(), Fatal> {
-        let mut journal = self.disk.journal.lock();
-        for request in run {
+    /// Writes the frames of one log; returns the file that must be synced.
+    fn write(&mut self, log: &LogShared, appends: &[&[Frame]]) -> Result<Option<DirtyFile>, Fatal> {
+        let writer = self.writers.get_mut(&log.id).expect("a log is opened before it is used");
+        assert_eq!(self.buffer.bytes(), 0, "invariant violation: the buffer holds frames of another log");
+        let mut context =
+            WriteContext { store: &self.store, log, roll: log.roll(), buffer: &mut self.buffer };
+        for frame in appends.iter().copied().flatten() {
+            writer.place(&mut context, frame)?;
+        }
+        writer.write_out(&mut self.buffer)?;
+        Ok(writer.take_dirty())
+    }
+
+    /// Syncs the files, and the journal with them if that is due.
+    fn sync(&mut self, mut dirty: Vec<DirtyFile>) -> Result<(), Fatal> {
+        let is_due = self.mark_deadline.is_some_and(|deadline| deadline <= self.now());
+        let journal = is_due.then(|| self.store.journal.lock().pending_sync());
+        let journal = journal.map(|PendingSync { dirty: file, nonce, end_byte }| {
+            dirty.push(file);
+            (nonce, end_byte)
+        });
+        self.syncers.sync_all(dirty)?;
+        if let Some((nonce, end_byte)) = journal {
+            self.store.journal.lock().note_synced(nonce, end_byte);
+            self.mark_deadline = None;
+        }
+        Ok(())
+    }
+
+    fn save_votes(&mut self, group: &[Request]) -> Result<(), Fatal> {
+        let mut journal = self.store.journal.lock();
+        for request in group {
             let Work::Vote(vote) = &request.work else { continue };
             let mut facts = journal.facts(request.log.id).clone();
             facts.vote = Some(vote.clone());
@@ -167,7 +233,7 @@ impl Flusher {
         }
         journal.sync()?;
         drop(journal);
-        for request in run {
+        for request in group {
             if let Work::Vote(vote) = &request.work {
                 request.log.set_vote(vote);
             }
@@ -176,61 +242,50 @@ impl Flusher {
         Ok(())
     }
 
-    fn after_journal(&mut self, step: impl FnOnce(&Disk) -> Result<(), Fatal>) -> Result<(), Fatal> {
-        step(&self.disk)?;
-        self.mark_soon();
-        Ok(())
-    }
-
     fn mark_soon(&mut self) {
-        self.mark_deadline.get_or_insert_with(|| Instant::now() + MARK_DELAY);
+        if self.mark_deadline.is_none() {
+            self.mark_deadline = Some(self.now() + MARK_DELAY);
+        }
     }
 
     /// Syncs the journal and adds a record that says so, lest damage to its end be taken for a torn tail.
-    fn vouch(&mut self) -> Result<(), Fatal> {
+    fn sync_journal(&mut self) -> Result<(), Fatal> {
         self.mark_deadline = None;
-        let mut journal = self.disk.journal.lock();
+        let mut journal = self.store.journal.lock();
         journal.sync()?;
         journal.record_sync_marks(&[])
     }
 
-    /// Gives memory back, the log's own and the system's, when those who waited for the round have been answered.
+    /// Gives memory back, the log's own and the system's, once the callers of the round have been answered.
     fn make_room(&mut self) {
         for log in self.appended.drain(..) {
-            for written in log.writer.lock().take_written() {
-                self.page_cache.add(written);
+            if let Some(writer) = self.writers.get_mut(&log.id) {
+                writer.take_written().into_iter().for_each(|range| self.page_cache.add(range));
             }
             let last = log.last_written();
-            self.cached.push_back((log, last));
+            self.flushed.push_back((log, last));
         }
-        while let Some(excess) = self.page_cache.excess() {
-            self.disk.chores.add(Chore::DropCached(excess));
+        while self.store.background.has_room()
+            && let Some(excess) = self.page_cache.take_excess()
+        {
+            self.store.background.add(BackgroundJob::DropCached(excess));
         }
         self.evict();
     }
 
     fn evict(&mut self) {
-        if self.cached.len() >= self.cached_check {
-            self.cached.retain(|(log, index)| log.caches_up_to(*index));
-            self.cached_check = CACHED_CHECK_MIN.max(2 * self.cached.len());
+        if self.flushed.len() >= self.flushed_check {
+            self.flushed.retain(|(log, index)| log.caches_up_to(*index));
+            self.flushed_check = FLUSHED_CHECK_MIN.max(2 * self.flushed.len());
         }
-        while self.disk.cached_bytes.load(Ordering::Relaxed) > self.disk.options.cache_bytes {
-            let Some((log, index)) = self.cached.pop_front() else { return };
-            log.evict(&self.disk, index);
+        while self.store.cached_bytes.load(Ordering::Relaxed) > self.store.options.cache_bytes {
+            let Some((log, index)) = self.flushed.pop_front() else { return };
+            log.evict(&self.store.cached_bytes, index);
         }
     }
 }
 
-/// Whether one sync serves both: appends of all logs, votes of all logs; what cuts or purges goes alone.
+/// True if one sync makes both durable: appends of all logs, votes of all logs. Truncations and purges go alone.
 fn shares_sync(first: &Work, next: &Work) -> bool {
     matches!((first, next), (Work::Append(_), Work::Append(_)) | (Work::Vote(_), Work::Vote(_)))
-}
-
-fn place(disk: &Disk, log: &LogShared, frames: &[Frame]) -> Result<(), Fatal> {
-    let mut writer = log.writer.lock();
-    frames.iter().try_for_each(|frame| writer.place(disk, log, frame))
-}
-
-fn call(done: Done, result: &Result<(), Fatal>) {
-    done(result.clone());
 }

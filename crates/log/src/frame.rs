@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{Fields, to_u32},
-    segment::write_buffer::Outgoing,
+    segment::write_buffer::WriteBuffer,
 };
 
 pub(crate) const HEADER_BYTES: usize = 64;
@@ -146,7 +146,7 @@ pub(crate) enum Parsed {
 }
 
 /// Appends header and payload to `out`; returns what the next header continues.
-pub(crate) fn encode(frame: &Frame, link: Link, out: &mut Outgoing) -> Link {
+pub(crate) fn encode(frame: &Frame, link: Link, out: &mut WriteBuffer) -> Link {
     let mut payload_crc = crc32fast::Hasher::new();
     for part in frame.payload.parts() {
         payload_crc.update(part);
@@ -160,7 +160,7 @@ pub(crate) fn encode(frame: &Frame, link: Link, out: &mut Outgoing) -> Link {
 }
 
 /// Appends an epoch mark: from here on the frames are sealed with `nonce`.
-pub(crate) fn encode_epoch(nonce: u64, link: Link, out: &mut Outgoing) -> Link {
+pub(crate) fn encode_epoch(nonce: u64, link: Link, out: &mut WriteBuffer) -> Link {
     let position = Position { term: nonce, leader: 0, index: 0 };
     let header = FrameHeader { kind: 0, position, base_offset: 0, count: 0, time_ms: 0, payload_bytes: 0 };
     let next = seal_header(header_bytes(&header, FLAG_EPOCH, 0), link, out);
@@ -181,7 +181,7 @@ fn header_bytes(header: &FrameHeader, flag: u8, payload_crc: u32) -> Vec<u8> {
     bytes
 }
 
-fn seal_header(mut bytes: Vec<u8>, link: Link, out: &mut Outgoing) -> Link {
+fn seal_header(mut bytes: Vec<u8>, link: Link, out: &mut WriteBuffer) -> Link {
     bytes.extend_from_slice(&link.nonce_tag());
     let chain = link.checksum(&bytes);
     bytes.extend_from_slice(&chain.to_le_bytes());

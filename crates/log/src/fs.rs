@@ -54,6 +54,4 @@ pub trait FileSystem: Send + Sync {
     /// None if another holder has it.
     fn lock(&self, path: &Path) -> io::Result<Option<DirectoryLock>>;
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
-    /// Unpredictable, for identities and nonces.
-    fn random(&self) -> io::Result<u64>;
 }

@@ -11,12 +11,14 @@ use std::{
     sync::Arc,
 };
 
+use fanfare_environment::Environment;
+
 use crate::{
     codec::{Fields, to_u32, to_usize},
     error::{Fatal, OpenError},
-    flusher::sync::Dirty,
     fs::{File, FileSystem},
     store::sealed_file::{self, TEMPORARY_SUFFIX},
+    written::DirtyFile,
 };
 use record::Record;
 pub(crate) use record::{LogFacts, SyncMark, Truncation};
@@ -32,6 +34,7 @@ const SIZE_BYTES_MIN: u64 = 16 * 1024;
 const SIZE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 pub(crate) struct Journal {
+    environment: Environment,
     fs: Arc<dyn FileSystem>,
     path: PathBuf,
     file: Arc<dyn File>,
@@ -47,7 +50,7 @@ pub(crate) struct Journal {
 
 /// What the journal held at some moment: its file, and up to where a sync of that vouches for it.
 pub(crate) struct PendingSync {
-    pub(crate) dirty: Dirty,
+    pub(crate) dirty: DirtyFile,
     pub(crate) nonce: u64,
     pub(crate) end_byte: u64,
 }
@@ -61,17 +64,27 @@ struct JournalContents {
 
 impl Journal {
     /// An empty journal; durable at return.
-    pub(crate) fn create(fs: Arc<dyn FileSystem>, dir: &Path, segment_bytes: u64) -> Result<Self, Fatal> {
-        Self::write(fs, dir, size_bytes(segment_bytes), JournalContents::default())
+    pub(crate) fn create(
+        environment: &Environment,
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        segment_bytes: u64,
+    ) -> Result<Self, Fatal> {
+        Self::write(environment.clone(), fs, dir, size_bytes(segment_bytes), JournalContents::default())
     }
 
     /// Reads what is there and replaces it by a compacted journal.
-    pub(crate) fn open(fs: Arc<dyn FileSystem>, dir: &Path, segment_bytes: u64) -> Result<Self, OpenError> {
+    pub(crate) fn open(
+        environment: &Environment,
+        fs: Arc<dyn FileSystem>,
+        dir: &Path,
+        segment_bytes: u64,
+    ) -> Result<Self, OpenError> {
         let path = dir.join(FILE_NAME);
         let bytes =
             sealed_file::read(&*fs, &path)?.ok_or_else(|| OpenError::corrupt(&path, 0, "file is missing"))?;
         let left = read(&path, &bytes)?;
-        Ok(Self::write(fs, dir, size_bytes(segment_bytes), left)?)
+        Ok(Self::write(environment.clone(), fs, dir, size_bytes(segment_bytes), left)?)
     }
 
     pub(crate) fn log(&self, name: &str) -> Option<&LogFacts> {
@@ -132,7 +145,7 @@ impl Journal {
 
     /// For a sync together with other files; `note_synced` follows it.
     pub(crate) fn pending_sync(&self) -> PendingSync {
-        let dirty = Dirty { file: Arc::clone(&self.file), path: self.path.clone() };
+        let dirty = DirtyFile { file: Arc::clone(&self.file), path: self.path.clone() };
         PendingSync { dirty, nonce: self.nonce, end_byte: self.end_byte }
     }
 
@@ -151,7 +164,7 @@ impl Journal {
                 logs: std::mem::take(&mut self.logs),
                 clean: std::mem::take(&mut self.clean),
             };
-            *self = Self::write(Arc::clone(&self.fs), &dir, self.size_bytes, kept)?;
+            *self = Self::write(self.environment.clone(), self.fs.clone(), &dir, self.size_bytes, kept)?;
             let bytes = frame(record, self.sequence, self.synced_byte, self.nonce);
             return self.write_record(&bytes);
         }
@@ -169,6 +182,7 @@ impl Journal {
 
     /// A new journal that holds what is `left`, in place of the one there is.
     fn write(
+        environment: Environment,
         fs: Arc<dyn FileSystem>,
         dir: &Path,
         size_bytes: u64,
@@ -177,7 +191,7 @@ impl Journal {
         let JournalContents { logs, clean } = left;
         let path = dir.join(FILE_NAME);
         let temporary = dir.join(format!("{FILE_NAME}{TEMPORARY_SUFFIX}"));
-        let nonce = fs.random().map_err(|error| Fatal::new("draw a nonce for", &path, &error))?;
+        let nonce = environment.random().next_u64();
         let mut records = Vec::new();
         for facts in logs.values() {
             let sequence = logs.range(..facts.id).count() as u64;
@@ -192,7 +206,19 @@ impl Journal {
         sealed_file::replace(&*fs, &path, &temporary, &bytes)?;
         let file = fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
         let sequence = logs.len() as u64;
-        Ok(Self { fs, path, file, nonce, size_bytes, end_byte, synced_byte: end_byte, sequence, logs, clean })
+        Ok(Self {
+            environment,
+            fs,
+            path,
+            file,
+            nonce,
+            size_bytes,
+            end_byte,
+            synced_byte: end_byte,
+            sequence,
+            logs,
+            clean,
+        })
     }
 }
 
@@ -335,7 +361,9 @@ mod tests {
     fn journal() -> (MemoryFileSystem, Journal) {
         let fs = MemoryFileSystem::default();
         fs.create_dir(Path::new(DIR)).expect("create directory");
-        let journal = Journal::create(Arc::new(fs.clone()), Path::new(DIR), SEGMENT_BYTES).expect("create");
+        let journal =
+            Journal::create(&Environment::system(), Arc::new(fs.clone()), Path::new(DIR), SEGMENT_BYTES)
+                .expect("create");
         (fs, journal)
     }
 
@@ -362,7 +390,7 @@ mod tests {
             unsynced -= 1;
             if unsynced == 0 { Keep::All } else { Keep::Nothing }
         });
-        Journal::open(Arc::new(crashed), Path::new(DIR), SEGMENT_BYTES)
+        Journal::open(&Environment::system(), Arc::new(crashed), Path::new(DIR), SEGMENT_BYTES)
     }
 
     #[test]

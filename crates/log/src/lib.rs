@@ -1,6 +1,6 @@
 //! Fanfare's bytes on disk: logs of opaque frames, their recovery, and one flusher per data directory.
 //!
-//! Knows neither Raft nor events. What it promises: a frame whose `done` was called with `Ok` survives any crash,
+//! Knows neither Raft nor events. What it promises: a frame whose `on_durable` was called with `Ok` survives any crash,
 //! a frame that is read is the one that was appended, and damage below what was ever synced is reported, never cut.
 //!
 //! ```text
@@ -24,9 +24,10 @@ mod repair;
 mod secondary_index;
 mod segment;
 mod store;
+mod written;
 
 pub use error::{Fatal, OpenError, ReadError};
-pub use flusher::queue::{Done, Ready};
+pub use flusher::queue::{OnDurable, OnRoom};
 pub use frame::{Frame, FrameHeader, NewFrame, Payload, Position};
 pub use fs::{DirectoryLock, DiskFileSystem, File, FileSystem, MemoryFileSystem, memory};
 pub use log::{Bounds, Log, RollPolicy};

@@ -1,5 +1,5 @@
 //! One replica's log as its owner uses it: append, cut, purge, vote, read. Changes are effective for readers at
-//! return and durable when `done` is called.
+//! return and durable when `on_durable` is called.
 mod keyed;
 mod read;
 mod state;
@@ -9,11 +9,11 @@ use std::sync::{Arc, atomic::Ordering};
 
 use crate::{
     error::{Fatal, ReadError},
-    flusher::queue::{Done, Ready, Request, Work},
+    flusher::queue::{OnDurable, OnRoom, Request, Work},
     frame::{Frame, NewFrame, Position},
     log::tail_cache::TailCache,
     segment::SegmentSpan,
-    store::Handle,
+    store::StoreHandle,
 };
 pub(crate) use state::LogShared;
 use state::State;
@@ -45,11 +45,11 @@ pub struct RollPolicy {
 #[derive(Clone)]
 pub struct Log {
     pub(crate) log: Arc<LogShared>,
-    pub(crate) handle: Arc<Handle>,
+    pub(crate) handle: Arc<StoreHandle>,
 }
 
 impl Log {
-    pub(crate) fn new(log: Arc<LogShared>, handle: Arc<Handle>) -> Self {
+    pub(crate) fn new(log: Arc<LogShared>, handle: Arc<StoreHandle>) -> Self {
         Self { log, handle }
     }
 
@@ -63,38 +63,38 @@ impl Log {
     }
 
     /// At most 64 bytes.
-    pub fn save_vote(&self, vote: Vec<u8>, done: Done) {
+    pub fn save_vote(&self, vote: Vec<u8>, on_durable: OnDurable) {
         assert!(vote.len() <= VOTE_BYTES_MAX, "a vote has at most {VOTE_BYTES_MAX} bytes");
-        self.submit(done, |_| Work::Vote(vote));
+        self.submit(on_durable, |_| Work::Vote(vote));
     }
 
-    /// Calls `ready` as soon as less than the queue's limit is on its way to disk, which may be at once, or when the
+    /// Calls `on_room` as soon as less than the queue's limit is on its way to disk, which may be at once, or when the
     /// store is closed. Nothing is reserved: one append of each that waited may then go beyond the limit.
-    pub fn when_room(&self, ready: Ready) {
-        self.handle.disk.queue.when_room(ready);
+    pub fn when_room(&self, on_room: OnRoom) {
+        self.handle.shared.queue.when_room(on_room);
     }
 
     /// Frames must continue the log without a gap; the first one ever may have any index. Readable at return;
-    /// `done` when durable. Takes any amount at once: whoever does not bound it otherwise waits for room first.
-    pub fn append(&self, frames: Vec<NewFrame>, done: Done) {
-        self.submit(done, |state| {
+    /// `on_durable` is called when they are durable. Takes any amount at once: whoever does not bound it otherwise waits for room first.
+    pub fn append(&self, frames: Vec<NewFrame>, on_durable: OnDurable) {
+        self.submit(on_durable, |state| {
             let before = state.cache.bytes();
             let frames = frames.into_iter().map(|frame| state.append(frame)).collect();
-            self.handle.disk.cached_bytes.fetch_add(state.cache.bytes() - before, Ordering::Relaxed);
+            self.handle.shared.cached_bytes.fetch_add(state.cache.bytes() - before, Ordering::Relaxed);
             Work::Append(frames)
         });
     }
 
     /// Keeps ..=index (None or an index at the purge point: nothing above it). Effective for readers at return.
     /// Reads the frame at `index` from disk if it is not in memory any more.
-    pub fn truncate_after(&self, index: Option<u64>, done: Done) {
+    pub fn truncate_after(&self, index: Option<u64>, on_durable: OnDurable) {
         let last = match index.map(|index| self.log.read(index, index + 1, 0)) {
             None | Some(Err(ReadError::Purged { .. })) => Ok(None),
             Some(Ok(frames)) => Ok(frames.into_iter().next().map(|frame| frame.header)),
             Some(Err(error)) => Err(self.unreadable(&error)),
         };
         let mut uncached = Vec::new();
-        self.submit(done, |state| {
+        self.submit(on_durable, |state| {
             let kept = match last {
                 Ok(kept) => kept,
                 Err(fatal) => return Work::Fail(fatal),
@@ -107,11 +107,11 @@ impl Log {
             let index = state.last.map(|last| last.index);
             state.flushed = state.flushed.min(index);
             state.resets_pending += 1;
-            uncached = state.uncache(&self.handle.disk.cached_bytes, |cache| match index {
+            uncached = state.uncache(&self.handle.shared.cached_bytes, |cache| match index {
                 Some(index) => cache.keep_up_to(index),
                 None => cache.clear(),
             });
-            Work::Cut(index)
+            Work::Truncate(index)
         });
         drop(uncached);
     }
@@ -119,9 +119,9 @@ impl Log {
     /// Drops ..=position.index logically and frees segments wholly at or below it, but never the newest.
     /// `next_offset` is the offset after `position`. An index above the last frame empties the log and makes it
     /// continue after `position` (a follower that installs a snapshot); `next_offset` then seeds the offsets.
-    pub fn purge(&self, position: Position, next_offset: u64, done: Done) {
+    pub fn purge(&self, position: Position, next_offset: u64, on_durable: OnDurable) {
         let mut uncached = Vec::new();
-        self.submit(done, |state| {
+        self.submit(on_durable, |state| {
             if state.purged_index() >= Some(position.index) {
                 return Work::Append(Vec::new());
             }
@@ -132,13 +132,13 @@ impl Log {
             let start_offset = state.start_offset;
             if !restarts {
                 uncached =
-                    state.uncache(&self.handle.disk.cached_bytes, |cache| cache.drop_up_to(position.index));
+                    state.uncache(&self.handle.shared.cached_bytes, |cache| cache.drop_up_to(position.index));
                 return Work::Purge { position, start_offset };
             }
             state.last = Some(position);
             state.next_offset = next_offset;
             state.resets_pending += 1;
-            uncached = state.uncache(&self.handle.disk.cached_bytes, TailCache::clear);
+            uncached = state.uncache(&self.handle.shared.cached_bytes, TailCache::clear);
             Work::Restart { position, start_offset }
         });
         drop(uncached);
@@ -179,17 +179,18 @@ impl Log {
     }
 
     /// Decides under the log's lock, so that requests are queued in the order in which they take effect.
-    fn submit(&self, done: Done, decide: impl FnOnce(&mut State) -> Work) {
-        let disk = &self.handle.disk;
+    fn submit(&self, on_durable: OnDurable, decide: impl FnOnce(&mut State) -> Work) {
+        let shared = &self.handle.shared;
+        let now = shared.now();
         let mut state = self.log.state.lock();
-        let work = match disk.refusal() {
+        let work = match shared.fatal.get() {
             Some(fatal) => Work::Fail(fatal),
             None => decide(&mut state),
         };
-        let pushed = disk.queue.push(Request { log: Arc::clone(&self.log), work, done });
+        let pushed = shared.queue.push(Request::new(self.log.clone(), work, on_durable, now));
         drop(state);
         if let Err(refused) = pushed {
-            (refused.done)(Err(Fatal::closed(&disk.dir)));
+            (refused.on_durable)(Err(Fatal::closed(&shared.dir)));
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     frame::Position,
     journal::{LogFacts, SyncMark},
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader, is_unwritten},
-    store::{Disk, FILES_DIR, LOGS_DIR, Store},
+    store::{FILES_DIR, LOGS_DIR, Store, shared::StoreShared},
 };
 use files::{FileContent, Quarantine, read, replace};
 use segment::{ReadLimits, SegmentContents, Slot};
@@ -68,14 +68,14 @@ impl Store {
     /// The replica that the log belongs to; None if there is no such log.
     #[must_use]
     pub fn log_replica(&self, name: &str) -> Option<u64> {
-        self.handle.disk.journal.lock().log(name).map(|facts| facts.replica)
+        self.handle.shared.journal.lock().log(name).map(|facts| facts.replica)
     }
 
     /// The last purged entry of a log that need not be open, and the offset after it. None if nothing was purged, or
     /// there is no such log.
     #[must_use]
     pub fn log_start(&self, name: &str) -> Option<(Position, u64)> {
-        let journal = self.handle.disk.journal.lock();
+        let journal = self.handle.shared.journal.lock();
         let facts = journal.log(name)?;
         facts.purged.map(|purged| (purged, facts.start_offset))
     }
@@ -85,7 +85,7 @@ impl Store {
     /// # Errors
     /// If the file cannot be moved.
     pub fn quarantine_file(&self, file: &str, log: &str) -> Result<(), Fatal> {
-        let disk = &self.handle.disk;
+        let disk = &self.handle.shared;
         let quarantine = Quarantine { fs: &*disk.fs, dir: disk.dir.join(QUARANTINE_DIR).join(log) };
         let dir = disk.dir.join(FILES_DIR);
         let names = disk.fs.list(&dir).map_err(|error| Fatal::new("list", &dir, &error))?;
@@ -95,7 +95,7 @@ impl Store {
     /// The data directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.handle.disk.dir
+        &self.handle.shared.dir
     }
 
     /// Reads every frame of a log that is not open, and changes nothing. Blocking.
@@ -103,7 +103,7 @@ impl Store {
     /// # Errors
     /// If the log cannot be read at all, or is of a newer format.
     pub fn inspect_damage(&self, name: &str, hints: &RepairHints) -> Result<DamageReport, OpenError> {
-        Repair::new(&self.handle.disk, name, hints, None)?.run()
+        Repair::new(&self.handle.shared, name, hints, None)?.run()
     }
 
     /// Puts fillers of `filler_kind` in the place of the entries that [`Store::inspect_damage`] reports. The log opens
@@ -117,13 +117,13 @@ impl Store {
         hints: &RepairHints,
         filler_kind: u8,
     ) -> Result<DamageReport, OpenError> {
-        Repair::new(&self.handle.disk, name, hints, Some(filler_kind))?.run()
+        Repair::new(&self.handle.shared, name, hints, Some(filler_kind))?.run()
     }
 }
 
 /// One pass over the segments of a log, oldest first.
 struct Repair<'a> {
-    disk: &'a Disk,
+    disk: &'a StoreShared,
     dir: PathBuf,
     facts: LogFacts,
     was_closed_cleanly: bool,
@@ -157,7 +157,7 @@ struct Damage {
 
 impl<'a> Repair<'a> {
     fn new(
-        disk: &'a Disk,
+        disk: &'a StoreShared,
         name: &str,
         hints: &RepairHints,
         filler_kind: Option<u8>,
@@ -295,7 +295,7 @@ impl<'a> Repair<'a> {
         let predecessor = files.segments.first().and_then(|header| header.predecessor);
         Ok(SegmentHeader {
             sequence: predecessor.map_or(files.next_sequence, |missing| missing.sequence),
-            nonce: self.disk.nonce()?,
+            nonce: self.disk.nonce(),
             replica: self.facts.replica,
             log: crc32fast::hash(self.facts.name.as_bytes()),
             first_index: self.first_index(),
@@ -335,7 +335,7 @@ impl<'a> Repair<'a> {
                 None if bytes.is_empty() => {}
                 None => self.quarantine().copy(&name, &bytes)?,
             }
-            let header = SegmentHeader { nonce: self.disk.nonce()?, predecessor, ..header.clone() };
+            let header = SegmentHeader { nonce: self.disk.nonce(), predecessor, ..header.clone() };
             let (rewritten, link) = contents.rewrite(&header, filler_kind);
             replace(&*self.disk.fs, &path, &rewritten)?;
             Predecessor { sequence: header.sequence, end_byte: rewritten.len() as u64, chain: link.chain }

@@ -1,6 +1,7 @@
 //! One file of a log. Its name is durable before its header is written, and its header no later than its first
 //! frame; it says exactly where in which older segment it continues, so a segment that has a successor was synced whole up to
 //! there, and whatever no successor leads back to is dead.
+pub(crate) mod active;
 pub(crate) mod index;
 pub(crate) mod pool;
 pub(crate) mod preallocated;
@@ -16,6 +17,7 @@ use crate::{
     frame::{Link, Position},
     fs::File,
     segment::index::Extent,
+    segment::scanner::ScanError,
 };
 
 /// The header has whole sectors of its own, so no write of frames can tear it.
@@ -176,6 +178,28 @@ pub struct SegmentSpan {
     pub time_ms_max: u64,
     pub bytes: u64,
     pub sealed: bool,
+}
+
+/// A segment that is to lose its newest frames.
+pub(crate) struct TruncationTarget {
+    pub(crate) header: SegmentHeader,
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn File>,
+    pub(crate) extent: Extent,
+    pub(crate) is_newest: bool,
+}
+
+impl TruncationTarget {
+    /// True if the log ends at this index already.
+    pub(crate) fn ends_at(&self, index: Option<u64>) -> bool {
+        self.is_newest && self.extent.last.map(|last| last.index) == index
+    }
+
+    /// The extent after the truncation. Reads the frames from the newest index entry below `index` on, not the whole
+    /// segment.
+    pub(crate) fn extent_up_to(&self, index: u64) -> Result<Extent, ScanError> {
+        scanner::truncated_extent(&self.file, &self.extent, index)
+    }
 }
 
 impl Segment {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use fanfare_environment::Environment;
-use fanfare_log::{Done, Fatal, Frame, Log, ReadError};
+use fanfare_log::{Fatal, Frame, Log, OnDurable, ReadError};
 use futures_util::{Stream, TryStreamExt, stream};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
@@ -197,7 +197,7 @@ impl RaftLogStorage<Types> for LogStorage {
 }
 
 /// Hands a request to the flusher and waits until it is durable.
-pub(crate) async fn durable(request: impl FnOnce(Done)) -> io::Result<()> {
+pub(crate) async fn durable(request: impl FnOnce(OnDurable)) -> io::Result<()> {
     let (done, waiting) = oneshot::channel();
     request(Box::new(move |result| drop(done.send(result))));
     waiting.await.map_err(|_| io::Error::other("the store was closed"))?.map_err(io::Error::other)

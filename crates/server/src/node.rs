@@ -100,8 +100,7 @@ impl Node {
             catalog: catalog.clone(),
         };
         tasks.spawn(serve(listener, services, config.listener_limits(), stop_serving.clone()));
-        let pool = store.clone();
-        tasks.spawn_blocking(move || pool.keep_pool_filled(POOL_QUIET));
+        store.keep_pool_filled(POOL_QUIET).context("start to fill the pool of spare segments")?;
         let partitions: Vec<Partition> = events.into_iter().chain([dead_letters]).collect();
         wait_for_leaders(&partitions).await;
         Ok(Self { catalog, grpc, config, store, partitions, delivery, tasks, stop_serving })
@@ -144,7 +143,13 @@ pub(crate) fn open_store(config: &Config) -> anyhow::Result<Store> {
         format!("create the data directory {}; choose another with --data-dir", directory.display())
     })?;
     let options = config.storage.store_options();
-    match Store::open(Arc::new(DiskFileSystem), directory, options, Box::new(stop_process)) {
+    match Store::open(
+        &fanfare_environment::Environment::system(),
+        Arc::new(DiskFileSystem),
+        directory,
+        options,
+        Box::new(stop_process),
+    ) {
         Err(locked @ OpenError::Locked { .. }) => {
             Err(anyhow::anyhow!("{locked}: stop it, or choose another directory with --data-dir"))
         }

@@ -36,7 +36,14 @@ fn open_store(files: &MemoryFileSystem) -> Store {
         queue_bytes_max: 8 << 20,
         page_cache_bytes: 0,
     };
-    Store::open(Arc::new(files.clone()), Path::new("/data"), options, Box::new(|_| ())).unwrap()
+    Store::open(
+        &fanfare_environment::Environment::system(),
+        Arc::new(files.clone()),
+        Path::new("/data"),
+        options,
+        Box::new(|_| ()),
+    )
+    .unwrap()
 }
 
 /// A clock of which no two readings are equal.

@@ -94,7 +94,14 @@ async fn log_of(frames: Vec<(u8, Vec<u8>)>) -> (Store, Log) {
         page_cache_bytes: 0,
     };
     let files = Arc::new(MemoryFileSystem::default());
-    let store = Store::open(files, Path::new("/data"), options, Box::new(|_| ())).unwrap();
+    let store = Store::open(
+        &fanfare_environment::Environment::system(),
+        files,
+        Path::new("/data"),
+        options,
+        Box::new(|_| ()),
+    )
+    .unwrap();
     let log = store.open_log("catalog", 1, RollPolicy { segment_bytes: 1 << 20, age_ms: u64::MAX }).unwrap();
     let frames = (1..).zip(frames).map(|(index, (kind, stored))| {
         let payload = Payload::new(vec![stored.into()]);

@@ -171,8 +171,9 @@ impl World {
             page_cache_bytes: 0,
         };
         let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-        let store = Store::open(Arc::new(machine.fs.clone()), Path::new("/data"), store, fatal).unwrap();
         let environment = Environment::system().with_clock(machine.clock.clone());
+        let files = Arc::new(machine.fs.clone());
+        let store = Store::open(&Environment::system(), files, Path::new("/data"), store, fatal).unwrap();
         let view = ViewStorage::Directory(machine.dir.path().to_owned());
         let catalog_options = CatalogOptions { partitions: PARTITIONS, ..CatalogOptions::default() };
         let host = Host::without_peers(store.clone(), environment);

@@ -1,78 +1,68 @@
-//! Syncs the dirty files of a round: one inline, several at the same time on a few threads that start when they
-//! are first needed.
-use std::{
-    collections::VecDeque,
-    io,
-    path::PathBuf,
-    sync::Arc,
-    thread::{self, JoinHandle},
-};
+//! Syncs the dirty files of a round: one inline, several at the same time on a few workers that start when they are
+//! first needed. Where only one worker runs at a time, all are synced inline.
 
+use std::{collections::VecDeque, io, sync::Arc};
+
+use fanfare_environment::{Environment, Next, Worker, WorkerHandle};
 use parking_lot::{Condvar, Mutex};
 
-use crate::{error::Fatal, fs::File};
+use crate::{error::Fatal, written::DirtyFile};
 
-/// Beside the flusher's own. The threads only wait for the disk.
-const THREADS: usize = 7;
+/// Workers beside the flusher. They only wait for the disk.
+const WORKERS_MAX: usize = 7;
 
-pub(crate) struct Dirty {
-    pub(crate) file: Arc<dyn File>,
-    pub(crate) path: PathBuf,
-}
-
-impl Dirty {
-    fn sync(&self) -> Result<(), Fatal> {
-        self.file.sync().map_err(|error| Fatal::new("sync", &self.path, &error))
-    }
-}
-
-#[derive(Default)]
 pub(crate) struct Syncers {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    environment: Environment,
+    shared: Arc<SharedSyncs>,
+    workers: Vec<WorkerHandle>,
 }
 
 #[derive(Default)]
-struct Shared {
-    round: Mutex<Round>,
-    work: Condvar,
+struct SharedSyncs {
+    syncs: Mutex<PendingSyncs>,
     finished: Condvar,
 }
 
 #[derive(Default)]
-struct Round {
-    waiting: VecDeque<Dirty>,
+struct PendingSyncs {
+    waiting: VecDeque<DirtyFile>,
     running: usize,
-    failed: Option<Fatal>,
-    stop: bool,
+    fatal: Option<Fatal>,
+    is_stopped: bool,
 }
 
 impl Syncers {
-    /// All are durable at return, or the first failure is returned after all were tried once.
-    pub(crate) fn sync_all(&mut self, mut dirty: Vec<Dirty>) -> Result<(), Fatal> {
+    pub(crate) fn new(environment: Environment) -> Self {
+        Self { environment, shared: Arc::default(), workers: Vec::new() }
+    }
+
+    /// All files are durable at return, or the first failure is returned after all were tried once.
+    pub(crate) fn sync_all(&mut self, mut dirty: Vec<DirtyFile>) -> Result<(), Fatal> {
         let Some(own) = dirty.pop() else { return Ok(()) };
         if dirty.is_empty() {
             return own.sync();
         }
-        self.start().map_err(|error| Fatal::new("start a thread to sync", &own.path, &error))?;
-        self.shared.round.lock().waiting.extend(dirty);
-        self.shared.work.notify_all();
+        self.start().map_err(|error| Fatal::new("start a worker to sync", &own.path, &error))?;
+        let others = dirty.len();
+        self.shared.syncs.lock().waiting.extend(dirty);
+        self.workers.iter().take(others).for_each(WorkerHandle::notify);
         let first = own.sync();
         while self.shared.sync_next() {}
-        let mut round = self.shared.round.lock();
-        while round.running > 0 {
-            self.shared.finished.wait(&mut round);
+        let mut syncs = self.shared.syncs.lock();
+        // Nothing runs here where workers share one thread: the flusher has synced every file itself.
+        while syncs.running > 0 {
+            self.shared.finished.wait(&mut syncs);
         }
-        let failed = round.failed.take();
-        drop(round);
-        first.and_then(|()| failed.map_or(Ok(()), Err))
+        let fatal = syncs.fatal.take();
+        drop(syncs);
+        first.and_then(|()| fatal.map_or(Ok(()), Err))
     }
 
     fn start(&mut self) -> io::Result<()> {
-        while self.threads.len() < THREADS {
-            let shared = Arc::clone(&self.shared);
-            self.threads
-                .push(thread::Builder::new().name("log-sync".to_owned()).spawn(move || shared.run())?);
+        let workers = WORKERS_MAX.min(self.environment.parallelism() - 1);
+        while self.workers.len() < workers {
+            let worker = SyncWorker { shared: self.shared.clone() };
+            self.workers.push(self.environment.start_worker("log-sync", Box::new(worker))?);
         }
         Ok(())
     }
@@ -80,46 +70,39 @@ impl Syncers {
 
 impl Drop for Syncers {
     fn drop(&mut self) {
-        self.shared.round.lock().stop = true;
-        self.shared.work.notify_all();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread that syncs segment files panicked");
-            }
-        }
+        self.shared.syncs.lock().is_stopped = true;
+        self.workers.iter().for_each(WorkerHandle::notify);
+        self.workers.iter().for_each(WorkerHandle::join);
     }
 }
 
-impl Shared {
-    fn run(&self) {
-        loop {
-            let mut round = self.round.lock();
-            while round.waiting.is_empty() {
-                if round.stop {
-                    return;
-                }
-                self.work.wait(&mut round);
-            }
-            drop(round);
-            self.sync_next();
-        }
-    }
+struct SyncWorker {
+    shared: Arc<SharedSyncs>,
+}
 
+impl Worker for SyncWorker {
+    fn run_round(&mut self) -> Next {
+        while self.shared.sync_next() {}
+        if self.shared.syncs.lock().is_stopped { Next::End } else { Next::Notified }
+    }
+}
+
+impl SharedSyncs {
     /// False if no file is waiting.
     fn sync_next(&self) -> bool {
-        let mut round = self.round.lock();
-        let Some(dirty) = round.waiting.pop_front() else { return false };
-        round.running += 1;
-        drop(round);
+        let mut syncs = self.syncs.lock();
+        let Some(dirty) = syncs.waiting.pop_front() else { return false };
+        syncs.running += 1;
+        drop(syncs);
         let result = dirty.sync();
-        // Before the flusher goes on: a file counts as unread once nobody but its owner holds it.
+        // Dropped before the flusher goes on: a file counts as unread once nobody but its owner holds it.
         drop(dirty);
-        let mut round = self.round.lock();
-        round.running -= 1;
+        let mut syncs = self.syncs.lock();
+        syncs.running -= 1;
         if let Err(fatal) = result {
-            round.failed.get_or_insert(fatal);
+            syncs.fatal.get_or_insert(fatal);
         }
-        if round.running == 0 {
+        if syncs.running == 0 {
             self.finished.notify_all();
         }
         true

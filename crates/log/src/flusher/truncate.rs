@@ -1,107 +1,129 @@
-//! Taking frames away: truncation from the end, purge from the start, and starting anew behind a snapshot. The
-//! journal says so durably before a file is touched, so no crash brings the frames back or leaves a hole.
+//! Taking frames away: truncation from the end, purge from the start, and restarting behind a snapshot. The journal
+//! says so durably before a file is touched, so no crash brings the frames back or leaves a hole. The files of freed
+//! segments are recycled by the background worker.
+
+use std::sync::Arc;
+
 use crate::{
-    background::Chore,
+    background::BackgroundJob,
     error::Fatal,
     frame::Position,
-    journal::{LogFacts, SyncMark, Truncation},
+    journal::{LogFacts, Truncation},
     log::LogShared,
-    segment::index::Extent,
+    segment::active::{ActiveSegment, Continuation},
     segment::pool::Spare,
-    segment::recovery,
-    segment::writer::Continuation,
+    segment::writer::SegmentWriter,
     segment::{Segment, SegmentHeader},
-    store::Disk,
+    store::shared::StoreShared,
 };
 
-/// Ends the log after `index`; everything asked for earlier has been published.
-pub(crate) fn truncate(disk: &Disk, log: &LogShared, index: Option<u64>) -> Result<(), Fatal> {
-    let mut writer = log.writer.lock();
-    let dead = match log.newest_with(index) {
-        None => {
-            let cut = Truncation { segment: 0, byte: 0, next_segment: writer.next_segment };
-            record(disk, log, |facts| (facts.truncation, facts.sync_mark) = (Some(cut), None))?;
-            writer.active = None;
-            log.empty()
-        }
-        Some(found) if found.next_index == index.unwrap_or_default() + 1 && found.is_newest => Vec::new(),
-        Some(found) => {
-            let extent = recovery::extent_up_to(&found.file, &found.header, found.end_byte, index)
-                .map_err(|error| error.fatal(&found.path))?;
-            let next_segment = writer.next_segment;
-            let cut = Truncation { segment: found.header.sequence, byte: extent.end_byte, next_segment };
-            record(disk, log, |facts| {
-                (facts.truncation, facts.sync_mark) = (Some(cut), mark(cut.segment, &extent))
-            })?;
-            let dead = log.cut_segments(found.header.sequence, extent);
-            writer.active = log.newest_active(Continuation::Cut);
-            dead
-        }
-    };
-    let purged = disk.journal.lock().facts(log.id).purged;
-    writer.previous = log.reset_done(purged);
-    drop(writer);
-    // Newest first: what is left after a crash in between is a log without a gap.
-    recycle(disk, log, dead.into_iter().rev())
+/// One log that loses frames. Every earlier append of it has been published.
+pub(super) struct FrameRemoval<'a> {
+    pub(super) store: &'a StoreShared,
+    pub(super) log: Arc<LogShared>,
+    pub(super) writer: &'a mut SegmentWriter,
 }
 
-/// Frees segments wholly at or below `position`, but never the newest.
-pub(crate) fn purge(
-    disk: &Disk,
-    log: &LogShared,
-    position: Position,
-    start_offset: u64,
-) -> Result<(), Fatal> {
-    record(disk, log, |facts| (facts.purged, facts.start_offset) = (Some(position), start_offset))?;
-    let dead = log.free_up_to(position.index);
-    recycle(disk, log, dead.into_iter())
-}
-
-/// Empties the log and continues after `position`.
-pub(crate) fn restart(
-    disk: &Disk,
-    log: &LogShared,
-    position: Position,
-    start_offset: u64,
-) -> Result<(), Fatal> {
-    let mut writer = log.writer.lock();
-    let cut = Truncation { segment: 0, byte: 0, next_segment: writer.next_segment };
-    record(disk, log, |facts| {
-        (facts.purged, facts.start_offset) = (Some(position), start_offset);
-        (facts.truncation, facts.sync_mark) = (Some(cut), None);
-    })?;
-    writer.active = None;
-    let dead = log.empty();
-    writer.previous = log.reset_done(Some(position));
-    drop(writer);
-    recycle(disk, log, dead.into_iter().rev())
-}
-
-pub(crate) fn mark(segment: u64, extent: &Extent) -> Option<SyncMark> {
-    let index = extent.last?.index;
-    Some(SyncMark { index, segment, byte: extent.end_byte, end_offset: extent.end_offset })
-}
-
-fn record(disk: &Disk, log: &LogShared, change: impl FnOnce(&mut LogFacts)) -> Result<(), Fatal> {
-    let mut journal = disk.journal.lock();
-    let mut facts = journal.facts(log.id).clone();
-    change(&mut facts);
-    journal.record_facts(facts)?;
-    journal.sync()
-}
-
-fn recycle(disk: &Disk, log: &LogShared, dead: impl Iterator<Item = Segment>) -> Result<(), Fatal> {
-    for segment in dead {
-        let path = log.dir.join(SegmentHeader::index_name(segment.header.sequence));
-        disk.chores.add(Chore::RemoveIndex { path });
-        if let Some(path) = log.forget_index(segment.header.sequence) {
-            disk.chores.add(Chore::RemoveIndex { path });
-        }
-        let Segment { path, file, .. } = segment;
-        let named = path.clone();
-        disk.pool
-            .give(&*disk.fs, Spare { path, file })
-            .map_err(|error| Fatal::new("recycle", &named, &error))?;
+impl FrameRemoval<'_> {
+    /// Ends the log after `index`; None leaves no frame.
+    pub(super) fn truncate(self, index: Option<u64>) -> Result<(), Fatal> {
+        let next_segment = self.writer.next_segment;
+        let freed = match self.log.segment_to_truncate(index) {
+            None => {
+                let truncation = Truncation { segment: 0, byte: 0, next_segment };
+                self.record(|facts| (facts.truncation, facts.sync_mark) = (Some(truncation), None))?;
+                self.writer.active = None;
+                self.log.take_segments()
+            }
+            Some(target) if target.ends_at(index) => Vec::new(),
+            Some(target) => {
+                let extent = target
+                    .extent_up_to(index.unwrap_or_default())
+                    .map_err(|error| error.fatal(&target.path))?;
+                assert!(
+                    extent.last.map(|last| last.index) == index && extent.end_byte <= target.extent.end_byte,
+                    "invariant violation: truncation after {index:?} ends at {:?}",
+                    extent.last
+                );
+                let sequence = target.header.sequence;
+                let truncation = Truncation { segment: sequence, byte: extent.end_byte, next_segment };
+                let mark = extent.mark(sequence);
+                self.record(|facts| (facts.truncation, facts.sync_mark) = (Some(truncation), mark))?;
+                let freed = self.log.truncate_segments(sequence, extent);
+                // What lies behind the end is of the segment's own nonce and chain: frames written over its start
+                // could lead into it. So the segment takes no more frames.
+                self.writer.active =
+                    self.log.with_newest(|newest| ActiveSegment::of(newest, Continuation::Truncated));
+                freed
+            }
+        };
+        let purged = self.store.journal.lock().facts(self.log.id).purged;
+        self.writer.previous = self.log.reset_done(purged);
+        assert!(
+            self.writer.previous.map(|previous| previous.index)
+                <= index.max(purged.map(|purged| purged.index)),
+            "invariant violation: the log goes on after {index:?}"
+        );
+        self.recycle(freed);
+        Ok(())
     }
-    Ok(())
+
+    /// Frees segments wholly at or below `position`, but never the newest.
+    pub(super) fn purge(self, position: Position, start_offset: u64) -> Result<(), Fatal> {
+        self.record(|facts| {
+            assert!(
+                facts.purged.is_none_or(|purged| purged.index <= position.index),
+                "invariant violation: the purge point falls from {:?} to {position:?}",
+                facts.purged
+            );
+            (facts.purged, facts.start_offset) = (Some(position), start_offset);
+        })?;
+        let freed = self.log.free_up_to(position.index);
+        self.recycle(freed);
+        Ok(())
+    }
+
+    /// Empties the log, which goes on after `position`.
+    pub(super) fn restart(self, position: Position, start_offset: u64) -> Result<(), Fatal> {
+        let truncation = Truncation { segment: 0, byte: 0, next_segment: self.writer.next_segment };
+        self.record(|facts| {
+            (facts.purged, facts.start_offset) = (Some(position), start_offset);
+            (facts.truncation, facts.sync_mark) = (Some(truncation), None);
+        })?;
+        self.writer.active = None;
+        let freed = self.log.take_segments();
+        self.writer.previous = self.log.reset_done(Some(position));
+        self.recycle(freed);
+        Ok(())
+    }
+
+    /// Durable at return, before any file is touched.
+    fn record(&self, change: impl FnOnce(&mut LogFacts)) -> Result<(), Fatal> {
+        let mut journal = self.store.journal.lock();
+        let mut facts = journal.facts(self.log.id).clone();
+        change(&mut facts);
+        journal.record_facts(facts)?;
+        journal.sync()
+    }
+
+    /// Hands freed segments to the background worker, one job each, so that freeing many stalls no other log.
+    ///
+    /// The journal has the truncation or purge durably, and a freed sequence is never used again. So a segment that
+    /// is still there after a crash, whatever the order, is dead to the next start: above the truncated segment and
+    /// below `next_segment`, or not reached by the chain of headers that starts from the newest segment and ends at
+    /// the purge point. A later truncation cannot revive it: `next_segment` never falls, and what lies below the
+    /// segment of a later truncation is reached by the chain or dead.
+    fn recycle(&self, freed: Vec<Segment>) {
+        for segment in freed {
+            let sequence = segment.header.sequence;
+            assert!(
+                sequence < self.writer.next_segment,
+                "invariant violation: segment {sequence} is yet to come"
+            );
+            let mut indexes = vec![self.log.dir.join(SegmentHeader::index_name(sequence))];
+            indexes.extend(self.log.forget_index(sequence));
+            let Segment { path, file, .. } = segment;
+            self.store.background.add(BackgroundJob::Recycle { segment: Spare { path, file }, indexes });
+        }
+    }
 }

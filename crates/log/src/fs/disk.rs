@@ -1,7 +1,7 @@
 //! The machine's own files.
 use std::{
     fs,
-    io::{self, IoSlice, Read},
+    io::{self, IoSlice},
     num::NonZero,
     ops::Range,
     os::unix::fs::FileExt,
@@ -148,11 +148,5 @@ impl FileSystem for DiskFileSystem {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-
-    fn random(&self) -> io::Result<u64> {
-        let mut bytes = [0; 8];
-        fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
     }
 }

@@ -237,8 +237,4 @@ impl FileSystem for MemoryFileSystem {
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         Ok(self.disk.lock().free_bytes())
     }
-
-    fn random(&self) -> io::Result<u64> {
-        Ok(self.disk.lock().next_random())
-    }
 }

@@ -3,27 +3,21 @@
 use std::{
     collections::VecDeque,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
 
 use super::{Bounds, RollPolicy};
 use crate::{
-    flusher::truncate,
     frame::{self, Frame, NewFrame, Position},
-    fs::File,
     journal::{LogFacts, SyncMark},
     log::tail_cache::TailCache,
     secondary_index::SecondaryIndex,
+    segment::active::{ActiveSegment, LogEnd},
     segment::index::{Extent, Placed},
     segment::recovery::Recovered,
-    segment::writer::{Active, Continuation, Writer},
-    segment::{Segment, SegmentHeader, SegmentSpan},
-    store::Disk,
+    segment::{Segment, SegmentHeader, SegmentSpan, TruncationTarget},
 };
 
 pub(crate) struct LogShared {
@@ -31,8 +25,6 @@ pub(crate) struct LogShared {
     pub(crate) name_checksum: u32,
     pub(crate) replica: u64,
     pub(crate) dir: PathBuf,
-    /// The flusher's alone.
-    pub(crate) writer: Mutex<Writer>,
     pub(crate) secondary_index: SecondaryIndex,
     pub(super) state: Mutex<State>,
 }
@@ -51,16 +43,6 @@ pub(super) struct State {
     pub(super) segments: VecDeque<Segment>,
     /// Truncations and restarts that the flusher has not done yet.
     pub(super) resets_pending: u32,
-}
-
-/// A segment as truncation needs it.
-pub(crate) struct CutPlace {
-    pub(crate) header: SegmentHeader,
-    pub(crate) path: PathBuf,
-    pub(crate) file: Arc<dyn File>,
-    pub(crate) end_byte: u64,
-    pub(crate) next_index: u64,
-    pub(crate) is_newest: bool,
 }
 
 impl State {
@@ -127,7 +109,13 @@ impl State {
 }
 
 impl LogShared {
-    pub(crate) fn new(facts: &LogFacts, dir: PathBuf, roll: RollPolicy, recovered: Recovered) -> Self {
+    /// The log as readers share it, and its end as the flusher's writer needs it.
+    pub(crate) fn new(
+        facts: &LogFacts,
+        dir: PathBuf,
+        roll: RollPolicy,
+        recovered: Recovered,
+    ) -> (Self, LogEnd) {
         let Recovered { segments, next_segment, continuation } = recovered;
         let newest = segments.last();
         let written = newest.and_then(newest_position);
@@ -145,16 +133,17 @@ impl LogShared {
             resets_pending: 0,
             segments: VecDeque::new(),
         };
-        let active = newest.map(|segment| Active::of(segment, continuation));
-        Self {
+        let active = newest.map(|segment| ActiveSegment::of(segment, continuation));
+        let end = LogEnd { active, next_segment, previous: last };
+        let log = Self {
             id: facts.id,
             name_checksum: crc32fast::hash(facts.name.as_bytes()),
             replica: facts.replica,
             dir,
-            writer: Mutex::new(Writer::new(active, next_segment, last)),
             secondary_index: SecondaryIndex::default(),
             state: Mutex::new(State { segments: segments.into(), ..state }),
-        }
+        };
+        (log, end)
     }
 
     pub(crate) fn roll(&self) -> RollPolicy {
@@ -195,7 +184,7 @@ impl LogShared {
     pub(crate) fn mark(&self) -> Option<SyncMark> {
         let state = self.state.lock();
         let newest = state.segments.back()?;
-        truncate::mark(newest.header.sequence, &newest.extent)
+        newest.extent.mark(newest.header.sequence)
     }
 
     /// Header and index of the newest segment, which takes no more frames.
@@ -213,40 +202,42 @@ impl LogShared {
         self.state.lock().segments.push_back(segment);
     }
 
-    /// The segment that a truncation after `index` ends in; None if nothing is left.
-    pub(crate) fn newest_with(&self, index: Option<u64>) -> Option<CutPlace> {
+    /// The segment that a truncation after `index` ends in; None if no frame is left.
+    pub(crate) fn segment_to_truncate(&self, index: Option<u64>) -> Option<TruncationTarget> {
         let state = self.state.lock();
         let above = state.segments.partition_point(|segment| Some(segment.header.first_index) <= index);
-        let place = above.checked_sub(1)?;
-        let segment = &state.segments[place];
-        Some(CutPlace {
+        let segment = &state.segments[above.checked_sub(1)?];
+        Some(TruncationTarget {
             header: segment.header.clone(),
             path: segment.path.clone(),
-            file: Arc::clone(&segment.file),
-            end_byte: segment.extent.end_byte,
-            next_index: segment.extent.next_index(),
+            file: segment.file.clone(),
+            extent: segment.extent.clone(),
             is_newest: above == state.segments.len(),
         })
     }
 
     /// Makes the segment `sequence` the newest, ending as `extent` says; returns those that were newer.
-    pub(crate) fn cut_segments(&self, sequence: u64, extent: Extent) -> Vec<Segment> {
+    pub(crate) fn truncate_segments(&self, sequence: u64, extent: Extent) -> Vec<Segment> {
         let mut state = self.state.lock();
         let kept = state.segments.partition_point(|segment| segment.header.sequence <= sequence);
-        let dead = state.segments.drain(kept..).collect();
+        let freed = state.segments.drain(kept..).collect();
         if let Some(newest) = state.segments.back_mut() {
+            assert_eq!(
+                newest.header.sequence, sequence,
+                "invariant violation: another segment is the newest"
+            );
             newest.extent = extent;
             newest.sealed = false;
         }
-        dead
+        freed
     }
 
-    pub(crate) fn newest_active(&self, continuation: Continuation) -> Option<Active> {
-        self.state.lock().segments.back().map(|segment| Active::of(segment, continuation))
+    pub(crate) fn with_newest<T>(&self, view: impl FnOnce(&Segment) -> T) -> Option<T> {
+        self.state.lock().segments.back().map(view)
     }
 
     /// Takes all segments.
-    pub(crate) fn empty(&self) -> Vec<Segment> {
+    pub(crate) fn take_segments(&self) -> Vec<Segment> {
         self.state.lock().segments.drain(..).collect()
     }
 
@@ -254,11 +245,11 @@ impl LogShared {
     pub(crate) fn free_up_to(&self, index: u64) -> Vec<Segment> {
         let mut state = self.state.lock();
         let purged = |segment: &Segment| segment.extent.last.is_some_and(|last| last.index <= index);
-        let mut dead = Vec::new();
+        let mut freed = Vec::new();
         while state.segments.len() > 1 && state.segments.front().is_some_and(purged) {
-            dead.extend(state.segments.pop_front());
+            freed.extend(state.segments.pop_front());
         }
-        dead
+        freed
     }
 
     /// A truncation or restart is done: what is left on disk ends at the position returned, or at `purged`.
@@ -272,11 +263,11 @@ impl LogShared {
         last
     }
 
-    /// Drops flushed frames up to `index` from memory.
-    pub(crate) fn evict(&self, disk: &Disk, index: u64) {
+    /// Drops flushed frames up to `index` from memory. `cached_bytes` counts the caches of all logs.
+    pub(crate) fn evict(&self, cached_bytes: &AtomicU64, index: u64) {
         let mut state = self.state.lock();
         let Some(flushed) = state.flushed else { return };
-        let evicted = state.uncache(&disk.cached_bytes, |cache| cache.drop_up_to(flushed.min(index)));
+        let evicted = state.uncache(cached_bytes, |cache| cache.drop_up_to(flushed.min(index)));
         drop(state);
         drop(evicted);
     }

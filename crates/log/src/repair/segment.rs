@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     codec::to_usize,
     frame::{self, Frame, FrameHeader, HEADER_BYTES, Link, Parsed, Payload, Position},
-    segment::write_buffer::Outgoing,
+    segment::write_buffer::WriteBuffer,
     segment::{Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 
@@ -249,7 +249,7 @@ impl SegmentContents {
 
     /// The segment file rewritten, with a filler of `filler_kind` for each lost entry, and the link at its end.
     pub(super) fn rewrite(&self, header: &SegmentHeader, filler_kind: u8) -> (Vec<u8>, Link) {
-        let mut out = Outgoing::default();
+        let mut out = WriteBuffer::default();
         out.copy(&header.encode());
         let mut link = header.link();
         for slot in &self.slots {
@@ -311,7 +311,7 @@ mod tests {
             previous: None,
             predecessor: None,
         };
-        let mut out = Outgoing::default();
+        let mut out = WriteBuffer::default();
         out.copy(&header.encode());
         let link = frame::encode(&frame(0, 0), header.link(), &mut out);
         frame::encode(&frame(1, 5), link, &mut out);

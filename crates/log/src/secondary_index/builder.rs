@@ -1,16 +1,16 @@
-//! The thread that builds indexes: it follows what is written, from the page cache, and writes a file when a segment is
-//! sealed. Nobody waits for the thread, and a failure of it loses nothing.
+//! The worker that builds indexes: it follows what is written, from the page cache, and writes a file when a segment is
+//! sealed. Nobody waits for the worker, and a failure of it loses nothing.
 use std::{
     io,
     path::Path,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
 };
 
-use parking_lot::{Condvar, Mutex};
+use fanfare_environment::{Environment, Next, Worker, WorkerHandle};
+use parking_lot::Mutex;
 
 use super::{
     IndexKeys, SegmentRef,
@@ -34,17 +34,11 @@ const APPENDED_FRAMES_MAX: u64 = 1024;
 /// One per data directory.
 #[derive(Default)]
 pub(crate) struct Builder {
-    inbox: Mutex<Inbox>,
-    changed: Condvar,
+    logs: Mutex<Vec<Weak<LogShared>>>,
     closed: AtomicBool,
     pub(super) open_files: Mutex<OpenFiles>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-#[derive(Default)]
-struct Inbox {
-    logs: Vec<Weak<LogShared>>,
-    woken: bool,
+    /// Started with the first log that is indexed.
+    worker: OnceLock<WorkerHandle>,
 }
 
 /// A segment to be indexed. The open file keeps the segment readable whatever is purged.
@@ -56,41 +50,45 @@ pub(crate) struct BuildJob {
 
 impl Builder {
     /// Indexes `log` from now on.
-    pub(super) fn add(self: &Arc<Self>, log: &Arc<LogShared>, fs: &Arc<dyn FileSystem>) -> io::Result<()> {
-        let mut thread = self.thread.lock();
-        let mut inbox = self.inbox.lock();
-        if self.is_closed() || inbox.logs.iter().any(|added| added.as_ptr() == Arc::as_ptr(log)) {
+    pub(super) fn add(
+        self: &Arc<Self>,
+        log: &Arc<LogShared>,
+        environment: &Environment,
+        fs: &Arc<dyn FileSystem>,
+    ) -> io::Result<()> {
+        let mut logs = self.logs.lock();
+        if self.is_closed() || logs.iter().any(|added| added.as_ptr() == Arc::as_ptr(log)) {
             return Ok(());
         }
-        inbox.logs.push(Arc::downgrade(log));
-        inbox.woken = true;
-        drop(inbox);
-        self.changed.notify_all();
-        if thread.is_none() {
-            let worker = Worker { builder: self.clone(), fs: fs.clone(), cleaned: Vec::new() };
-            *thread = Some(thread::Builder::new().name("log-index".to_owned()).spawn(move || worker.run())?);
+        logs.push(Arc::downgrade(log));
+        if self.worker.get().is_none() {
+            let indexer = Indexer { builder: self.clone(), fs: fs.clone(), cleaned: Vec::new() };
+            let worker = environment.start_worker("log-index", Box::new(indexer))?;
+            self.worker.get_or_init(|| worker);
         }
+        drop(logs);
+        self.wake();
         Ok(())
     }
 
     pub(crate) fn wake(&self) {
-        self.inbox.lock().woken = true;
-        self.changed.notify_all();
+        if let Some(worker) = self.worker.get() {
+            worker.notify();
+        }
     }
 
     /// Abandons the work under way.
     pub(crate) fn close(&self) {
-        let inbox = self.inbox.lock();
+        // Under the lock, so that no worker is started after this.
+        let logs = self.logs.lock();
         self.closed.store(true, Ordering::Release);
-        drop(inbox);
-        self.changed.notify_all();
+        drop(logs);
+        self.wake();
     }
 
     pub(crate) fn join(&self) {
-        if self.thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!(
-                "the thread that builds the secondary index panicked; the store closes without it"
-            );
+        if let Some(worker) = self.worker.get() {
+            worker.join();
         }
     }
 
@@ -98,19 +96,14 @@ impl Builder {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Waits for work and returns the logs to look after; None once closed.
-    fn next(&self) -> Option<Vec<Arc<LogShared>>> {
-        let mut inbox = self.inbox.lock();
-        while !inbox.woken && !self.is_closed() {
-            self.changed.wait(&mut inbox);
-        }
-        inbox.woken = false;
-        inbox.logs.retain(|log| log.strong_count() > 0);
-        (!self.is_closed()).then(|| inbox.logs.iter().filter_map(Weak::upgrade).collect())
+    fn logs(&self) -> Vec<Arc<LogShared>> {
+        let mut logs = self.logs.lock();
+        logs.retain(|log| log.strong_count() > 0);
+        logs.iter().filter_map(Weak::upgrade).collect()
     }
 }
 
-struct Worker {
+struct Indexer {
     builder: Arc<Builder>,
     fs: Arc<dyn FileSystem>,
     /// Logs whose directories were searched for index files of segments that are gone.
@@ -124,15 +117,19 @@ enum BuildError {
     Write(io::Error),
 }
 
-impl Worker {
-    fn run(mut self) {
-        while let Some(logs) = self.builder.next() {
-            for log in &logs {
-                self.look_after(log);
+impl Worker for Indexer {
+    fn run_round(&mut self) -> Next {
+        for log in self.builder.logs() {
+            if self.builder.is_closed() {
+                return Next::End;
             }
+            self.look_after(&log);
         }
+        if self.builder.is_closed() { Next::End } else { Next::Notified }
     }
+}
 
+impl Indexer {
     fn look_after(&mut self, log: &LogShared) {
         let Some(keys) = log.secondary_index.keys() else { return };
         if !self.cleaned.contains(&log.id) {

@@ -74,9 +74,9 @@ impl Log {
     /// # Panics
     /// If the log is indexed by another version of the keys already.
     pub fn start_index(&self, keys: IndexKeys) -> io::Result<()> {
-        let disk = &self.handle.disk;
+        let disk = &self.handle.shared;
         self.log.secondary_index.start(keys, &disk.index_builder);
-        disk.index_builder.add(&self.log, &disk.fs)
+        disk.index_builder.add(&self.log, &disk.environment, &disk.fs)
     }
 
     /// How many sealed segments are still to be indexed.
@@ -240,14 +240,14 @@ impl Log {
 
     /// Discards an index that is missing or damaged and has it built again.
     fn rebuild(&self, segment: &SegmentRef) {
-        let (log, disk) = (&self.log, &self.handle.disk);
+        let (log, disk) = (&self.log, &self.handle.shared);
         remove_file(&*disk.fs, &log.dir.join(SegmentHeader::keys_name(segment.sequence)));
         disk.index_builder.open_files.lock().remove(Key { log: log.id, sequence: segment.sequence });
         log.secondary_index.request_rebuild(segment.sequence);
     }
 
     fn index_file(&self, segment: &SegmentRef, keys: IndexKeys) -> Option<Arc<IndexFile>> {
-        let (log, disk) = (&self.log, &self.handle.disk);
+        let (log, disk) = (&self.log, &self.handle.shared);
         let key = Key { log: log.id, sequence: segment.sequence };
         let open = disk.index_builder.open_files.lock().get(key, segment);
         open.or_else(|| {

@@ -3,6 +3,7 @@
 use crate::{
     codec::{Fields, to_u32},
     frame::{FrameHeader, Link, Position},
+    journal::SyncMark,
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
 };
 
@@ -87,6 +88,29 @@ impl Extent {
         if header.count > 0 {
             self.first_event_ms = self.first_event_ms.or(Some(header.time_ms));
         }
+    }
+
+    /// The frames before the newest entry at or below `index`: a scan from there reads less than the spacing of two
+    /// entries to reach `index`. `last` is for the scan to tell.
+    pub(crate) fn before_entry_of(&self, index: u64) -> Self {
+        let kept = self.entries.partition_point(|entry| entry.index <= index).max(1);
+        let entry = self.entries[kept - 1];
+        let has_events = entry.base_offset > self.entries[0].base_offset;
+        Self {
+            end_byte: entry.byte,
+            link: entry.link,
+            last: None,
+            end_offset: entry.base_offset,
+            time_ms_max: entry.time_ms_before,
+            first_event_ms: self.first_event_ms.filter(|_| has_events),
+            entries: self.entries[..kept].to_vec(),
+        }
+    }
+
+    /// The synced end of the segment `sequence`, which ends as this extent does; None without a frame.
+    pub(crate) fn mark(&self, sequence: u64) -> Option<SyncMark> {
+        let index = self.last?.index;
+        Some(SyncMark { index, segment: sequence, byte: self.end_byte, end_offset: self.end_offset })
     }
 
     /// Index after the last frame.

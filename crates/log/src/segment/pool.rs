@@ -1,14 +1,15 @@
-//! Spare segment files whose blocks have been written once, so that a sync of them is not also a commit of the
-//! filesystem's journal. A file that some reader still holds is never handed out. Whoever fills the pool is known
-//! to it, so that no file is written into a directory that was given up.
+//! Spare segment files whose blocks have been written once, so that a sync of them is not also a commit of the file
+//! system's journal. A file that some reader still holds is never handed out.
+
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
+use fanfare_environment::WorkerHandle;
+use parking_lot::Mutex;
 
 use crate::fs::{File, FileSystem};
 
@@ -27,31 +28,21 @@ pub(crate) struct Pool {
     segment_bytes: u64,
     segments_max: usize,
     spares: Mutex<Spares>,
-    /// A spare was asked for, the pool was closed, or somebody stopped filling it.
-    changed: Condvar,
+    /// Held while a spare file is being written, so that no file is written into a directory that was given up.
+    filling: Mutex<()>,
+    /// Fills the pool again after spare files were taken.
+    filler: OnceLock<WorkerHandle>,
 }
 
 #[derive(Default)]
 struct Spares {
     files: Vec<Spare>,
-    /// Places of files that are on their way into the pool.
+    /// Slots of files that are on their way into the pool.
     reserved: usize,
     next_number: u64,
-    asked: u64,
-    fillers: usize,
-    closed: bool,
-}
-
-/// Held by whoever fills the pool; it may write as long as it has this.
-pub(crate) struct Filling<'a> {
-    pool: &'a Pool,
-}
-
-impl Drop for Filling<'_> {
-    fn drop(&mut self) {
-        self.pool.spares.lock().fillers -= 1;
-        self.pool.changed.notify_all();
-    }
+    /// How often a spare file was requested, whether or not there was one.
+    requests: u64,
+    is_closed: bool,
 }
 
 impl Pool {
@@ -83,7 +74,8 @@ impl Pool {
             segment_bytes,
             segments_max,
             spares: Mutex::new(spares),
-            changed: Condvar::new(),
+            filling: Mutex::default(),
+            filler: OnceLock::new(),
         })
     }
 
@@ -93,10 +85,13 @@ impl Pool {
             return None;
         }
         let mut spares = self.spares.lock();
-        spares.asked += 1;
-        self.changed.notify_all();
-        let unread = spares.files.iter().position(|spare| Arc::strong_count(&spare.file) == 1)?;
-        Some(spares.files.remove(unread))
+        spares.requests += 1;
+        // A file that a reader holds would change under that reader.
+        let unread = spares.files.iter().position(|spare| Arc::strong_count(&spare.file) == 1);
+        let spare = unread.map(|unread| spares.files.remove(unread));
+        drop(spares);
+        self.notify_filler();
+        spare
     }
 
     /// Takes the file of a freed segment, or removes it. Durable at return.
@@ -115,9 +110,13 @@ impl Pool {
         moved
     }
 
-    /// Writes one more spare file; false if the pool is full or `has_room` denies that so many more bytes may be
-    /// written. What was written of an unfinished one is removed.
+    /// Writes one more spare file; false if the pool is full or closed, or `has_room` denies that so many more bytes may
+    /// be written. An unfinished file is removed.
     pub(crate) fn fill_one(&self, fs: &dyn FileSystem, has_room: &dyn Fn(u64) -> bool) -> io::Result<bool> {
+        let _filling = self.filling.lock();
+        if self.is_closed() {
+            return Ok(false);
+        }
         let Some(path) = self.reserve() else { return Ok(false) };
         let written = self.write_spare(fs, &path, has_room);
         let (spare, result) = match written {
@@ -150,56 +149,37 @@ impl Pool {
         Ok(Some(file))
     }
 
-    /// None if the pool is closed.
-    pub(crate) fn start_filling(&self) -> Option<Filling<'_>> {
-        let mut spares = self.spares.lock();
-        if spares.closed {
-            return None;
-        }
-        spares.fillers += 1;
-        Some(Filling { pool: self })
+    pub(crate) fn start(&self, filler: WorkerHandle) {
+        assert!(self.filler.set(filler).is_ok(), "one worker fills a pool");
     }
 
-    /// How often a spare file was asked for, whether or not there was one.
-    pub(crate) fn asked(&self) -> u64 {
-        self.spares.lock().asked
+    pub(crate) fn filler(&self) -> Option<&WorkerHandle> {
+        self.filler.get()
     }
 
-    /// Waits until a spare file was asked for after `asked` times, and then for none for `quiet`; false if the pool
-    /// is closed.
-    pub(crate) fn wait_until_quiet(&self, asked: u64, quiet: Duration) -> bool {
-        let mut spares = self.spares.lock();
-        while spares.asked == asked && !spares.closed {
-            self.changed.wait(&mut spares);
-        }
-        loop {
-            let (seen, deadline) = (spares.asked, Instant::now() + quiet);
-            while spares.asked == seen && !spares.closed {
-                if self.changed.wait_until(&mut spares, deadline).timed_out() {
-                    return !spares.closed;
-                }
-            }
-            if spares.closed {
-                return false;
-            }
-        }
+    pub(crate) fn requests(&self) -> u64 {
+        self.spares.lock().requests
     }
 
-    /// Nobody starts to fill it any more, and whoever waits to is woken.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.spares.lock().is_closed
+    }
+
+    /// No file is begun any more.
     pub(crate) fn close(&self) {
-        self.spares.lock().closed = true;
-        self.changed.notify_all();
+        self.spares.lock().is_closed = true;
+        self.notify_filler();
     }
 
-    /// False if somebody still fills it at the deadline.
-    pub(crate) fn wait_until_unfilled(&self, deadline: Instant) -> bool {
-        let mut spares = self.spares.lock();
-        while spares.fillers > 0 {
-            if self.changed.wait_until(&mut spares, deadline).timed_out() {
-                return spares.fillers == 0;
-            }
+    /// Waits for the file that is being written; false if it is still being written after `timeout`.
+    pub(crate) fn wait_until_unfilled(&self, timeout: Duration) -> bool {
+        self.filling.try_lock_for(timeout).is_some()
+    }
+
+    fn notify_filler(&self) {
+        if let Some(filler) = self.filler.get() {
+            filler.notify();
         }
-        true
     }
 
     /// The name of one more file, if there is a place for it; `settle` must follow.
@@ -346,13 +326,24 @@ mod tests {
     }
 
     #[test]
-    fn closing_waits_for_whoever_fills_but_not_forever() {
-        let (_fs, pool) = filled();
-        let filling = pool.start_filling().expect("open");
+    fn a_closed_pool_is_not_filled() {
+        let (fs, pool) = filled();
+        drop(pool.take(SEGMENT_BYTES));
         pool.close();
-        assert!(!pool.wait_until_unfilled(Instant::now()));
-        assert!(pool.start_filling().is_none());
-        drop(filling);
-        assert!(pool.wait_until_unfilled(Instant::now()));
+        assert!(!pool.fill_one(&fs, &|_| true).expect("no error"));
+        assert!(pool.wait_until_unfilled(Duration::ZERO));
+    }
+
+    #[test]
+    fn closing_waits_for_a_file_that_is_being_written_but_not_forever() {
+        let (fs, pool) = filled();
+        drop(pool.take(SEGMENT_BYTES));
+        let has_room = |_| {
+            pool.close();
+            assert!(!pool.wait_until_unfilled(Duration::ZERO));
+            false
+        };
+        assert!(!pool.fill_one(&fs, &has_room).expect("no error"));
+        assert!(pool.wait_until_unfilled(Duration::ZERO));
     }
 }

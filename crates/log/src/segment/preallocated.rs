@@ -1,6 +1,7 @@
 //! The next segment of a log, made while there is still room in the newest one: a file whose name is durable and
 //! whose header is zeros. Beginning it costs the flusher no sync of its own; one that was never begun is removed when
 //! the log is opened.
+
 use std::{io, path::Path, sync::Arc};
 
 use parking_lot::{Condvar, Mutex};
@@ -13,46 +14,65 @@ use crate::{
     store::sealed_file::TEMPORARY_SUFFIX,
 };
 
+/// One preallocation, from the flusher's request to the file.
 #[derive(Default)]
-pub(crate) struct Upcoming {
+pub(crate) struct PreallocatedSegment {
     state: Mutex<State>,
-    made: Condvar,
+    finished: Condvar,
 }
 
 #[derive(Default)]
 enum State {
     #[default]
-    Nothing,
-    Asked,
-    /// None if it failed.
+    Idle,
+    Requested,
+    Making,
+    /// The flusher needed the segment before anybody began to make it, and makes it itself.
+    Cancelled,
+    /// None if making it failed.
     Made(Option<Arc<dyn File>>),
 }
 
-impl Upcoming {
-    /// False if it has been asked for before.
-    pub(crate) fn ask(&self) -> bool {
+impl PreallocatedSegment {
+    /// False if it has been requested before.
+    pub(crate) fn request(&self) -> bool {
         let mut state = self.state.lock();
-        let first = matches!(*state, State::Nothing);
-        if first {
-            *state = State::Asked;
+        let is_first = matches!(*state, State::Idle);
+        if is_first {
+            *state = State::Requested;
         }
-        first
+        is_first
     }
 
-    pub(crate) fn answer(&self, file: Option<Arc<dyn File>>) {
+    /// False if the segment is not needed any more. Otherwise `finish` must follow.
+    pub(crate) fn begin(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_requested = matches!(*state, State::Requested);
+        if is_requested {
+            *state = State::Making;
+        }
+        is_requested
+    }
+
+    pub(crate) fn finish(&self, file: Option<Arc<dyn File>>) {
         *self.state.lock() = State::Made(file);
-        self.made.notify_all();
+        self.finished.notify_all();
     }
 
-    /// Waits for it if it has been asked for; None if it has not, or could not be made.
+    /// The file, if there is one; called once. Waits only for a file that is being made at this moment, so a worker
+    /// that shares its thread with the background worker never waits.
     pub(crate) fn take(&self) -> Option<Arc<dyn File>> {
         let mut state = self.state.lock();
-        while matches!(*state, State::Asked) {
-            self.made.wait(&mut state);
+        // A file made from now on would replace the one that the flusher makes, which has the same name.
+        if matches!(*state, State::Requested) {
+            *state = State::Cancelled;
         }
-        match std::mem::take(&mut *state) {
-            State::Made(file) => file,
-            State::Nothing | State::Asked => None,
+        while matches!(*state, State::Making) {
+            self.finished.wait(&mut state);
+        }
+        match &mut *state {
+            State::Made(file) => file.take(),
+            State::Idle | State::Requested | State::Making | State::Cancelled => None,
         }
     }
 }
@@ -72,10 +92,10 @@ pub(crate) fn unnamed(
     Ok(Spare { path, file })
 }
 
-/// How many bytes to write where a header is wanted: in a recycled file a whole page, which is then not read first.
+/// Bytes to write where a header goes: in a recycled file a whole page, which need not be read first then.
 pub(crate) fn header_room(file_bytes: u64) -> usize {
-    let recycled = file_bytes >= PAGE_BYTES;
-    if recycled { to_usize(PAGE_BYTES) } else { SEGMENT_HEADER_BYTES }
+    let is_recycled = file_bytes >= PAGE_BYTES;
+    if is_recycled { to_usize(PAGE_BYTES) } else { SEGMENT_HEADER_BYTES }
 }
 
 /// Durable at return.
@@ -88,7 +108,8 @@ pub(crate) fn make(
     let unnamed = unnamed(fs, pool, path, segment_bytes)?;
     let zeros = vec![0; header_room(unnamed.file.length()?)];
     unnamed.file.write_all_at(&zeros, 0)?;
-    // Before it has its name, lest what a recycled file held be taken for its header.
+    // The zeros are durable before the file has its name: after a crash in between, the header of a recycled file
+    // would be taken for one of this log.
     unnamed.file.sync()?;
     fs.rename(&unnamed.path, path)?;
     sync_parent(fs, path)?;

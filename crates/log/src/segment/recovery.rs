@@ -8,12 +8,12 @@ use std::{
 };
 
 use crate::{
-    error::{Fatal, OpenError, ReadError},
+    error::{Fatal, OpenError},
     fs::{File, FileSystem},
     journal::LogFacts,
+    segment::active::Continuation,
     segment::index::{Extent, INDEX_VERSION},
-    segment::scanner::{ScanError, Scanner},
-    segment::writer::Continuation,
+    segment::scanner::{ScanError, Scanner, scan_extent},
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, is_unwritten},
     store::sealed_file,
 };
@@ -63,7 +63,7 @@ impl Recovery<'_> {
             });
         }
         let continuation = match (segments.last(), self.facts.truncation) {
-            (Some(newest), Some(cut)) if cut.segment == newest.header.sequence => Continuation::Cut,
+            (Some(newest), Some(cut)) if cut.segment == newest.header.sequence => Continuation::Truncated,
             _ => Continuation::NewEpoch,
         };
         Ok(Recovered { segments, next_segment, continuation })
@@ -156,7 +156,7 @@ impl Recovery<'_> {
         let extent = match self.read_index(&header).filter(whole) {
             Some(extent) => extent,
             None => {
-                let extent = extent_up_to(&file, &header, end.end_byte, None)
+                let extent = scan_extent(&file, &header, end.end_byte)
                     .map_err(|error| self.scan_failed(error, &path, &header))?;
                 if !whole(&extent) {
                     let what = "segment is not the one that its successor continues";
@@ -253,45 +253,4 @@ fn begun<'a>(fs: &dyn FileSystem, dir: &Path, sequences: &'a [u64]) -> Result<&'
         begun = older;
     }
     Ok(begun)
-}
-
-/// What the segment holds up to `index` (or up to `end_byte`), from its frames alone.
-pub(crate) fn extent_up_to(
-    file: &Arc<dyn File>,
-    header: &SegmentHeader,
-    end_byte: u64,
-    index: Option<u64>,
-) -> Result<Extent, ScanError> {
-    let mut extent = Extent::empty(header);
-    let mut scanner = Scanner::new(Arc::clone(file), extent.entries[0], end_byte);
-    while index.is_none_or(|index| extent.next_index() <= index) {
-        let Some((_, placed)) = scanner.next()? else { break };
-        extent.push(&placed);
-    }
-    // Behind the last frame there may be an epoch mark, which counts where the whole segment is wanted.
-    extent.end_byte = scanner.byte();
-    extent.link = scanner.link();
-    Ok(extent)
-}
-
-impl ScanError {
-    pub(crate) fn fatal(&self, path: &Path) -> Fatal {
-        match self {
-            Self::Io(error) => Fatal::new("read", path, error),
-            Self::Bad { at, what } => Fatal {
-                operation: "read",
-                path: path.display().to_string(),
-                message: format!("corrupt at byte {at}: {what}"),
-                disk_full: false,
-            },
-        }
-    }
-
-    pub(crate) fn read_error(self, path: &Path) -> ReadError {
-        let path = path.display().to_string();
-        match self {
-            Self::Io(error) => ReadError::Io { path, message: error.to_string() },
-            Self::Bad { at, what } => ReadError::Corrupt { path, at, what: what.to_owned() },
-        }
-    }
 }

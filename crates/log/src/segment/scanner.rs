@@ -1,14 +1,17 @@
 //! Reads the frames of a segment in order and believes none that is not proven: chained header, place in the
 //! log, payload checksum.
-use std::{io, sync::Arc};
+
+use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     codec::to_usize,
+    error::{Fatal, ReadError},
     frame::{self, Frame, HEADER_BYTES, Link, Parsed, Payload},
     fs::File,
-    segment::index::{Entry, Placed},
+    segment::SegmentHeader,
+    segment::index::{Entry, Extent, Placed},
 };
 
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -96,6 +99,19 @@ impl Scanner {
         Ok(None)
     }
 
+    /// Pushes the frames up to `index`, or all up to the end where there is none, onto `extent`, which ends where the
+    /// scanner stands.
+    fn extend(mut self, mut extent: Extent, index: Option<u64>) -> Result<Extent, ScanError> {
+        while index.is_none_or(|index| self.next_index <= index) {
+            let Some((_, placed)) = self.next()? else { break };
+            extent.push(&placed);
+        }
+        // An epoch mark may stand behind the last frame. It belongs to the extent of a whole segment.
+        extent.end_byte = self.byte;
+        extent.link = self.link;
+        Ok(extent)
+    }
+
     fn bad(&self, what: &'static str) -> ScanError {
         ScanError::Bad { at: self.byte, what }
     }
@@ -118,5 +134,48 @@ impl Scanner {
             return Err(self.bad("frame cut short"));
         }
         Ok(self.window.slice(..length))
+    }
+}
+
+/// The frames up to `end_byte`, from the segment alone.
+pub(crate) fn scan_extent(
+    file: &Arc<dyn File>,
+    header: &SegmentHeader,
+    end_byte: u64,
+) -> Result<Extent, ScanError> {
+    let extent = Extent::empty(header);
+    Scanner::new(file.clone(), extent.entries[0], end_byte).extend(extent, None)
+}
+
+/// The frames of `extent` up to `index`, which is one of them.
+pub(crate) fn truncated_extent(
+    file: &Arc<dyn File>,
+    extent: &Extent,
+    index: u64,
+) -> Result<Extent, ScanError> {
+    let before = extent.before_entry_of(index);
+    let start = extent.entry_of_index(index);
+    Scanner::new(file.clone(), start, extent.end_byte).extend(before, Some(index))
+}
+
+impl ScanError {
+    pub(crate) fn fatal(&self, path: &Path) -> Fatal {
+        match self {
+            Self::Io(error) => Fatal::new("read", path, error),
+            Self::Bad { at, what } => Fatal {
+                operation: "read",
+                path: path.display().to_string(),
+                message: format!("corrupt at byte {at}: {what}"),
+                disk_full: false,
+            },
+        }
+    }
+
+    pub(crate) fn read_error(self, path: &Path) -> ReadError {
+        let path = path.display().to_string();
+        match self {
+            Self::Io(error) => ReadError::Io { path, message: error.to_string() },
+            Self::Bad { at, what } => ReadError::Corrupt { path, at, what: what.to_owned() },
+        }
     }
 }

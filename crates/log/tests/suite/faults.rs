@@ -7,6 +7,7 @@ use std::{
     },
 };
 
+use fanfare_environment::Environment;
 use fanfare_log::{Log, MemoryFileSystem, Store, memory::Failure, memory::Keep};
 
 use crate::support::{DIR, LOG, REPLICA, append, append_range, frame, open, options, read_all, roll, wait};
@@ -17,8 +18,14 @@ fn open_counting(fs: &MemoryFileSystem) -> (Store, Log, Arc<AtomicU32>) {
     let on_fatal = move |_: &_| {
         count.fetch_add(1, Ordering::SeqCst);
     };
-    let store =
-        Store::open(Arc::new(fs.clone()), Path::new(DIR), options(), Box::new(on_fatal)).expect("open");
+    let store = Store::open(
+        &Environment::system(),
+        Arc::new(fs.clone()),
+        Path::new(DIR),
+        options(),
+        Box::new(on_fatal),
+    )
+    .expect("open");
     let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
     (store, log, told)
 }

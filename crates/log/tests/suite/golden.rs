@@ -1,10 +1,13 @@
 //! The formats on disk, byte for byte: what this version writes is what the files beside this say, and a directory
 //! made of them opens. A difference is a change of format, which needs a new version.
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
+use fanfare_environment::Environment;
 use fanfare_log::{FileSystem, MemoryFileSystem, Position, Store};
 
-use crate::support::{DIR, LOG, REPLICA, append, frame, open, open_store, roll, wait};
+use crate::support::{
+    DIR, LOG, NumberSequence, REPLICA, append, frame, open_in, open_store, options, roll, wait,
+};
 
 const FILES: [(&str, &[u8]); 8] = [
     ("identity", include_bytes!("../golden/identity")),
@@ -30,8 +33,14 @@ fn content(fs: &MemoryFileSystem, name: &str) -> Vec<u8> {
 /// Each kind of file and record, and frames of two epochs.
 fn write() -> MemoryFileSystem {
     let fs = MemoryFileSystem::default();
+    let environment = Environment::system().with_random(Arc::new(NumberSequence::default()));
+    let open = || {
+        let store = open_in(&environment, &fs, options()).expect("open");
+        let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
+        (store, log)
+    };
     for run in 0..2_u64 {
-        let (store, log) = open(&fs).expect("open");
+        let (store, log) = open();
         let first = 1 + run * 4;
         let frames = (first..first + 4).map(|index| frame(index, 1 + run, 300)).collect();
         append(&log, frames).expect("append");
@@ -39,14 +48,14 @@ fn write() -> MemoryFileSystem {
         store.save_file("checkpoint", 2, b"state").expect("save");
         store.close();
     }
-    let (store, log) = open(&fs).expect("open");
+    let (store, log) = open();
     wait(|done| log.truncate_after(Some(7), done)).expect("truncate");
     wait(|done| log.purge(Position { term: 1, leader: 1, index: 2 }, 5, done)).expect("purge");
     append(&log, vec![frame(8, 3, 300)]).expect("append");
     store.close();
     drop((store, log));
     // A start leaves a journal of one record per log.
-    drop(open_store(&fs).expect("open"));
+    drop(open_in(&environment, &fs, options()).expect("open"));
     fs
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fanfare_environment::Environment;
 use fanfare_log::{Log, MemoryFileSystem, NewFrame, Payload, Position, Store, StoreOptions, memory::Failure};
 
 use crate::support::{
@@ -33,15 +34,8 @@ fn eventually(story: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Told when the filling has ended.
-fn keep_filled(store: &Store, quiet: Duration) -> mpsc::Receiver<()> {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let store = store.clone();
-    thread::spawn(move || {
-        store.keep_pool_filled(quiet);
-        sender.send(()).expect("the test waits");
-    });
-    receiver
+fn keep_filled(store: &Store, quiet: Duration) {
+    store.keep_pool_filled(quiet).expect("a thread");
 }
 
 /// What filling never touches.
@@ -53,19 +47,18 @@ fn reserve_bytes() -> u64 {
 fn a_pool_is_not_refilled_while_segments_are_being_started() {
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
-    let ended = keep_filled(&store, Duration::from_secs(3600));
+    keep_filled(&store, Duration::from_secs(3600));
     eventually("the pool is full", || pool_files(&fs) == 2);
     append_range(&log, 1..33, 1, 500);
     assert_eq!(pool_files(&fs), 0);
     store.close();
-    ended.recv_timeout(DEADLINE).expect("close ends the waiting");
 }
 
 #[test]
 fn a_pool_that_is_kept_filled_replaces_every_spare_that_was_taken() {
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
-    let ended = keep_filled(&store, Duration::ZERO);
+    keep_filled(&store, Duration::ZERO);
     for round in 0..10 {
         eventually("the pool is full", || pool_files(&fs) == 2);
         append_range(&log, 1 + round * 8..9 + round * 8, 1, 500);
@@ -74,7 +67,6 @@ fn a_pool_that_is_kept_filled_replaces_every_spare_that_was_taken() {
     assert!(grown > 10, "only {grown} segments were started");
     eventually("the pool is full", || pool_files(&fs) == 2);
     store.close();
-    ended.recv_timeout(DEADLINE).expect("close ends the filling");
 }
 
 #[test]
@@ -84,9 +76,8 @@ fn filling_ends_with_the_store_and_leaves_the_directory_free() {
         for _ in 0..50 {
             let fs = MemoryFileSystem::default();
             let store = open_store(&fs).expect("open");
-            let ended = keep_filled(&store, Duration::ZERO);
+            keep_filled(&store, Duration::ZERO);
             close(store);
-            ended.recv_timeout(DEADLINE).expect("the filling ended");
             assert!(fs.paths().iter().all(|path| path.extension().is_none_or(|found| found != "new")));
             open_store(&fs).expect("released");
         }
@@ -110,14 +101,13 @@ fn filling_goes_on_with_the_next_segment_after_room_was_made() {
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
     fs.leave_free(reserve_bytes());
-    let ended = keep_filled(&store, Duration::ZERO);
+    keep_filled(&store, Duration::ZERO);
     append_range(&log, 1..3, 1, 500);
     assert_eq!(pool_files(&fs), 0);
     fs.leave_free(1 << 30);
     append_range(&log, 3..8, 1, 500);
     eventually("the pool is full", || pool_files(&fs) == 2);
     store.close();
-    ended.recv_timeout(DEADLINE).expect("close ends the filling");
 }
 
 #[test]
@@ -131,9 +121,11 @@ fn a_spare_that_cannot_be_written_is_removed_and_the_store_goes_on() {
         ] {
             let fs = MemoryFileSystem::default();
             let told = Arc::new(AtomicBool::new(false));
-            let tell = Arc::clone(&told);
+            let tell = told.clone();
             let on_fatal = Box::new(move |_: &_| tell.store(true, Ordering::SeqCst));
-            let store = Store::open(Arc::new(fs.clone()), Path::new(DIR), options(), on_fatal).expect("open");
+            let files = Arc::new(fs.clone());
+            let store = Store::open(&Environment::system(), files, Path::new(DIR), options(), on_fatal);
+            let store = store.expect("open");
             let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
             fail(&fs, passing, failure);
             store.fill_pool();

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fanfare_environment::Environment;
 use fanfare_log::{
     DiskFileSystem, FileSystem, Frame, FrameStart, IndexKey, IndexKeys, KeyedFrames, Log, MemoryFileSystem,
     StoreOptions, memory::Keep,
@@ -15,8 +16,8 @@ use crate::{
     crash::variants,
     model::{Model, Step},
     support::{
-        DIR, LOG, REPLICA, after_power_loss, any_options, append, append_range, frame, open, open_store,
-        open_with, options, read_all, roll, wait,
+        DIR, LOG, NumberSequence, REPLICA, after_power_loss, any_options, append, append_range, frame, open,
+        open_in, open_store, open_with, options, read_all, roll, wait,
     },
 };
 
@@ -333,7 +334,10 @@ fn every_flipped_byte_of_an_index_is_noticed_and_mended() {
 #[test]
 fn the_format_of_an_index_has_not_changed() {
     let fs = MemoryFileSystem::default();
-    let (_store, log) = open_indexed(&fs);
+    let environment = Environment::system().with_random(std::sync::Arc::new(NumberSequence::default()));
+    let store = open_in(&environment, &fs, options()).expect("open");
+    let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
+    log.start_index(KEYS).expect("a thread");
     append_range(&log, 9..15, 1, 300);
     settle(&log);
     let path = &index_files(&fs)[0];
@@ -381,6 +385,7 @@ fn an_index_of_another_tagger_is_not_used() {
 fn a_failing_index_fails_nobody() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = fanfare_log::Store::open(
+        &Environment::system(),
         std::sync::Arc::new(DiskFileSystem),
         directory.path(),
         options(),

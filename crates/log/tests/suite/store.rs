@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fanfare_environment::Environment;
 use fanfare_log::{
     DiskFileSystem, MemoryFileSystem, NewFrame, OpenError, Position, RollPolicy, Store, StoreOptions,
     memory::Keep,
@@ -21,7 +22,7 @@ fn files(fs: &MemoryFileSystem, kind: &str) -> Vec<PathBuf> {
 }
 
 fn open_on_disk(dir: &Path) -> Result<Store, OpenError> {
-    Store::open(Arc::new(DiskFileSystem), dir, options(), Box::new(|_| {}))
+    Store::open(&Environment::system(), Arc::new(DiskFileSystem), dir, options(), Box::new(|_| {}))
 }
 
 #[test]
@@ -308,9 +309,10 @@ fn spare_segments_are_used_refilled_by_purges_and_kept_across_restarts() {
     append_range(&log, 1..8, 1, 500);
     assert!(log.segments().len() >= 2 && files(&fs, "free").is_empty());
     wait(|done| log.purge(Position { term: 1, leader: 1, index: 7 }, 14, done)).expect("purge");
+    // Freed segments are recycled in the background, and before the directory is released.
+    drop((store, log));
     let spare = files(&fs, "free");
     assert!(!spare.is_empty());
-    drop((store, log));
     let (_store, log) = open(&fs).expect("reopen");
     assert_eq!(files(&fs, "free"), spare);
     append_range(&log, 8..12, 1, 500);

@@ -1,13 +1,18 @@
 //! A store on tiny segments in memory, driven without waiting for more than is asked.
 use std::{
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
 
 use bytes::Bytes;
+use fanfare_environment::{Environment, Random};
 use fanfare_log::{
-    Done, Fatal, Frame, Log, MemoryFileSystem, NewFrame, OpenError, Payload, Position, RollPolicy, Store,
-    StoreOptions, memory::Keep,
+    Fatal, Frame, Log, MemoryFileSystem, NewFrame, OnDurable, OpenError, Payload, Position, RollPolicy,
+    Store, StoreOptions, memory::Keep,
 };
 use proptest::prelude::*;
 
@@ -52,7 +57,31 @@ pub(crate) fn open_store(fs: &MemoryFileSystem) -> Result<Store, OpenError> {
 }
 
 pub(crate) fn open_with(fs: &MemoryFileSystem, options: StoreOptions) -> Result<Store, OpenError> {
-    Store::open(Arc::new(fs.clone()), Path::new(DIR), options, Box::new(|_| {}))
+    open_in(&Environment::system(), fs, options)
+}
+
+pub(crate) fn open_in(
+    environment: &Environment,
+    fs: &MemoryFileSystem,
+    options: StoreOptions,
+) -> Result<Store, OpenError> {
+    Store::open(environment, Arc::new(fs.clone()), Path::new(DIR), options, Box::new(|_| {}))
+}
+
+/// The splitmix64 sequence: the same in every run, and no number twice.
+#[derive(Default)]
+pub(crate) struct NumberSequence(AtomicU64);
+
+impl Random for NumberSequence {
+    fn fill(&self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+            let mut mixed = self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            chunk.copy_from_slice(&(mixed ^ (mixed >> 31)).to_le_bytes()[..chunk.len()]);
+        }
+    }
 }
 
 pub(crate) fn open(fs: &MemoryFileSystem) -> Result<(Store, Log), OpenError> {
@@ -75,8 +104,8 @@ pub(crate) fn frame(index: u64, term: u64, payload_bytes: usize) -> NewFrame {
     }
 }
 
-/// Does something with a `Done` and waits for it.
-pub(crate) fn wait(request: impl FnOnce(Done)) -> Result<(), Fatal> {
+/// Makes a request and waits until it is durable.
+pub(crate) fn wait(request: impl FnOnce(OnDurable)) -> Result<(), Fatal> {
     let (sender, receiver) = mpsc::sync_channel(1);
     request(Box::new(move |result| sender.send(result).expect("the test waits")));
     receiver.recv().expect("every request is answered")

@@ -78,8 +78,14 @@ impl Node {
             page_cache_bytes: 0,
         };
         let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-        let store =
-            fanfare_log::Store::open(Arc::new(fs.clone()), Path::new("/data"), store_options, fatal).unwrap();
+        let store = fanfare_log::Store::open(
+            &fanfare_environment::Environment::system(),
+            Arc::new(fs.clone()),
+            Path::new("/data"),
+            store_options,
+            fatal,
+        )
+        .unwrap();
         let clock = Arc::new(TestClock(AtomicU64::new(now)));
         let tasks = tokio_util::task::TaskTracker::new();
         let host = Host::without_peers(store.clone(), Environment::system());

@@ -52,7 +52,14 @@ impl Replica {
             queue_bytes_max: 8 << 20,
         };
         let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-        let store = Store::open(Arc::new(fs.clone()), Path::new("/data"), options, fatal).unwrap();
+        let store = Store::open(
+            &fanfare_environment::Environment::system(),
+            Arc::new(fs.clone()),
+            Path::new("/data"),
+            options,
+            fatal,
+        )
+        .unwrap();
         let group = open_group(&store, replica, network).await;
         let (inbox, requests) = mpsc::channel(100);
         let admission = Arc::new(Admission::new(1 << 20));

@@ -43,7 +43,14 @@ impl Files {
             queue_bytes_max: 64 << 20,
             page_cache_bytes: 0,
         };
-        Store::open(self.fs.clone(), &self.dir, options, Box::new(|_| ())).unwrap()
+        Store::open(
+            &fanfare_environment::Environment::system(),
+            self.fs.clone(),
+            &self.dir,
+            options,
+            Box::new(|_| ()),
+        )
+        .unwrap()
     }
 
     pub(super) fn log(&self, store: &Store, replica: u64) -> Log {

@@ -1,7 +1,5 @@
 //! Starts: whatever became of the view, the state is the same; only how much is replayed differs.
 
-use fanfare_log::FileSystem;
-
 use super::*;
 use crate::RebuildReason;
 
@@ -172,7 +170,6 @@ async fn a_view_that_the_log_does_not_bear_out_is_not_believed() {
     // Another directory.
     let foreign = node.view_after_kill().await;
     let files = MemoryFileSystem::default();
-    files.random().unwrap();
     let other = Node::open(files, foreign, options()).await;
     assert!(matches!(rebuilt(&other.catalog), RebuildReason::Foreign));
     assert!(other.catalog.view().accounts.is_empty());

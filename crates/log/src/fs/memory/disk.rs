@@ -147,7 +147,6 @@ pub(super) struct Disk {
     pub(super) pages: Pages,
     /// None: more than any test writes.
     pub(super) capacity_bytes: Option<u64>,
-    random: u64,
 }
 
 impl Disk {
@@ -166,12 +165,12 @@ impl Disk {
             content.perform(operation);
         }
         let trace = self.trace[..count].to_vec();
-        Self { content, origin: Arc::clone(&self.origin), trace, random: self.random, ..Self::default() }
+        Self { content, origin: Arc::clone(&self.origin), trace, ..Self::default() }
     }
 
     pub(super) fn crashed(&self, keep: impl FnMut(Unsynced) -> Keep) -> Self {
         let content = self.content.crashed(keep);
-        Self { origin: Arc::new(content.clone()), content, random: self.random, ..Self::default() }
+        Self { origin: Arc::new(content.clone()), content, ..Self::default() }
     }
 
     pub(super) fn damage(&mut self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
@@ -247,15 +246,6 @@ impl Disk {
             return Err(io::Error::from_raw_os_error(ENOSPC));
         }
         Ok(())
-    }
-
-    /// The splitmix64 sequence: the same in every run, never the same twice within one.
-    pub(super) fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
     }
 }
 

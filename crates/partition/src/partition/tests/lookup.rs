@@ -90,9 +90,6 @@ impl FileSystem for Counting {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         self.files.free_bytes(dir)
     }
-    fn random(&self) -> io::Result<u64> {
-        self.files.random()
-    }
 }
 
 const RARE: u8 = 200;
@@ -127,8 +124,14 @@ async fn open(files: &Counting) -> Node {
         page_cache_bytes: 0,
     };
     let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-    let store =
-        fanfare_log::Store::open(Arc::new(files.clone()), Path::new("/data"), store_options, fatal).unwrap();
+    let store = fanfare_log::Store::open(
+        &fanfare_environment::Environment::system(),
+        Arc::new(files.clone()),
+        Path::new("/data"),
+        store_options,
+        fatal,
+    )
+    .unwrap();
     let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
     let tasks = tokio_util::task::TaskTracker::new();
     let host = Host::without_peers(store.clone(), Environment::system());
