@@ -9,9 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use super::{DirectoryLock, File, FileSystem};
+use super::{DirectoryLock, File, FileSystem, read_fully, write_fully};
 
-/// What the kernel takes in one call.
+/// Parts that the kernel takes in one call.
 #[cfg(target_os = "linux")]
 const PARTS_MAX: usize = 1024;
 
@@ -24,20 +24,11 @@ struct DiskFile {
 
 impl File for DiskFile {
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], at + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        read_fully(buffer, at, |buffer, at| self.file.read_at(buffer, at))
     }
 
     fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, at)
+        write_fully(bytes, at, |bytes, at| self.file.write_at(bytes, at))
     }
 
     #[cfg(target_os = "linux")]
@@ -90,7 +81,7 @@ impl DiskFile {
         let mut start = 0;
         for part in parts {
             let from = skipped.saturating_sub(start).min(part.len());
-            self.file.write_all_at(&part[from..], at + (start + from) as u64)?;
+            self.write_all_at(&part[from..], at + (start + from) as u64)?;
             start += part.len();
         }
         Ok(())

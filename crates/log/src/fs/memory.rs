@@ -1,6 +1,10 @@
-//! Files in memory, for tests: knows what was synced, leaves any chosen part of the rest after a crash, fails on
-//! demand, and can be taken back to any earlier operation.
+//! Files in memory, for tests: the file system knows what was synced, leaves any chosen part of the rest after a crash,
+//! fails on demand, and can be taken back to any earlier operation.
+//!
+//! Harsher than a real disk: a name, of a file or a directory, is durable only once the directory that holds the name
+//! was synced, and a directory that is lost takes everything in it along.
 mod disk;
+mod faults;
 mod pages;
 
 use std::{
@@ -13,20 +17,22 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{DirectoryLock, File, FileSystem};
+use super::{DirectoryLock, File, FileSystem, read_fully, write_fully};
 use disk::{Disk, Operation};
-pub use disk::{Failure, Keep, Unsynced};
+pub use disk::{Keep, Unsynced};
+pub use faults::Failure;
+use faults::SyncFault;
 pub use pages::PageUse;
 
-/// Clones share the same files. Directories are durable as soon as they are made; names and contents are not.
+/// Clones share the same files.
 #[derive(Clone, Default)]
 pub struct MemoryFileSystem {
     disk: Arc<Mutex<Disk>>,
 }
 
 impl MemoryFileSystem {
-    /// What a restart finds after a crash now: all that was synced, and of the rest what `keep` says, asked in
-    /// the order in which it was done. `self` is left as it is.
+    /// The file system that a restart finds after a crash now: everything that was synced, and of the rest what `keep`
+    /// says, asked in the order in which it was done. `self` stays as it is.
     pub fn crashed(&self, keep: impl FnMut(Unsynced) -> Keep) -> Self {
         Self { disk: Arc::new(Mutex::new(self.disk.lock().crashed(keep))) }
     }
@@ -43,13 +49,36 @@ impl MemoryFileSystem {
 
     /// The write after `passing` more ones fails, and nothing of it is written.
     pub fn fail_write(&self, passing: u64, failure: Failure) {
-        self.disk.lock().faults.write = Some((passing, failure));
+        self.disk.lock().faults.fail_write(passing, failure);
     }
 
-    /// The sync (of a file or a directory) after `passing` more ones fails. What it should have made durable never
-    /// will be, though it stays readable until the crash.
+    /// The sync (of a file or a directory) after `passing` more ones fails. Whatever it should have made durable stays
+    /// readable until the crash and is lost then.
     pub fn fail_sync(&self, passing: u64, failure: Failure) {
-        self.disk.lock().faults.sync = Some((passing, failure));
+        self.disk.lock().faults.fail_sync(passing, failure);
+    }
+
+    /// The sync (of a file or a directory) after `passing` more ones lies: it succeeds, but whatever it should have
+    /// made durable is lost at the crash, whatever is synced later.
+    pub fn lie_at_sync(&self, passing: u64) {
+        self.disk.lock().faults.lie_at_sync(passing);
+    }
+
+    /// The call of any kind (reading, writing, syncing, opening, listing, naming) after `passing` more ones fails.
+    pub fn fail_call(&self, passing: u64, failure: Failure) {
+        self.disk.lock().faults.fail_call(passing, failure);
+    }
+
+    /// True as long as a fault that was asked for has not happened.
+    pub fn has_fault(&self) -> bool {
+        self.disk.lock().faults.is_pending()
+    }
+
+    /// From now on the system moves at most `bytes` at a time: a larger read or write takes several calls, and a crash
+    /// or a failure may come between two of them.
+    pub fn shorten_transfers(&self, bytes: usize) {
+        assert!(bytes > 0, "a transfer moves at least one byte");
+        self.disk.lock().transfer_bytes_max = Some(bytes);
     }
 
     /// From now on only `bytes` more fit in, and what files with a name give up; a write of more fails.
@@ -82,7 +111,7 @@ impl MemoryFileSystem {
         self.disk.lock().paths()
     }
 
-    /// What a reader sees now.
+    /// Content of a file as a reader sees it now.
     pub fn content(&self, path: &Path) -> io::Result<Vec<u8>> {
         let disk = self.disk.lock();
         let number = disk.number(path)?;
@@ -94,7 +123,7 @@ impl MemoryFileSystem {
         self.disk.lock().syncs
     }
 
-    /// What a system's page cache would hold, and what it cost.
+    /// Size and cost of the page cache that a system would have.
     pub fn pages(&self) -> PageUse {
         self.disk.lock().pages.usage()
     }
@@ -109,26 +138,42 @@ struct MemoryFile {
     disk: Arc<Mutex<Disk>>,
 }
 
-impl File for MemoryFile {
-    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+impl MemoryFile {
+    /// One system call.
+    fn read_once(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
         let mut disk = self.disk.lock();
-        disk.check_read(self.number, at..at + buffer.len() as u64)?;
+        disk.faults.check_call()?;
+        let length = disk.transfer_bytes_max.map_or(buffer.len(), |max| max.min(buffer.len()));
+        disk.check_read(self.number, at..at + length as u64)?;
         let content = disk.view(self.number);
         let start = usize::try_from(at).map_or(content.len(), |at| at.min(content.len()));
-        let length = buffer.len().min(content.len() - start);
+        let length = length.min(content.len() - start);
         buffer[..length].copy_from_slice(&content[start..start + length]);
         disk.pages.read(self.number, start as u64..(start + length) as u64);
         Ok(length)
     }
 
-    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+    /// One system call.
+    fn write_once(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
         disk.faults.check_write()?;
+        let bytes = &bytes[..disk.transfer_bytes_max.map_or(bytes.len(), |max| max.min(bytes.len()))];
         disk.check_room(self.number, at + bytes.len() as u64)?;
         let length = disk.view(self.number).len() as u64;
         disk.pages.write(self.number, at..at + bytes.len() as u64, length);
         disk.perform(Operation::Write { number: self.number, at, bytes: Bytes::copy_from_slice(bytes) });
-        Ok(())
+        Ok(bytes.len())
+    }
+}
+
+impl File for MemoryFile {
+    fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        read_fully(buffer, at, |buffer, at| self.read_once(buffer, at))
+    }
+
+    fn write_all_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        write_fully(bytes, at, |bytes, at| self.write_once(bytes, at))
     }
 
     fn write_parts_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<()> {
@@ -138,17 +183,20 @@ impl File for MemoryFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
         disk.syncs += 1;
-        if let Err(error) = disk.faults.check_sync() {
-            disk.perform(Operation::LoseWrites { number: self.number });
-            return Err(error);
-        }
-        disk.perform(Operation::Sync { number: self.number });
-        Ok(())
+        let fault = disk.faults.take_sync_fault();
+        disk.perform(match fault {
+            None => Operation::Sync { number: self.number },
+            Some(_) => Operation::LoseWrites { number: self.number },
+        });
+        fault.map_or(Ok(()), SyncFault::into_result)
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.disk.lock().view(self.number).len() as u64)
+        let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
+        Ok(disk.view(self.number).len() as u64)
     }
 
     fn drop_cached(&self, range: Range<u64>) -> io::Result<()> {
@@ -173,6 +221,7 @@ impl Drop for MemoryLock {
 impl FileSystem for MemoryFileSystem {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
         disk.require_parent(path)?;
         disk.faults.check_write()?;
         disk.perform(Operation::Create { path: path.to_owned() });
@@ -182,12 +231,16 @@ impl FileSystem for MemoryFileSystem {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let number = self.disk.lock().number(path)?;
+        let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
+        let number = disk.number(path)?;
+        drop(disk);
         Ok(self.file(number))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
         disk.number(from)?;
         disk.require_parent(to)?;
         disk.perform(Operation::Rename { from: from.to_owned(), to: to.to_owned() });
@@ -196,6 +249,7 @@ impl FileSystem for MemoryFileSystem {
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
         disk.number(from)?;
         disk.require_parent(to)?;
         disk.perform(Operation::Link { from: from.to_owned(), to: to.to_owned() });
@@ -204,30 +258,47 @@ impl FileSystem for MemoryFileSystem {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
         disk.number(path)?;
         disk.perform(Operation::Remove { path: path.to_owned() });
         Ok(())
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.lock().perform(Operation::CreateDir { path: path.to_owned() });
+        let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
+        disk.perform(Operation::CreateDir { path: path.to_owned() });
         Ok(())
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.lock().list(dir)
+        let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
+        disk.list(dir)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
+        // The working directory is `.` to the system; an empty path is none.
+        if dir.as_os_str().is_empty() {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        let dir = if dir == Path::new(".") { Path::new("") } else { dir };
+        disk.require_dir(dir)?;
         disk.syncs += 1;
-        disk.faults.check_sync()?;
-        disk.perform(Operation::SyncDir { dir: dir.to_owned() });
-        Ok(())
+        let fault = disk.faults.take_sync_fault();
+        let dir = dir.to_owned();
+        disk.perform(match fault {
+            None => Operation::SyncDir { dir },
+            Some(_) => Operation::LoseNames { dir },
+        });
+        fault.map_or(Ok(()), SyncFault::into_result)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<DirectoryLock>> {
         let mut disk = self.disk.lock();
+        disk.faults.check_call()?;
         if !disk.locks.insert(path.to_owned()) {
             return Ok(None);
         }

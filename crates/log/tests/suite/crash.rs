@@ -1,4 +1,7 @@
 //! Every crash state: each prefix of the operations on the file system, with the un-synced ones kept, lost or torn.
+use std::{path::Path, sync::Arc};
+
+use fanfare_environment::Environment;
 use fanfare_log::{
     Log, MemoryFileSystem, NewFrame, Store,
     memory::{Keep, Unsynced},
@@ -6,7 +9,7 @@ use fanfare_log::{
 
 use crate::{
     model::{Model, Step},
-    support::{append, frame, open, read_all, wait},
+    support::{LOG, REPLICA, append, frame, open, options, read_all, roll, wait},
 };
 
 /// A step with the number of file operations when it began and when it was called durable.
@@ -118,6 +121,42 @@ fn every_crash_state_opens(steps: &[Step], fill_pool: bool) {
 
 const SMALL: Step = Step::Append { frames: 2, payload_bytes: 200 };
 const LARGE: Step = Step::Append { frames: 5, payload_bytes: 700 };
+
+#[test]
+fn every_crash_state_between_two_pieces_of_a_write_opens() {
+    let fs = MemoryFileSystem::default();
+    fs.shorten_transfers(600);
+    let opened = open(&fs).expect("open");
+    let began = fs.operations();
+    let done = run(&fs, opened, &[SMALL, Step::Vote(1), LARGE, SMALL]);
+    for operations in began..=fs.operations() {
+        let at = fs.after(operations);
+        for keep in [Keep::All, Keep::Nothing, Keep::Sectors(0b1), Keep::Sectors(!0b10)] {
+            let (crashed, _) = crash(&at, &|_| keep);
+            let story = format!("after {operations} operations, {keep:?}");
+            check(&crashed, &allowed(&done, operations), &story);
+        }
+    }
+}
+
+#[test]
+fn a_new_data_directory_is_durable_with_its_parents() {
+    for dir in ["/srv/fanfare/data", "fanfare/data"] {
+        let fs = MemoryFileSystem::default();
+        let open = |fs: &MemoryFileSystem| {
+            let fs = Arc::new(fs.clone());
+            Store::open(&Environment::system(), fs, Path::new(dir), options(), Box::new(|_| {})).expect("open")
+        };
+        let store = open(&fs);
+        let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
+        append(&log, same_frames(1..3)).expect("append");
+        let (identity, fs) = (store.identity(), crash(&fs, &|_| Keep::Nothing).0);
+        drop((store, log));
+        let store = open(&fs);
+        assert_eq!(store.identity(), identity, "{dir}");
+        assert_eq!(read_all(&store.open_log(LOG, REPLICA, roll()).expect("open log")).len(), 2, "{dir}");
+    }
+}
 
 #[test]
 fn every_crash_state_of_append_and_vote_opens() {

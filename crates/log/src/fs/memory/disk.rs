@@ -1,4 +1,4 @@
-//! The state behind a `MemoryFileSystem`: what is visible, what is durable, and what is neither lost nor kept yet.
+//! The state behind a `MemoryFileSystem`: visible content, durable content, and changes that no sync has covered.
 //! Every change is an `Operation`, so that replaying a prefix of them gives each state the files ever had.
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,36 +10,29 @@ use std::{
 
 use bytes::Bytes;
 
-use super::pages::Pages;
+use super::{faults::Faults, pages::Pages};
 
 const SECTOR_BYTES: usize = 512;
 const CAPACITY_BYTES: u64 = 1 << 40;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// How a write or sync fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    Io,
-    DiskFull,
-}
-
 /// Something that no sync has covered yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unsynced {
-    /// A creation, removal or renaming.
+    /// A creation, removal or renaming, of a file or a directory.
     Name,
     Write {
         bytes: usize,
     },
 }
 
-/// What a crash leaves of it.
+/// The part of an unsynced change that a crash keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
     All,
     Nothing,
-    /// Of a write, the 512-byte sectors whose number (from the file's start, modulo 64) is set; of a name, all.
+    /// The 512-byte sectors of a write whose number (from the file's start, modulo 64) is set; a change of names whole.
     Sectors(u64),
 }
 
@@ -54,6 +47,7 @@ pub(super) enum Operation {
     Remove { path: PathBuf },
     CreateDir { path: PathBuf },
     SyncDir { dir: PathBuf },
+    LoseNames { dir: PathBuf },
 }
 
 #[derive(Clone, Default)]
@@ -69,70 +63,64 @@ enum NameChange {
     Set { path: PathBuf, number: usize },
     Unset { path: PathBuf },
     Move { from: PathBuf, to: PathBuf, number: usize },
+    SetDir { path: PathBuf },
 }
 
 impl NameChange {
     fn is_in(&self, dir: &Path) -> bool {
         match self {
-            Self::Set { path, .. } | Self::Unset { path } => path.parent() == Some(dir),
+            Self::Set { path, .. } | Self::Unset { path } | Self::SetDir { path } => path.parent() == Some(dir),
             Self::Move { from, to, .. } => from.parent() == Some(dir) || to.parent() == Some(dir),
         }
     }
 
-    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+    fn apply(&self, names: &mut Names) {
         match self {
             Self::Set { path, number } => {
-                names.insert(path.clone(), *number);
+                names.files.insert(path.clone(), *number);
             }
             Self::Unset { path } => {
-                names.remove(path);
+                names.files.remove(path);
             }
             Self::Move { from, to, number } => {
-                names.remove(from);
-                names.insert(to.clone(), *number);
+                names.files.remove(from);
+                names.files.insert(to.clone(), *number);
+            }
+            Self::SetDir { path } => {
+                names.dirs.insert(path.clone());
             }
         }
     }
 }
 
-#[derive(Default)]
-pub(super) struct Faults {
-    pub(super) write: Option<(u64, Failure)>,
-    pub(super) sync: Option<(u64, Failure)>,
+/// Files by path, and directories.
+#[derive(Clone, Default)]
+struct Names {
+    files: BTreeMap<PathBuf, usize>,
+    dirs: BTreeSet<PathBuf>,
 }
 
-impl Faults {
-    pub(super) fn check_write(&mut self) -> io::Result<()> {
-        Self::check(&mut self.write)
+impl Names {
+    /// Removes whatever lies in a directory that is not there.
+    fn drop_unreachable(&mut self) {
+        let dirs = self.dirs.clone();
+        let is_reachable = |path: &Path| path.ancestors().skip(1).all(|dir| is_root(dir) || dirs.contains(dir));
+        self.dirs.retain(|path| is_reachable(path));
+        self.files.retain(|path, _| is_reachable(path));
     }
+}
 
-    pub(super) fn check_sync(&mut self) -> io::Result<()> {
-        Self::check(&mut self.sync)
-    }
-
-    fn check(fault: &mut Option<(u64, Failure)>) -> io::Result<()> {
-        match fault {
-            None => Ok(()),
-            Some((0, failure)) => {
-                let code = if *failure == Failure::Io { EIO } else { ENOSPC };
-                *fault = None;
-                Err(io::Error::from_raw_os_error(code))
-            }
-            Some((passing, _)) => {
-                *passing -= 1;
-                Ok(())
-            }
-        }
-    }
+/// The directory in which absolute paths begin, or relative ones.
+fn is_root(dir: &Path) -> bool {
+    dir.as_os_str().is_empty() || dir.parent().is_none()
 }
 
 #[derive(Clone, Default)]
 struct Content {
     inodes: Vec<Inode>,
-    names: BTreeMap<PathBuf, usize>,
-    durable_names: BTreeMap<PathBuf, usize>,
+    names: Names,
+    durable_names: Names,
     unsynced_names: Vec<(usize, NameChange)>,
-    dirs: BTreeSet<PathBuf>,
     performed: usize,
 }
 
@@ -147,6 +135,8 @@ pub(super) struct Disk {
     pub(super) pages: Pages,
     /// None: more than any test writes.
     pub(super) capacity_bytes: Option<u64>,
+    /// None: a call moves all that it is asked for.
+    pub(super) transfer_bytes_max: Option<usize>,
 }
 
 impl Disk {
@@ -165,16 +155,20 @@ impl Disk {
             content.perform(operation);
         }
         let trace = self.trace[..count].to_vec();
-        Self { content, origin: Arc::clone(&self.origin), trace, ..Self::default() }
+        let transfer_bytes_max = self.transfer_bytes_max;
+        let origin = self.origin.clone();
+        Self { content, origin, trace, transfer_bytes_max, ..Self::default() }
     }
 
     pub(super) fn crashed(&self, keep: impl FnMut(Unsynced) -> Keep) -> Self {
         let content = self.content.crashed(keep);
-        Self { origin: Arc::new(content.clone()), content, ..Self::default() }
+        let transfer_bytes_max = self.transfer_bytes_max;
+        let origin = Arc::new(content.clone());
+        Self { origin, content, transfer_bytes_max, ..Self::default() }
     }
 
     pub(super) fn damage(&mut self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
-        let number = self.content.names[path];
+        let number = self.content.names.files[path];
         let inode = &mut self.content.inodes[number];
         change(&mut inode.view);
         inode.durable.clone_from(&inode.view);
@@ -182,7 +176,7 @@ impl Disk {
     }
 
     pub(super) fn make_unreadable(&mut self, path: &Path, range: Range<u64>) {
-        let number = self.content.names[path];
+        let number = self.content.names.files[path];
         self.content.inodes[number].unreadable.push(range);
     }
 
@@ -195,51 +189,51 @@ impl Disk {
     }
 
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.content.names.keys().cloned().collect()
+        self.content.names.files.keys().cloned().collect()
     }
 
     pub(super) fn number(&self, path: &Path) -> io::Result<usize> {
-        self.content.names.get(path).copied().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        self.content.names.files.get(path).copied().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
     pub(super) fn view(&self, number: usize) -> &[u8] {
         &self.content.inodes[number].view
     }
 
-    /// What was written to the file and not synced since.
+    /// Ranges that were written to the file and not synced since.
     pub(super) fn unsynced(&self, number: usize) -> Vec<Range<u64>> {
         let writes = &self.content.inodes[number].unsynced;
         writes.iter().map(|(at, _, bytes)| *at..*at + bytes.len() as u64).collect()
     }
 
     pub(super) fn require_parent(&self, path: &Path) -> io::Result<()> {
-        match path.parent() {
-            Some(dir) if self.content.dirs.contains(dir) => Ok(()),
-            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
-        }
+        self.require_dir(path.parent().unwrap_or(Path::new("/")))
+    }
+
+    pub(super) fn require_dir(&self, dir: &Path) -> io::Result<()> {
+        let exists = is_root(dir) || self.content.names.dirs.contains(dir);
+        if exists { Ok(()) } else { Err(io::Error::from(io::ErrorKind::NotFound)) }
     }
 
     pub(super) fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        if !self.content.dirs.contains(dir) {
-            return Err(io::Error::from(io::ErrorKind::NotFound));
-        }
-        let paths = self.content.names.keys().chain(&self.content.dirs);
+        self.require_dir(dir)?;
+        let paths = self.content.names.files.keys().chain(&self.content.names.dirs);
         let children = paths.filter(|path| path.parent() == Some(dir)).filter_map(|path| path.file_name());
         let mut names: Vec<String> = children.map(|name| name.to_string_lossy().into_owned()).collect();
         names.sort();
         Ok(names)
     }
 
-    /// Of the files that have a name.
+    /// Bytes of the files that have a name.
     pub(super) fn used_bytes(&self) -> u64 {
-        self.content.names.values().map(|number| self.view(*number).len() as u64).sum()
+        self.content.names.files.values().map(|number| self.view(*number).len() as u64).sum()
     }
 
     pub(super) fn free_bytes(&self) -> u64 {
         self.capacity_bytes.unwrap_or(CAPACITY_BYTES).saturating_sub(self.used_bytes())
     }
 
-    /// Whether the file may be written up to `end`.
+    /// An error if the disk has no room for the file up to `end`.
     pub(super) fn check_room(&self, number: usize, end: u64) -> io::Result<()> {
         let growth = end.saturating_sub(self.view(number).len() as u64);
         if self.capacity_bytes.is_some() && growth > self.free_bytes() {
@@ -271,18 +265,26 @@ impl Content {
             }
             Operation::LoseWrites { number } => self.inodes[*number].unsynced.clear(),
             Operation::Rename { from, to } => {
-                let number = self.names[from];
+                let number = self.names.files[from];
                 self.change_name(NameChange::Move { from: from.clone(), to: to.clone(), number });
             }
             Operation::Link { from, to } => {
-                let number = self.names[from];
+                let number = self.names.files[from];
                 self.change_name(NameChange::Set { path: to.clone(), number });
             }
             Operation::Remove { path } => self.change_name(NameChange::Unset { path: path.clone() }),
             Operation::CreateDir { path } => {
-                self.dirs.extend(path.ancestors().map(Path::to_owned));
+                let mut missing: Vec<&Path> = path
+                    .ancestors()
+                    .take_while(|dir| !is_root(dir) && !self.names.dirs.contains(*dir))
+                    .collect();
+                // Outermost first, as the system makes them.
+                while let Some(dir) = missing.pop() {
+                    self.change_name(NameChange::SetDir { path: dir.to_owned() });
+                }
             }
             Operation::SyncDir { dir } => self.sync_dir(dir),
+            Operation::LoseNames { dir } => self.unsynced_names.retain(|(_, change)| !change.is_in(dir)),
         }
     }
 
@@ -302,18 +304,20 @@ impl Content {
             Name(&'a NameChange),
             Write(usize, u64, &'a Bytes),
         }
-        let mut pending: BTreeMap<usize, Pending<'_>> = BTreeMap::new();
+        let mut pending: Vec<(usize, Pending<'_>)> = Vec::new();
         for (when, change) in &self.unsynced_names {
-            pending.insert(*when, Pending::Name(change));
+            pending.push((*when, Pending::Name(change)));
         }
         for (number, inode) in self.inodes.iter().enumerate() {
             for (at, when, bytes) in &inode.unsynced {
-                pending.insert(*when, Pending::Write(number, *at, bytes));
+                pending.push((*when, Pending::Write(number, *at, bytes)));
             }
         }
         let mut names = self.durable_names.clone();
         let mut durable: Vec<Vec<u8>> = self.inodes.iter().map(|inode| inode.durable.clone()).collect();
-        for change in pending.into_values() {
+        // One operation may change several names: a stable sort keeps their order.
+        pending.sort_by_key(|(when, _)| *when);
+        for (_, change) in pending {
             match change {
                 Pending::Name(change) => {
                     if keep(Unsynced::Name) != Keep::Nothing {
@@ -326,6 +330,7 @@ impl Content {
                 }
             }
         }
+        names.drop_unreachable();
         let inodes = durable.into_iter().zip(&self.inodes).map(|(durable, inode)| Inode {
             view: durable.clone(),
             durable,
@@ -336,7 +341,6 @@ impl Content {
             inodes: inodes.collect(),
             durable_names: names.clone(),
             names,
-            dirs: self.dirs.clone(),
             ..Self::default()
         }
     }
