@@ -2,6 +2,7 @@
 //! return and durable when `on_durable` is called.
 mod keyed;
 mod read;
+mod scan_headers;
 mod state;
 pub(crate) mod tail_cache;
 

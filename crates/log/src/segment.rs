@@ -2,6 +2,7 @@
 //! frame; it says exactly where in which older segment it continues, so a segment that has a successor was synced whole up to
 //! there, and whatever no successor leads back to is dead.
 pub(crate) mod active;
+pub(crate) mod header_scanner;
 pub(crate) mod index;
 pub(crate) mod pool;
 pub(crate) mod preallocated;
@@ -12,8 +13,9 @@ pub(crate) mod writer;
 
 use std::{path::PathBuf, sync::Arc};
 
+use fanfare_codec::{Malformed, Reader, Writer};
+
 use crate::{
-    codec::Fields,
     frame::{Link, Position},
     fs::File,
     segment::index::Extent,
@@ -66,25 +68,14 @@ impl SegmentHeader {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&self.nonce.to_le_bytes());
-        bytes.extend_from_slice(&self.sequence.to_le_bytes());
-        bytes.extend_from_slice(&self.replica.to_le_bytes());
-        bytes.extend_from_slice(&self.log.to_le_bytes());
-        bytes.extend_from_slice(&u32::from(self.previous.is_some()).to_le_bytes());
-        bytes.extend_from_slice(&self.first_index.to_le_bytes());
-        bytes.extend_from_slice(&self.base_offset.to_le_bytes());
-        let previous = self.previous.unwrap_or_default();
-        for field in [previous.term, previous.leader, previous.index] {
-            bytes.extend_from_slice(&field.to_le_bytes());
-        }
+        let mut out = Writer::with_capacity(SEGMENT_HEADER_BYTES);
+        out.bytes(MAGIC).u32(VERSION).u32(0).u64(self.nonce).u64(self.sequence).u64(self.replica).u32(self.log);
+        let Position { term, leader, index } = self.previous.unwrap_or_default();
+        out.u32(u32::from(self.previous.is_some())).u64(self.first_index).u64(self.base_offset);
+        out.u64(term).u64(leader).u64(index);
         let before = self.predecessor.unwrap_or(Predecessor { sequence: 0, end_byte: 0, chain: 0 });
-        bytes.extend_from_slice(&before.sequence.to_le_bytes());
-        bytes.extend_from_slice(&before.end_byte.to_le_bytes());
-        bytes.extend_from_slice(&before.chain.to_le_bytes());
+        out.u64(before.sequence).u64(before.end_byte).u32(before.chain);
+        let mut bytes = out.finish();
         bytes.resize(SEGMENT_HEADER_BYTES, 0);
         let checksum = checksum(&bytes);
         bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
@@ -92,20 +83,21 @@ impl SegmentHeader {
     }
 
     pub(crate) fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Result<Self, HeaderError> {
-        let mut fields = Fields::new(bytes);
-        if fields.array() != Some(*MAGIC) {
+        let mut fields = Reader::new(bytes, "segment header");
+        if fields.array() != Ok(*MAGIC) {
             return Err(HeaderError::Bad("not a segment"));
         }
         let version = fields.u32().unwrap_or_default();
-        let found = fields.u32();
+        let recorded = fields.u32();
         // A newer version may keep its checksum elsewhere; ours proves that the version is not just a flipped bit.
-        if version == VERSION && found != Some(checksum(bytes)) {
+        if version == VERSION && recorded != Ok(checksum(bytes)) {
             return Err(HeaderError::Bad("segment header checksum differs"));
         }
         if version > VERSION {
             return Err(HeaderError::Newer(version));
         }
         read_fields(&mut fields)
+            .ok()
             .filter(|_| version == VERSION)
             .ok_or(HeaderError::Bad("segment header is malformed"))
     }
@@ -132,13 +124,13 @@ impl SegmentHeader {
     }
 }
 
-fn read_fields(fields: &mut Fields<'_>) -> Option<SegmentHeader> {
+fn read_fields(fields: &mut Reader<'_>) -> Result<SegmentHeader, Malformed> {
     let (nonce, sequence, replica) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let (log, has_previous) = (fields.u32()?, fields.u32()?);
     let (first_index, base_offset) = (fields.u64()?, fields.u64()?);
     let previous = Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? };
     let before = Predecessor { sequence: fields.u64()?, end_byte: fields.u64()?, chain: fields.u32()? };
-    Some(SegmentHeader {
+    Ok(SegmentHeader {
         sequence,
         nonce,
         replica,

@@ -12,15 +12,15 @@ use crate::{
 };
 
 /// Frames that are on disk and not in memory. Holds the file, so the range stays readable whatever is purged.
-struct DiskRange {
-    file: Arc<dyn File>,
-    path: PathBuf,
-    start: Entry,
-    end_byte: u64,
-    end_index: u64,
+pub(super) struct DiskRange {
+    pub(super) file: Arc<dyn File>,
+    pub(super) path: PathBuf,
+    pub(super) start: Entry,
+    pub(super) end_byte: u64,
+    pub(super) end_index: u64,
 }
 
-enum Source {
+pub(super) enum Source {
     Nothing,
     Memory(Vec<Frame>),
     Disk(DiskRange),
@@ -79,7 +79,7 @@ impl DiskRange {
 }
 
 impl State {
-    fn locate(&self, from: u64, end: u64, bytes_max: u64) -> Result<Source, ReadError> {
+    pub(super) fn locate(&self, from: u64, end: u64, bytes_max: u64) -> Result<Source, ReadError> {
         if let Some(purged) = self.purged_index().filter(|purged| from <= *purged) {
             return Err(ReadError::Purged { index: from, purged });
         }
@@ -98,6 +98,10 @@ impl State {
 }
 
 impl LogShared {
+    pub(super) fn locate(&self, from: u64, end: u64, bytes_max: u64) -> Result<Source, ReadError> {
+        self.state.lock().locate(from, end, bytes_max)
+    }
+
     pub(crate) fn read(&self, from: u64, end: u64, bytes_max: u64) -> Result<Vec<Frame>, ReadError> {
         let mut gathered = Gathered { frames: Vec::new(), bytes: 0, bytes_max };
         let mut next = from;

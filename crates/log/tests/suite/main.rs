@@ -3,6 +3,7 @@ mod crash;
 mod damage;
 mod faults;
 mod golden;
+mod header_scan;
 mod log;
 mod model;
 mod pages;
