@@ -1,5 +1,6 @@
-//! The newest frames of one log, in order and without a gap up to its last one. Frames that leave are handed to
-//! the caller: freeing their buffers takes long, and whoever holds a lock does it after unlocking.
+//! The newest frames of one log, in order and without a gap up to its last one. Removed frames are handed to the caller:
+//! freeing their buffers takes long, and a caller that holds a lock drops them after unlocking.
+
 use std::{collections::VecDeque, ops::Range};
 
 use crate::frame::Frame;
@@ -10,7 +11,7 @@ pub(crate) struct TailCache {
     bytes: u64,
 }
 
-/// What a frame costs beside its payload.
+/// Memory of a frame beside its payload.
 const FRAME_OVERHEAD_BYTES: u64 = 128;
 
 fn cost(frame: &Frame) -> u64 {
@@ -27,20 +28,24 @@ impl TailCache {
     }
 
     pub(crate) fn push(&mut self, frame: Frame) {
+        assert!(
+            self.frames.back().is_none_or(|last| last.header.position.index + 1 == frame.header.position.index),
+            "invariant violation: the tail cache has no gaps"
+        );
         self.bytes += cost(&frame);
         self.frames.push_back(frame);
     }
 
     pub(crate) fn get(&self, index: u64) -> Option<&Frame> {
-        let place = usize::try_from(index.checked_sub(self.first_index()?)?).ok()?;
-        self.frames.get(place)
+        let number = usize::try_from(index.checked_sub(self.first_index()?)?).ok()?;
+        self.frames.get(number)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Frame> {
         self.frames.iter()
     }
 
-    /// Frames from `from` on, before `end`; at least one, then up to `bytes_max` of payload.
+    /// Frames from `from` on and before `end`: at least one, then up to `bytes_max` of payload.
     pub(crate) fn read(&self, from: u64, end: u64, bytes_max: u64) -> Option<Vec<Frame>> {
         self.get(from)?;
         let skipped = usize::try_from(from - self.first_index()?).ok()?;
@@ -63,21 +68,21 @@ impl TailCache {
     }
 
     pub(crate) fn keep_up_to(&mut self, index: u64) -> Vec<Frame> {
-        let kept = self.frames.partition_point(|frame| frame.header.position.index <= index);
-        self.remove(kept..self.frames.len())
+        let end = self.frames.partition_point(|frame| frame.header.position.index <= index);
+        self.remove(end..self.frames.len())
     }
 
     pub(crate) fn drop_up_to(&mut self, index: u64) -> Vec<Frame> {
-        let dropped = self.frames.partition_point(|frame| frame.header.position.index <= index);
-        self.remove(0..dropped)
+        let end = self.frames.partition_point(|frame| frame.header.position.index <= index);
+        self.remove(0..end)
     }
 
     pub(crate) fn clear(&mut self) -> Vec<Frame> {
         self.remove(0..self.frames.len())
     }
 
-    fn remove(&mut self, places: Range<usize>) -> Vec<Frame> {
-        let removed: Vec<Frame> = self.frames.drain(places).collect();
+    fn remove(&mut self, numbers: Range<usize>) -> Vec<Frame> {
+        let removed: Vec<Frame> = self.frames.drain(numbers).collect();
         self.bytes -= removed.iter().map(cost).sum::<u64>();
         removed
     }
