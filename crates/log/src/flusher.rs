@@ -71,9 +71,10 @@ impl Worker for Flusher {
                 None => Next::Notified,
             },
             AfterRound::Stop(stop) => {
-                if stop == Stop::Clean {
-                    self.record_fatal(|flusher| flusher.store.journal.lock().record_clean_stop());
-                }
+                self.record_fatal(|flusher| match stop {
+                    Stop::Clean => flusher.store.journal.lock().record_clean_stop(),
+                    Stop::Dropped => flusher.store.journal.lock().record_synced_ends(),
+                });
                 self.store.background.stop();
                 Next::End
             }
@@ -187,9 +188,9 @@ impl Flusher {
             marks.extend(log.mark().map(|mark| (id, mark)));
             self.appended.push(log.clone());
         }
-        // The mark is written after the sync that it vouches for. Without it, damage of acknowledged frames would be
-        // taken for a torn tail.
-        self.store.journal.lock().record_sync_marks(&marks)?;
+        // A mark is noted after the sync of its frames, never before. Without the mark, damage of acknowledged frames
+        // would be taken for a torn tail.
+        self.store.journal.lock().note_synced_ends(&marks);
         self.mark_soon();
         Ok(())
     }
@@ -210,7 +211,7 @@ impl Flusher {
     /// Syncs the files, and the journal with them if that is due.
     fn sync(&mut self, mut dirty: Vec<DirtyFile>) -> Result<(), Fatal> {
         let is_due = self.mark_deadline.is_some_and(|deadline| deadline <= self.now());
-        let journal = is_due.then(|| self.store.journal.lock().pending_sync());
+        let journal = is_due.then(|| self.store.journal.lock().pending_sync()).transpose()?;
         let journal = journal.map(|PendingSync { dirty: file, nonce, end_byte }| {
             dirty.push(file);
             (nonce, end_byte)
@@ -248,12 +249,10 @@ impl Flusher {
         }
     }
 
-    /// Syncs the journal and adds a record that says so, lest damage to its end be taken for a torn tail.
+    /// Proves to a later start that the journal was synced, lest damage to its end be taken for a torn tail.
     fn sync_journal(&mut self) -> Result<(), Fatal> {
         self.mark_deadline = None;
-        let mut journal = self.store.journal.lock();
-        journal.sync()?;
-        journal.record_sync_marks(&[])
+        self.store.journal.lock().confirm()
     }
 
     /// Gives memory back, the log's own and the system's, once the callers of the round have been answered.

@@ -7,9 +7,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use fanfare_codec::{Malformed, Reader, Writer};
 
 use crate::{
-    codec::{Fields, to_u32},
+    codec::to_u32,
     segment::write_buffer::WriteBuffer,
 };
 
@@ -168,17 +169,12 @@ pub(crate) fn encode_epoch(nonce: u64, link: Link, out: &mut WriteBuffer) -> Lin
 }
 
 fn header_bytes(header: &FrameHeader, flag: u8, payload_crc: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES);
-    bytes.extend_from_slice(&header.payload_bytes.to_le_bytes());
-    bytes.extend_from_slice(&[header.kind, flag, 0, 0]);
-    bytes.extend_from_slice(&header.position.term.to_le_bytes());
-    bytes.extend_from_slice(&header.position.leader.to_le_bytes());
-    bytes.extend_from_slice(&header.position.index.to_le_bytes());
-    bytes.extend_from_slice(&header.base_offset.to_le_bytes());
-    bytes.extend_from_slice(&header.count.to_le_bytes());
-    bytes.extend_from_slice(&payload_crc.to_le_bytes());
-    bytes.extend_from_slice(&header.time_ms.to_le_bytes());
-    bytes
+    let Position { term, leader, index } = header.position;
+    let mut out = Writer::with_capacity(HEADER_BYTES);
+    out.u32(header.payload_bytes).bytes(&[header.kind, flag, 0, 0]);
+    out.u64(term).u64(leader).u64(index).u64(header.base_offset);
+    out.u32(header.count).u32(payload_crc).u64(header.time_ms);
+    out.finish()
 }
 
 fn seal_header(mut bytes: Vec<u8>, link: Link, out: &mut WriteBuffer) -> Link {
@@ -198,7 +194,7 @@ pub(crate) fn parse(bytes: &[u8; HEADER_BYTES], link: Link) -> Result<Parsed, &'
     if chain != link.checksum(sealed) {
         return Err("frame header checksum differs");
     }
-    read_header(sealed, Link { nonce: link.nonce, chain }).ok_or("frame header of an unknown kind")
+    read_header(sealed, Link { nonce: link.nonce, chain }).map_err(|_| "frame header of an unknown kind")
 }
 
 /// A header that carries the nonce, whatever it continues; to be believed only with further proof.
@@ -208,25 +204,24 @@ pub(crate) fn parse_unlinked(bytes: &[u8], nonce: u64) -> Option<Parsed> {
     if sealed[56..] != link.nonce_tag() {
         return None;
     }
-    read_header(sealed, link)
+    read_header(sealed, link).ok()
 }
 
-fn read_header(sealed: &[u8], link: Link) -> Option<Parsed> {
-    let mut fields = Fields::new(sealed);
+fn read_header(sealed: &[u8], link: Link) -> Result<Parsed, Malformed> {
+    const WHAT: &str = "frame header";
+    let mut fields = Reader::new(sealed, WHAT);
     let payload_bytes = fields.u32()?;
-    let [kind, flag, 0, 0] = fields.array::<4>()? else { return None };
+    let [kind, flag, 0, 0] = fields.array::<4>()? else { return Err(Malformed(WHAT)) };
     let position = Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? };
     let base_offset = fields.u64()?;
-    let count = fields.u32()?;
-    let payload_crc = fields.u32()?;
-    let time_ms = fields.u64()?;
+    let (count, payload_crc, time_ms) = (fields.u32()?, fields.u32()?, fields.u64()?);
     match flag {
         FLAG_FRAME => {
             let header = FrameHeader { kind, position, base_offset, count, time_ms, payload_bytes };
-            Some(Parsed::Frame { header, payload_crc, link })
+            Ok(Parsed::Frame { header, payload_crc, link })
         }
-        FLAG_EPOCH => Some(Parsed::Epoch { link: Link { nonce: position.term, chain: link.chain } }),
-        _ => None,
+        FLAG_EPOCH => Ok(Parsed::Epoch { link: Link { nonce: position.term, chain: link.chain } }),
+        _ => Err(Malformed(WHAT)),
     }
 }
 

@@ -467,6 +467,6 @@ impl<'a> Repair<'a> {
         }
         let mut journal = self.disk.journal.lock();
         journal.record_facts(facts)?;
-        journal.sync()
+        journal.confirm()
     }
 }

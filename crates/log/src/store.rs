@@ -245,7 +245,7 @@ impl Store {
         let mut journal = shared.journal.lock();
         let id = journal.next_id();
         let facts = LogFacts { id, name: name.to_owned(), replica, ..LogFacts::default() };
-        let recorded = journal.record_facts(facts.clone()).and_then(|()| journal.sync());
+        let recorded = journal.record_facts(facts.clone()).and_then(|()| journal.confirm());
         drop(journal);
         recorded.inspect_err(|fatal| shared.fatal.set(fatal.clone()))?;
         Ok(facts)

@@ -1,10 +1,10 @@
-//! What the hard-state journal says, and its bytes.
-use crate::{
-    codec::{Fields, to_u32},
-    frame::Position,
-};
+//! The records of the journal and their bytes.
 
-/// How far a log is known to be synced. A bad frame below it is corruption, above it a torn tail.
+use fanfare_codec::{Malformed, Reader, Writer};
+
+use crate::frame::Position;
+
+/// How far a log is known to be synced. A bad frame below the mark is corruption, above it a torn tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SyncMark {
     pub(crate) index: u64,
@@ -13,8 +13,8 @@ pub(crate) struct SyncMark {
     pub(crate) end_offset: u64,
 }
 
-/// A truncation: the log ends at `byte` of `segment` (0: it is empty), and the segments above that one and below
-/// `next_segment` are dead.
+/// The newest truncation: the log ends at `byte` of `segment` (0: the log is empty), and the segments above that one
+/// and below `next_segment` are dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Truncation {
     pub(crate) segment: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Truncation {
 }
 
 impl Truncation {
-    /// Whether the segment is dead.
+    /// True if the truncation removed `segment`.
     pub(crate) fn removes(&self, segment: u64) -> bool {
         self.segment < segment && segment < self.next_segment
     }
@@ -44,121 +44,121 @@ pub(crate) struct LogFacts {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    Log(LogFacts),
-    Marks(Vec<(u32, SyncMark)>),
-    /// The marks of these logs are their very ends.
+    Facts(LogFacts),
+    SyncMarks(Vec<(u32, SyncMark)>),
+    /// The sync marks of these logs are their very ends.
     CleanStop(Vec<u32>),
+    /// Says nothing but what every record's header says: how much was synced before.
+    Confirmation,
 }
 
-const KIND_LOG: u8 = 1;
-const KIND_MARKS: u8 = 2;
+const KIND_FACTS: u8 = 1;
+const KIND_SYNC_MARKS: u8 = 2;
 const KIND_CLEAN_STOP: u8 = 3;
+const KIND_CONFIRMATION: u8 = 4;
+
+const LOG_ID_BYTES: usize = 4;
+const SYNC_MARK_BYTES: usize = 32;
 
 impl Record {
     pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new();
         match self {
-            Self::Log(facts) => encode_facts(facts),
-            Self::Marks(marks) => {
-                let mut bytes = vec![KIND_MARKS];
-                bytes.extend_from_slice(&to_u32(marks.len()).to_le_bytes());
+            Self::Facts(facts) => {
+                out.u8(KIND_FACTS);
+                put_facts(&mut out, facts);
+            }
+            Self::SyncMarks(marks) => {
+                out.u8(KIND_SYNC_MARKS).count(marks.len());
                 for (id, mark) in marks {
-                    bytes.extend_from_slice(&id.to_le_bytes());
-                    put_mark(&mut bytes, mark);
+                    out.u32(*id);
+                    put_sync_mark(&mut out, mark);
                 }
-                bytes
             }
             Self::CleanStop(ids) => {
-                let mut bytes = vec![KIND_CLEAN_STOP];
-                bytes.extend_from_slice(&to_u32(ids.len()).to_le_bytes());
+                out.u8(KIND_CLEAN_STOP).count(ids.len());
                 for id in ids {
-                    bytes.extend_from_slice(&id.to_le_bytes());
+                    out.u32(*id);
                 }
-                bytes
+            }
+            Self::Confirmation => {
+                out.u8(KIND_CONFIRMATION);
             }
         }
+        out.finish()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
-        match fields.u8()? {
-            KIND_LOG => decode_facts(&mut fields).map(Self::Log),
-            KIND_MARKS => {
-                let count = fields.u32()?;
-                let mut marks = Vec::new();
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut fields = Reader::new(bytes, "record of the journal");
+        let record = match fields.u8()? {
+            KIND_FACTS => Self::Facts(take_facts(&mut fields)?),
+            KIND_SYNC_MARKS => {
+                let count = fields.count(LOG_ID_BYTES + SYNC_MARK_BYTES)?;
+                let mut marks = Vec::with_capacity(count);
                 for _ in 0..count {
-                    marks.push((fields.u32()?, take_mark(&mut fields)?));
+                    marks.push((fields.u32()?, take_sync_mark(&mut fields)?));
                 }
-                Some(Self::Marks(marks))
+                Self::SyncMarks(marks)
             }
             KIND_CLEAN_STOP => {
-                let count = fields.u32()?;
-                (0..count).map(|_| fields.u32()).collect::<Option<Vec<u32>>>().map(Self::CleanStop)
+                let count = fields.count(LOG_ID_BYTES)?;
+                Self::CleanStop((0..count).map(|_| fields.u32()).collect::<Result<_, _>>()?)
             }
-            _ => None,
-        }
+            KIND_CONFIRMATION => Self::Confirmation,
+            _ => return Err(Malformed("kind of a journal record")),
+        };
+        fields.finish()?;
+        Ok(record)
     }
 }
 
-fn encode_facts(facts: &LogFacts) -> Vec<u8> {
-    let mut bytes = vec![KIND_LOG];
-    let present = u8::from(facts.vote.is_some())
-        | u8::from(facts.purged.is_some()) << 1
-        | u8::from(facts.truncation.is_some()) << 2
-        | u8::from(facts.sync_mark.is_some()) << 3;
-    bytes.push(present);
-    bytes.extend_from_slice(&facts.id.to_le_bytes());
-    bytes.extend_from_slice(&facts.replica.to_le_bytes());
-    bytes.extend_from_slice(&facts.start_offset.to_le_bytes());
-    for text in [facts.name.as_bytes(), facts.vote.as_deref().unwrap_or_default()] {
-        bytes.extend_from_slice(&to_u32(text.len()).to_le_bytes());
-        bytes.extend_from_slice(text);
+fn put_facts(out: &mut Writer, facts: &LogFacts) {
+    out.u32(facts.id).u64(facts.replica).u64(facts.start_offset).text(&facts.name);
+    out.bool(facts.vote.is_some());
+    if let Some(vote) = &facts.vote {
+        out.byte_string(vote);
     }
-    if let Some(purged) = facts.purged {
-        put(&mut bytes, &[purged.term, purged.leader, purged.index]);
+    out.bool(facts.purged.is_some());
+    if let Some(Position { term, leader, index }) = facts.purged {
+        out.u64(term).u64(leader).u64(index);
     }
-    if let Some(cut) = facts.truncation {
-        put(&mut bytes, &[cut.segment, cut.byte, cut.next_segment]);
+    out.bool(facts.truncation.is_some());
+    if let Some(Truncation { segment, byte, next_segment }) = facts.truncation {
+        out.u64(segment).u64(byte).u64(next_segment);
     }
-    if let Some(mark) = facts.sync_mark {
-        put_mark(&mut bytes, &mark);
+    out.bool(facts.sync_mark.is_some());
+    if let Some(mark) = &facts.sync_mark {
+        put_sync_mark(out, mark);
     }
-    bytes
 }
 
-fn decode_facts(fields: &mut Fields<'_>) -> Option<LogFacts> {
-    let present = fields.u8()?;
+fn take_facts(fields: &mut Reader<'_>) -> Result<LogFacts, Malformed> {
     let (id, replica, start_offset) = (fields.u32()?, fields.u64()?, fields.u64()?);
-    let name_bytes = fields.u32()? as usize;
-    let name = String::from_utf8(fields.bytes(name_bytes)?.to_vec()).ok()?;
-    let vote_bytes = fields.u32()? as usize;
-    let vote = fields.bytes(vote_bytes)?.to_vec();
+    let name = fields.text()?.to_owned();
     let mut facts = LogFacts { id, name, replica, start_offset, ..LogFacts::default() };
-    facts.vote = (present & 1 != 0).then_some(vote);
-    if present & 2 != 0 {
+    if fields.bool()? {
+        facts.vote = Some(fields.byte_string()?.to_vec());
+    }
+    if fields.bool()? {
         facts.purged = Some(Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? });
     }
-    if present & 4 != 0 {
-        facts.truncation =
-            Some(Truncation { segment: fields.u64()?, byte: fields.u64()?, next_segment: fields.u64()? });
+    if fields.bool()? {
+        let (segment, byte, next_segment) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        facts.truncation = Some(Truncation { segment, byte, next_segment });
     }
-    if present & 8 != 0 {
-        facts.sync_mark = Some(take_mark(fields)?);
+    if fields.bool()? {
+        facts.sync_mark = Some(take_sync_mark(fields)?);
     }
-    Some(facts)
+    Ok(facts)
 }
 
-fn put(bytes: &mut Vec<u8>, fields: &[u64]) {
-    for field in fields {
-        bytes.extend_from_slice(&field.to_le_bytes());
-    }
+fn put_sync_mark(out: &mut Writer, mark: &SyncMark) {
+    let SyncMark { index, segment, byte, end_offset } = mark;
+    out.u64(*index).u64(*segment).u64(*byte).u64(*end_offset);
 }
 
-fn put_mark(bytes: &mut Vec<u8>, mark: &SyncMark) {
-    put(bytes, &[mark.index, mark.segment, mark.byte, mark.end_offset]);
-}
-
-fn take_mark(fields: &mut Fields<'_>) -> Option<SyncMark> {
-    Some(SyncMark {
+fn take_sync_mark(fields: &mut Reader<'_>) -> Result<SyncMark, Malformed> {
+    Ok(SyncMark {
         index: fields.u64()?,
         segment: fields.u64()?,
         byte: fields.u64()?,

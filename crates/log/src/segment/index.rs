@@ -1,7 +1,8 @@
 //! Where in a segment its frames are: one entry per 64 KiB or 256 frames. In memory while the segment lives,
 //! written beside it when it is sealed, rebuilt from the segment whenever that file is missing or damaged.
+use fanfare_codec::{Malformed, Reader, Writer};
+
 use crate::{
-    codec::{Fields, to_u32},
     frame::{FrameHeader, Link, Position},
     journal::SyncMark,
     segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
@@ -9,7 +10,8 @@ use crate::{
 
 const ENTRY_SPACING_BYTES: u64 = 64 * 1024;
 const ENTRY_SPACING_FRAMES: u64 = 256;
-pub(crate) const INDEX_VERSION: u32 = 1;
+pub(crate) const INDEX_VERSION: u32 = 2;
+const HEADER_BYTES: usize = 82;
 const ENTRY_BYTES: usize = 44;
 
 /// A frame from which a scan can start.
@@ -136,45 +138,35 @@ impl Extent {
     }
 
     pub(crate) fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(96 + self.entries.len() * ENTRY_BYTES);
+        let mut out = Writer::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES);
         let last = self.last.unwrap_or_default();
-        let fields = [
-            header.nonce,
-            self.end_byte,
-            self.link.nonce,
-            last.term,
-            last.leader,
-            last.index,
-            self.end_offset,
-            self.time_ms_max,
-            self.first_event_ms.unwrap_or_default(),
-        ];
-        for field in fields {
-            bytes.extend_from_slice(&field.to_le_bytes());
+        out.u64(header.nonce).u64(self.end_byte).u64(self.link.nonce).u32(self.link.chain);
+        out.bool(self.last.is_some()).u64(last.term).u64(last.leader).u64(last.index);
+        out.u64(self.end_offset).u64(self.time_ms_max);
+        out.bool(self.first_event_ms.is_some()).u64(self.first_event_ms.unwrap_or_default());
+        out.count(self.entries.len());
+        for Entry { index, base_offset, time_ms_before, byte, link } in &self.entries {
+            out.u64(*index).u64(*base_offset).u64(*time_ms_before).u64(*byte).u64(link.nonce).u32(link.chain);
         }
-        let flags = u32::from(self.last.is_some()) | u32::from(self.first_event_ms.is_some()) << 1;
-        for field in [self.link.chain, flags, to_u32(self.entries.len())] {
-            bytes.extend_from_slice(&field.to_le_bytes());
-        }
-        for entry in &self.entries {
-            for field in [entry.index, entry.base_offset, entry.time_ms_before, entry.byte, entry.link.nonce]
-            {
-                bytes.extend_from_slice(&field.to_le_bytes());
-            }
-            bytes.extend_from_slice(&entry.link.chain.to_le_bytes());
-        }
-        bytes
+        out.finish()
     }
 
     /// None unless `bytes` are the whole index of the segment with this header.
     pub(crate) fn decode(bytes: &[u8], header: &SegmentHeader) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
+        Self::read(bytes, header).ok().flatten()
+    }
+
+    fn read(bytes: &[u8], header: &SegmentHeader) -> Result<Option<Self>, Malformed> {
+        let mut fields = Reader::new(bytes, "segment index");
         let nonce = fields.u64()?;
-        let (end_byte, link_nonce) = (fields.u64()?, fields.u64()?);
+        let end_byte = fields.u64()?;
+        let link = Link { nonce: fields.u64()?, chain: fields.u32()? };
+        let has_last = fields.bool()?;
         let last = Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? };
-        let (end_offset, time_ms_max, first_event_ms) = (fields.u64()?, fields.u64()?, fields.u64()?);
-        let (chain, flags, count) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        let mut entries = Vec::new();
+        let (end_offset, time_ms_max) = (fields.u64()?, fields.u64()?);
+        let (has_events, first_event_ms) = (fields.bool()?, fields.u64()?);
+        let count = fields.count(ENTRY_BYTES)?;
+        let mut entries = Vec::with_capacity(count);
         for _ in 0..count {
             entries.push(Entry {
                 index: fields.u64()?,
@@ -184,15 +176,9 @@ impl Extent {
                 link: Link { nonce: fields.u64()?, chain: fields.u32()? },
             });
         }
-        let fits = nonce == header.nonce && entries.first() == Self::empty(header).entries.first();
-        fits.then_some(Self {
-            end_byte,
-            link: Link { nonce: link_nonce, chain },
-            last: (flags & 1 == 1).then_some(last),
-            end_offset,
-            time_ms_max,
-            first_event_ms: (flags & 2 == 2).then_some(first_event_ms),
-            entries,
-        })
+        fields.finish()?;
+        let belongs = nonce == header.nonce && entries.first() == Self::empty(header).entries.first();
+        let (last, first_event_ms) = (has_last.then_some(last), has_events.then_some(first_event_ms));
+        Ok(belongs.then_some(Self { end_byte, link, last, end_offset, time_ms_max, first_event_ms, entries }))
     }
 }

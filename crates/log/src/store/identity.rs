@@ -2,10 +2,10 @@
 
 use std::{path::Path, sync::Arc};
 
+use fanfare_codec::{Malformed, Reader, Writer};
 use fanfare_environment::Environment;
 
 use crate::{
-    codec::Fields,
     error::{Fatal, OpenError},
     fs::FileSystem,
     journal::Journal,
@@ -16,7 +16,8 @@ use crate::{
 };
 
 const IDENTITY_NAME: &str = "identity";
-const IDENTITY_VERSION: u32 = 1;
+/// Stands for the formats of the whole directory: a change of any of them makes another version.
+const IDENTITY_VERSION: u32 = 2;
 
 /// Drawn when the directory is first opened, as that of the first node of a new cluster: `node` is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +38,16 @@ impl Identity {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = self.cluster.to_vec();
-        bytes.extend_from_slice(&self.node.to_le_bytes());
-        bytes.extend_from_slice(&self.incarnation);
-        bytes
+        let mut out = Writer::new();
+        out.bytes(&self.cluster).u64(self.node).bytes(&self.incarnation);
+        out.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields::new(bytes);
-        Some(Self { cluster: fields.array()?, node: fields.u64()?, incarnation: fields.array()? })
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut fields = Reader::new(bytes, "identity");
+        let identity = Self { cluster: fields.array()?, node: fields.u64()?, incarnation: fields.array()? };
+        fields.finish()?;
+        Ok(identity)
     }
 }
 
@@ -61,8 +63,11 @@ pub(super) fn open_or_create(
         if version > IDENTITY_VERSION {
             return Err(OpenError::Newer { path: path.display().to_string(), version });
         }
+        if version < IDENTITY_VERSION {
+            return Err(OpenError::Older { path: dir.display().to_string(), version });
+        }
         let identity = Identity::decode(&content)
-            .ok_or_else(|| OpenError::corrupt(&path, 0, "identity is malformed"))?;
+            .map_err(|_| OpenError::corrupt(&path, 0, "identity is malformed"))?;
         let journal = Journal::open(environment, fs.clone(), dir, segment_bytes)?;
         return Ok((identity, journal));
     }

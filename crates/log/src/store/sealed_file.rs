@@ -2,8 +2,10 @@
 //! After a crash there is the old one or the new one, never a mixture and never neither.
 use std::path::{Path, PathBuf};
 
+use fanfare_codec::{Malformed, Reader, Writer};
+
 use crate::{
-    codec::{Fields, to_usize},
+    codec::to_usize,
     error::{Fatal, OpenError},
     fs::FileSystem,
 };
@@ -12,16 +14,13 @@ const MAGIC: &[u8; 8] = b"FANFFILE";
 const FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 28;
 
+/// The bytes of a file with this content, whose format is the caller's `version`.
 pub(crate) fn encode(version: u32, content: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + content.len());
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&FORMAT.to_le_bytes());
-    bytes.extend_from_slice(&version.to_le_bytes());
-    bytes.extend_from_slice(&(content.len() as u64).to_le_bytes());
-    let checksum = checksum(&bytes, content);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes.extend_from_slice(content);
-    bytes
+    let mut out = Writer::with_capacity(HEADER_BYTES + content.len());
+    out.bytes(MAGIC).u32(FORMAT).u32(version).u64(content.len() as u64);
+    let checksum = checksum(out.as_slice(), content);
+    out.u32(checksum).bytes(content);
+    out.finish()
 }
 
 fn checksum(header: &[u8], content: &[u8]) -> u32 {
@@ -31,24 +30,26 @@ fn checksum(header: &[u8], content: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Version and content.
+/// The content and its version.
 pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<(u32, Vec<u8>), OpenError> {
     let corrupt = |at: u64, what: &str| OpenError::corrupt(path, at, what);
     let (header, content) =
         bytes.split_at_checked(HEADER_BYTES).ok_or_else(|| corrupt(0, "header cut short"))?;
-    let mut fields = Fields::new(header);
-    if fields.array() != Some(*MAGIC) {
+    let mut fields = Reader::new(header, "header of a sealed file");
+    if fields.array() != Ok(*MAGIC) {
         return Err(corrupt(0, "not a file of this store"));
     }
-    let parsed = (|| Some((fields.u32()?, fields.u32()?, fields.u64()?, fields.u32()?)))();
-    let (format, version, length, found) = parsed.ok_or_else(|| corrupt(0, "header cut short"))?;
+    let mut decode = || -> Result<(u32, u32, u64, u32), Malformed> {
+        Ok((fields.u32()?, fields.u32()?, fields.u64()?, fields.u32()?))
+    };
+    let (format, version, length, recorded) = decode().map_err(|_| corrupt(0, "header cut short"))?;
     if format > FORMAT {
         return Err(OpenError::Newer { path: path.display().to_string(), version: format });
     }
     if length != content.len() as u64 {
         return Err(corrupt(16, "length differs"));
     }
-    if found != checksum(&header[..HEADER_BYTES - 4], content) {
+    if recorded != checksum(&header[..HEADER_BYTES - 4], content) {
         return Err(corrupt(24, "checksum differs"));
     }
     Ok((version, content.to_vec()))
@@ -59,12 +60,13 @@ pub(crate) fn replace(fs: &dyn FileSystem, path: &Path, temporary: &Path, bytes:
     let dir = path.parent().unwrap_or_else(|| Path::new("/"));
     let file = fs.create(temporary).map_err(|error| Fatal::new("create", temporary, &error))?;
     file.write_all_at(bytes, 0).map_err(|error| Fatal::new("write", temporary, &error))?;
+    // The content is durable before the name leads to it; a crash in between leaves the old file.
     file.sync().map_err(|error| Fatal::new("sync", temporary, &error))?;
     fs.rename(temporary, path).map_err(|error| Fatal::new("rename", path, &error))?;
     fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))
 }
 
-/// None if there is no such file.
+/// The bytes of a file; None if there is no such file.
 pub(crate) fn read(fs: &dyn FileSystem, path: &Path) -> Result<Option<Vec<u8>>, Fatal> {
     let file = match fs.open(path) {
         Ok(file) => file,
@@ -78,11 +80,12 @@ pub(crate) fn read(fs: &dyn FileSystem, path: &Path) -> Result<Option<Vec<u8>>, 
     Ok(Some(bytes))
 }
 
+/// The content and its version; None if there is no such file.
 pub(crate) fn load(fs: &dyn FileSystem, path: &Path) -> Result<Option<(u32, Vec<u8>)>, OpenError> {
     read(fs, path)?.map(|bytes| decode(path, &bytes)).transpose()
 }
 
-/// Removes what interrupted replacements and creations left in `dir`.
+/// Removes the temporary files that interrupted replacements and creations left in `dir`.
 pub(crate) fn remove_temporary(fs: &dyn FileSystem, dir: &Path) -> Result<(), Fatal> {
     let names = fs.list(dir).map_err(|error| Fatal::new("list", dir, &error))?;
     for name in names.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {

@@ -2,11 +2,14 @@
 use std::{
     path::{Path, PathBuf},
     sync::mpsc,
+    time::{Duration, Instant},
 };
 
 use fanfare_log::{Frame, MemoryFileSystem, OpenError, ReadError, memory::Keep};
 
 use crate::support::{append_range, frame, open, open_store, read_all, wait};
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 fn copy(fs: &MemoryFileSystem) -> MemoryFileSystem {
     fs.crashed(|_| Keep::All)
@@ -160,6 +163,50 @@ fn damage_of_the_journal_never_loses_a_durable_vote_silently() {
     }
 }
 
+/// Waits until the journal proves that all of it was synced; the durable files then.
+fn settled(fs: &MemoryFileSystem, journal: &Path) -> MemoryFileSystem {
+    let acknowledged = used(fs, journal);
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let crashed = fs.crashed(|_| Keep::Nothing);
+        if used(fs, journal) > acknowledged && used(&crashed, journal) == used(fs, journal) {
+            return crashed;
+        }
+        assert!(Instant::now() < deadline, "the journal is not confirmed");
+        std::thread::yield_now();
+    }
+}
+
+/// Bytes of the journal up to its last record.
+fn used(fs: &MemoryFileSystem, journal: &Path) -> usize {
+    fs.content(journal).expect("journal").iter().rposition(|byte| *byte != 0).expect("records")
+}
+
+#[test]
+fn a_flip_in_the_newest_vote_is_reported_after_a_quiet_moment_and_a_power_loss() {
+    let fs = MemoryFileSystem::default();
+    let journal = Path::new("/data/journal");
+    let (store, log) = open(&fs).expect("open");
+    append_range(&log, 1..4, 1, 50);
+    wait(|done| log.save_vote(vec![1; 18], done)).expect("vote");
+    settled(&fs, journal);
+    wait(|done| log.save_vote(vec![2; 18], done)).expect("vote");
+    let crashed = settled(&fs, journal);
+    drop((store, log));
+    assert_eq!(open(&copy(&crashed)).expect("undamaged").1.vote(), Some(vec![2; 18]));
+    let mut reported = 0;
+    for at in 0..=used(&crashed, journal) as u64 {
+        let damaged = copy(&crashed);
+        damaged.flip(journal, at, 1 << (at % 8));
+        match open(&damaged) {
+            Err(OpenError::Corrupt { .. } | OpenError::Newer { .. }) => reported += 1,
+            Err(error) => panic!("byte {at}: {error}"),
+            Ok((_store, log)) => assert_eq!(log.vote(), Some(vec![2; 18]), "byte {at}"),
+        }
+    }
+    assert!(reported > 200, "only {reported} flips were reported");
+}
+
 #[test]
 fn a_damaged_vote_in_the_middle_of_the_journal_is_corruption() {
     let fs = MemoryFileSystem::default();
@@ -172,7 +219,7 @@ fn a_damaged_vote_in_the_middle_of_the_journal_is_corruption() {
     let journal = Path::new("/data/journal");
     let content = fs.content(journal).expect("journal");
     let first = content.iter().zip(&start).position(|(new, old)| new != old).expect("votes were written");
-    // Within the first vote's record, which later ones vouch for.
+    // Within the first vote's record, which later records say was synced.
     for at in first..first + 60 {
         let damaged = copy(&fs);
         damaged.flip(journal, at as u64, 0x80);

@@ -68,7 +68,7 @@ fn the_formats_on_disk_have_not_changed() {
 }
 
 #[test]
-fn a_directory_of_the_first_version_opens() {
+fn a_directory_of_golden_files_opens() {
     let fs = MemoryFileSystem::default();
     for dir in ["", "files", "pool", "logs/events-0"] {
         fs.create_dir(&Path::new(DIR).join(dir)).expect("create directory");

@@ -8,7 +8,8 @@ use std::{
 
 use fanfare_environment::Environment;
 use fanfare_log::{
-    DiskFileSystem, MemoryFileSystem, NewFrame, OpenError, Position, RollPolicy, Store, StoreOptions,
+    DiskFileSystem, FileSystem as _, MemoryFileSystem, NewFrame, OpenError, Position, RollPolicy, Store,
+    StoreOptions,
     memory::Keep,
 };
 
@@ -60,6 +61,30 @@ fn the_same_holds_on_the_real_disk() {
 }
 
 #[test]
+fn a_directory_of_another_version_is_refused_by_its_name() {
+    let fs = MemoryFileSystem::default();
+    open(&fs).expect("open").0.close();
+    let path = Path::new("/data/identity");
+    let content = fs.content(path).expect("identity");
+    for version in [1_u32, 3] {
+        let other = fs.after(fs.operations());
+        // Behind the magic and the format of the file stands the version, and its checksum behind the length.
+        let mut sealed = content.clone();
+        sealed[12..16].copy_from_slice(&version.to_le_bytes());
+        let checksum = crc32fast::hash(&[&sealed[..24], &sealed[28..]].concat());
+        sealed[24..28].copy_from_slice(&checksum.to_le_bytes());
+        other.create(path).expect("create").write_all_at(&sealed, 0).expect("write");
+        let error = open(&other).map(|_| ()).expect_err("another version");
+        let is_named = match &error {
+            OpenError::Older { path, version: 1 } => version == 1 && path == "/data",
+            OpenError::Newer { path, version: 3 } => version == 3 && path == "/data/identity",
+            _ => false,
+        };
+        assert!(is_named, "{error}");
+    }
+}
+
+#[test]
 fn formats_of_a_newer_version_are_refused() {
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
@@ -68,9 +93,10 @@ fn formats_of_a_newer_version_are_refused() {
     store.close();
     drop((store, log));
     let segment = files(&fs, "seg").remove(0);
-    for path in [segment.as_path(), Path::new("/data/journal"), Path::new("/data/identity")] {
+    // Version 1 of the segments, 2 of the others.
+    for (path, mask) in [(segment.as_path(), 2), (Path::new("/data/journal"), 1)] {
         let newer = fs.after(fs.operations());
-        newer.flip(path, 8, 2);
+        newer.flip(path, 8, mask);
         let error = open(&newer).map(|_| ()).expect_err("newer");
         assert!(matches!(&error, OpenError::Newer { version: 3, .. }), "{}: {error}", path.display());
     }
