@@ -25,7 +25,7 @@ struct CountingFile {
 
 impl Counting {
     fn counted(&self, path: &Path, file: Arc<dyn File>) -> Arc<dyn File> {
-        let is_counted = path.extension().is_none_or(|extension| extension != "tag" && extension != "idx");
+        let is_counted = path.extension().is_none_or(|extension| extension != "keys" && extension != "idx");
         Arc::new(CountingFile { file, read_bytes: is_counted.then(|| self.read_bytes.clone()) })
     }
 
@@ -217,7 +217,7 @@ async fn lookups_are_the_same_without_any_index_file() {
         .files
         .paths()
         .into_iter()
-        .filter(|path| path.extension().is_some_and(|end| end == "tag"))
+        .filter(|path| path.extension().is_some_and(|end| end == "keys"))
         .collect();
     assert!(indexes.len() > 5, "{indexes:?}");
     for path in indexes {
