@@ -192,7 +192,7 @@ fn every_crash_state_with_spare_files_opens() {
 
 /// What a killed process left in the page cache only is durable once a restart has counted it.
 #[test]
-fn what_a_restart_after_a_kill_found_survives_a_power_loss() {
+fn frames_recovered_after_a_kill_survive_a_power_loss() {
     let fs = MemoryFileSystem::default();
     let opened = open(&fs).expect("open");
     let began = fs.operations();

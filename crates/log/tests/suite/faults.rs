@@ -101,7 +101,7 @@ fn a_full_disk_is_named_and_the_log_goes_on_after_a_restart_with_space() {
 }
 
 #[test]
-fn failing_to_fill_the_pool_harms_nobody() {
+fn failing_to_fill_the_pool_leaves_logs_usable() {
     let fs = MemoryFileSystem::default();
     let (store, log, told) = open_counting(&fs);
     fs.fail_write(1, Failure::DiskFull);

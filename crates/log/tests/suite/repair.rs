@@ -171,7 +171,7 @@ fn a_whole_log_stays_as_it_is() {
 }
 
 #[test]
-fn lost_entries_get_back_the_positions_that_are_known() {
+fn fillers_get_the_hinted_positions() {
     let (fs, frames) = written(true);
     let newest = segments(&fs).pop().expect("there are segments");
     fs.cut(&newest, 0);
@@ -210,7 +210,7 @@ fn next_offset_of(frames: &[Frame]) -> u64 {
 /// Whatever a crash in the middle leaves, the log opens with every offset in its place or still says that it is
 /// damaged; made again, the repair ends the same.
 #[test]
-fn an_interrupted_repair_is_made_again() {
+fn an_interrupted_repair_can_be_repeated() {
     for clean in [true, false] {
         let (fs, frames) = written(clean);
         for path in segments(&fs) {
@@ -273,7 +273,7 @@ fn a_segment_that_was_never_begun_is_no_loss() {
 }
 
 #[test]
-fn offsets_that_were_lost_before_are_not_kept() {
+fn fillers_of_an_earlier_repair_do_not_count_as_readable() {
     let (fs, frames) = written(true);
     fs.flip(&segments(&fs)[1], 700, 1);
     let lost: u64 =

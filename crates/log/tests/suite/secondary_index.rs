@@ -237,7 +237,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn lookups_by_tag_find_what_a_reading_of_the_whole_log_finds(
+    fn lookups_by_key_find_the_same_as_reading_the_whole_log(
         events in prop::collection::vec(event(), 1..30),
         options in any_options(),
     ) {
@@ -346,7 +346,7 @@ fn the_format_of_an_index_has_not_changed() {
 }
 
 #[test]
-fn a_segment_without_its_index_is_looked_through() {
+fn a_segment_without_an_index_is_read_whole() {
     let fs = MemoryFileSystem::default();
     let (_store, log) = open(&fs).expect("open");
     append_range(&log, 1..60, 1, 300);
@@ -362,7 +362,7 @@ fn a_segment_without_its_index_is_looked_through() {
 }
 
 #[test]
-fn an_index_of_another_tagger_is_not_used() {
+fn an_index_of_other_keys_is_not_used() {
     fn none(_: &Frame, _: &mut Vec<IndexKey>) {}
     let fs = MemoryFileSystem::default();
     let (store, log) = open(&fs).expect("open");
@@ -382,7 +382,7 @@ fn an_index_of_another_tagger_is_not_used() {
 
 /// On a disk that takes no index, everything else goes on.
 #[test]
-fn a_failing_index_fails_nobody() {
+fn a_failing_index_leaves_the_log_usable() {
     let directory = tempfile::tempdir().expect("a directory");
     let store = fanfare_log::Store::open(
         &Environment::system(),
@@ -403,7 +403,7 @@ fn a_failing_index_fails_nobody() {
 }
 
 #[test]
-fn the_newest_segment_is_looked_up_in_memory_too() {
+fn lookups_use_the_draft_of_the_newest_segment() {
     let fs = MemoryFileSystem::default();
     let store = open_store(&fs).expect("open");
     let large = fanfare_log::RollPolicy { segment_bytes: 8 << 20, ..roll() };
