@@ -36,7 +36,9 @@ pub enum OpenError {
         first_offset: u64,
         end_offset: u64,
     },
-    #[error("data directory {path} was written by an older version (format {version}); this version cannot read it")]
+    #[error(
+        "data directory {path} was written by an older version (format {version}); this version cannot read it"
+    )]
     Older { path: String, version: u32 },
     #[error("{path} was written by a newer format, version {version}")]
     Newer { path: String, version: u32 },

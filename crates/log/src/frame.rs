@@ -9,10 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use fanfare_codec::{Malformed, Reader, Writer};
 
-use crate::{
-    codec::to_u32,
-    segment::write_buffer::WriteBuffer,
-};
+use crate::{codec::to_u32, segment::write_buffer::WriteBuffer};
 
 pub(crate) const HEADER_BYTES: usize = 64;
 const FLAG_FRAME: u8 = 0;

@@ -129,7 +129,8 @@ impl Journal {
     pub(crate) fn note_synced_ends(&mut self, marks: &[(u32, SyncMark)]) {
         for (id, mark) in marks {
             let Some(facts) = self.contents.logs.get_mut(id) else { continue };
-            let falls = facts.sync_mark.is_some_and(|old| (mark.segment, mark.byte) < (old.segment, old.byte));
+            let falls =
+                facts.sync_mark.is_some_and(|old| (mark.segment, mark.byte) < (old.segment, old.byte));
             assert!(
                 !falls,
                 "invariant violation: the synced end of {} falls from {:?} to {mark:?}",
@@ -225,7 +226,11 @@ impl Journal {
     }
 
     fn frame(&self, record: &Record) -> Vec<u8> {
-        file::frame(record, file::Placement { sequence: self.sequence, synced_byte: self.synced_byte }, self.nonce)
+        file::frame(
+            record,
+            file::Placement { sequence: self.sequence, synced_byte: self.synced_byte },
+            self.nonce,
+        )
     }
 
     fn write_record(&mut self, bytes: &[u8]) -> Result<(), Fatal> {

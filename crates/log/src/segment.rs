@@ -69,7 +69,13 @@ impl SegmentHeader {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::with_capacity(SEGMENT_HEADER_BYTES);
-        out.bytes(MAGIC).u32(VERSION).u32(0).u64(self.nonce).u64(self.sequence).u64(self.replica).u32(self.log);
+        out.bytes(MAGIC)
+            .u32(VERSION)
+            .u32(0)
+            .u64(self.nonce)
+            .u64(self.sequence)
+            .u64(self.replica)
+            .u32(self.log);
         let Position { term, leader, index } = self.previous.unwrap_or_default();
         out.u32(u32::from(self.previous.is_some())).u64(self.first_index).u64(self.base_offset);
         out.u64(term).u64(leader).u64(index);

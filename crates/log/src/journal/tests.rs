@@ -9,7 +9,8 @@ fn journal() -> (MemoryFileSystem, Journal) {
     let fs = MemoryFileSystem::default();
     fs.create_dir(Path::new(DIR)).expect("create directory");
     fs.sync_dir(Path::new("/")).expect("sync directory");
-    let journal = Journal::create(&Environment::system(), Arc::new(fs.clone()), Path::new(DIR), SEGMENT_BYTES);
+    let journal =
+        Journal::create(&Environment::system(), Arc::new(fs.clone()), Path::new(DIR), SEGMENT_BYTES);
     let journal = journal.expect("create");
     (fs, journal)
 }

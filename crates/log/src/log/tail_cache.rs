@@ -29,7 +29,9 @@ impl TailCache {
 
     pub(crate) fn push(&mut self, frame: Frame) {
         assert!(
-            self.frames.back().is_none_or(|last| last.header.position.index + 1 == frame.header.position.index),
+            self.frames
+                .back()
+                .is_none_or(|last| last.header.position.index + 1 == frame.header.position.index),
             "invariant violation: the tail cache has no gaps"
         );
         self.bytes += cost(&frame);

@@ -66,8 +66,8 @@ pub(super) fn open_or_create(
         if version < IDENTITY_VERSION {
             return Err(OpenError::Older { path: dir.display().to_string(), version });
         }
-        let identity = Identity::decode(&content)
-            .map_err(|_| OpenError::corrupt(&path, 0, "identity is malformed"))?;
+        let identity =
+            Identity::decode(&content).map_err(|_| OpenError::corrupt(&path, 0, "identity is malformed"))?;
         let journal = Journal::open(environment, fs.clone(), dir, segment_bytes)?;
         return Ok((identity, journal));
     }

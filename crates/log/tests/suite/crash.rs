@@ -145,7 +145,8 @@ fn a_new_data_directory_is_durable_with_its_parents() {
         let fs = MemoryFileSystem::default();
         let open = |fs: &MemoryFileSystem| {
             let fs = Arc::new(fs.clone());
-            Store::open(&Environment::system(), fs, Path::new(dir), options(), Box::new(|_| {})).expect("open")
+            Store::open(&Environment::system(), fs, Path::new(dir), options(), Box::new(|_| {}))
+                .expect("open")
         };
         let store = open(&fs);
         let log = store.open_log(LOG, REPLICA, roll()).expect("open log");

@@ -152,7 +152,11 @@ fn a_sync_that_lies_is_reported_after_the_crash_and_never_a_silent_loss() {
         let model = run_steps(&fs, opened, true);
         match open(&fs.crashed(|_| Keep::Nothing)) {
             Ok((_store, log)) => {
-                assert_eq!(Model::of(&log, model.term()), model, "the lie of sync {passing} lost data silently");
+                assert_eq!(
+                    Model::of(&log, model.term()),
+                    model,
+                    "the lie of sync {passing} lost data silently"
+                );
                 harmless += 1;
             }
             Err(OpenError::Corrupt { path, what, .. }) => {

@@ -10,10 +10,14 @@ const MEBIBYTE: usize = 1 << 20;
 
 fn scan(log: &Log, indexes: std::ops::Range<u64>, prefix_bytes: usize) -> Vec<(FrameHeader, Vec<u8>)> {
     let mut visited = Vec::new();
-    let next = log.scan_headers(indexes, |_| prefix_bytes, |header, prefix| {
-        visited.push((header.clone(), prefix.to_vec()));
-        ControlFlow::Continue(())
-    });
+    let next = log.scan_headers(
+        indexes,
+        |_| prefix_bytes,
+        |header, prefix| {
+            visited.push((header.clone(), prefix.to_vec()));
+            ControlFlow::Continue(())
+        },
+    );
     let next = next.expect("scan");
     assert!(visited.last().is_none_or(|(header, _)| header.position.index + 1 == next));
     visited
@@ -87,9 +91,13 @@ fn a_scan_ends_where_its_visitor_breaks_and_refuses_purged_frames() {
     let fs = MemoryFileSystem::default();
     let (_store, log) = open(&fs).expect("open");
     append_range(&log, 1..60, 1, 200);
-    let next = log.scan_headers(1..60, |_| 0, |header, _| {
-        if header.position.index == 33 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let next = log.scan_headers(
+        1..60,
+        |_| 0,
+        |header, _| {
+            if header.position.index == 33 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        },
+    );
     assert_eq!(next.expect("scan"), 34);
     let purged = log.read(20, 21, 0).expect("read")[0].header.clone();
     wait(|done| log.purge(purged.position, purged.end_offset(), done)).expect("purge");

@@ -9,8 +9,7 @@ use std::{
 use fanfare_environment::Environment;
 use fanfare_log::{
     DiskFileSystem, FileSystem as _, MemoryFileSystem, NewFrame, OpenError, Position, RollPolicy, Store,
-    StoreOptions,
-    memory::Keep,
+    StoreOptions, memory::Keep,
 };
 
 use crate::support::{

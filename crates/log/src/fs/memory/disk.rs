@@ -69,7 +69,9 @@ enum NameChange {
 impl NameChange {
     fn is_in(&self, dir: &Path) -> bool {
         match self {
-            Self::Set { path, .. } | Self::Unset { path } | Self::SetDir { path } => path.parent() == Some(dir),
+            Self::Set { path, .. } | Self::Unset { path } | Self::SetDir { path } => {
+                path.parent() == Some(dir)
+            }
             Self::Move { from, to, .. } => from.parent() == Some(dir) || to.parent() == Some(dir),
         }
     }
@@ -104,7 +106,8 @@ impl Names {
     /// Removes whatever lies in a directory that is not there.
     fn drop_unreachable(&mut self) {
         let dirs = self.dirs.clone();
-        let is_reachable = |path: &Path| path.ancestors().skip(1).all(|dir| is_root(dir) || dirs.contains(dir));
+        let is_reachable =
+            |path: &Path| path.ancestors().skip(1).all(|dir| is_root(dir) || dirs.contains(dir));
         self.dirs.retain(|path| is_reachable(path));
         self.files.retain(|path, _| is_reachable(path));
     }
@@ -337,12 +340,7 @@ impl Content {
             unsynced: Vec::new(),
             unreadable: inode.unreadable.clone(),
         });
-        Self {
-            inodes: inodes.collect(),
-            durable_names: names.clone(),
-            names,
-            ..Self::default()
-        }
+        Self { inodes: inodes.collect(), durable_names: names.clone(), names, ..Self::default() }
     }
 }
 
