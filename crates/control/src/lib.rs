@@ -1,21 +1,35 @@
-//! The control services: thin edges that convert, check what the edge can check, and call the catalog.
+//! Control of what should exist, whatever the protocol: plain functions from a tenant and a request to a result.
 //!
-//! Each answer is the caller's own: every object is reached through the tenant that authentication put into the
-//! request. Secrets leave the node once, in the answer that created them.
+//! One file per noun. Each function checks the fields that the catalog does not, and answers typed errors; protocols
+//! convert requests, results and [`ControlError`] to their own. Every object is reached through the [`Tenant`] that
+//! authentication made. Secrets leave the node once, in the answer that created them.
 
+mod control;
+
+mod dead_letters;
+mod deliveries;
 mod event_types;
 mod schemas;
 mod sinks;
 mod subscriptions;
 
-mod dead_letters;
+mod error;
+mod list;
 
-mod control;
-mod page;
-mod status;
-mod time;
+pub use fanfare_catalog::{
+    ChangeError, EventType, EventTypeStatus, ObjectKind, Schema, SchemaVersion, Tenant,
+    json_schema::{SchemaProblem, dataschema_uri},
+};
+pub use fanfare_delivery::{DeadLetter, ReconcileError, State as DeliveryState, SubscriptionStats};
+pub use fanfare_partition::ReadError;
+pub use fanfare_sinks::ConfigError;
 
-pub use control::Control;
-
-#[cfg(test)]
-mod tests;
+pub use self::{
+    control::Control,
+    error::{ControlError, FieldViolation, Unreadable},
+    event_types::EventTypeSettings,
+    list::{ListRequest, Listed},
+    schemas::{NewSchema, SchemaUpdate, VersionedSchema},
+    sinks::{SinkKind, SinkSettings, SinkUpdate, WebhookSettings},
+    subscriptions::{SubscriptionSettings, SubscriptionUpdate},
+};

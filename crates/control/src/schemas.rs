@@ -1,161 +1,156 @@
-//! `fanfare.v1.SchemaService`.
+//! Schemas: named JSON Schemas with immutable versions.
 
-use std::ops::Bound;
+use std::{ops::Bound, sync::Arc};
 
-use fanfare_catalog::{ChangeError, ObjectKind, Schema, Tenant, json_schema::dataschema_uri};
-use fanfare_proto::v1;
-use tonic::{Request, Response, Status};
-
-use crate::{
-    control::{Control, revision, tenant},
-    page::Page,
-    status::{change_status, invalid},
-    time::to_api,
+use fanfare_catalog::{
+    ChangeError, ObjectKind, Schema, SchemaVersion, Tenant,
+    json_schema::{self, SchemaProblem},
 };
 
-#[tonic::async_trait]
-impl v1::schema_service_server::SchemaService for Control {
-    async fn create_schema(
-        &self,
-        request: Request<v1::CreateSchemaRequest>,
-    ) -> Result<Response<v1::CreateSchemaResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let v1::CreateSchemaRequest { schema, document } = request.into_inner();
-        let given = required(schema)?;
-        self.check_document(&document).await?;
-        let created = self.catalog.create_schema(tenant, &given.id, &given.description, &document).await;
-        let schema = Some(shown(&*created.map_err(|error| change_status(&error))?));
-        Ok(Response::new(v1::CreateSchemaResponse { schema }))
-    }
+use crate::{
+    control::Control,
+    error::{ControlError, FieldViolation},
+    list::{ListRequest, Listed},
+};
 
-    async fn create_schema_version(
-        &self,
-        request: Request<v1::CreateSchemaVersionRequest>,
-    ) -> Result<Response<v1::CreateSchemaVersionResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let v1::CreateSchemaVersionRequest { schema_id, document } = request.into_inner();
-        self.check_document(&document).await?;
-        let created = self.catalog.create_schema_version(tenant, &schema_id, &document).await;
-        let schema = created.map_err(|error| change_status(&error))?;
-        let version = shown_version(&schema, schema.latest_version(), Document::Shown);
-        Ok(Response::new(v1::CreateSchemaVersionResponse { version }))
-    }
+/// A schema to make, with the document of its first version.
+#[derive(Clone, Debug)]
+pub struct NewSchema {
+    pub id: String,
+    pub description: String,
+    pub document: String,
+}
 
-    async fn get_schema(
-        &self,
-        request: Request<v1::GetSchemaRequest>,
-    ) -> Result<Response<v1::GetSchemaResponse>, Status> {
-        let schema = self.schema(tenant(&request)?, &request.get_ref().id)?;
-        Ok(Response::new(v1::GetSchemaResponse { schema: Some(shown(&schema)) }))
-    }
+/// Replacement of a schema's description.
+#[derive(Clone, Debug)]
+pub struct SchemaUpdate {
+    pub id: String,
+    pub description: String,
+    /// Revision that was read; none overwrites any.
+    pub expected_revision: Option<u64>,
+}
 
-    async fn get_schema_version(
-        &self,
-        request: Request<v1::GetSchemaVersionRequest>,
-    ) -> Result<Response<v1::GetSchemaVersionResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let v1::GetSchemaVersionRequest { schema_id, version } = request.into_inner();
-        let schema = self.schema(tenant, &schema_id)?;
-        let number = if version == 0 { schema.latest_version() } else { version };
-        match shown_version(&schema, number, Document::Shown) {
-            Some(version) => Ok(Response::new(v1::GetSchemaVersionResponse { version: Some(version) })),
-            None => {
-                let name =
-                    format!("{schema_id} version {number} (the latest is {})", schema.latest_version());
-                Err(change_status(&ChangeError::NotFound { kind: ObjectKind::Schema, name }))
-            }
-        }
-    }
-
-    async fn list_schemas(
-        &self,
-        request: Request<v1::ListSchemasRequest>,
-    ) -> Result<Response<v1::ListSchemasResponse>, Status> {
-        let account = self.account(tenant(&request)?)?;
-        let v1::ListSchemasRequest { page_size, page_token } = request.into_inner();
-        let page = Page::<String>::parse("schemas", page_size, &page_token)?;
-        let from = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = account.schemas.range::<String, _>((from, Bound::Unbounded));
-        let (schemas, next_page_token) = page.take(rest.map(|(id, schema)| (id.clone(), shown(schema))));
-        Ok(Response::new(v1::ListSchemasResponse { schemas, next_page_token }))
-    }
-
-    async fn list_schema_versions(
-        &self,
-        request: Request<v1::ListSchemaVersionsRequest>,
-    ) -> Result<Response<v1::ListSchemaVersionsResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let v1::ListSchemaVersionsRequest { schema_id, page_size, page_token } = request.into_inner();
-        let page = Page::<u32>::parse(format!("schema_versions/{schema_id}"), page_size, &page_token)?;
-        let schema = self.schema(tenant, &schema_id)?;
-        let first = page.after.map_or(1, |after| after.saturating_add(1));
-        let rest = (first..=schema.latest_version())
-            .filter_map(|number| Some((number, shown_version(&schema, number, Document::LeftOut)?)));
-        let (versions, next_page_token) = page.take(rest);
-        Ok(Response::new(v1::ListSchemaVersionsResponse { versions, next_page_token }))
-    }
-
-    async fn update_schema(
-        &self,
-        request: Request<v1::UpdateSchemaRequest>,
-    ) -> Result<Response<v1::UpdateSchemaResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let given = required(request.into_inner().schema)?;
-        let expected = revision(&given.etag);
-        let updated = self.catalog.update_schema(tenant, &given.id, &given.description, expected).await;
-        let schema = Some(shown(&*updated.map_err(|error| change_status(&error))?));
-        Ok(Response::new(v1::UpdateSchemaResponse { schema }))
-    }
-
-    async fn delete_schema(
-        &self,
-        request: Request<v1::DeleteSchemaRequest>,
-    ) -> Result<Response<v1::DeleteSchemaResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let deleted = self.catalog.delete_schema(tenant, &request.into_inner().id).await;
-        deleted.map_err(|error| change_status(&error))?;
-        Ok(Response::new(v1::DeleteSchemaResponse {}))
-    }
+/// One version of a schema; exists.
+#[derive(Clone, Debug)]
+pub struct VersionedSchema {
+    pub schema: Arc<Schema>,
+    /// Counted from 1.
+    pub number: u32,
+    pub version: SchemaVersion,
 }
 
 impl Control {
-    fn schema(&self, tenant: Tenant, id: &str) -> Result<std::sync::Arc<Schema>, Status> {
-        let found = self.account(tenant)?.schemas.get(id).cloned();
-        found.ok_or_else(|| {
-            change_status(&ChangeError::NotFound { kind: ObjectKind::Schema, name: id.to_owned() })
-        })
+    /// # Errors
+    /// If the document is not a usable schema, or the catalog refuses the change.
+    pub async fn create_schema(&self, tenant: Tenant, new: NewSchema) -> Result<Arc<Schema>, ControlError> {
+        self.check_document(&new.document).await?;
+        Ok(self.catalog.create_schema(tenant, &new.id, &new.description, &new.document).await?)
+    }
+
+    /// # Errors
+    /// If the document is not a usable schema, there is no such schema, or the catalog refuses the change.
+    pub async fn create_schema_version(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        document: &str,
+    ) -> Result<VersionedSchema, ControlError> {
+        self.check_document(document).await?;
+        let schema = self.catalog.create_schema_version(tenant, id, document).await?;
+        let latest = schema.latest_version();
+        VersionedSchema::of(schema, latest)
+    }
+
+    /// # Errors
+    /// If the account has no such schema.
+    pub fn schema(&self, tenant: Tenant, id: &str) -> Result<Arc<Schema>, ControlError> {
+        let schema = self.account(tenant)?.schemas.get(id).cloned();
+        Ok(schema.ok_or_else(|| ChangeError::NotFound { kind: ObjectKind::Schema, name: id.to_owned() })?)
+    }
+
+    /// The latest version if `number` is none.
+    ///
+    /// # Errors
+    /// If the account has no such schema, or that no such version.
+    pub fn schema_version(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        number: Option<u32>,
+    ) -> Result<VersionedSchema, ControlError> {
+        let schema = self.schema(tenant, id)?;
+        let number = number.unwrap_or_else(|| schema.latest_version());
+        VersionedSchema::of(schema, number)
+    }
+
+    /// # Errors
+    /// If the account is gone.
+    pub fn list_schemas(
+        &self,
+        tenant: Tenant,
+        request: &ListRequest<String>,
+    ) -> Result<Listed<Arc<Schema>, String>, ControlError> {
+        let account = self.account(tenant)?;
+        let schemas = account.schemas.range::<String, _>((request.start(), Bound::Unbounded));
+        Ok(request.page(schemas.map(|(id, schema)| (id.clone(), schema.clone()))))
+    }
+
+    /// # Errors
+    /// If the account has no such schema.
+    pub fn list_schema_versions(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        request: &ListRequest<u32>,
+    ) -> Result<Listed<VersionedSchema, u32>, ControlError> {
+        let schema = self.schema(tenant, id)?;
+        let first = request.after.map_or(1, |after| after.saturating_add(1));
+        let numbers = first..=schema.latest_version();
+        let versions =
+            numbers.filter_map(|number| Some((number, VersionedSchema::of(schema.clone(), number).ok()?)));
+        Ok(request.page(versions))
+    }
+
+    /// # Errors
+    /// If there is no such schema, or the catalog refuses the change.
+    pub async fn update_schema(
+        &self,
+        tenant: Tenant,
+        update: SchemaUpdate,
+    ) -> Result<Arc<Schema>, ControlError> {
+        let SchemaUpdate { id, description, expected_revision } = update;
+        Ok(self.catalog.update_schema(tenant, &id, &description, expected_revision).await?)
+    }
+
+    /// # Errors
+    /// If there is no such schema, an event type uses it, or the catalog refuses the change.
+    pub async fn delete_schema(&self, tenant: Tenant, id: &str) -> Result<(), ControlError> {
+        Ok(self.catalog.delete_schema(tenant, id).await?)
+    }
+
+    /// Refuses a document that is not a usable schema. Compiling takes long, so it runs off the runtime's threads.
+    async fn check_document(&self, document: &str) -> Result<(), ControlError> {
+        if document.is_empty() {
+            return Err(FieldViolation::required("document").into());
+        }
+        if document.len() > json_schema::DOCUMENT_BYTES_MAX {
+            let (size_bytes, limit_bytes) = (document.len(), json_schema::DOCUMENT_BYTES_MAX);
+            return Err(SchemaProblem::TooLarge { size_bytes, limit_bytes }.into());
+        }
+        let document = document.to_owned();
+        Ok(self.environment.run_blocking(move || json_schema::compile(&document).map(drop)).await?)
     }
 }
 
-fn required(given: Option<v1::Schema>) -> Result<v1::Schema, Status> {
-    given.ok_or_else(|| invalid("schema", "is required"))
-}
-
-fn shown(schema: &Schema) -> v1::Schema {
-    v1::Schema {
-        id: schema.id.clone(),
-        description: schema.description.clone(),
-        latest_version: schema.latest_version(),
-        create_time: Some(to_api(schema.created)),
-        etag: schema.revision.to_string(),
+impl VersionedSchema {
+    fn of(schema: Arc<Schema>, number: u32) -> Result<Self, ControlError> {
+        match schema.version(number).cloned() {
+            Some(version) => Ok(Self { schema, number, version }),
+            None => {
+                let latest = schema.latest_version();
+                let name = format!("{} version {number} (the latest is {latest})", schema.id);
+                Err(ChangeError::NotFound { kind: ObjectKind::Schema, name }.into())
+            }
+        }
     }
-}
-
-enum Document {
-    Shown,
-    LeftOut,
-}
-
-fn shown_version(schema: &Schema, number: u32, document: Document) -> Option<v1::SchemaVersion> {
-    let version = schema.version(number)?;
-    Some(v1::SchemaVersion {
-        schema_id: schema.id.clone(),
-        version: number,
-        document: match document {
-            Document::Shown => version.document.to_string(),
-            Document::LeftOut => String::new(),
-        },
-        create_time: Some(to_api(version.created)),
-        dataschema: dataschema_uri(&schema.id, number),
-    })
 }

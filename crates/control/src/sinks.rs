@@ -1,149 +1,161 @@
-//! `fanfare.v1.SinkService`.
+//! Sinks: destinations of an account and how events get there.
 
-use std::ops::Bound;
+use std::sync::Arc;
 
-use fanfare_catalog::{ChangeError, ObjectKind, SinkChange};
+use fanfare_catalog::{ChangeError, ObjectKind, SinkChange, Tenant};
 use fanfare_model::{KinesisConfig, Secret, Sink, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
-use fanfare_proto::v1;
-use tonic::{Request, Response, Status};
 
 use crate::{
-    control::{Control, parse_id, revision, tenant},
-    page::Page,
-    status::{change_status, invalid, sink_status},
-    time::to_api,
+    control::{Control, parse_id},
+    error::{ControlError, FieldViolation},
+    list::{ListRequest, Listed},
 };
 
 const TIMEOUT_DEFAULT_MS: u32 = 15_000;
 const TIMEOUT_MAX_MS: u32 = 30_000;
 const BATCH_EVENTS_DEFAULT: u32 = 100;
 
-#[tonic::async_trait]
-impl v1::sink_service_server::SinkService for Control {
-    async fn create_sink(
+/// Wanted state of a sink.
+#[derive(Clone, Debug)]
+pub struct SinkSettings {
+    pub description: String,
+    /// Required.
+    pub kind: Option<SinkKind>,
+}
+
+/// Kind of a sink and its settings.
+#[derive(Clone, Debug)]
+pub enum SinkKind {
+    Webhook(WebhookSettings),
+    Kinesis(KinesisConfig),
+}
+
+/// Settings of a webhook; what is absent has its default.
+#[derive(Clone, Debug)]
+pub struct WebhookSettings {
+    pub destination: String,
+    /// POST or PUT; POST if absent.
+    pub method: Option<String>,
+    pub batch_events: bool,
+    /// 100 if absent.
+    pub batch_events_max: Option<u32>,
+    /// 15 s if absent, at most 30 s.
+    pub timeout_ms: Option<u32>,
+    /// Made by the node if absent from a new sink; unchanged if absent from an update.
+    pub signing_secret: Option<Secret>,
+    /// Unchanged if absent from an update.
+    pub twilio_auth_token: Option<Secret>,
+}
+
+/// Replacement of a sink's settings.
+#[derive(Clone, Debug)]
+pub struct SinkUpdate {
+    pub id: String,
+    pub settings: SinkSettings,
+    /// Revision that was read; none overwrites any.
+    pub expected_revision: Option<u64>,
+}
+
+impl Control {
+    /// Makes a sink. The answer is the only one that holds its signing secret for the owner to see.
+    ///
+    /// # Errors
+    /// If a field is wrong, the sink could never deliver, or the catalog refuses the change.
+    pub async fn create_sink(
         &self,
-        request: Request<v1::CreateSinkRequest>,
-    ) -> Result<Response<v1::CreateSinkResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let given = required(request.into_inner().sink)?;
-        let mut config = config(given.kind)?;
+        tenant: Tenant,
+        settings: SinkSettings,
+    ) -> Result<Arc<Sink>, ControlError> {
+        let SinkSettings { description, kind } = settings;
+        let mut config = config(kind)?;
         if let SinkConfig::Webhook(webhook) = &mut config
             && webhook.signing_secret.expose().is_empty()
         {
             webhook.signing_secret = self.sinks.signing_secret();
         }
-        self.sinks.check(&config).map_err(|error| sink_status(&error))?;
-        let created = self.catalog.create_sink(tenant, &given.description, config).await;
-        let created = created.map_err(|error| change_status(&error))?;
-        Ok(Response::new(v1::CreateSinkResponse { sink: Some(shown_with_secret(&created)) }))
+        self.sinks.check(&config)?;
+        Ok(self.catalog.create_sink(tenant, &description, config).await?)
     }
 
-    async fn get_sink(
-        &self,
-        request: Request<v1::GetSinkRequest>,
-    ) -> Result<Response<v1::GetSinkResponse>, Status> {
-        let account = self.account(tenant(&request)?)?;
-        let id = parse_id::<SinkId>("id", &request.get_ref().id)?;
-        match account.sinks.get(&id) {
-            Some(sink) => Ok(Response::new(v1::GetSinkResponse { sink: Some(shown(sink)) })),
-            None => Err(unknown(id)),
-        }
+    /// # Errors
+    /// If the account has no such sink.
+    pub fn sink(&self, tenant: Tenant, id: &str) -> Result<Arc<Sink>, ControlError> {
+        let account = self.account(tenant)?;
+        let id = parse_id::<SinkId>("id", id)?;
+        Ok(account.sinks.get(&id).cloned().ok_or_else(|| unknown(id))?)
     }
 
-    async fn list_sinks(
+    /// # Errors
+    /// If the account is gone.
+    pub fn list_sinks(
         &self,
-        request: Request<v1::ListSinksRequest>,
-    ) -> Result<Response<v1::ListSinksResponse>, Status> {
-        let account = self.account(tenant(&request)?)?;
-        let v1::ListSinksRequest { page_size, page_token } = request.into_inner();
-        let page = Page::<SinkId>::parse("sinks", page_size, &page_token)?;
-        let from = page.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = account.sinks.range((from, Bound::Unbounded));
-        let (sinks, next_page_token) = page.take(rest.map(|(id, sink)| (*id, shown(sink))));
-        Ok(Response::new(v1::ListSinksResponse { sinks, next_page_token }))
+        tenant: Tenant,
+        request: &ListRequest<SinkId>,
+    ) -> Result<Listed<Arc<Sink>, SinkId>, ControlError> {
+        let account = self.account(tenant)?;
+        let sinks = account.sinks.range((request.start(), std::ops::Bound::Unbounded));
+        Ok(request.page(sinks.map(|(id, sink)| (*id, sink.clone()))))
     }
 
-    async fn update_sink(
-        &self,
-        request: Request<v1::UpdateSinkRequest>,
-    ) -> Result<Response<v1::UpdateSinkResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let given = required(request.into_inner().sink)?;
-        let id = parse_id::<SinkId>("sink.id", &given.id)?;
-        let config = config(given.kind)?;
+    /// Replaces a sink's description and configuration; its kind stays.
+    ///
+    /// # Errors
+    /// If a field is wrong, there is no such sink, it could never deliver, or the catalog refuses the change.
+    pub async fn update_sink(&self, tenant: Tenant, update: SinkUpdate) -> Result<Arc<Sink>, ControlError> {
+        let SinkUpdate { id, settings: SinkSettings { description, kind }, expected_revision } = update;
+        let id = parse_id::<SinkId>("sink.id", &id)?;
+        let config = config(kind)?;
         let account = self.account(tenant)?;
         let stored = account.sinks.get(&id).ok_or_else(|| unknown(id))?;
-        self.sinks.check(&completed(&config, &stored.config)).map_err(|error| sink_status(&error))?;
-        let change =
-            SinkChange { description: given.description, config, expected_revision: revision(&given.etag) };
-        let updated = self.catalog.update_sink(tenant, id, change).await;
-        let updated = updated.map_err(|error| change_status(&error))?;
-        Ok(Response::new(v1::UpdateSinkResponse { sink: Some(shown(&updated)) }))
+        self.sinks.check(&with_stored_secrets(&config, &stored.config))?;
+        let change = SinkChange { description, config, expected_revision };
+        Ok(self.catalog.update_sink(tenant, id, change).await?)
     }
 
-    async fn delete_sink(
-        &self,
-        request: Request<v1::DeleteSinkRequest>,
-    ) -> Result<Response<v1::DeleteSinkResponse>, Status> {
-        let tenant = tenant(&request)?;
-        let id = parse_id("id", &request.get_ref().id)?;
-        self.catalog.delete_sink(tenant, id).await.map_err(|error| change_status(&error))?;
-        Ok(Response::new(v1::DeleteSinkResponse {}))
+    /// # Errors
+    /// If there is no such sink, a subscription uses it, or the catalog refuses the change.
+    pub async fn delete_sink(&self, tenant: Tenant, id: &str) -> Result<(), ControlError> {
+        let id = parse_id("id", id)?;
+        Ok(self.catalog.delete_sink(tenant, id).await?)
     }
 }
 
-fn required(given: Option<v1::Sink>) -> Result<v1::Sink, Status> {
-    given.ok_or_else(|| invalid("sink", "is required"))
+fn unknown(id: SinkId) -> ChangeError {
+    ChangeError::NotFound { kind: ObjectKind::Sink, name: id.to_string() }
 }
 
-fn unknown(id: SinkId) -> Status {
-    change_status(&ChangeError::NotFound { kind: ObjectKind::Sink, name: id.to_string() })
-}
-
-fn config(kind: Option<v1::sink::Kind>) -> Result<SinkConfig, Status> {
+fn config(kind: Option<SinkKind>) -> Result<SinkConfig, FieldViolation> {
     match kind {
-        Some(v1::sink::Kind::Webhook(webhook)) => Ok(SinkConfig::Webhook(webhook_config(webhook)?)),
-        Some(v1::sink::Kind::Kinesis(kinesis)) => Ok(SinkConfig::Kinesis(KinesisConfig {
-            arn: kinesis.arn,
-            role_arn: given(kinesis.role_arn),
-            external_id: given(kinesis.external_id),
-            endpoint_override: given(kinesis.endpoint_override),
-        })),
-        None => Err(invalid("sink.kind", "is required: give sink.webhook or sink.kinesis")),
+        Some(SinkKind::Webhook(webhook)) => Ok(SinkConfig::Webhook(webhook_config(webhook)?)),
+        Some(SinkKind::Kinesis(kinesis)) => Ok(SinkConfig::Kinesis(kinesis)),
+        None => Err(FieldViolation::new("sink.kind", "is required: give sink.webhook or sink.kinesis")),
     }
 }
 
-fn webhook_config(webhook: v1::WebhookSink) -> Result<WebhookConfig, Status> {
-    let method = match webhook.method.as_str() {
-        "" | "POST" => WebhookMethod::Post,
-        "PUT" => WebhookMethod::Put,
-        _ => return Err(invalid("sink.webhook.method", "is neither POST nor PUT")),
+fn webhook_config(webhook: WebhookSettings) -> Result<WebhookConfig, FieldViolation> {
+    let method = match webhook.method.as_deref() {
+        None | Some("POST") => WebhookMethod::Post,
+        Some("PUT") => WebhookMethod::Put,
+        Some(_) => return Err(FieldViolation::new("sink.webhook.method", "is neither POST nor PUT")),
     };
-    if webhook.timeout_ms > TIMEOUT_MAX_MS {
-        let problem = format!("is {}; at most {TIMEOUT_MAX_MS} are allowed", webhook.timeout_ms);
-        return Err(invalid("sink.webhook.timeout_ms", problem));
+    let timeout_ms = webhook.timeout_ms.unwrap_or(TIMEOUT_DEFAULT_MS);
+    if timeout_ms > TIMEOUT_MAX_MS {
+        let problem = format!("is {timeout_ms}; at most {TIMEOUT_MAX_MS} are allowed");
+        return Err(FieldViolation::new("sink.webhook.timeout_ms", problem));
     }
     Ok(WebhookConfig {
         destination: webhook.destination,
         method,
         batch_events: webhook.batch_events,
-        batch_events_max: or_default(webhook.batch_events_max, BATCH_EVENTS_DEFAULT),
-        timeout_ms: or_default(webhook.timeout_ms, TIMEOUT_DEFAULT_MS),
-        signing_secret: Secret::new(webhook.signing_secret),
-        twilio_auth_token: given(webhook.twilio_auth_token).map(Secret::new),
+        batch_events_max: webhook.batch_events_max.unwrap_or(BATCH_EVENTS_DEFAULT),
+        timeout_ms,
+        signing_secret: webhook.signing_secret.unwrap_or_else(|| Secret::new(String::new())),
+        twilio_auth_token: webhook.twilio_auth_token,
     })
 }
 
-fn given(text: String) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty())
-}
-
-fn or_default(number: u32, default: u32) -> u32 {
-    if number == 0 { default } else { number }
-}
-
 /// The configuration as the catalog will store it: secrets that are left out are the stored ones.
-fn completed(config: &SinkConfig, stored: &SinkConfig) -> SinkConfig {
+fn with_stored_secrets(config: &SinkConfig, stored: &SinkConfig) -> SinkConfig {
     let mut completed = config.clone();
     if let (SinkConfig::Webhook(webhook), SinkConfig::Webhook(stored)) = (&mut completed, stored) {
         if webhook.signing_secret.expose().is_empty() {
@@ -156,43 +168,56 @@ fn completed(config: &SinkConfig, stored: &SinkConfig) -> SinkConfig {
     completed
 }
 
-fn shown_with_secret(sink: &Sink) -> v1::Sink {
-    let mut shown = shown(sink);
-    if let (Some(v1::sink::Kind::Webhook(webhook)), SinkConfig::Webhook(stored)) =
-        (&mut shown.kind, &sink.config)
-    {
-        stored.signing_secret.expose().clone_into(&mut webhook.signing_secret);
-    }
-    shown
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn shown(sink: &Sink) -> v1::Sink {
-    let kind = match &sink.config {
-        SinkConfig::Webhook(webhook) => v1::sink::Kind::Webhook(v1::WebhookSink {
-            destination: webhook.destination.clone(),
-            method: match webhook.method {
-                WebhookMethod::Post => "POST".to_owned(),
-                WebhookMethod::Put => "PUT".to_owned(),
-            },
-            batch_events: webhook.batch_events,
-            signing_secret: String::new(),
-            twilio_auth_token: String::new(),
-            timeout_ms: webhook.timeout_ms,
-            batch_events_max: webhook.batch_events_max,
-        }),
-        SinkConfig::Kinesis(kinesis) => v1::sink::Kind::Kinesis(v1::KinesisSink {
-            arn: kinesis.arn.clone(),
-            role_arn: kinesis.role_arn.clone().unwrap_or_default(),
-            external_id: kinesis.external_id.clone().unwrap_or_default(),
-            endpoint_override: kinesis.endpoint_override.clone().unwrap_or_default(),
-        }),
-    };
-    v1::Sink {
-        id: sink.id.to_string(),
-        description: sink.description.clone(),
-        kind: Some(kind),
-        create_time: Some(to_api(sink.created)),
-        update_time: Some(to_api(sink.updated)),
-        etag: sink.revision.to_string(),
+    fn webhook() -> WebhookSettings {
+        WebhookSettings {
+            destination: "https://example.com/".to_owned(),
+            method: None,
+            batch_events: false,
+            batch_events_max: None,
+            timeout_ms: None,
+            signing_secret: None,
+            twilio_auth_token: None,
+        }
+    }
+
+    #[test]
+    fn absent_settings_of_a_webhook_have_their_defaults() {
+        let config = webhook_config(webhook()).unwrap();
+        assert_eq!(
+            (config.method, config.batch_events_max, config.timeout_ms),
+            (WebhookMethod::Post, 100, 15_000)
+        );
+        let put = WebhookSettings { method: Some("PUT".to_owned()), timeout_ms: Some(30_000), ..webhook() };
+        let config = webhook_config(put).unwrap();
+        assert_eq!((config.method, config.timeout_ms), (WebhookMethod::Put, 30_000));
+    }
+
+    #[test]
+    fn settings_that_are_wrong_name_their_field() {
+        let table = [
+            (None, "sink.kind"),
+            (Some(WebhookSettings { method: Some("DELETE".to_owned()), ..webhook() }), "sink.webhook.method"),
+            (Some(WebhookSettings { timeout_ms: Some(30_001), ..webhook() }), "sink.webhook.timeout_ms"),
+        ];
+        for (settings, field) in table {
+            assert_eq!(config(settings.map(SinkKind::Webhook)).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn an_update_keeps_the_secrets_that_it_leaves_out() {
+        let secret = |text: &str| Some(Secret::new(text.to_owned()));
+        let with = |signing_secret, twilio_auth_token| {
+            let settings = WebhookSettings { signing_secret, twilio_auth_token, ..webhook() };
+            SinkConfig::Webhook(webhook_config(settings).unwrap())
+        };
+        let stored = with(secret("whsec_1"), secret("token"));
+        assert_eq!(with_stored_secrets(&with(None, None), &stored), stored);
+        let changed = with(secret("whsec_2"), secret("other"));
+        assert_eq!(with_stored_secrets(&changed, &stored), changed);
     }
 }

@@ -1,4 +1,4 @@
-//! How many bytes of events the node holds between reading a request and answering it.
+//! Bound on the bytes of events that the node holds between reading a request and answering it.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::refusal::Refusal;
 
-/// Refuses at once when full: a queue here would only add latency to what is refused later.
+/// Refuses at once when full: a queue here would only add latency to requests that are refused later.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     free_bytes: Arc<Semaphore>,
@@ -19,10 +19,10 @@ impl Admission {
         Self { free_bytes: Arc::new(Semaphore::new(permits)), limit_bytes }
     }
 
-    /// A share for `size_bytes` that lasts until it is dropped.
+    /// Takes `size_bytes` until the permit is dropped. A request larger than the limit is admitted alone.
     pub(crate) fn admit(&self, size_bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let share = u32::try_from(size_bytes).unwrap_or(u32::MAX).clamp(1, self.limit_bytes);
-        self.free_bytes.clone().try_acquire_many_owned(share).map_err(|_| Refusal::Overloaded)
+        let permits = u32::try_from(size_bytes).unwrap_or(u32::MAX).clamp(1, self.limit_bytes);
+        self.free_bytes.clone().try_acquire_many_owned(permits).map_err(|_| Refusal::Overloaded)
     }
 }
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_refused_until_something_leaves() {
+    fn bytes_above_the_limit_are_refused_until_a_permit_is_dropped() {
         let admission = Admission::new(100);
         let first = admission.admit(60).unwrap();
         assert!(matches!(admission.admit(41), Err(Refusal::Overloaded)));

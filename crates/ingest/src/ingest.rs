@@ -1,140 +1,160 @@
-//! The core of publishing, whatever the edge: from raw events to what became of each.
+//! Publishing, whatever the protocol: from raw events to the outcome of each.
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use fanfare_catalog::{
     AccountView, Catalog, Tenant,
     json_schema::{CompiledSchema, SchemaCache},
 };
-use fanfare_model::Offset;
+use fanfare_environment::Environment;
 use fanfare_partition::Partition;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admission::Admission,
-    lanes::Lanes,
+    batch::{BatchSize, InflightBatch, PublishBatch},
+    order::StreamOrder,
+    outcome::{BatchOutcome, PublishOutcome},
     refusal::Refusal,
-    round::{Gathering, InFlight, Settled},
-    validation::{Checked, Validation, Version},
+    validation::{Checked, SchemaRef, Validation},
 };
 
-/// How long a publish waits for its commit before its outcome is called unknown.
+/// Longest wait of a publish for its commit; after that its outcome is unknown.
 const COMMIT_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Data validated before other tasks of the thread get their turn.
 const VALIDATED_BYTES_PER_TURN: usize = 128 << 10;
 
-/// What the publishing edges may hold.
+/// Limits of publishing on one node.
 #[derive(Clone, Copy, Debug)]
 pub struct IngestLimits {
-    /// One event.
+    /// Bytes of one event.
     pub event_bytes_max: usize,
-    /// The events of one request.
+    /// Bytes of the events of one request.
     pub request_bytes_max: usize,
-    /// All requests of the node that are read and not yet answered.
+    /// Bytes of all requests of the node that are read and not yet answered.
     pub inflight_bytes_max: u32,
-    /// One stream's unanswered events and bytes.
+    /// Unanswered events of one stream.
     pub stream_window_events: u32,
+    /// Unanswered bytes of one stream.
     pub stream_window_bytes: u32,
     /// Documents of the schemas that are kept compiled.
     pub schema_cache_bytes: usize,
 }
 
-/// Where an event was committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    pub partition: u16,
-    pub offset: Offset,
-    /// Its identity had been committed before; the position is the first one's.
-    pub duplicate: bool,
+/// Parts of the node that publishing and reading stand on.
+#[derive(Clone)]
+pub struct IngestParts {
+    pub catalog: Catalog,
+    /// By index in the stream `events`.
+    pub partitions: Vec<Partition>,
+    pub environment: Environment,
+    /// Owner of the tasks of open streams.
+    pub tasks: TaskTracker,
+    /// Ends open streams when cancelled; batches appended before are still answered.
+    pub stop: CancellationToken,
 }
 
-pub type PublishOutcome = Result<Committed, Refusal>;
-
-/// Takes events in for every edge of this node. Cheap to clone.
+/// Publishes for every protocol of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Ingest {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    catalog: Catalog,
-    /// By index in the stream `events`.
-    events: Vec<Partition>,
+    parts: IngestParts,
     limits: IngestLimits,
     admission: Admission,
     schemas: SchemaCache,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 impl Ingest {
-    /// `stop` ends open streams; what they had been given is still answered. Their tasks are `tasks`'s.
     #[must_use]
-    pub fn new(
-        catalog: Catalog,
-        events: Vec<Partition>,
-        limits: IngestLimits,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(parts: IngestParts, limits: IngestLimits) -> Self {
         let admission = Admission::new(limits.inflight_bytes_max);
         let schemas = SchemaCache::new(limits.schema_cache_bytes);
-        Self { shared: Arc::new(Shared { catalog, events, limits, admission, schemas, tasks, stop }) }
+        Self { shared: Arc::new(Shared { parts, limits, admission, schemas }) }
     }
 
     /// Publishes events, each the bytes of an `io.cloudevents.v1.CloudEvent`, and answers when each is committed or
-    /// refused, in the order given. Dropping the future leaves the outcome unknown; repeat with the same ids.
-    pub async fn publish(&self, tenant: Tenant, events: Vec<Bytes>) -> Vec<PublishOutcome> {
-        self.publish_all(tenant, events.iter().map(|event| &event[..])).await
-    }
-
-    pub(crate) async fn publish_all<'event>(
+    /// refused, in the order of `events`. Dropping the future leaves the outcome unknown; repeat with the same ids.
+    pub async fn publish<'event>(
         &self,
         tenant: Tenant,
         events: impl ExactSizeIterator<Item = &'event [u8]> + Clone,
     ) -> Vec<PublishOutcome> {
-        let count = events.len();
-        let all = |refusal: &Refusal| vec![Err(refusal.clone()); count];
-        let size_bytes = events.clone().map(<[u8]>::len).sum();
-        let _share = match self.admission().admit(size_bytes) {
-            Ok(share) => share,
-            Err(refusal) => return all(&refusal),
+        let expected = BatchSize { events: events.len(), bytes: events.clone().map(<[u8]>::len).sum() };
+        let refuse_all = |refusal: &Refusal| vec![Err(refusal.clone()); expected.events];
+        let _permit = match self.admit(expected.bytes) {
+            Ok(permit) => permit,
+            Err(refusal) => return refuse_all(&refusal),
         };
-        let view = match self.account(tenant) {
-            Ok(view) => view,
-            Err(refusal) => return all(&refusal),
+        let mut batch = match self.account(tenant) {
+            Ok(view) => PublishBatch::new(view, expected),
+            Err(refusal) => return refuse_all(&refusal),
         };
-        let (mut gathering, mut lanes) = (Gathering::expecting(count, size_bytes), Lanes::default());
-        self.gather(&view, events, &mut lanes, &mut gathering).await;
-        let settled = self.commit(gathering.append(self.partitions(), &mut lanes)).await;
-        (0..settled.len()).map(|index| settled.outcome(index)).collect()
+        let mut order = StreamOrder::default();
+        self.add(&mut batch, events, &mut order).await;
+        let outcome = self.outcome(batch.append(self.partitions(), &mut order)).await;
+        assert_eq!(outcome.len(), expected.events, "invariant violation: every event has one outcome");
+        (0..outcome.len()).map(|index| outcome.event(index)).collect()
     }
 
-    /// Validates events and gathers the good ones; those of partitions that `lanes` hold are refused as behind.
-    pub(crate) async fn gather<'event>(
+    /// Waits until each event of the batch is committed or refused, or its outcome is called unknown.
+    pub async fn outcome(&self, batch: InflightBatch) -> BatchOutcome {
+        batch.outcome(COMMIT_WAIT_MAX).await
+    }
+
+    /// Memory for `size_bytes` of events between reading a request and answering it; given back when dropped.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] if the node holds as much as it may.
+    pub fn admit(&self, size_bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        self.shared.admission.admit(size_bytes)
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> &IngestLimits {
+        &self.shared.limits
+    }
+
+    /// Owner of the tasks of open streams.
+    #[must_use]
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.shared.parts.tasks
+    }
+
+    /// Ends open streams when cancelled.
+    #[must_use]
+    pub fn stop(&self) -> &CancellationToken {
+        &self.shared.parts.stop
+    }
+
+    /// Validates events and adds each to the batch, as routed or refused; events of partitions that `order` holds are
+    /// refused as behind.
+    pub(crate) async fn add<'event>(
         &self,
-        view: &AccountView,
+        batch: &mut PublishBatch,
         events: impl Iterator<Item = &'event [u8]>,
-        lanes: &mut Lanes,
-        gathering: &mut Gathering,
+        order: &mut StreamOrder,
     ) {
-        let mut validation = Validation::new(view, self.limits().event_bytes_max);
+        let view = batch.view().clone();
+        let mut validation = Validation::new(&view, self.limits().event_bytes_max);
         let mut last_schema = None;
         let mut validated_bytes = 0;
         for event in events {
             let checked = match validation.check(event) {
                 Ok(checked) => checked,
                 Err(refusal) => {
-                    gathering.refuse(refusal);
+                    batch.refuse(refusal);
                     continue;
                 }
             };
             let partition = view.account.shard.route(checked.key);
-            if let Some(version) = checked.schema {
-                if let Err(refusal) = self.validate(&checked, version, &mut last_schema).await {
-                    lanes.hold(refusal.is_retryable().then_some(partition));
-                    gathering.refuse(refusal);
+            if let Some(schema) = checked.schema {
+                if let Err(refusal) = self.validate_data(&checked, schema, &mut last_schema).await {
+                    order.hold(refusal.is_retryable().then_some(partition));
+                    batch.refuse(refusal);
                     continue;
                 }
                 validated_bytes += event.len();
@@ -143,74 +163,54 @@ impl Ingest {
                     tokio::task::yield_now().await;
                 }
             }
-            match lanes.is_held(partition) {
-                true => gathering.refuse(Refusal::Behind),
-                false => gathering.place(view, partition, event, &checked),
+            match order.is_held(partition) {
+                true => batch.refuse(Refusal::Behind),
+                false => batch.add(partition, event, &checked),
             }
         }
     }
 
-    /// Waits for the partitions, but not for ever.
-    pub(crate) async fn commit(&self, in_flight: InFlight) -> Settled {
-        in_flight.settled(COMMIT_WAIT_MAX).await
-    }
-
     /// The tenant's part of the newest catalog.
     pub(crate) fn account(&self, tenant: Tenant) -> Result<Arc<AccountView>, Refusal> {
-        self.shared.catalog.view().account(tenant.account()).cloned().ok_or(Refusal::Draining)
+        self.shared.parts.catalog.view().account(tenant.account()).cloned().ok_or(Refusal::Draining)
     }
 
-    async fn validate<'view>(
+    pub(crate) fn partitions(&self) -> &[Partition] {
+        &self.shared.parts.partitions
+    }
+
+    /// `last` is the schema of the event before: neighbours mostly share it.
+    async fn validate_data<'view>(
         &self,
         checked: &Checked<'_, 'view>,
-        version: Version<'view>,
+        schema: SchemaRef<'view>,
         last: &mut Option<(&'view Arc<str>, Arc<CompiledSchema>)>,
     ) -> Result<(), Refusal> {
-        let document = version.document();
+        let document = schema.document();
         let compiled = match last {
             Some((last, compiled)) if Arc::ptr_eq(last, document) => compiled,
-            _ => &mut last.insert((document, self.compiled(version).await?)).1,
+            _ => &mut last.insert((document, self.compiled(schema).await?)).1,
         };
         compiled.validate(checked.data).map_err(|problem| Refusal::Data {
-            schema_id: version.schema.id.clone(),
-            version: version.number,
+            schema_id: schema.schema.id.clone(),
+            version: schema.version,
             problem,
         })
     }
 
-    /// Compiles on a blocking thread what is not compiled yet.
-    async fn compiled(&self, version: Version<'_>) -> Result<Arc<CompiledSchema>, Refusal> {
-        let document = version.document();
+    /// Takes a compiled schema from the cache, or compiles it off the runtime's threads.
+    async fn compiled(&self, schema: SchemaRef<'_>) -> Result<Arc<CompiledSchema>, Refusal> {
+        let document = schema.document();
         if let Some(compiled) = self.shared.schemas.cached(document) {
             return Ok(compiled);
         }
         let (shared, document) = (self.shared.clone(), document.clone());
-        let compiled = self.shared.tasks.spawn_blocking(move || shared.schemas.compiled(&document)).await;
-        // Only a runtime that is being shut down drops a task that has not begun.
-        compiled.map_err(|_| Refusal::Draining)?.map_err(|problem| Refusal::Schema {
-            schema_id: version.schema.id.clone(),
-            version: version.number,
+        let compiled =
+            self.shared.parts.environment.run_blocking(move || shared.schemas.compiled(&document)).await;
+        compiled.map_err(|problem| Refusal::Schema {
+            schema_id: schema.schema.id.clone(),
+            version: schema.version,
             problem,
         })
-    }
-
-    pub(crate) fn limits(&self) -> &IngestLimits {
-        &self.shared.limits
-    }
-
-    pub(crate) fn admission(&self) -> &Admission {
-        &self.shared.admission
-    }
-
-    pub(crate) fn partitions(&self) -> &[Partition] {
-        &self.shared.events
-    }
-
-    pub(crate) fn tasks(&self) -> &TaskTracker {
-        &self.shared.tasks
-    }
-
-    pub(crate) fn stop(&self) -> &CancellationToken {
-        &self.shared.stop
     }
 }

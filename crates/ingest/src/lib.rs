@@ -1,33 +1,33 @@
-//! Events in and out at the public edge: authenticate, validate, route by key, admit by bytes, append,
-//! acknowledge on commit; and read committed events back.
+//! Events in and out, whatever the protocol: validate, route by key, admit by bytes, append, acknowledge on commit; and
+//! read committed events back.
 //!
-//! [`Ingest`] is the core that any edge may use; [`PublisherEdge`] and [`ReaderEdge`] are its gRPC services.
-//! An event's bytes are the producer's: they are looked at here, never re-encoded, and copied once.
-//! Nothing is answered as committed that a partition has not committed.
+//! [`Ingest`] publishes, alone or along a [`PublishSession`] that keeps a producer's order; [`EventReader`] reads. No
+//! wire format but the events' own is known here. An event's bytes are the producer's: they are scanned in place, never
+//! re-encoded, and copied once. Nothing is answered as committed that a partition has not committed.
+
+mod ingest;
+mod session;
 
 mod admission;
-mod authentication;
-mod edge;
-mod ingest;
-mod lanes;
-mod publisher;
-mod read;
-mod reader;
+mod batch;
+mod order;
+mod outcome;
 mod refusal;
-mod round;
-mod status;
-mod stream;
 mod validation;
-mod wire;
 
-pub use authentication::{Authentication, authenticate};
-pub use edge::Edge;
-pub use ingest::{Committed, Ingest, IngestLimits, PublishOutcome};
-pub use publisher::{Publisher, PublisherEdge};
-pub use read::ReadLimits;
-pub use reader::{Reader, ReaderEdge};
-pub use refusal::Refusal;
-pub use status::overloaded;
+mod read;
 
-#[cfg(test)]
-mod tests;
+pub use fanfare_catalog::{
+    Tenant,
+    json_schema::{DataProblem, Violation},
+};
+pub use fanfare_partition::{AppendError, ReadError, StoredEvent};
+
+pub use self::{
+    batch::{BatchSize, InflightBatch, PublishBatch},
+    ingest::{Ingest, IngestLimits, IngestParts},
+    outcome::{BatchOutcome, Committed, PublishOutcome},
+    read::{EventPage, EventPages, EventReader, ReadFrom, ReadLimits, ReadQuery, ReadRefusal},
+    refusal::Refusal,
+    session::PublishSession,
+};

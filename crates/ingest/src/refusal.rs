@@ -1,10 +1,10 @@
-//! Why an event was not committed, told so that a producer knows whether to fix it, to wait, or to stop.
+//! Reasons why an event is not committed; each tells the producer whether to change the event, to wait, or to stop.
 
 use fanfare_catalog::json_schema::{DataProblem, SchemaProblem};
 use fanfare_model::Offset;
 use fanfare_partition::AppendError;
 
-/// Why an event was refused. The mapping to the API is in `status`.
+/// Reason why an event is not committed. Texts are for the producer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
     #[error("{field} {problem}")]
@@ -27,10 +27,10 @@ pub enum Refusal {
         "another event with this source and id was committed at partition {partition} offset {offset}: give each event an id of its own"
     )]
     Conflict { partition: u16, offset: Offset },
-    /// The node holds as many bytes in flight as it may.
+    /// The node holds as many bytes of unanswered requests as it may.
     #[error("the node is overloaded: retry after the time given")]
     Overloaded,
-    /// An earlier event of the same partition on this stream was refused and may be resent.
+    /// An earlier event of the same partition on the stream was refused and is to be resent first.
     #[error(
         "an earlier event of this partition on this stream was refused: resend from there with resume = true"
     )]
@@ -42,11 +42,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+    /// An event that is wrong at `field`.
+    pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }
     }
 
-    /// Whether the same event may be taken later, as it is.
+    /// True if the same event may be taken later, unchanged.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -1,6 +1,6 @@
-//! Whether bytes are an event that its account may publish. One pass over the attributes, no allocation for a good event.
+//! Validation of events against their account. One pass over the attributes, no allocation for a valid event.
 //!
-//! The schema itself is checked by the caller: compiling one may have to wait.
+//! The data is validated by the caller: compiling a schema may have to wait.
 
 use std::sync::Arc;
 
@@ -17,44 +17,45 @@ const SUBJECT_BYTES_MAX: usize = 1024;
 const PARTITION_KEY_BYTES_MAX: usize = 256;
 const ATTRIBUTES_MAX: usize = 64;
 const ATTRIBUTE_NAME_BYTES_MAX: usize = 64;
-/// Seconds of 0001-01-01T00:00:00Z up to 9999-12-31T23:59:59Z, as protobuf and RFC 3339 have it.
+/// Seconds of 0001-01-01T00:00:00Z up to 9999-12-31T23:59:59Z: the range of protobuf's Timestamp and of RFC 3339.
 const TIME_SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 const NANOS_PER_SECOND: i32 = 1_000_000_000;
 
-/// A good event, but for its data.
+/// A valid event, except for its data.
 pub(crate) struct Checked<'event, 'view> {
     pub(crate) id: EventIdHash,
     pub(crate) key: KeyHash,
     pub(crate) data: Data<'event>,
-    /// What the data must obey.
-    pub(crate) schema: Option<Version<'view>>,
+    /// Schema that the data must satisfy.
+    pub(crate) schema: Option<SchemaRef<'view>>,
 }
 
 /// One version of a schema.
 #[derive(Clone, Copy)]
-pub(crate) struct Version<'view> {
+pub(crate) struct SchemaRef<'view> {
     pub(crate) schema: &'view Schema,
-    pub(crate) number: u32,
+    /// Counted from 1; exists.
+    pub(crate) version: u32,
 }
 
-impl<'view> Version<'view> {
+impl<'view> SchemaRef<'view> {
     pub(crate) fn document(self) -> &'view Arc<str> {
-        let index = usize::try_from(self.number - 1).expect("u32 fits in usize on this platform");
+        let index = usize::try_from(self.version - 1).expect("u32 fits in usize on this platform");
         &self.schema.versions[index].document
     }
 }
 
-/// Checks the events of one account against one view of the catalog.
+/// Validation of one account's events against one view of the catalog.
 pub(crate) struct Validation<'view> {
     view: &'view AccountView,
     event_bytes_max: usize,
-    /// The last event's type: neighbours mostly share it.
-    last: Option<&'view EventType>,
+    /// Type of the event before: neighbours mostly share it.
+    last_type: Option<&'view EventType>,
 }
 
 impl<'view> Validation<'view> {
     pub(crate) fn new(view: &'view AccountView, event_bytes_max: usize) -> Self {
-        Self { view, event_bytes_max, last: None }
+        Self { view, event_bytes_max, last_type: None }
     }
 
     pub(crate) fn check<'event>(&mut self, bytes: &'event [u8]) -> Result<Checked<'event, 'view>, Refusal> {
@@ -62,13 +63,14 @@ impl<'view> Validation<'view> {
             return Err(Refusal::TooLarge { size_bytes: bytes.len(), limit_bytes: self.event_bytes_max });
         }
         let mut attributes = Attributes::default();
-        let event = Event::parse_with(bytes, |name, value| attributes.take(name, value))?;
+        let event = Event::parse_with(bytes, |name, value| attributes.check(name, value))?;
         if event.spec_version != SPEC_VERSION {
-            let problem = format!("{:?} is not supported: send \"{SPEC_VERSION}\"", cut(event.spec_version));
+            let problem =
+                format!("{:?} is not supported: send \"{SPEC_VERSION}\"", excerpt(event.spec_version));
             return Err(Refusal::invalid("spec_version", problem));
         }
-        text("id", event.id, ID_BYTES_MAX)?;
-        text("source", event.source, SOURCE_BYTES_MAX)?;
+        check_text("id", event.id, ID_BYTES_MAX)?;
+        check_text("source", event.source, SOURCE_BYTES_MAX)?;
         let event_type = self.event_type(event.event_type)?;
         let key = attributes.partition_key.or(attributes.subject).unwrap_or(event.id);
         Ok(Checked {
@@ -80,11 +82,11 @@ impl<'view> Validation<'view> {
     }
 
     fn event_type(&mut self, name: &str) -> Result<&'view EventType, Refusal> {
-        if let Some(last) = self.last.filter(|last| last.name == name) {
+        if let Some(last) = self.last_type.filter(|last| last.name == name) {
             return Ok(last);
         }
         let Some(event_type) = self.view.event_types.get(name) else {
-            return Err(Refusal::TypeUnknown { event_type: cut(name).to_owned() });
+            return Err(Refusal::TypeUnknown { event_type: excerpt(name).to_owned() });
         };
         match event_type.status {
             EventTypeStatus::Available | EventTypeStatus::Deprecated | EventTypeStatus::Restricted => {}
@@ -92,24 +94,29 @@ impl<'view> Validation<'view> {
                 return Err(Refusal::TypeDiscontinued { event_type: event_type.name.clone() });
             }
         }
-        self.last = Some(event_type);
+        self.last_type = Some(event_type);
         Ok(event_type)
     }
 
-    /// The version that the event names, else the latest; without a schema `dataschema` is the producer's own business.
-    fn schema(&self, event_type: &EventType, named: Option<&str>) -> Result<Option<Version<'view>>, Refusal> {
+    /// The version that the event names in `dataschema`, else the latest. `dataschema` is not looked at for a type
+    /// without a schema.
+    fn schema(
+        &self,
+        event_type: &EventType,
+        dataschema: Option<&str>,
+    ) -> Result<Option<SchemaRef<'view>>, Refusal> {
         let Some(schema) = event_type.schema.as_ref().and_then(|id| self.view.schemas.get(id)) else {
             return Ok(None);
         };
         let latest = u32::try_from(schema.versions.len()).expect("versions are numbered by u32");
-        let number = match named.map(parse_dataschema) {
+        let version = match dataschema.map(parse_dataschema) {
             None => latest,
-            Some(Some((id, number))) if id == schema.id && number <= latest => number,
+            Some(Some((id, version))) if id == schema.id && version <= latest => version,
             Some(_) => {
                 let problem = format!(
                     "dataschema {:?} is not a version of schema {} of type {:?}: leave it out or name \
                      urn:fanfare:schema:{}:N with N from 1 to {latest}",
-                    cut(named.unwrap_or_default()),
+                    excerpt(dataschema.unwrap_or_default()),
                     schema.id,
                     event_type.name,
                     schema.id,
@@ -117,11 +124,11 @@ impl<'view> Validation<'view> {
                 return Err(Refusal::Dataschema { problem });
             }
         };
-        Ok(Some(Version { schema, number }))
+        Ok(Some(SchemaRef { schema, version }))
     }
 }
 
-/// What routing and schema choice need of the attributes, all of which are checked.
+/// Attributes that routing and the choice of the schema need; all others are only checked.
 #[derive(Default)]
 struct Attributes<'event> {
     partition_key: Option<&'event str>,
@@ -131,20 +138,20 @@ struct Attributes<'event> {
 }
 
 impl<'event> Attributes<'event> {
-    fn take(&mut self, name: &'event str, value: AttributeValue<'event>) -> Result<(), Refusal> {
+    fn check(&mut self, name: &'event str, value: AttributeValue<'event>) -> Result<(), Refusal> {
         if self.count == ATTRIBUTES_MAX {
             let problem = format!("are more than {ATTRIBUTES_MAX}: move what is not context into the data");
             return Err(Refusal::invalid("attributes", problem));
         }
         self.count += 1;
-        attribute_name(name)?;
+        check_attribute_name(name)?;
         match name {
             "partitionkey" => self.partition_key = text_value(name, value, PARTITION_KEY_BYTES_MAX)?,
             "subject" => self.subject = text_value(name, value, SUBJECT_BYTES_MAX)?,
             "dataschema" => self.dataschema = text_value(name, value, SUBJECT_BYTES_MAX)?,
             "datacontenttype" => drop(text_value(name, value, ATTRIBUTE_NAME_BYTES_MAX * 4)?),
-            "time" => time(value)?,
-            _ => other(name, value)?,
+            "time" => check_time(value)?,
+            _ => other_attribute(name, value)?,
         }
         Ok(())
     }
@@ -160,13 +167,13 @@ impl From<EventError> for Refusal {
     }
 }
 
-fn attribute_name(name: &str) -> Result<(), Refusal> {
+fn check_attribute_name(name: &str) -> Result<(), Refusal> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     if name.is_empty() || name.len() > ATTRIBUTE_NAME_BYTES_MAX || !name.bytes().all(allowed) {
         let problem = format!(
             "has a name that CloudEvents does not allow: 1 to {ATTRIBUTE_NAME_BYTES_MAX} of a-z and 0-9"
         );
-        return Err(Refusal::invalid(format!("attributes[{:?}]", cut(name)), problem));
+        return Err(Refusal::invalid(format!("attributes[{:?}]", excerpt(name)), problem));
     }
     if matches!(name, "id" | "source" | "specversion" | "type" | "data") {
         return Err(Refusal::invalid(format!("attributes[{name:?}]"), "belongs into the event's own field"));
@@ -174,7 +181,7 @@ fn attribute_name(name: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn text(field: &str, value: &str, bytes_max: usize) -> Result<(), Refusal> {
+fn check_text(field: &str, value: &str, bytes_max: usize) -> Result<(), Refusal> {
     if value.len() > bytes_max {
         return Err(Refusal::invalid(
             field,
@@ -188,34 +195,34 @@ fn text(field: &str, value: &str, bytes_max: usize) -> Result<(), Refusal> {
 }
 
 fn has_control(text: &str) -> bool {
-    // Without an early end, so that many bytes are looked at at once. Of the other characters, only U+0080 to U+009F are
-    // control characters.
+    // No early exit, so that the compiler vectorises the loop. Outside ASCII only U+0080 to U+009F are control
+    // characters, so the slow check runs for non-ASCII texts alone.
     let suspicious = |byte: u8| u8::from(!(b' '..0x7f).contains(&byte));
-    text.bytes().fold(0, |found, byte| found | suspicious(byte)) != 0 && text.chars().any(char::is_control)
+    text.bytes().fold(0, |flags, byte| flags | suspicious(byte)) != 0 && text.chars().any(char::is_control)
 }
 
-/// An empty text counts as not given, as everywhere in protobuf.
+/// An empty text counts as absent, as everywhere in protobuf.
 fn text_value<'event>(
     name: &str,
     value: AttributeValue<'event>,
     bytes_max: usize,
 ) -> Result<Option<&'event str>, Refusal> {
     let Some(value) = value.as_text() else { return Err(Refusal::invalid(name, "must be a text")) };
-    text(name, value, bytes_max)?;
+    check_text(name, value, bytes_max)?;
     Ok(Some(value).filter(|value| !value.is_empty()))
 }
 
-fn time(value: AttributeValue<'_>) -> Result<(), Refusal> {
+fn check_time(value: AttributeValue<'_>) -> Result<(), Refusal> {
     match value {
-        AttributeValue::Timestamp { .. } => other("time", value),
+        AttributeValue::Timestamp { .. } => other_attribute("time", value),
         _ => Err(Refusal::invalid("time", "must be a timestamp (ce_timestamp)")),
     }
 }
 
-fn other(name: &str, value: AttributeValue<'_>) -> Result<(), Refusal> {
+fn other_attribute(name: &str, value: AttributeValue<'_>) -> Result<(), Refusal> {
     match value {
         AttributeValue::String(value) | AttributeValue::Uri(value) | AttributeValue::UriReference(value) => {
-            text(name, value, usize::MAX)
+            check_text(name, value, usize::MAX)
         }
         AttributeValue::Timestamp { seconds, nanos } => {
             match TIME_SECONDS.contains(&seconds) && (0..NANOS_PER_SECOND).contains(&nanos) {
@@ -227,8 +234,8 @@ fn other(name: &str, value: AttributeValue<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// A piece of somebody's text that is short enough to be repeated in a message.
-fn cut(text: &str) -> &str {
+/// Start of a caller's text, short enough to be repeated in a message.
+fn excerpt(text: &str) -> &str {
     &text[..text.floor_char_boundary(128)]
 }
 
@@ -237,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_are_found_wherever_unicode_has_them() {
+    fn control_characters_of_all_of_unicode_are_detected() {
         for (text, expected) in [
             ("", false),
             ("an ordinary text of more than sixteen bytes ~", false),

@@ -9,13 +9,12 @@ mod units;
 use std::{net::SocketAddr, path::PathBuf};
 
 use fanfare_delivery::{DeliveryOptions, RetryPolicy};
+use fanfare_edge::ListenerLimits;
 use fanfare_ingest::{IngestLimits, ReadLimits};
 use fanfare_log::StoreOptions;
 use fanfare_partition::PartitionOptions;
 use fanfare_sinks::EgressPolicy;
 use serde::{Deserialize, Serialize};
-
-use crate::grpc::ListenerLimits;
 
 pub(crate) use load::load;
 pub(crate) use units::{ByteSize, Span};

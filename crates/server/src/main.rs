@@ -6,7 +6,6 @@ mod clock;
 mod config;
 mod dev;
 mod first_key;
-mod grpc;
 mod node;
 mod private_files;
 mod secret_file;

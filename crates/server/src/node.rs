@@ -6,8 +6,9 @@ use anyhow::Context;
 use fanfare_catalog::{Catalog, CatalogOptions, ViewStorage};
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryParts};
+use fanfare_edge::{ListenerLimits, Services};
 use fanfare_environment::Environment;
-use fanfare_ingest::{Ingest, PublisherEdge, ReaderEdge};
+use fanfare_ingest::{EventReader, Ingest, IngestParts};
 use fanfare_log::{DiskFileSystem, Fatal, OpenError, Store};
 use fanfare_model::PartitionId;
 use fanfare_partition::{Partition, Role};
@@ -17,11 +18,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    clock::WallClock,
-    config::Config,
-    grpc::{self, ListenerLimits, Services},
-};
+use crate::{clock::WallClock, config::Config};
 
 /// Exit code of a process whose disk failed a write or a sync. Nothing is acknowledged after that; a restart
 /// reads back what is really there.
@@ -56,7 +53,8 @@ impl Node {
         let grpc = listener.local_addr()?;
         let tasks = TaskTracker::new();
         let store = open_store(&config)?;
-        let host = Host::without_peers(store.clone(), Environment::system());
+        let environment = Environment::system();
+        let host = Host::without_peers(store.clone(), environment.clone());
         let catalog = open_catalog(&config, &host).await?;
         let events = open_events(&config, &host, &tasks).await?;
         let dead_letters = Partition::open(
@@ -67,7 +65,7 @@ impl Node {
             tasks.clone(),
         )
         .await?;
-        let sinks = Factory::new(egress, Environment::system());
+        let sinks = Factory::new(egress, environment.clone());
         let delivery = Delivery::start(
             DeliveryParts {
                 catalog: catalog.clone(),
@@ -80,24 +78,17 @@ impl Node {
             config.delivery_options(),
         );
         let stop_serving = CancellationToken::new();
-        let ingest = Ingest::new(
-            catalog.clone(),
-            events.clone(),
-            config.ingest_limits(),
-            tasks.clone(),
-            stop_serving.clone(),
-        );
-        let services = Services {
-            publisher: PublisherEdge::new(ingest),
-            reader: ReaderEdge::new(
-                catalog.clone(),
-                events.clone(),
-                config.read_limits(),
-                tasks.clone(),
-                stop_serving.clone(),
-            ),
-            control: Control::new(catalog.clone(), delivery.clone(), sinks, tasks.clone()),
+        let parts = IngestParts {
             catalog: catalog.clone(),
+            partitions: events.clone(),
+            environment: environment.clone(),
+            tasks: tasks.clone(),
+            stop: stop_serving.clone(),
+        };
+        let services = Services {
+            ingest: Ingest::new(parts.clone(), config.ingest_limits()),
+            reader: EventReader::new(parts, config.read_limits()),
+            control: Control::new(catalog.clone(), delivery.clone(), sinks, environment),
         };
         tasks.spawn(serve(listener, services, config.listener_limits(), stop_serving.clone()));
         store.keep_pool_filled(POOL_QUIET).context("start to fill the pool of spare segments")?;
@@ -144,7 +135,7 @@ pub(crate) fn open_store(config: &Config) -> anyhow::Result<Store> {
     })?;
     let options = config.storage.store_options();
     match Store::open(
-        &fanfare_environment::Environment::system(),
+        &Environment::system(),
         Arc::new(DiskFileSystem),
         directory,
         options,
@@ -203,7 +194,8 @@ async fn wait_for_leaders(partitions: &[Partition]) {
 
 /// A node that cannot serve is of no use: the process ends, and whoever watches it starts it again.
 async fn serve(listener: TcpListener, services: Services, limits: ListenerLimits, stop: CancellationToken) {
-    if let Err(error) = grpc::serve(listener, services, limits, stop).await {
+    if let Err(error) = fanfare_edge::serve(listener, services, limits, stop).await {
+        let error = anyhow::Error::from(error);
         tracing::error!(error = %format!("{error:#}"), "the gRPC listener failed; the process ends");
         process::exit(EXIT_LISTENER_FAILED);
     }

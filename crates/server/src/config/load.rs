@@ -3,10 +3,10 @@
 use std::{fs, path::Path};
 
 use fanfare_delivery::DeliveryOptions;
+use fanfare_edge::CONNECTION_BYTES_MIN;
 use toml::{Table, Value};
 
 use super::{Config, Span};
-use crate::grpc::SHARE_MIN;
 
 /// Reasons why a configuration is refused. The text names the key and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +174,7 @@ fn check_listen(config: &Config) -> Result<(), ConfigError> {
     if listen.idle_timeout < Span::seconds(1) {
         return refuse("listen.idle_timeout", listen.idle_timeout.to_string(), "must be at least 1s");
     }
-    if listen.window_bytes_max.as_usize() / listen.connections_max < SHARE_MIN {
+    if listen.window_bytes_max.as_usize() / listen.connections_max < CONNECTION_BYTES_MIN {
         return refuse(
             "listen.window_bytes_max",
             listen.window_bytes_max.to_string(),

@@ -1,0 +1,126 @@
+//! `fanfare.v1.SchemaService`.
+
+use fanfare_control::{NewSchema, Schema, SchemaUpdate, VersionedSchema, dataschema_uri};
+use fanfare_proto::v1;
+use tonic::{Request, Response, Status};
+
+use super::{ControlServices, open, required, revision};
+use crate::{grpc::time::to_api, page::PagedList, problem::Problem};
+
+#[tonic::async_trait]
+impl v1::schema_service_server::SchemaService for ControlServices {
+    async fn create_schema(
+        &self,
+        request: Request<v1::CreateSchemaRequest>,
+    ) -> Result<Response<v1::CreateSchemaResponse>, Status> {
+        let (tenant, v1::CreateSchemaRequest { schema, document }) = open(request)?;
+        let v1::Schema { id, description, .. } = required("schema", schema)?;
+        let created = self.control.create_schema(tenant, NewSchema { id, description, document }).await;
+        let schema = Some(to_message(&*created.map_err(Problem::from)?));
+        Ok(Response::new(v1::CreateSchemaResponse { schema }))
+    }
+
+    async fn create_schema_version(
+        &self,
+        request: Request<v1::CreateSchemaVersionRequest>,
+    ) -> Result<Response<v1::CreateSchemaVersionResponse>, Status> {
+        let (tenant, v1::CreateSchemaVersionRequest { schema_id, document }) = open(request)?;
+        let created = self.control.create_schema_version(tenant, &schema_id, &document).await;
+        let version = Some(with_document(&created.map_err(Problem::from)?));
+        Ok(Response::new(v1::CreateSchemaVersionResponse { version }))
+    }
+
+    async fn get_schema(
+        &self,
+        request: Request<v1::GetSchemaRequest>,
+    ) -> Result<Response<v1::GetSchemaResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let schema = self.control.schema(tenant, &request.id).map_err(Problem::from)?;
+        Ok(Response::new(v1::GetSchemaResponse { schema: Some(to_message(&schema)) }))
+    }
+
+    async fn get_schema_version(
+        &self,
+        request: Request<v1::GetSchemaVersionRequest>,
+    ) -> Result<Response<v1::GetSchemaVersionResponse>, Status> {
+        let (tenant, v1::GetSchemaVersionRequest { schema_id, version }) = open(request)?;
+        let number = (version > 0).then_some(version);
+        let version = self.control.schema_version(tenant, &schema_id, number).map_err(Problem::from)?;
+        Ok(Response::new(v1::GetSchemaVersionResponse { version: Some(with_document(&version)) }))
+    }
+
+    async fn list_schemas(
+        &self,
+        request: Request<v1::ListSchemasRequest>,
+    ) -> Result<Response<v1::ListSchemasResponse>, Status> {
+        let (tenant, v1::ListSchemasRequest { page_size, page_token }) = open(request)?;
+        let list = PagedList::new("schemas");
+        let page = list.request(page_size, &page_token)?;
+        let listed = self.control.list_schemas(tenant, &page).map_err(Problem::from)?;
+        Ok(Response::new(v1::ListSchemasResponse {
+            schemas: listed.items.iter().map(|schema| to_message(schema)).collect(),
+            next_page_token: list.token(listed.next),
+        }))
+    }
+
+    async fn list_schema_versions(
+        &self,
+        request: Request<v1::ListSchemaVersionsRequest>,
+    ) -> Result<Response<v1::ListSchemaVersionsResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let v1::ListSchemaVersionsRequest { schema_id, page_size, page_token } = request;
+        let list = PagedList::filtered("schema_versions", &schema_id);
+        let page = list.request(page_size, &page_token)?;
+        let listed = self.control.list_schema_versions(tenant, &schema_id, &page).map_err(Problem::from)?;
+        Ok(Response::new(v1::ListSchemaVersionsResponse {
+            versions: listed.items.iter().map(without_document).collect(),
+            next_page_token: list.token(listed.next),
+        }))
+    }
+
+    async fn update_schema(
+        &self,
+        request: Request<v1::UpdateSchemaRequest>,
+    ) -> Result<Response<v1::UpdateSchemaResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let v1::Schema { id, description, etag, .. } = required("schema", request.schema)?;
+        let update = SchemaUpdate { id, description, expected_revision: revision(&etag) };
+        let updated = self.control.update_schema(tenant, update).await.map_err(Problem::from)?;
+        Ok(Response::new(v1::UpdateSchemaResponse { schema: Some(to_message(&updated)) }))
+    }
+
+    async fn delete_schema(
+        &self,
+        request: Request<v1::DeleteSchemaRequest>,
+    ) -> Result<Response<v1::DeleteSchemaResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        self.control.delete_schema(tenant, &request.id).await.map_err(Problem::from)?;
+        Ok(Response::new(v1::DeleteSchemaResponse {}))
+    }
+}
+
+fn to_message(schema: &Schema) -> v1::Schema {
+    v1::Schema {
+        id: schema.id.clone(),
+        description: schema.description.clone(),
+        latest_version: schema.latest_version(),
+        create_time: Some(to_api(schema.created)),
+        etag: schema.revision.to_string(),
+    }
+}
+
+fn with_document(version: &VersionedSchema) -> v1::SchemaVersion {
+    v1::SchemaVersion { document: version.version.document.to_string(), ..without_document(version) }
+}
+
+/// A version as lists have it: documents may be large.
+fn without_document(version: &VersionedSchema) -> v1::SchemaVersion {
+    let VersionedSchema { schema, number, version } = version;
+    v1::SchemaVersion {
+        schema_id: schema.id.clone(),
+        version: *number,
+        document: String::new(),
+        create_time: Some(to_api(version.created)),
+        dataschema: dataschema_uri(&schema.id, *number),
+    }
+}

@@ -1,0 +1,159 @@
+//! `fanfare.v1.SubscriptionService`.
+
+use fanfare_control::{DeliveryState, SubscriptionSettings, SubscriptionStats, SubscriptionUpdate};
+use fanfare_model::{StartAt, SubscribedType, Subscription};
+use fanfare_proto::v1;
+use tonic::{Request, Response, Status};
+
+use super::{ControlServices, open, required, revision};
+use crate::{
+    grpc::time::{from_api, to_api},
+    page::PagedList,
+    problem::Problem,
+};
+
+#[tonic::async_trait]
+impl v1::subscription_service_server::SubscriptionService for ControlServices {
+    async fn create_subscription(
+        &self,
+        request: Request<v1::CreateSubscriptionRequest>,
+    ) -> Result<Response<v1::CreateSubscriptionResponse>, Status> {
+        use v1::create_subscription_request::From;
+        let (tenant, v1::CreateSubscriptionRequest { subscription, from }) = open(request)?;
+        let start = match from {
+            None | Some(From::Earliest(false)) => StartAt::Next,
+            Some(From::Earliest(true)) => StartAt::Earliest,
+            Some(From::Time(time)) => StartAt::Time(from_api("time", time)?),
+        };
+        let settings = settings(required("subscription", subscription)?);
+        let created = self.control.create_subscription(tenant, settings, start).await;
+        let subscription = Some(to_message(&*created.map_err(Problem::from)?));
+        Ok(Response::new(v1::CreateSubscriptionResponse { subscription }))
+    }
+
+    async fn get_subscription(
+        &self,
+        request: Request<v1::GetSubscriptionRequest>,
+    ) -> Result<Response<v1::GetSubscriptionResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let subscription = self.control.subscription(tenant, &request.id).map_err(Problem::from)?;
+        Ok(Response::new(v1::GetSubscriptionResponse { subscription: Some(to_message(&subscription)) }))
+    }
+
+    async fn list_subscriptions(
+        &self,
+        request: Request<v1::ListSubscriptionsRequest>,
+    ) -> Result<Response<v1::ListSubscriptionsResponse>, Status> {
+        let (tenant, v1::ListSubscriptionsRequest { page_size, page_token }) = open(request)?;
+        let list = PagedList::new("subscriptions");
+        let page = list.request(page_size, &page_token)?;
+        let listed = self.control.list_subscriptions(tenant, &page).map_err(Problem::from)?;
+        Ok(Response::new(v1::ListSubscriptionsResponse {
+            subscriptions: listed.items.iter().map(|subscription| to_message(subscription)).collect(),
+            next_page_token: list.token(listed.next),
+        }))
+    }
+
+    async fn update_subscription(
+        &self,
+        request: Request<v1::UpdateSubscriptionRequest>,
+    ) -> Result<Response<v1::UpdateSubscriptionResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let mut subscription = required("subscription", request.subscription)?;
+        let (id, expected_revision) = (std::mem::take(&mut subscription.id), revision(&subscription.etag));
+        let update = SubscriptionUpdate { id, settings: settings(subscription), expected_revision };
+        let updated = self.control.update_subscription(tenant, update).await.map_err(Problem::from)?;
+        Ok(Response::new(v1::UpdateSubscriptionResponse { subscription: Some(to_message(&updated)) }))
+    }
+
+    async fn delete_subscription(
+        &self,
+        request: Request<v1::DeleteSubscriptionRequest>,
+    ) -> Result<Response<v1::DeleteSubscriptionResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        self.control.delete_subscription(tenant, &request.id).await.map_err(Problem::from)?;
+        Ok(Response::new(v1::DeleteSubscriptionResponse {}))
+    }
+
+    async fn pause_subscription(
+        &self,
+        request: Request<v1::PauseSubscriptionRequest>,
+    ) -> Result<Response<v1::PauseSubscriptionResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let paused = self.control.pause_subscription(tenant, &request.id).await.map_err(Problem::from)?;
+        Ok(Response::new(v1::PauseSubscriptionResponse { subscription: Some(to_message(&paused)) }))
+    }
+
+    async fn resume_subscription(
+        &self,
+        request: Request<v1::ResumeSubscriptionRequest>,
+    ) -> Result<Response<v1::ResumeSubscriptionResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let resumed = self.control.resume_subscription(tenant, &request.id).await.map_err(Problem::from)?;
+        Ok(Response::new(v1::ResumeSubscriptionResponse { subscription: Some(to_message(&resumed)) }))
+    }
+
+    async fn get_subscription_stats(
+        &self,
+        request: Request<v1::GetSubscriptionStatsRequest>,
+    ) -> Result<Response<v1::GetSubscriptionStatsResponse>, Status> {
+        let (tenant, request) = open(request)?;
+        let stats = self.control.subscription_stats(tenant, &request.id).map_err(Problem::from)?;
+        Ok(Response::new(stats_message(stats)))
+    }
+}
+
+fn settings(subscription: v1::Subscription) -> SubscriptionSettings {
+    let subscribed = |subscribed: v1::SubscribedType| SubscribedType {
+        event_type: subscribed.r#type,
+        schema_version: (subscribed.schema_version > 0).then_some(subscribed.schema_version),
+    };
+    SubscriptionSettings {
+        description: subscription.description,
+        sink_id: subscription.sink_id,
+        types: subscription.types.into_iter().map(subscribed).collect(),
+    }
+}
+
+fn to_message(subscription: &Subscription) -> v1::Subscription {
+    let subscribed = |subscribed: &SubscribedType| v1::SubscribedType {
+        r#type: subscribed.event_type.clone(),
+        schema_version: subscribed.schema_version.unwrap_or_default(),
+    };
+    v1::Subscription {
+        id: subscription.id.to_string(),
+        description: subscription.description.clone(),
+        sink_id: subscription.sink.to_string(),
+        types: subscription.types.iter().map(subscribed).collect(),
+        paused: subscription.paused,
+        create_time: Some(to_api(subscription.created)),
+        update_time: Some(to_api(subscription.updated)),
+        etag: subscription.revision.to_string(),
+    }
+}
+
+fn stats_message(stats: SubscriptionStats) -> v1::GetSubscriptionStatsResponse {
+    let state = match stats.state {
+        DeliveryState::Unknown => v1::DeliveryState::Unspecified,
+        DeliveryState::Active => v1::DeliveryState::Active,
+        DeliveryState::Paused => v1::DeliveryState::Paused,
+        DeliveryState::SinkDown => v1::DeliveryState::SinkDown,
+    };
+    let partitions = stats.partitions.into_iter().map(|(partition, matched, pending, frontier)| {
+        v1::PartitionStats { partition: partition.into(), matched, pending, frontier: frontier.0 }
+    });
+    v1::GetSubscriptionStatsResponse {
+        matched: stats.matched,
+        delivered: stats.delivered,
+        dead_lettered: stats.dead_lettered,
+        expired: stats.expired,
+        cancelled: stats.cancelled,
+        pending: stats.pending,
+        reasons: stats.reasons.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        oldest_pending_age_ms: stats.oldest_pending_age_ms,
+        state: state.into(),
+        parked_keys: stats.parked_keys,
+        last_failure: stats.last_failure,
+        partitions: partitions.collect(),
+    }
+}

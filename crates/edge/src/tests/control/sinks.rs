@@ -1,0 +1,128 @@
+use fanfare_model::SinkConfig;
+use fanfare_proto::v1::{sink::Kind, *};
+
+use super::*;
+
+fn of_webhook(sink: &Sink) -> WebhookSink {
+    match sink.kind.clone() {
+        Some(Kind::Webhook(webhook)) => webhook,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn with(change: impl FnOnce(&mut WebhookSink)) -> Sink {
+    let mut sink = webhook("https://example.com/hook");
+    if let Some(Kind::Webhook(webhook)) = &mut sink.kind {
+        change(webhook);
+    }
+    sink
+}
+
+const STREAM: &str = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders";
+
+fn kinesis(arn: &str, role_arn: &str) -> Sink {
+    let (arn, role_arn) = (arn.to_owned(), role_arn.to_owned());
+    Sink {
+        kind: Some(Kind::Kinesis(KinesisSink { arn, role_arn, ..KinesisSink::default() })),
+        ..Sink::default()
+    }
+}
+
+fn stored_secrets(node: &Node, caller: &Caller, id: &str) -> (String, Option<String>) {
+    let view = node.catalog.view();
+    let sink = &view.account(caller.tenant.account()).unwrap().sinks[&id.parse().unwrap()];
+    let SinkConfig::Webhook(webhook) = &sink.config else { panic!("{sink:?}") };
+    let token = webhook.twilio_auth_token.as_ref().map(|token| token.expose().to_owned());
+    (webhook.signing_secret.expose().to_owned(), token)
+}
+
+#[tokio::test]
+async fn secrets_are_answered_once_at_their_creation() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut client = caller.sinks.clone();
+    let created = caller.sink(with(|webhook| webhook.twilio_auth_token = "token".to_owned())).await.unwrap();
+    let secret = of_webhook(&created).signing_secret;
+    assert!(secret.starts_with("whsec_"), "{secret}");
+    assert_eq!(of_webhook(&created).twilio_auth_token, "");
+    assert_eq!(stored_secrets(&node, &caller, &created.id), (secret.clone(), Some("token".to_owned())));
+
+    let got = answer(client.get_sink(GetSinkRequest { id: created.id.clone() })).await.unwrap().sink.unwrap();
+    let listed = answer(client.list_sinks(ListSinksRequest::default())).await.unwrap().sinks;
+    let change = Sink { description: "new".to_owned(), ..got.clone() };
+    let updated =
+        answer(client.update_sink(UpdateSinkRequest { sink: Some(change) })).await.unwrap().sink.unwrap();
+    for shown in [&got, &listed[0], &updated] {
+        let webhook = of_webhook(shown);
+        assert_eq!((webhook.signing_secret.as_str(), webhook.twilio_auth_token.as_str()), ("", ""));
+    }
+    assert_eq!(updated.description, "new");
+    assert_eq!(
+        stored_secrets(&node, &caller, &created.id),
+        (secret, Some("token".to_owned())),
+        "they are kept"
+    );
+}
+
+#[tokio::test]
+async fn absent_webhook_settings_have_defaults() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let created = of_webhook(&caller.sink(webhook("https://example.com/hook")).await.unwrap());
+    assert_eq!(
+        (created.method.as_str(), created.timeout_ms, created.batch_events_max),
+        ("POST", 15_000, 100)
+    );
+    let given =
+        caller.sink(with(|webhook| (webhook.method, webhook.timeout_ms) = ("PUT".to_owned(), 30_000))).await;
+    let given = of_webhook(&given.unwrap());
+    assert_eq!((given.method.as_str(), given.timeout_ms), ("PUT", 30_000));
+}
+
+#[tokio::test]
+async fn sinks_that_could_not_deliver_are_refused_by_field() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let table = [
+        (Sink::default(), "sink.kind"),
+        (webhook(""), "sink.webhook.destination"),
+        (webhook("nonsense"), "sink.webhook.destination"),
+        (webhook("http://example.com/"), "sink.webhook.destination"),
+        (webhook("https://127.0.0.1/"), "sink.webhook.destination"),
+        (webhook("ftp://example.com/"), "sink.webhook.destination"),
+        (with(|webhook| webhook.method = "DELETE".to_owned()), "sink.webhook.method"),
+        (with(|webhook| webhook.timeout_ms = 30_001), "sink.webhook.timeout_ms"),
+        (with(|webhook| webhook.signing_secret = "short".to_owned()), "sink.webhook.signing_secret"),
+        (kinesis("orders", ""), "sink.kinesis.arn"),
+        (kinesis(STREAM, "writer"), "sink.kinesis.role_arn"),
+        (kinesis(STREAM, ""), "sink.kinesis.role_arn"),
+    ];
+    for (bad, place) in table {
+        let status = caller.sink(bad).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{place}: {status}");
+        assert_eq!(field(&status), place);
+    }
+    let list = answer(caller.sinks.clone().list_sinks(ListSinksRequest::default())).await.unwrap();
+    assert_eq!(list.sinks, []);
+
+    let sink = caller.sink(webhook("https://example.com/")).await.unwrap();
+    let change = Sink { id: sink.id.clone(), ..webhook("https://10.0.0.1/") };
+    let status =
+        answer(caller.sinks.clone().update_sink(UpdateSinkRequest { sink: Some(change) })).await.unwrap_err();
+    assert_eq!(field(&status), "sink.webhook.destination");
+}
+
+#[tokio::test]
+async fn malformed_ids_and_unknown_ids_have_different_codes() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let nothing = format!("DG{}", "0".repeat(32));
+    let table =
+        [("", Code::InvalidArgument), ("DG1", Code::InvalidArgument), (nothing.as_str(), Code::NotFound)];
+    for (id, code) in table {
+        let get =
+            answer(caller.sinks.clone().get_sink(GetSinkRequest { id: id.to_owned() })).await.unwrap_err();
+        let delete = answer(caller.sinks.clone().delete_sink(DeleteSinkRequest { id: id.to_owned() })).await;
+        assert_eq!((get.code(), delete.unwrap_err().code()), (code, code), "{id}");
+    }
+}
