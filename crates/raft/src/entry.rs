@@ -10,6 +10,7 @@ use openraft::raft::responder::Responder;
 use openraft::{OptionalSend, RaftTypeConfig};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::runtime::GroupRuntime;
 use crate::codec::{self, Malformed};
 use crate::machine::{AnyReply, KIND_BLANK, KIND_MEMBERSHIP, Proposal};
 
@@ -35,7 +36,7 @@ impl RaftTypeConfig for Types {
     type Vote = Vote;
     type Payload = EntryPayload;
     type Entry = Entry;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = GroupRuntime;
     type Responder<T>
         = ProposalResponder<T>
     where

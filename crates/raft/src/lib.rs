@@ -35,6 +35,7 @@ mod recovery;
 mod repair;
 mod replica;
 mod rpc;
+mod runtime;
 
 pub mod memory;
 
@@ -47,6 +48,7 @@ pub use peer::{Inbox, Message, NoPeers, PeerError, PeerTransport, TrafficClass};
 pub use proposal::{Applied, PendingProposal};
 pub use repair::{GroupDamage, Repair};
 pub use role::Role;
+pub use runtime::seed_elections;
 
 #[cfg(test)]
 mod tests;
