@@ -10,9 +10,9 @@ use openraft::raft::responder::Responder;
 use openraft::{OptionalSend, RaftTypeConfig};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::runtime::GroupRuntime;
 use crate::codec::{self, Malformed};
 use crate::machine::{AnyReply, KIND_BLANK, KIND_MEMBERSHIP, Proposal};
+use crate::runtime::GroupRuntime;
 
 /// Leaders are (term, replica): two candidates of one term do not stall each other.
 pub(crate) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
