@@ -3,20 +3,19 @@
 mod changes;
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use fanfare_environment::Environment;
-use fanfare_log::{Identity, Payload, RollPolicy};
-use fanfare_model::Timestamp;
-use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, Proposal, ProposeError, ReplicaId, Role};
-use sha2::{Digest, Sha256};
+use fanfare_log::{Payload, RollPolicy};
+use fanfare_model::{BrokerId, ReplicaId, Timestamp};
+use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, Proposal, ProposeError, Role};
 use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    ChangeError, OpenError, Tenant, View, ViewStart, ViewStorage,
+    AccountLimits, ChangeError, OpenError, Tenant, View, ViewStart, ViewStorage,
     command::{Change, Command},
     key,
     machine::{COMMAND, Machine, MachineWatch},
@@ -25,6 +24,9 @@ use crate::{
 };
 
 const GROUP: GroupId = GroupId::Catalog;
+/// Replica and broker of the first member: founders have 1 to n in the order of their addresses, and a node without
+/// peers is the only one.
+const FOUNDER: ReplicaId = ReplicaId(1);
 /// A checkpoint is the whole catalog in one piece. The view on disk follows every change at the price of that change,
 /// so checkpoints only have to bound how long a start without a view takes.
 const CHECKPOINT_INTERVAL_MS: u64 = 600_000;
@@ -32,7 +34,7 @@ const SEGMENT_BYTES: u64 = 4 << 20;
 const LEADER_WAIT: Duration = Duration::from_secs(30);
 const CHANGE_WAIT: Duration = Duration::from_secs(10);
 
-/// The configuration of the catalog. Limits are per account.
+/// The configuration of the catalog. The limits of accounts are replicated at each start that finds others.
 #[derive(Clone, Debug)]
 pub struct CatalogOptions {
     pub sinks_max: u64,
@@ -61,6 +63,17 @@ impl Default for CatalogOptions {
     }
 }
 
+impl CatalogOptions {
+    fn account_limits(&self) -> AccountLimits {
+        AccountLimits {
+            sinks_max: self.sinks_max,
+            subscriptions_max: self.subscriptions_max,
+            event_types_max: self.event_types_max,
+            schemas_max: self.schemas_max,
+        }
+    }
+}
+
 /// Origin of the state of this start.
 #[derive(Clone, Debug)]
 pub struct StartReport {
@@ -79,6 +92,8 @@ struct Shared {
     group: Group<Machine>,
     options: CatalogOptions,
     environment: Environment,
+    /// This node; set before the catalog is handed out.
+    broker: OnceLock<BrokerId>,
     views: watch::Receiver<Arc<View>>,
     #[cfg(test)]
     stored_index: watch::Receiver<u64>,
@@ -96,11 +111,10 @@ impl Catalog {
     pub async fn open(host: &Host, storage: ViewStorage, options: CatalogOptions) -> Result<Self, OpenError> {
         let environment = host.environment().clone();
         let identity = host.store().identity();
-        let replica = replica_of(identity);
         let log = {
             let (store, name) = (host.store().clone(), GROUP.to_string());
             let roll = RollPolicy { segment_bytes: SEGMENT_BYTES, age_ms: u64::MAX };
-            let opening = environment.run_blocking(move || store.open_log(&name, replica.0, roll));
+            let opening = environment.run_blocking(move || store.open_log(&name, FOUNDER.0, roll));
             opening.await.map_err(OpenError::Log)?
         };
         let opened = OpenedView::open(storage, &environment, identity, &log).await?;
@@ -108,7 +122,7 @@ impl Catalog {
         let (machine, watch) = Machine::starting_at(opened.applied());
         let MachineWatch { views, applied, applications } = watch;
 
-        let group = Box::pin(open_group(host, log.clone(), machine, replica, &options)).await?;
+        let group = Box::pin(open_group(host, log.clone(), machine, &options)).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let stored_index = watch::Sender::new(opened.stored_index());
         #[cfg(test)]
@@ -132,11 +146,12 @@ impl Catalog {
                 tracing::info!(%reason, replayed = report.entries_replayed, "catalog open, its view is built again");
             }
         }
-        Ok(Self {
+        let catalog = Self {
             shared: Arc::new(Shared {
                 group,
                 options,
                 environment,
+                broker: OnceLock::new(),
                 views,
                 #[cfg(test)]
                 stored_index: watched_index,
@@ -144,7 +159,18 @@ impl Catalog {
                 tasks,
                 stop,
             }),
-        })
+        };
+        catalog.join(identity.incarnation).await.map_err(OpenError::Join)?;
+        Ok(catalog)
+    }
+
+    /// This node.
+    ///
+    /// # Panics
+    /// Never of a catalog that [`Self::open`] returned.
+    #[must_use]
+    pub fn broker(&self) -> BrokerId {
+        *self.shared.broker.get().expect("opening registers the broker")
     }
 
     /// The newest view.
@@ -178,6 +204,13 @@ impl Catalog {
         stop.cancel();
         tasks.close();
         tasks.wait().await;
+    }
+
+    /// Registers this node, once per data directory, and replicates its configured limits.
+    async fn join(&self, incarnation: [u8; 16]) -> Result<(), ChangeError> {
+        let broker = self.register(incarnation).await?;
+        self.shared.broker.get_or_init(|| broker);
+        self.set_limits().await
     }
 
     fn state(&self) -> State {
@@ -218,7 +251,6 @@ async fn open_group(
     host: &Host,
     log: fanfare_log::Log,
     machine: Machine,
-    replica: ReplicaId,
     options: &CatalogOptions,
 ) -> Result<Group<Machine>, OpenError> {
     let node = host.store().identity().node;
@@ -226,8 +258,8 @@ async fn open_group(
         checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
         snapshot_entries: options.snapshot_entries,
     };
-    let group = host.open(GROUP, replica, log, machine, options).await.map_err(OpenError::Group)?;
-    let own = Member { replica, node, address: String::new() };
+    let group = host.open(GROUP, FOUNDER, log, machine, options).await.map_err(OpenError::Group)?;
+    let own = Member { replica: FOUNDER, node, address: String::new() };
     group.initialize(vec![own]).await.map_err(|_| OpenError::Failed)?;
     let mut role = group.role();
     // A leader has applied the first entry of its term, so every earlier entry too.
@@ -237,16 +269,6 @@ async fn open_group(
         Ok(_) => Err(OpenError::Failed),
         Err(_) => Err(OpenError::NoLeader { waited_s: LEADER_WAIT.as_secs() }),
     }
-}
-
-/// A replica is one copy in one data directory: a directory made anew is another replica.
-fn replica_of(identity: Identity) -> ReplicaId {
-    let mut hash = Sha256::new();
-    hash.update(GROUP.to_string());
-    hash.update(identity.node.to_be_bytes());
-    hash.update(identity.incarnation);
-    let hash: [u8; 32] = hash.finalize().into();
-    ReplicaId(u64::from_be_bytes(*hash.first_chunk().expect("32 bytes begin with 8")))
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
-//! Commands: what is replicated. Versioned JSON, one object per log entry.
+//! Commands, the replicated changes: versioned JSON, one object per log entry.
 //!
 //! A command carries all that applying it needs, so that every replica and every replay comes to the same state:
-//! the time, fresh identifiers, and the configured limits of the node that proposed it.
+//! the time and fresh identifiers.
 
-use fanfare_model::{AccountId, KeyId, SinkConfig, SinkId, StartAt, SubscriptionId, Timestamp};
+use fanfare_model::{
+    AccountId, BrokerId, KeyId, PartitionId, SinkConfig, SinkId, StartAt, SubscriptionId, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::{NewEventType, NewSubscription};
+use crate::{AccountLimits, NewEventType, NewSubscription};
 
-/// The version this program writes, and the newest it understands.
-const VERSION: u32 = 1;
+/// Version of the commands that this program writes and reads.
+const VERSION: u32 = 2;
 
 /// One change, at one time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,7 +24,7 @@ pub(crate) struct Command {
     pub(crate) change: Change,
 }
 
-/// What to change. `limit` is the proposer's: how many of the kind the account may have.
+/// The kinds of changes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Change {
@@ -35,12 +37,10 @@ pub(crate) enum Change {
     CreateKey {
         account: AccountId,
         key: KeyRecord,
-        limit: u64,
     },
     CreateEventType {
         account: AccountId,
         event_type: NewEventType,
-        limit: u64,
     },
     UpdateEventType {
         account: AccountId,
@@ -56,13 +56,11 @@ pub(crate) enum Change {
         id: String,
         description: String,
         document: String,
-        limit: u64,
     },
     CreateSchemaVersion {
         account: AccountId,
         id: String,
         document: String,
-        limit: u64,
     },
     UpdateSchema {
         account: AccountId,
@@ -78,7 +76,6 @@ pub(crate) enum Change {
         account: AccountId,
         id: SinkId,
         sink: SinkSpec,
-        limit: u64,
     },
     UpdateSink {
         account: AccountId,
@@ -93,7 +90,6 @@ pub(crate) enum Change {
     CreateSubscription {
         account: AccountId,
         subscription: CreatedSubscription,
-        limit: u64,
     },
     UpdateSubscription {
         account: AccountId,
@@ -113,6 +109,16 @@ pub(crate) enum Change {
         account: AccountId,
         id: SubscriptionId,
     },
+    RegisterBroker(NewBroker),
+    AssignReplicas {
+        broker: BrokerId,
+        partitions: Vec<PartitionId>,
+    },
+    RemoveReplicas {
+        broker: BrokerId,
+        partitions: Vec<PartitionId>,
+    },
+    SetLimits(AccountLimits),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,8 +126,18 @@ pub(crate) enum Change {
 pub(crate) struct NewAccount {
     pub(crate) id: AccountId,
     pub(crate) name: String,
-    /// How many partitions the stream `events` has.
+    /// Number of partitions of the stream `events`.
     pub(crate) partitions: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewBroker {
+    #[serde(with = "crate::hex::array")]
+    pub(crate) incarnation: [u8; 16],
+    pub(crate) address: String,
+    /// The number of one of the first members; none of a broker that joins later.
+    pub(crate) founder: Option<BrokerId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,12 +164,14 @@ pub(crate) struct CreatedSubscription {
     pub(crate) start: StartAt,
 }
 
-/// Why stored bytes are not a command that this program may act on. Skipping one would make this replica differ
-/// from those that understand it.
+/// Stored bytes are no command of this program's format. Skipping them would make this replica differ from those that
+/// understand them, so they fail the group.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error("is of version {version} and this program knows up to {VERSION}: run the newer program again")]
     Newer { version: u32 },
+    #[error("is of version {version}, written by an older program: this one reads from {VERSION} on")]
+    Older { version: u32 },
     #[error("is of the unknown kind {kind}: run the newer program again")]
     UnknownKind { kind: u8 },
     #[error("is malformed: {0}")]
@@ -171,11 +189,11 @@ impl Command {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CommandError> {
         let malformed = |error: serde_json::Error| CommandError::Malformed(error.to_string());
-        // The version first: the rest of a newer command need not parse.
+        // The version comes first: the rest of a newer command need not parse.
         let Header { version } = serde_json::from_slice(bytes).map_err(malformed)?;
         match version {
             VERSION => serde_json::from_slice(bytes).map_err(malformed),
-            0 => Err(CommandError::Malformed("there is no version 0".to_owned())),
+            0..VERSION => Err(CommandError::Older { version }),
             _ => Err(CommandError::Newer { version }),
         }
     }

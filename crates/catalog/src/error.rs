@@ -40,6 +40,7 @@ impl ChangeError {
 pub enum ObjectKind {
     Account,
     ApiKey,
+    Broker,
     EventType,
     Schema,
     SchemaVersion,
@@ -53,6 +54,7 @@ impl ObjectKind {
         match self {
             Self::Account => "account",
             Self::ApiKey => "key",
+            Self::Broker => "broker",
             Self::EventType => "event type",
             Self::Schema => "schema",
             Self::SchemaVersion => "version of a schema",
@@ -66,6 +68,7 @@ impl ObjectKind {
         match self {
             Self::Account => "accounts",
             Self::ApiKey => "keys",
+            Self::Broker => "brokers",
             Self::EventType => "event types",
             Self::Schema => "schemas",
             Self::SchemaVersion => "versions of a schema",
@@ -93,6 +96,8 @@ pub enum OpenError {
     Failed,
     #[error("open the catalog: no leader within {waited_s} s")]
     NoLeader { waited_s: u64 },
+    #[error("register this node in the catalog")]
+    Join(#[source] ChangeError),
     #[error("open the catalog's view in {}", .directory.display())]
     ViewDirectory {
         directory: PathBuf,

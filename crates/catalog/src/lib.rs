@@ -11,6 +11,7 @@ mod catalog;
 mod view;
 
 mod account;
+mod cluster;
 mod event_type;
 mod key;
 mod subscription;
@@ -27,6 +28,7 @@ mod view_store;
 
 pub use account::{Account, ApiKey, Shard};
 pub use catalog::{Catalog, CatalogOptions, StartReport};
+pub use cluster::{AccountLimits, Broker, ClusterView, PlacedReplica};
 pub use error::{ChangeError, ObjectKind, OpenError};
 pub use event_type::{EventType, EventTypeStatus, NewEventType, Schema, SchemaVersion};
 pub use key::{NewKey, Tenant};

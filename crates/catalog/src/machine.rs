@@ -115,6 +115,7 @@ impl StateMachine for Machine {
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
         let restored = State::decode(bytes).map_err(|error| match error {
             DocumentError::Newer => RestoreError("the catalog's state was written by a newer program"),
+            DocumentError::Older => RestoreError("the catalog's state was written by an older program"),
             DocumentError::Malformed => RestoreError("the catalog's state is malformed"),
         })?;
         if restored.applied_index() > self.state.applied_index() {

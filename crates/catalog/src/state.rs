@@ -2,6 +2,7 @@
 //! bytes on every replica, and a refused command changes nothing but the position and the time.
 
 mod accounts;
+mod brokers;
 mod document;
 mod event_types;
 mod schemas;
@@ -14,7 +15,7 @@ use fanfare_log::Position;
 use fanfare_model::{AccountId, Sink, Subscription, Timestamp};
 
 use crate::{
-    Account, AccountView, ChangeError, EventType, ObjectKind, Schema, View,
+    Account, AccountView, Broker, ChangeError, EventType, ObjectKind, Schema, View,
     command::{Change, Command, CommandError},
 };
 
@@ -41,13 +42,13 @@ pub(crate) struct Changed {
 #[derive(Clone, Debug)]
 pub(crate) enum Object {
     Account(Arc<Account>),
-    /// What its owner gets to see never comes here.
-    Key,
+    Broker(Broker),
     EventType(Arc<EventType>),
     Schema(Arc<Schema>),
     Sink(Arc<Sink>),
     Subscription(Arc<Subscription>),
-    Deleted,
+    /// The caller has all there is, or the object is deleted.
+    Nothing,
 }
 
 pub(crate) type Reply = Result<Changed, ChangeError>;
@@ -57,18 +58,19 @@ impl State {
     pub(crate) fn apply(&mut self, position: Position, stored: &[u8]) -> Result<Reply, CommandError> {
         let command = Command::decode(stored)?;
         self.applied = Some(position);
-        Ok(self.change(command))
+        Ok(self.change(position.index, command))
     }
 
     /// The reply that `command` would get now. Changes nothing.
     pub(crate) fn dry_run(&self, command: &Command) -> Reply {
-        self.clone().change(command.clone())
+        self.clone().change(self.applied_index() + 1, command.clone())
     }
 
-    fn change(&mut self, command: Command) -> Reply {
+    /// `index` is the command's place in the log.
+    fn change(&mut self, index: u64, command: Command) -> Reply {
         self.time = self.time.max(command.time);
         // A copy is made only while somebody holds the view; a change that is refused has touched nothing.
-        let mut draft = Draft { now: self.time, view: Arc::make_mut(&mut self.view), changed: false };
+        let mut draft = Draft { now: self.time, index, view: Arc::make_mut(&mut self.view), changed: false };
         let object = draft.change(command.change)?;
         if draft.changed {
             draft.view.revision += 1;
@@ -91,6 +93,8 @@ impl State {
 /// A view under change. Every change checks all it needs before it touches anything.
 struct Draft<'a> {
     now: Timestamp,
+    /// The command's place in the log.
+    index: u64,
     view: &'a mut View,
     changed: bool,
 }
@@ -100,32 +104,30 @@ impl Draft<'_> {
         match change {
             Change::CreateAccount(account) => self.create_account(account),
             Change::Bootstrap { account, key } => self.bootstrap(account, key),
-            Change::CreateKey { account, key, limit } => self.create_key(account, key, limit),
-            Change::CreateEventType { account, event_type, limit } => {
-                self.create_event_type(account, event_type, limit)
-            }
+            Change::CreateKey { account, key } => self.create_key(account, key),
+            Change::CreateEventType { account, event_type } => self.create_event_type(account, event_type),
             Change::UpdateEventType { account, event_type, expected_revision } => {
                 self.update_event_type(account, event_type, expected_revision)
             }
             Change::DeleteEventType { account, name } => self.delete_event_type(account, name),
-            Change::CreateSchema { account, id, description, document, limit } => {
+            Change::CreateSchema { account, id, description, document } => {
                 let schema = self.new_schema(id, description, document);
-                self.create_schema(account, schema, limit)
+                self.create_schema(account, schema)
             }
-            Change::CreateSchemaVersion { account, id, document, limit } => {
-                self.create_schema_version(account, id, document, limit)
+            Change::CreateSchemaVersion { account, id, document } => {
+                self.create_schema_version(account, id, document)
             }
             Change::UpdateSchema { account, id, description, expected_revision } => {
                 self.update_schema(account, id, description, expected_revision)
             }
             Change::DeleteSchema { account, id } => self.delete_schema(account, id),
-            Change::CreateSink { account, id, sink, limit } => self.create_sink(account, id, sink, limit),
+            Change::CreateSink { account, id, sink } => self.create_sink(account, id, sink),
             Change::UpdateSink { account, id, sink, expected_revision } => {
                 self.update_sink(account, id, sink, expected_revision)
             }
             Change::DeleteSink { account, id } => self.delete_sink(account, id),
-            Change::CreateSubscription { account, subscription, limit } => {
-                self.create_subscription(account, subscription, limit)
+            Change::CreateSubscription { account, subscription } => {
+                self.create_subscription(account, subscription)
             }
             Change::UpdateSubscription { account, id, spec, expected_revision } => {
                 self.update_subscription(account, id, spec, expected_revision)
@@ -133,6 +135,10 @@ impl Draft<'_> {
             Change::DeleteSubscription { account, id } => self.delete_subscription(account, id),
             Change::PauseSubscription { account, id } => self.pause(account, id),
             Change::ResumeSubscription { account, id } => self.resume(account, id),
+            Change::RegisterBroker(broker) => self.register_broker(broker),
+            Change::AssignReplicas { broker, partitions } => self.assign_replicas(broker, partitions),
+            Change::RemoveReplicas { broker, partitions } => self.remove_replicas(broker, partitions),
+            Change::SetLimits(limits) => self.set_limits(limits),
         }
     }
 

@@ -1,13 +1,13 @@
-//! The catalog as others read it: immutable, shared, one revision at a time.
+//! The catalog's immutable views, one per revision.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use fanfare_model::{AccountId, KeyId, Sink, SinkId, Subscription, SubscriptionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Account, ApiKey, EventType, Schema};
+use crate::{Account, ApiKey, ClusterView, EventType, Schema};
 
-/// One account and all it owns: immutable, shared.
+/// One account and its objects: immutable, shared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AccountView {
     pub account: Account,
@@ -37,8 +37,9 @@ pub struct View {
     /// Rises with every applied change.
     pub revision: u64,
     pub accounts: BTreeMap<AccountId, Arc<AccountView>>,
-    /// Every key of every account.
+    /// The keys of all accounts.
     pub keys: Arc<BTreeMap<KeyId, AccountId>>,
+    pub cluster: Arc<ClusterView>,
 }
 
 impl View {
@@ -48,11 +49,15 @@ impl View {
     }
 
     /// A view of `accounts`, its index of keys derived from them.
-    pub(crate) fn of(revision: u64, accounts: BTreeMap<AccountId, Arc<AccountView>>) -> Self {
+    pub(crate) fn of(
+        revision: u64,
+        cluster: Arc<ClusterView>,
+        accounts: BTreeMap<AccountId, Arc<AccountView>>,
+    ) -> Self {
         let keys = accounts
             .iter()
             .flat_map(|(account, view)| view.keys.keys().map(|key| (*key, *account)))
             .collect();
-        Self { revision, accounts, keys: Arc::new(keys) }
+        Self { revision, accounts, keys: Arc::new(keys), cluster }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns no IO, no clock and no async. Two numbers of different meaning never share a type here.
 
+mod broker;
 mod event;
 mod hash;
 mod partition;
@@ -10,6 +11,7 @@ mod sid;
 mod sink;
 mod subscription;
 
+pub use broker::{BrokerId, ReplicaId};
 pub use event::{AttributeValue, Data, Event, EventError};
 pub use hash::{EventIdHash, KeyHash, body_checksum};
 pub use partition::{PartitionId, Stream};

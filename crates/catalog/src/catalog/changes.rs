@@ -5,18 +5,18 @@
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId, StartAt, Subscription, SubscriptionId};
+use fanfare_model::{
+    AccountId, BrokerId, PartitionId, Secret, Sink, SinkConfig, SinkId, StartAt, Subscription, SubscriptionId,
+};
 
-use super::Catalog;
+use super::{Catalog, FOUNDER};
 use crate::{
     Account, ChangeError, EventType, NewEventType, NewKey, NewSubscription, Schema, SinkChange, Tenant,
-    command::{Change, CreatedSubscription, KeyRecord, NewAccount, SinkSpec},
+    command::{Change, CreatedSubscription, KeyRecord, NewAccount, NewBroker, SinkSpec},
     key::random_bytes,
     state::{Changed, Object},
 };
 
-const KEYS_MAX: u64 = 100;
-const SCHEMA_VERSIONS_MAX: u64 = 100;
 /// Standard Webhooks allows 24 to 64 bytes.
 const SIGNING_SECRET_BYTES: usize = 24;
 
@@ -61,7 +61,7 @@ impl Catalog {
     pub async fn create_key(&self, account: AccountId, description: &str) -> Result<NewKey, ChangeError> {
         let key = NewKey::generate(&**self.shared.environment.random());
         let record = key_record(&key, description);
-        self.change(Change::CreateKey { account, key: record, limit: KEYS_MAX }).await?;
+        self.change(Change::CreateKey { account, key: record }).await?;
         Ok(key)
     }
 
@@ -72,8 +72,8 @@ impl Catalog {
         tenant: Tenant,
         new: NewEventType,
     ) -> Result<Arc<EventType>, ChangeError> {
-        let (account, limit) = (tenant.account(), self.shared.options.event_types_max);
-        expect!(self.change(Change::CreateEventType { account, event_type: new, limit }).await?, EventType)
+        let account = tenant.account();
+        expect!(self.change(Change::CreateEventType { account, event_type: new }).await?, EventType)
     }
 
     /// `expected_revision` is the revision that the caller read; none overwrites any revision.
@@ -117,7 +117,6 @@ impl Catalog {
             id: id.to_owned(),
             description: description.to_owned(),
             document: document.to_owned(),
-            limit: self.shared.options.schemas_max,
         };
         expect!(self.change(change).await?, Schema)
     }
@@ -132,7 +131,7 @@ impl Catalog {
     ) -> Result<Arc<Schema>, ChangeError> {
         self.check_document(document)?;
         let (account, id, document) = (tenant.account(), id.to_owned(), document.to_owned());
-        let change = Change::CreateSchemaVersion { account, id, document, limit: SCHEMA_VERSIONS_MAX };
+        let change = Change::CreateSchemaVersion { account, id, document };
         expect!(self.change(change).await?, Schema)
     }
 
@@ -173,8 +172,7 @@ impl Catalog {
     ) -> Result<Arc<Sink>, ChangeError> {
         let sink = SinkSpec { description: description.to_owned(), config: self.complete(config) };
         let (account, id) = (tenant.account(), SinkId::from_bytes(self.random_id()));
-        let limit = self.shared.options.sinks_max;
-        expect!(self.change(Change::CreateSink { account, id, sink, limit }).await?, Sink)
+        expect!(self.change(Change::CreateSink { account, id, sink }).await?, Sink)
     }
 
     /// # Errors
@@ -208,8 +206,8 @@ impl Catalog {
     ) -> Result<Arc<Subscription>, ChangeError> {
         let id = SubscriptionId::from_bytes(self.random_id());
         let subscription = CreatedSubscription { id, spec: new, start };
-        let (account, limit) = (tenant.account(), self.shared.options.subscriptions_max);
-        expect!(self.change(Change::CreateSubscription { account, subscription, limit }).await?, Subscription)
+        let account = tenant.account();
+        expect!(self.change(Change::CreateSubscription { account, subscription }).await?, Subscription)
     }
 
     /// `expected_revision` is the revision that the caller read; none overwrites any revision.
@@ -254,6 +252,49 @@ impl Catalog {
     ) -> Result<Arc<Subscription>, ChangeError> {
         let change = Change::ResumeSubscription { account: tenant.account(), id };
         expect!(self.change(change).await?, Subscription)
+    }
+
+    /// Places a replica of each of `partitions` on `broker`; one that is there stays as it is.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn assign_replicas(
+        &self,
+        broker: BrokerId,
+        partitions: Vec<PartitionId>,
+    ) -> Result<(), ChangeError> {
+        self.change(Change::AssignReplicas { broker, partitions }).await.map(drop)
+    }
+
+    /// Takes the replicas of `partitions` away from `broker`.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub async fn remove_replicas(
+        &self,
+        broker: BrokerId,
+        partitions: Vec<PartitionId>,
+    ) -> Result<(), ChangeError> {
+        self.change(Change::RemoveReplicas { broker, partitions }).await.map(drop)
+    }
+
+    /// Registers this node as a founder, once per data directory.
+    pub(super) async fn register(&self, incarnation: [u8; 16]) -> Result<BrokerId, ChangeError> {
+        if let Some(registered) = self.view().cluster.broker_of(incarnation) {
+            return Ok(registered.id);
+        }
+        let new = NewBroker { incarnation, address: String::new(), founder: Some(BrokerId(FOUNDER.0)) };
+        let broker: Result<_, ChangeError> = expect!(self.change(Change::RegisterBroker(new)).await?, Broker);
+        broker.map(|broker| broker.id)
+    }
+
+    /// Replicates the configured limits, if they changed.
+    pub(super) async fn set_limits(&self) -> Result<(), ChangeError> {
+        let limits = self.shared.options.account_limits();
+        if self.view().cluster.limits == limits {
+            return Ok(());
+        }
+        self.change(Change::SetLimits(limits)).await.map(drop)
     }
 
     fn random_id(&self) -> [u8; 16] {

@@ -16,6 +16,9 @@ use crate::{EventTypeStatus, NewEventType, NewKey};
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Commands of a first start with [`options`]: the broker and the limits.
+const SETUP_COMMANDS: u64 = 2;
+
 /// A catalog and what it stands on.
 struct Node {
     files: MemoryFileSystem,

@@ -14,20 +14,28 @@ fn golden() -> Command {
     };
     let sink = SinkSpec { description: "orders".to_owned(), config: SinkConfig::Webhook(webhook) };
     let (account, id) = (AccountId::from_bytes([1; 16]), SinkId::from_bytes([2; 16]));
-    Command::new(Timestamp(1_700_000_000_000), Change::CreateSink { account, id, sink, limit: 100 })
+    Command::new(Timestamp(1_700_000_000_000), Change::CreateSink { account, id, sink })
 }
 
 #[test]
 fn a_stored_command_stays_readable() {
-    let stored = include_str!("../../tests/golden/command-v1.json").trim_end();
+    let stored = include_str!("../../tests/golden/command-v2.json").trim_end();
     assert_eq!(String::from_utf8(golden().encode()).unwrap(), stored);
     assert_eq!(Command::decode(stored.as_bytes()), Ok(golden()));
 }
 
 #[test]
+fn an_older_command_is_refused_by_its_version_alone() {
+    for version in [0, 1] {
+        let stored = format!(r#"{{"v":{version},"time":7,"change":{{}}}}"#);
+        assert_eq!(Command::decode(stored.as_bytes()), Err(CommandError::Older { version }));
+    }
+}
+
+#[test]
 fn a_newer_command_is_refused_by_its_version_alone() {
-    let stored = br#"{"change":{"split_atom":[1,2]},"v":2,"who":"knows"}"#;
-    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 2 }));
+    let stored = br#"{"change":{"split_atom":[1,2]},"v":3,"who":"knows"}"#;
+    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 3 }));
 }
 
 #[test]
@@ -36,9 +44,8 @@ fn what_this_version_does_not_know_is_never_skipped() {
     let stored = [
         String::new(),
         "{}".to_owned(),
-        base.replace(r#""v":1"#, r#""v":0"#),
-        base.replace(r#""limit":100"#, r#""limit":100,"colour":"red""#),
-        base.replace(r#""v":1"#, r#""v":1,"urgent":true"#),
+        base.replace(r#""id":"#, r#""colour":"red","id":"#),
+        base.replace(r#""v":2"#, r#""v":2,"urgent":true"#),
         base.replace("create_sink", "create_sieve"),
         base[..base.len() - 1].to_owned(),
     ];

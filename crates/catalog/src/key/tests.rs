@@ -20,7 +20,7 @@ fn view_with(keys: &[(AccountId, KeyId, [u8; 32])]) -> View {
         let key = ApiKey { id: key, account: id, description, secret_hash, created: Timestamp(0) };
         view.keys.insert(key.id, Arc::new(key));
     }
-    View::of(1, accounts.into_iter().map(|(id, view)| (id, Arc::new(view))).collect())
+    View::of(1, Arc::default(), accounts.into_iter().map(|(id, view)| (id, Arc::new(view))).collect())
 }
 
 #[test]

@@ -52,15 +52,15 @@ fn a_checkpoint_replaces_what_is_older_and_nothing_newer() {
         }
     }
     let (mut machine, _shown) = begin(&history[0]);
-    assert!(machine.restore(b"{").is_err() && machine.restore(br#"{"v":2}"#).is_err());
+    assert!(machine.restore(b"{").is_err() && machine.restore(br#"{"v":3}"#).is_err());
     assert_eq!(machine.state, history[0]);
 }
 
 #[test]
-#[should_panic(expected = "the command at index 1 is of version 2")]
+#[should_panic(expected = "the command at index 1 is of version 3")]
 fn a_command_of_a_newer_program_stops_the_machine() {
     let (mut machine, _shown) = begin(&State::default());
-    drop(machine.apply(&frame(1, COMMAND, br#"{"v":2}"#), ApplyMode::Live));
+    drop(machine.apply(&frame(1, COMMAND, br#"{"v":3}"#), ApplyMode::Live));
 }
 
 #[test]
@@ -119,7 +119,7 @@ async fn recovery_applies_what_the_checkpoint_lacks_and_stops_at_what_is_newer()
     let last = frames.len() as u64;
     frames.push((255, b"a membership".to_vec()));
     frames.push((0, Vec::new()));
-    frames.push((COMMAND, br#"{"v":2}"#.to_vec()));
+    frames.push((COMMAND, br#"{"v":3}"#.to_vec()));
     let (store, log) = log_of(frames).await;
     let history = history();
     for own in [&State::default(), &history[3], history.last().unwrap()] {
@@ -128,7 +128,7 @@ async fn recovery_applies_what_the_checkpoint_lacks_and_stops_at_what_is_newer()
         assert_eq!(machine.state, *history.last().unwrap());
         let refused = machine.recover(&log, position(last + 3)).unwrap_err().to_string();
         assert!(
-            refused.contains("is of version 2") && refused.contains("run the newer program"),
+            refused.contains("is of version 3") && refused.contains("run the newer program"),
             "{refused}"
         );
         assert_eq!(machine.state, *history.last().unwrap());

@@ -11,6 +11,9 @@ use crate::{
     names,
 };
 
+/// Keys that one account may have.
+const KEYS_MAX: u64 = 100;
+
 impl Draft<'_> {
     pub(super) fn create_account(&mut self, new: NewAccount) -> Result<Object, ChangeError> {
         self.check_account(&new)?;
@@ -28,17 +31,12 @@ impl Draft<'_> {
         Ok(Object::Account(account))
     }
 
-    pub(super) fn create_key(
-        &mut self,
-        account: AccountId,
-        key: KeyRecord,
-        limit: u64,
-    ) -> Result<Object, ChangeError> {
+    pub(super) fn create_key(&mut self, account: AccountId, key: KeyRecord) -> Result<Object, ChangeError> {
         let keys = self.account(account)?.keys.len();
         self.check_key(&key)?;
-        check_limit(ObjectKind::ApiKey, keys, limit)?;
+        check_limit(ObjectKind::ApiKey, keys, KEYS_MAX)?;
         self.put_key(account, key);
-        Ok(Object::Key)
+        Ok(Object::Nothing)
     }
 
     fn check_account(&self, new: &NewAccount) -> Result<(), ChangeError> {

@@ -7,19 +7,21 @@ use fanfare_model::{AccountId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::State;
-use crate::{AccountView, View};
+use crate::{AccountView, ClusterView, View};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DocumentError {
     #[error("the catalog's state was written by a newer program")]
     Newer,
+    #[error("the catalog's state was written by an older program")]
+    Older,
     #[error("the catalog's state is malformed")]
     Malformed,
 }
 
-/// Everything about a state but its objects.
+/// A state without its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StateHeader {
     pub(crate) applied: Option<PositionRecord>,
@@ -52,6 +54,7 @@ struct Written<'a> {
     v: u32,
     #[serde(flatten)]
     header: StateHeader,
+    cluster: &'a ClusterView,
     accounts: &'a BTreeMap<AccountId, Arc<AccountView>>,
 }
 
@@ -59,6 +62,7 @@ struct Written<'a> {
 struct Read {
     #[serde(flatten)]
     header: StateHeader,
+    cluster: Arc<ClusterView>,
     accounts: BTreeMap<AccountId, Arc<AccountView>>,
 }
 
@@ -69,7 +73,12 @@ struct Header {
 
 impl State {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let written = Written { v: VERSION, header: self.header(), accounts: &self.view.accounts };
+        let written = Written {
+            v: VERSION,
+            header: self.header(),
+            cluster: &self.view.cluster,
+            accounts: &self.view.accounts,
+        };
         serde_json::to_vec(&written).expect("a state has only text keys and no failing serializer")
     }
 
@@ -77,11 +86,11 @@ impl State {
         let header: Header = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;
         match header.v {
             VERSION => {}
-            0 => return Err(DocumentError::Malformed),
+            0..VERSION => return Err(DocumentError::Older),
             _ => return Err(DocumentError::Newer),
         }
         let read: Read = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;
-        Ok(Self::assemble(read.header, read.accounts))
+        Ok(Self::assemble(read.header, read.cluster, read.accounts))
     }
 
     pub(crate) fn header(&self) -> StateHeader {
@@ -92,8 +101,12 @@ impl State {
         }
     }
 
-    pub(crate) fn assemble(header: StateHeader, accounts: BTreeMap<AccountId, Arc<AccountView>>) -> Self {
+    pub(crate) fn assemble(
+        header: StateHeader,
+        cluster: Arc<ClusterView>,
+        accounts: BTreeMap<AccountId, Arc<AccountView>>,
+    ) -> Self {
         let applied = header.applied.map(Position::from);
-        Self { applied, time: header.time, view: Arc::new(View::of(header.revision, accounts)) }
+        Self { applied, time: header.time, view: Arc::new(View::of(header.revision, cluster, accounts)) }
     }
 }

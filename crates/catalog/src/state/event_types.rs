@@ -14,14 +14,13 @@ impl Draft<'_> {
         &mut self,
         account: AccountId,
         new: NewEventType,
-        limit: u64,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
         check(view, &new)?;
         if view.event_types.contains_key(&new.name) {
             return Err(ChangeError::Exists { kind: KIND, name: new.name });
         }
-        check_limit(KIND, view.event_types.len(), limit)?;
+        check_limit(KIND, view.event_types.len(), self.view.cluster.limits.event_types_max)?;
         let (created, revision) = (self.now, self.revision());
         let NewEventType { name, description, schema, status } = new;
         let event_type = EventType { name, description, schema, status, created, updated: created, revision };
@@ -60,7 +59,7 @@ impl Draft<'_> {
             return Err(ChangeError::InUse { kind: KIND, name, by: format!("subscription {}", user.id) });
         }
         self.edit(account).event_types.remove(&name);
-        Ok(Object::Deleted)
+        Ok(Object::Nothing)
     }
 
     fn put_event_type(&mut self, account: AccountId, event_type: EventType) -> Object {

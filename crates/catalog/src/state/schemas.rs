@@ -9,6 +9,9 @@ use crate::{AccountView, ChangeError, ObjectKind, Schema, SchemaVersion, names};
 
 const KIND: ObjectKind = ObjectKind::Schema;
 
+/// Versions that one schema may have.
+const VERSIONS_MAX: u64 = 100;
+
 impl Draft<'_> {
     pub(super) fn new_schema(&self, id: String, description: String, document: String) -> Schema {
         let version = SchemaVersion { document: document.into(), created: self.now };
@@ -19,7 +22,6 @@ impl Draft<'_> {
         &mut self,
         account: AccountId,
         schema: Schema,
-        limit: u64,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
         names::check_schema_id("schema.id", &schema.id)?;
@@ -27,7 +29,7 @@ impl Draft<'_> {
         if view.schemas.contains_key(&schema.id) {
             return Err(ChangeError::Exists { kind: KIND, name: schema.id });
         }
-        check_limit(KIND, view.schemas.len(), limit)?;
+        check_limit(KIND, view.schemas.len(), self.view.cluster.limits.schemas_max)?;
         Ok(self.put_schema(account, schema))
     }
 
@@ -36,10 +38,9 @@ impl Draft<'_> {
         account: AccountId,
         id: String,
         document: String,
-        limit: u64,
     ) -> Result<Object, ChangeError> {
         let mut schema = find(self.account(account)?, &id)?.clone();
-        check_limit(ObjectKind::SchemaVersion, schema.versions.len(), limit)?;
+        check_limit(ObjectKind::SchemaVersion, schema.versions.len(), VERSIONS_MAX)?;
         schema.versions.push(SchemaVersion { document: document.into(), created: self.now });
         schema.revision = self.revision();
         Ok(self.put_schema(account, schema))
@@ -67,7 +68,7 @@ impl Draft<'_> {
             return Err(ChangeError::InUse { kind: KIND, name: id, by: format!("event type {}", user.name) });
         }
         self.edit(account).schemas.remove(&id);
-        Ok(Object::Deleted)
+        Ok(Object::Nothing)
     }
 
     fn put_schema(&mut self, account: AccountId, schema: Schema) -> Object {

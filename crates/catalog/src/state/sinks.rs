@@ -20,14 +20,13 @@ impl Draft<'_> {
         account: AccountId,
         id: SinkId,
         spec: SinkSpec,
-        limit: u64,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
         check(&spec)?;
         if view.sinks.contains_key(&id) {
             return Err(ChangeError::Exists { kind: KIND, name: id.to_string() });
         }
-        check_limit(KIND, view.sinks.len(), limit)?;
+        check_limit(KIND, view.sinks.len(), self.view.cluster.limits.sinks_max)?;
         let (created, revision) = (self.now, self.revision());
         let SinkSpec { description, config } = spec;
         let sink = Sink { id, account, description, config, created, updated: created, revision };
@@ -64,7 +63,7 @@ impl Draft<'_> {
             return Err(ChangeError::InUse { kind: KIND, name: id.to_string(), by });
         }
         self.edit(account).sinks.remove(&id);
-        Ok(Object::Deleted)
+        Ok(Object::Nothing)
     }
 
     fn put_sink(&mut self, sink: Sink) -> Object {

@@ -21,7 +21,6 @@ impl Draft<'_> {
         &mut self,
         account: AccountId,
         new: CreatedSubscription,
-        limit: u64,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
         let CreatedSubscription { id, spec, start } = new;
@@ -29,7 +28,7 @@ impl Draft<'_> {
         if view.subscriptions.contains_key(&id) {
             return Err(ChangeError::Exists { kind: KIND, name: id.to_string() });
         }
-        check_limit(KIND, view.subscriptions.len(), limit)?;
+        check_limit(KIND, view.subscriptions.len(), self.view.cluster.limits.subscriptions_max)?;
         let (now, revision) = (self.now, self.revision());
         Ok(self.put_subscription(Subscription {
             id,
@@ -71,7 +70,7 @@ impl Draft<'_> {
     ) -> Result<Object, ChangeError> {
         find(self.account(account)?, id)?;
         self.edit(account).subscriptions.remove(&id);
-        Ok(Object::Deleted)
+        Ok(Object::Nothing)
     }
 
     pub(super) fn pause(&mut self, account: AccountId, id: SubscriptionId) -> Result<Object, ChangeError> {

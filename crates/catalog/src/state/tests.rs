@@ -1,22 +1,23 @@
+mod brokers;
 mod properties;
 mod refusals;
 
 use fanfare_model::{
-    KeyId, KinesisConfig, Secret, SinkConfig, SinkId, StartAt, SubscribedType, SubscriptionId, WebhookConfig,
-    WebhookMethod,
+    BrokerId, KeyId, KinesisConfig, PartitionId, Secret, SinkConfig, SinkId, StartAt, SubscribedType,
+    SubscriptionId, WebhookConfig, WebhookMethod,
 };
 
 use super::*;
 use crate::{
-    EventTypeStatus, NewEventType, NewSubscription,
-    command::{CreatedSubscription, KeyRecord, NewAccount, SinkSpec},
+    AccountLimits, EventTypeStatus, NewEventType, NewSubscription,
+    command::{CreatedSubscription, KeyRecord, NewAccount, NewBroker, SinkSpec},
 };
 
 const ACCOUNT: AccountId = AccountId::from_bytes([0xA; 16]);
 const SINK: SinkId = SinkId::from_bytes([0xB; 16]);
 const SUBSCRIPTION: SubscriptionId = SubscriptionId::from_bytes([0xC; 16]);
 
-/// A state and the place of its next command.
+/// A state and the index of its next command.
 struct Replica {
     state: State,
     next: u64,
@@ -57,17 +58,12 @@ fn furniture() -> Vec<Change> {
     let subscription = CreatedSubscription { id: SUBSCRIPTION, spec, start: StartAt::Next };
     vec![
         Change::CreateAccount(account(ACCOUNT, "acme")),
-        schema("Order", 10),
-        Change::CreateSchemaVersion {
-            account: ACCOUNT,
-            id: "Order".into(),
-            document: "{}".into(),
-            limit: 10,
-        },
+        schema("Order"),
+        Change::CreateSchemaVersion { account: ACCOUNT, id: "Order".into(), document: "{}".into() },
         event_type("order.paid", Some("Order")),
         event_type("order.sent", None),
         sink(SINK, webhook("whsec_AAAA", None)),
-        Change::CreateSubscription { account: ACCOUNT, subscription, limit: 10 },
+        Change::CreateSubscription { account: ACCOUNT, subscription },
     ]
 }
 
@@ -75,13 +71,19 @@ fn furniture() -> Vec<Change> {
 pub(crate) fn commands() -> Vec<Vec<u8>> {
     let mut changes = furniture();
     changes.extend([
-        Change::CreateKey { account: ACCOUNT, key: key_record(1), limit: 10 },
+        Change::CreateKey { account: ACCOUNT, key: key_record(1) },
         Change::CreateAccount(account(AccountId::from_bytes([0xF; 16]), "second")),
         status("order.paid", Some("Order"), EventTypeStatus::Deprecated),
         Change::PauseSubscription { account: ACCOUNT, id: SUBSCRIPTION },
         Change::DeleteEventType { account: ACCOUNT, name: "order.sent".into() },
         Change::DeleteSubscription { account: ACCOUNT, id: SUBSCRIPTION },
         Change::DeleteSink { account: ACCOUNT, id: SINK },
+        Change::RegisterBroker(NewBroker {
+            incarnation: [1; 16],
+            address: String::new(),
+            founder: Some(BrokerId(1)),
+        }),
+        Change::AssignReplicas { broker: BrokerId(1), partitions: vec![PartitionId::events(3)] },
     ]);
     let commands = (1000..).zip(changes).map(|(time, change)| Command::new(Timestamp(time), change).encode());
     commands.collect()
@@ -112,7 +114,7 @@ fn new_type(name: &str, schema: Option<&str>, status: EventTypeStatus) -> NewEve
 
 fn event_type(name: &str, schema: Option<&str>) -> Change {
     let event_type = new_type(name, schema, EventTypeStatus::Available);
-    Change::CreateEventType { account: ACCOUNT, event_type, limit: 10 }
+    Change::CreateEventType { account: ACCOUNT, event_type }
 }
 
 fn status(name: &str, schema: Option<&str>, status: EventTypeStatus) -> Change {
@@ -120,9 +122,9 @@ fn status(name: &str, schema: Option<&str>, status: EventTypeStatus) -> Change {
     Change::UpdateEventType { account: ACCOUNT, event_type, expected_revision: None }
 }
 
-fn schema(id: &str, limit: u64) -> Change {
+fn schema(id: &str) -> Change {
     let (id, document) = (id.to_owned(), r#"{"type":"object"}"#.to_owned());
-    Change::CreateSchema { account: ACCOUNT, id, description: String::new(), document, limit }
+    Change::CreateSchema { account: ACCOUNT, id, description: String::new(), document }
 }
 
 fn webhook(secret: &str, token: Option<&str>) -> SinkConfig {
@@ -144,7 +146,7 @@ fn kinesis(arn: &str) -> SinkConfig {
 
 fn sink(id: SinkId, config: SinkConfig) -> Change {
     let sink = SinkSpec { description: String::new(), config };
-    Change::CreateSink { account: ACCOUNT, id, sink, limit: 10 }
+    Change::CreateSink { account: ACCOUNT, id, sink }
 }
 
 fn update_sink(config: SinkConfig, expected_revision: Option<u64>) -> Change {
@@ -162,7 +164,7 @@ fn spec(types: &[(&str, Option<u32>)]) -> NewSubscription {
 fn subscribe(id: u8, spec: NewSubscription) -> Change {
     let id = SubscriptionId::from_bytes([id; 16]);
     let subscription = CreatedSubscription { id, spec, start: StartAt::Earliest };
-    Change::CreateSubscription { account: ACCOUNT, subscription, limit: 10 }
+    Change::CreateSubscription { account: ACCOUNT, subscription }
 }
 
 fn update_subscription(spec: NewSubscription, expected_revision: Option<u64>) -> Change {
@@ -172,17 +174,18 @@ fn update_subscription(spec: NewSubscription, expected_revision: Option<u64>) ->
 #[test]
 fn a_stored_state_stays_readable() {
     let state = Replica::furnished().state;
-    let stored = include_str!("../../tests/golden/state-v1.json").trim_end();
+    let stored = include_str!("../../tests/golden/state-v2.json").trim_end();
     assert_eq!(String::from_utf8(state.encode()).unwrap(), stored);
     assert_eq!(State::decode(stored.as_bytes()), Ok(state));
 }
 
 #[test]
-fn a_newer_or_broken_state_is_refused() {
+fn a_state_of_another_version_is_refused() {
     let stored = String::from_utf8(Replica::furnished().state.encode()).unwrap();
-    let newer = r#"{"v":2,"anything":[]}"#;
+    let newer = r#"{"v":3,"anything":[]}"#;
     assert_eq!(State::decode(newer.as_bytes()), Err(DocumentError::Newer));
-    for broken in ["", "{}", &stored[..stored.len() - 1], &stored.replace(r#""v":1"#, r#""v":0"#)] {
+    assert_eq!(State::decode(br#"{"v":1,"accounts":{}}"#), Err(DocumentError::Older));
+    for broken in ["", "{}", &stored[..stored.len() - 1], &stored.replace("revision", "version")] {
         assert_eq!(State::decode(broken.as_bytes()), Err(DocumentError::Malformed), "{broken}");
     }
 }
@@ -191,8 +194,8 @@ fn a_newer_or_broken_state_is_refused() {
 fn a_newer_command_stops_the_state_where_it_is() {
     let mut replica = Replica::furnished();
     let before = replica.state.clone();
-    let stored = br#"{"v":2}"#;
-    assert_eq!(replica.apply_stored(stored).unwrap_err(), CommandError::Newer { version: 2 });
+    let stored = br#"{"v":3}"#;
+    assert_eq!(replica.apply_stored(stored).unwrap_err(), CommandError::Newer { version: 3 });
     assert_eq!(replica.state, before);
 }
 

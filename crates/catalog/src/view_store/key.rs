@@ -2,8 +2,9 @@
 
 use fanfare_model::AccountId;
 
-/// Key of the record that belongs to no account. Shorter than any object's key.
+/// Keys of the records that belong to no account. Shorter than any object's key.
 pub(super) const HEADER: &[u8] = b"header";
+pub(super) const CLUSTER: &[u8] = b"cluster";
 
 /// Kind of the object under a key. The numbers are stored; an account sorts before its objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

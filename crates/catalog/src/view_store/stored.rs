@@ -9,15 +9,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Operation, RebuildReason, ViewStore, ViewStoreError,
-    key::{self, HEADER, Kind},
+    key::{self, CLUSTER, HEADER, Kind},
 };
 use crate::{
-    Account, AccountView, ApiKey, EventType, Schema, View, hex,
+    Account, AccountView, ApiKey, ClusterView, EventType, Schema, View, hex,
     machine::Applied,
     state::{PositionRecord, State, StateHeader},
 };
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The state that a store holds.
 #[derive(Clone, Default)]
@@ -61,20 +61,26 @@ impl StoredView {
     pub(super) fn load(store: &dyn ViewStore, identity: Identity) -> Result<Self, RebuildReason> {
         let header = Self::load_header(store, identity)?;
         let mut accounts = BTreeMap::new();
+        let mut cluster = None;
         let mut digest = Digest::default();
         let scanned = store.scan(&mut |key, value| {
             if key == HEADER {
                 return Ok(());
             }
             digest = digest.with(key, value);
+            if key == CLUSTER {
+                cluster = Some(parse(key, value)?);
+                return Ok(());
+            }
             read_object(&mut accounts, key, value)
         });
         scanned.map_err(RebuildReason::Damaged)?;
         if digest != (Digest { records: header.records, sum: u128::from_be_bytes(header.digest) }) {
             return Err(RebuildReason::Damaged(ViewStoreError::Digest));
         }
+        let cluster = cluster.ok_or(RebuildReason::Damaged(ViewStoreError::Digest))?;
         let accounts = accounts.into_iter().map(|(id, view)| (id, Arc::new(view))).collect();
-        let state = State::assemble(header.state, accounts);
+        let state = State::assemble(header.state, cluster, accounts);
         Ok(Self { state, position: Some(header.position.into()), digest })
     }
 
@@ -92,6 +98,9 @@ impl StoredView {
     /// The operations, the header's last, that make a store of `self` a store of `next`; and the result.
     pub(super) fn advance(&self, next: &Applied, identity: Identity) -> (Vec<Operation>, Self) {
         let mut difference = Difference { operations: Vec::new(), digest: self.digest };
+        // An empty store has no record of the first cluster view.
+        let old_cluster = self.position.is_some().then_some(&self.state.view.cluster);
+        difference.of_clusters(old_cluster, &next.state.view.cluster);
         difference.of_views(&self.state.view, &next.state.view);
         let Difference { mut operations, digest } = difference;
         let header = Header {
@@ -139,6 +148,12 @@ struct Difference {
 }
 
 impl Difference {
+    fn of_clusters(&mut self, old: Option<&Arc<ClusterView>>, new: &Arc<ClusterView>) {
+        if !old.is_some_and(|old| Arc::ptr_eq(old, new)) {
+            self.replace(CLUSTER.to_vec(), old.map(Deref::deref), Some(&**new));
+        }
+    }
+
     fn of_views(&mut self, old: &View, new: &View) {
         for (id, view) in &new.accounts {
             match old.accounts.get(id) {

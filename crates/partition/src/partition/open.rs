@@ -3,11 +3,10 @@
 use std::{ops::Range, sync::Arc};
 
 use fanfare_log::{Log, RollPolicy, Store};
-use fanfare_model::{Offset, PartitionId, Stream};
-use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, ReplicaId, Role};
+use fanfare_model::{Offset, PartitionId, ReplicaId};
+use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, Role};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Dead, Kind, Live, Partition, PartitionOptions, Positions};
 use crate::{
@@ -29,13 +28,14 @@ const QUEUE_BATCHES_MAX: usize = 16_384;
 const ROLL_SHARE_OF_RETENTION: u64 = 24;
 const ROLL_AGE_MS_MIN: u64 = 10 * 60 * 1_000;
 
+/// The replica of a partition that no catalog places.
+const ALONE: ReplicaId = ReplicaId(1);
+
 impl Partition {
-    /// Opens or creates; a new partition of a node without peers makes itself its only voter. Does not wait for it to
-    /// lead. A corrupt log or checkpoint opens as a partition whose every call answers `DataLoss` (reads) or `Damaged`
-    /// (appends), loudly, with the command that accepts the loss; only resource errors fail.
+    /// As [`Self::open_replica`], the first and only replica of a node without a catalog.
     ///
     /// # Errors
-    /// If the log or the group cannot be opened for another reason than corruption.
+    /// As [`Self::open_replica`].
     pub async fn open(
         id: PartitionId,
         host: &Host,
@@ -43,8 +43,25 @@ impl Partition {
         clock: Arc<dyn Clock>,
         tasks: TaskTracker,
     ) -> Result<Self, OpenError> {
+        Self::open_replica(id, ALONE, host, options, clock, tasks).await
+    }
+
+    /// Opens or creates one replica; a log that belongs to another replica is refused. A new partition of a node without
+    /// peers makes itself its only voter. Does not wait for it to lead. A corrupt log or checkpoint opens as a partition whose every call answers `DataLoss` (reads) or `Damaged`
+    /// (appends), loudly, with the command that accepts the loss; only resource errors fail.
+    ///
+    /// # Errors
+    /// If the log or the group cannot be opened for another reason than corruption.
+    pub async fn open_replica(
+        id: PartitionId,
+        replica: ReplicaId,
+        host: &Host,
+        options: PartitionOptions,
+        clock: Arc<dyn Clock>,
+        tasks: TaskTracker,
+    ) -> Result<Self, OpenError> {
         let store = host.store();
-        let log = match open_log(id, host, &options).await {
+        let log = match open_log(id, replica, host, &options).await {
             Ok(log) => log,
             Err(error @ fanfare_log::OpenError::Corrupt { .. }) => {
                 return Ok(Self::dead(id, store, loss(&error)));
@@ -54,7 +71,7 @@ impl Partition {
         let machine =
             Machine::new(Limits { window_ms: options.dedup_window_ms, bytes_max: options.dedup_bytes_max });
         let positions = machine.positions();
-        let group = match open_group(id, host, &options, (log, machine)).await {
+        let group = match open_group(id, replica, host, &options, (log, machine)).await {
             Ok(group) => group,
             Err(fanfare_raft::OpenError::Log {
                 source: error @ fanfare_log::OpenError::Corrupt { .. },
@@ -132,6 +149,7 @@ fn loss(error: &fanfare_log::OpenError) -> (String, Range<Offset>) {
 
 async fn open_log(
     id: PartitionId,
+    replica: ReplicaId,
     host: &Host,
     options: &PartitionOptions,
 ) -> Result<Log, fanfare_log::OpenError> {
@@ -139,7 +157,7 @@ async fn open_log(
     let roll = RollPolicy { segment_bytes: options.segment_bytes, age_ms };
     let store = host.store().clone();
     let opening = host.environment().run_blocking(move || {
-        let log = store.open_log(&log_name(id), replica_id(&store, id).0, roll)?;
+        let log = store.open_log(&log_name(id), replica.0, roll)?;
         if let Err(error) = log.start_index(tags::TAGGER) {
             tracing::warn!(partition = %id, %error, "index the log; looking for single events will be slow");
         }
@@ -151,19 +169,18 @@ async fn open_log(
 /// Opens the group; one without a log becomes a group of this node alone.
 async fn open_group(
     id: PartitionId,
+    replica: ReplicaId,
     host: &Host,
     options: &PartitionOptions,
     (log, machine): (Log, Machine),
 ) -> Result<Group<Machine>, fanfare_raft::OpenError> {
-    let store = host.store();
-    let replica = replica_id(store, id);
     let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
     let group_options =
         GroupOptions { checkpoint_interval_ms: options.checkpoint_interval_ms, snapshot_entries: u64::MAX };
     let group_id = GroupId::Partition(id);
     let group = host.open(group_id, replica, log, machine, group_options).await?;
     if is_new {
-        let member = Member { replica, node: store.identity().node, address: String::new() };
+        let member = Member { replica, node: host.store().identity().node, address: String::new() };
         let initialized = group.initialize(vec![member]).await;
         let failed = |error: fanfare_raft::ProposeError| fanfare_raft::OpenError::Group {
             group: group_id,
@@ -178,18 +195,4 @@ async fn open_group(
 #[must_use]
 pub fn log_name(id: PartitionId) -> String {
     GroupId::Partition(id).to_string()
-}
-
-/// Of this partition on this incarnation of this node: the same at every start, and a fresh one for a node whose data
-/// directory was lost. XXH3-64 of cluster, node, incarnation, stream and index; stored, so it never changes.
-fn replica_id(store: &Store, id: PartitionId) -> ReplicaId {
-    let identity = store.identity();
-    let PartitionId { stream, index } = id;
-    let mut name = Vec::with_capacity(43);
-    name.extend_from_slice(&identity.cluster);
-    name.extend_from_slice(&identity.node.to_le_bytes());
-    name.extend_from_slice(&identity.incarnation);
-    name.push(Stream::number(stream));
-    name.extend_from_slice(&index.to_le_bytes());
-    ReplicaId(xxh3_64(&name).max(1))
 }

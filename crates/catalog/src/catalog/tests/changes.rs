@@ -173,7 +173,7 @@ async fn a_watcher_sees_the_newest_view() {
     let mut watch = node.catalog.watch();
     let tenant = node.tenant().await;
     node.create_types(tenant, 0..5).await;
-    let newest = watch.wait_for(|view| view.revision == 6);
+    let newest = watch.wait_for(|view| view.revision == SETUP_COMMANDS + 6);
     let newest = timeout(DEADLINE, newest).await.expect("in time").expect("the catalog runs").clone();
     assert_eq!(newest, node.catalog.view());
     node.stop().await;
@@ -197,7 +197,7 @@ async fn a_command_of_a_newer_program_stops_the_catalog_and_is_never_skipped() {
     let tenant = node.tenant().await;
     let (hash, group) = (node.catalog.state().hash(), &node.catalog.shared.group);
     let Role::Leader { term } = *group.role().borrow() else { panic!("it leads") };
-    let payload = Payload::new(vec![br#"{"v":2,"change":"unheard of"}"#.to_vec().into()]);
+    let payload = Payload::new(vec![br#"{"v":3,"change":"unheard of"}"#.to_vec().into()]);
     let newer = Proposal { kind: COMMAND, count: 0, time_ms: 0, payload };
     let pending = group.propose(term, newer).await.unwrap();
     assert!(timeout(DEADLINE, pending.applied()).await.expect("in time").is_err());

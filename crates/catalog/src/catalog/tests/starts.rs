@@ -22,7 +22,7 @@ async fn with_the_view_a_start_after_a_kill_replays_only_the_tail_and_without_it
     let (files, hash, revision) =
         (node.files_after_crash(), node.catalog.state().hash(), node.catalog.view().revision);
 
-    let commands = 1 + TYPES + 7;
+    let commands = SETUP_COMMANDS + 1 + TYPES + 7;
     for (dir, replayed) in [(early, 7), (late, 0), (TempDir::new().unwrap(), commands)] {
         let reopened = Node::open(files.crashed(|_| Keep::Nothing), dir, options()).await;
         let report = reopened.catalog.start_report();
@@ -68,7 +68,7 @@ async fn deleting_the_view_under_a_running_catalog_changes_nothing() {
     let (_, dir) = node.stop().await;
     let reopened = Node::open(files, dir, options()).await;
     assert_eq!(reopened.catalog.state().hash(), hash);
-    assert_eq!(reopened.catalog.start_report().entries_replayed, 1 + TYPES + 5);
+    assert_eq!(reopened.catalog.start_report().entries_replayed, SETUP_COMMANDS + 1 + TYPES + 5);
     reopened.stop().await;
 }
 
@@ -100,7 +100,7 @@ async fn a_damaged_view_is_set_aside_and_made_again() {
         let set_aside = reopened.dir.path().join("bad-1").exists();
         assert_eq!(set_aside, matches!(why, RebuildReason::Damaged(_)), "{name}: {why:?}");
         assert_eq!(reopened.catalog.state().hash(), hash, "{name}");
-        assert_eq!(reopened.catalog.start_report().entries_replayed, 1 + TYPES, "{name}");
+        assert_eq!(reopened.catalog.start_report().entries_replayed, SETUP_COMMANDS + 1 + TYPES, "{name}");
 
         let (files, dir) = reopened.stop().await;
         let again = Node::open(files, dir, options()).await;

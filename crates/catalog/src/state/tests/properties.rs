@@ -7,7 +7,7 @@ use super::*;
 /// Small pools, so that commands meet each other's objects.
 fn change() -> impl Strategy<Value = Change> {
     let owner = select(vec![ACCOUNT, AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16])]);
-    (owner, 0..16_u8, 0..4_u8, option::weighted(0.2, 1..40_u64)).prop_map(
+    (owner, 0..20_u8, 0..4_u8, option::weighted(0.2, 1..40_u64)).prop_map(
         |(account, verb, pick, expected_revision)| {
             let name = ["a", "b", "c", "not a name"][usize::from(pick)].to_owned();
             let schema = (pick != 1).then(|| ["a", "b", "c", "d"][usize::from(pick)].to_owned());
@@ -31,19 +31,33 @@ fn change() -> impl Strategy<Value = Change> {
             match verb {
                 0 => Change::CreateAccount(self::account(account, &account.to_string())),
                 1 => Change::Bootstrap { account: self::account(account, "first"), key: key_record(pick) },
-                2 => Change::CreateKey { account, key: key_record(pick), limit: 3 },
-                3 => Change::CreateEventType { account, event_type, limit: 3 },
+                2 => Change::CreateKey { account, key: key_record(pick) },
+                3 => Change::CreateEventType { account, event_type },
                 4 => Change::UpdateEventType { account, event_type, expected_revision },
                 5 => Change::DeleteEventType { account, name },
-                6 => Change::CreateSchema { account, id: name, description, document, limit: 2 },
-                7 => Change::CreateSchemaVersion { account, id: name, document, limit: 3 },
+                6 => Change::CreateSchema { account, id: name, description, document },
+                7 => Change::CreateSchemaVersion { account, id: name, document },
                 8 => Change::UpdateSchema { account, id: name, description, expected_revision },
                 9 => Change::DeleteSchema { account, id: name },
-                10 => Change::CreateSink { account, id: sink_id, sink, limit: 3 },
+                10 => Change::CreateSink { account, id: sink_id, sink },
                 11 => Change::UpdateSink { account, id: sink_id, sink, expected_revision },
                 12 => Change::DeleteSink { account, id: sink_id },
-                13 => Change::CreateSubscription { account, subscription: created, limit: 3 },
+                13 => Change::CreateSubscription { account, subscription: created },
                 14 => Change::UpdateSubscription { account, id, spec, expected_revision },
+                15 => Change::RegisterBroker(NewBroker {
+                    incarnation: [pick; 16],
+                    address: String::new(),
+                    founder: (pick < 2).then_some(BrokerId(u64::from(pick) + 1)),
+                }),
+                16 => Change::AssignReplicas {
+                    broker: BrokerId(expected_revision.unwrap_or(1)),
+                    partitions: vec![PartitionId::events(pick.into()), PartitionId::dead_letters(0)],
+                },
+                17 => Change::RemoveReplicas {
+                    broker: BrokerId(1),
+                    partitions: vec![PartitionId::events(pick.into())],
+                },
+                18 => Change::SetLimits(AccountLimits { sinks_max: pick.into(), ..AccountLimits::default() }),
                 _ if pick == 0 => Change::DeleteSubscription { account, id: SUBSCRIPTION },
                 _ if pick == 1 => Change::DeleteSubscription { account, id },
                 _ if pick == 2 => Change::PauseSubscription { account, id },
@@ -72,9 +86,13 @@ fn assert_whole(view: &View) {
             }
         }
     }
+    for pair in view.cluster.replicas.windows(2) {
+        assert!((pair[0].partition, pair[0].broker) < (pair[1].partition, pair[1].broker), "{pair:?}");
+    }
+    assert!(view.cluster.replicas.iter().all(|placed| view.cluster.brokers.contains_key(&placed.broker)));
     assert_eq!(
         *view,
-        View::of(view.revision, view.accounts.clone()),
+        View::of(view.revision, view.cluster.clone(), view.accounts.clone()),
         "the index of keys is the accounts' keys"
     );
 }

@@ -47,23 +47,17 @@ fn accounts_and_keys() {
         (named("ac\nme"), "invalid: account.name"),
         (named(&"x".repeat(129)), "invalid: account.name"),
         (Change::CreateAccount(without_partitions), "invalid: account"),
-        (Change::CreateKey { account: nobody(), key: key_record(1), limit: 1 }, &missing),
-        (Change::CreateKey { account: ACCOUNT, key: key_record(1), limit: 0 }, "limit: 0 keys"),
-        (Change::CreateKey { account: ACCOUNT, key: long, limit: 1 }, "invalid: key.description"),
+        (Change::CreateKey { account: nobody(), key: key_record(1) }, &missing),
+        (Change::CreateKey { account: ACCOUNT, key: long }, "invalid: key.description"),
     ]);
     let mut replica = Replica::furnished();
-    replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(1), limit: 2 }).unwrap();
-    let again = replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(1), limit: 2 });
+    replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(1) }).unwrap();
+    let again = replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(1) });
     assert!(matches!(again, Err(ChangeError::Exists { kind: ObjectKind::ApiKey, .. })), "{again:?}");
 }
 
 #[test]
 fn event_types() {
-    let limited = Change::CreateEventType {
-        account: ACCOUNT,
-        event_type: new_type("third", None, EventTypeStatus::Available),
-        limit: 2,
-    };
     let described =
         NewEventType { description: "x".repeat(1025), ..new_type("third", None, EventTypeStatus::Available) };
     let stale = Change::UpdateEventType {
@@ -81,9 +75,8 @@ fn event_types() {
         (event_type("größe", None), "invalid: event_type.name"),
         (event_type(&"x".repeat(256), None), "invalid: event_type.name"),
         (event_type("third", Some("None")), "invalid: event_type.schema_id"),
-        (limited, "limit: 2 event types"),
         (
-            Change::CreateEventType { account: ACCOUNT, event_type: described, limit: 10 },
+            Change::CreateEventType { account: ACCOUNT, event_type: described },
             "invalid: event_type.description",
         ),
         (status("absent", None, EventTypeStatus::Available), "not found: event type absent"),
@@ -100,11 +93,10 @@ fn event_types() {
 
 #[test]
 fn schemas() {
-    let version = |id: &str, limit| Change::CreateSchemaVersion {
+    let version = |id: &str| Change::CreateSchemaVersion {
         account: ACCOUNT,
         id: id.to_owned(),
         document: "{}".to_owned(),
-        limit,
     };
     let update = |id: &str, description: String, expected_revision| Change::UpdateSchema {
         account: ACCOUNT,
@@ -113,13 +105,11 @@ fn schemas() {
         expected_revision,
     };
     check(vec![
-        (schema("Order", 10), "exists: schema Order"),
-        (schema("", 10), "invalid: schema.id"),
-        (schema("a/b", 10), "invalid: schema.id"),
-        (schema(&"x".repeat(129), 10), "invalid: schema.id"),
-        (schema("Second", 1), "limit: 1 schemas"),
-        (version("Absent", 10), "not found: schema Absent"),
-        (version("Order", 2), "limit: 2 versions of a schema"),
+        (schema("Order"), "exists: schema Order"),
+        (schema(""), "invalid: schema.id"),
+        (schema("a/b"), "invalid: schema.id"),
+        (schema(&"x".repeat(129)), "invalid: schema.id"),
+        (version("Absent"), "not found: schema Absent"),
         (update("Absent", String::new(), None), "not found: schema Absent"),
         (update("Order", String::new(), Some(2)), "stale: schema at 3"),
         (update("Order", "x".repeat(1025), None), "invalid: schema.description"),
@@ -140,8 +130,7 @@ fn sinks() {
     let exists = format!("exists: sink {SINK}");
     let missing = format!("not found: sink {other}");
     let in_use = format!("in use: sink {SINK} by subscription {SUBSCRIPTION}");
-    let limited = SinkSpec { description: String::new(), config: kinesis("arn:aws:kinesis:::stream/a") };
-    let described = SinkSpec { description: "x".repeat(1025), ..limited.clone() };
+    let described = SinkSpec { description: "x".repeat(1025), config: kinesis("arn:aws:kinesis:::stream/a") };
     let elsewhere = |destination: String| match webhook("whsec_AAAA", None) {
         SinkConfig::Webhook(config) => {
             sink(other, SinkConfig::Webhook(WebhookConfig { destination, ..config }))
@@ -155,11 +144,7 @@ fn sinks() {
         (sink(other, webhook("", None)), "invalid: sink.webhook.signing_secret"),
         (sink(other, webhook("whsec_AAAA", Some(""))), "invalid: sink.webhook.twilio_auth_token"),
         (sink(other, kinesis("")), "invalid: sink.kinesis.arn"),
-        (Change::CreateSink { account: ACCOUNT, id: other, sink: limited, limit: 1 }, "limit: 1 sinks"),
-        (
-            Change::CreateSink { account: ACCOUNT, id: other, sink: described, limit: 10 },
-            "invalid: sink.description",
-        ),
+        (Change::CreateSink { account: ACCOUNT, id: other, sink: described }, "invalid: sink.description"),
         (update_sink(kinesis("arn:aws:kinesis:::stream/a"), None), "invalid: sink.kind"),
         (update_sink(webhook("", None), Some(5)), "stale: sink at 6"),
         (Change::DeleteSink { account: ACCOUNT, id: other }, &missing),
@@ -174,8 +159,6 @@ fn subscriptions() {
     let exists = format!("exists: subscription {SUBSCRIPTION}");
     let nowhere = NewSubscription { sink: SinkId::from_bytes([0xD; 16]), ..spec(&[("order.sent", None)]) };
     let described = NewSubscription { description: "x".repeat(1025), ..spec(&[("order.sent", None)]) };
-    let limited =
-        CreatedSubscription { id: other, spec: spec(&[("order.sent", None)]), start: StartAt::Next };
     let many = spec(&vec![("order.sent", None); 101]);
     let wrong_third = spec(&[("order.sent", None), ("order.paid", Some(1)), ("order.lost", None)]);
     check(vec![
@@ -192,10 +175,6 @@ fn subscriptions() {
         (subscribe(0xD, spec(&[("order.paid", Some(3))])), "invalid: subscription.types[0].schema_version"),
         (subscribe(0xD, spec(&[("order.paid", Some(0))])), "invalid: subscription.types[0].schema_version"),
         (subscribe(0xD, spec(&[("order.sent", Some(1))])), "invalid: subscription.types[0].schema_version"),
-        (
-            Change::CreateSubscription { account: ACCOUNT, subscription: limited, limit: 1 },
-            "limit: 1 subscriptions",
-        ),
         (update_subscription(nowhere, None), "invalid: subscription.sink_id"),
         (update_subscription(spec(&[("order.sent", None)]), Some(6)), "stale: subscription at 7"),
         (Change::DeleteSubscription { account: ACCOUNT, id: other }, &missing),
@@ -225,5 +204,37 @@ fn a_refusal_says_what_to_do() {
         error.to_string(),
         "subscription.types[0].schema_version: schema Order has no version 9: choose 1 to 2, or leave it out for \
          events as published"
+    );
+}
+
+#[test]
+fn limits_hold_for_every_kind_of_object() {
+    let one = AccountLimits { sinks_max: 1, subscriptions_max: 1, event_types_max: 2, schemas_max: 1 };
+    let mut replica = Replica::furnished();
+    replica.apply(Change::SetLimits(one)).unwrap();
+    for (change, expected) in [
+        (sink(SinkId::from_bytes([0xD; 16]), kinesis("arn")), "limit: 1 sinks"),
+        (subscribe(0xD, spec(&[("order.sent", None)])), "limit: 1 subscriptions"),
+        (event_type("third", None), "limit: 2 event types"),
+        (schema("Second"), "limit: 1 schemas"),
+    ] {
+        assert_eq!(refusal(&replica.apply(change).unwrap_err()), expected);
+    }
+    let version = || Change::CreateSchemaVersion {
+        account: ACCOUNT,
+        id: "Order".to_owned(),
+        document: "{}".to_owned(),
+    };
+    for _ in 2..100 {
+        replica.apply(version()).unwrap();
+    }
+    assert_eq!(refusal(&replica.apply(version()).unwrap_err()), "limit: 100 versions of a schema");
+    for number in 0..100 {
+        replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(number) }).unwrap();
+    }
+    let key = key_record(100);
+    assert_eq!(
+        refusal(&replica.apply(Change::CreateKey { account: ACCOUNT, key }).unwrap_err()),
+        "limit: 100 keys"
     );
 }
