@@ -4,18 +4,17 @@ use std::{io, net::SocketAddr, process, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use fanfare_catalog::{Catalog, CatalogOptions, ViewStorage};
+use fanfare_cluster::{Replicas, ReplicasParts, StreamOptions};
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryParts};
 use fanfare_edge::{ListenerLimits, Services};
 use fanfare_environment::Environment;
 use fanfare_ingest::{EventReader, Ingest, IngestParts};
 use fanfare_log::{DiskFileSystem, Fatal, OpenError, Store};
-use fanfare_model::PartitionId;
-use fanfare_partition::{Partition, Role};
+use fanfare_model::Stream;
 use fanfare_raft::Host;
 use fanfare_sinks::{EgressPolicy, Factory};
-use futures_util::future::{join_all, try_join_all};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{clock::WallClock, config::Config};
@@ -37,7 +36,7 @@ pub(crate) struct Node {
     pub(crate) grpc: SocketAddr,
     config: Config,
     store: Store,
-    partitions: Vec<Partition>,
+    replicas: Replicas,
     delivery: Delivery,
     tasks: TaskTracker,
     stop_serving: CancellationToken,
@@ -56,21 +55,21 @@ impl Node {
         let environment = Environment::system();
         let host = Host::without_peers(store.clone(), environment.clone());
         let catalog = open_catalog(&config, &host).await?;
-        let events = open_events(&config, &host, &tasks).await?;
-        let dead_letters = Partition::open(
-            PartitionId::dead_letters(0),
-            &host,
-            config.dead_letters_options(),
-            Arc::new(WallClock),
-            tasks.clone(),
-        )
+        let replicas = Replicas::open(ReplicasParts {
+            catalog: catalog.clone(),
+            host,
+            clock: Arc::new(WallClock),
+            streams: streams(&config),
+            tasks: tasks.clone(),
+        })
         .await?;
+        let directory = replicas.directory();
         let sinks = Factory::new(egress, environment.clone());
         let delivery = Delivery::start(
             DeliveryParts {
                 catalog: catalog.clone(),
-                events: events.clone(),
-                dead_letters: vec![dead_letters.clone()],
+                events: directory.local_of(Stream::Events).collect(),
+                dead_letters: directory.local_of(Stream::DeadLetters).collect(),
                 sinks: sinks.clone(),
                 clock: Arc::new(WallClock),
                 seed: rand::random(),
@@ -80,7 +79,7 @@ impl Node {
         let stop_serving = CancellationToken::new();
         let parts = IngestParts {
             catalog: catalog.clone(),
-            partitions: events.clone(),
+            partitions: directory.local_of(Stream::Events).collect(),
             environment: environment.clone(),
             tasks: tasks.clone(),
             stop: stop_serving.clone(),
@@ -92,18 +91,15 @@ impl Node {
         };
         tasks.spawn(serve(listener, services, config.listener_limits(), stop_serving.clone()));
         store.keep_pool_filled(POOL_QUIET).context("start to fill the pool of spare segments")?;
-        let partitions: Vec<Partition> = events.into_iter().chain([dead_letters]).collect();
-        wait_for_leaders(&partitions).await;
-        Ok(Self { catalog, grpc, config, store, partitions, delivery, tasks, stop_serving })
+        directory.wait_for_leaders(LEADER_DEADLINE).await;
+        Ok(Self { catalog, grpc, config, store, replicas, delivery, tasks, stop_serving })
     }
 
     /// Stops accepting, lets running deliveries end, replicates progress, flushes, releases the directory.
     pub(crate) async fn shutdown(self) {
         self.stop_serving.cancel();
         self.delivery.shutdown(self.config.delivery.drain_timeout.0).await;
-        for partition in &self.partitions {
-            partition.shutdown().await;
-        }
+        self.replicas.shutdown().await;
         self.catalog.shutdown().await;
         self.tasks.close();
         let store = self.store;
@@ -171,25 +167,19 @@ pub(crate) async fn open_catalog(config: &Config, host: &Host) -> anyhow::Result
     Ok(Catalog::open(host, view, options).await?)
 }
 
-async fn open_events(config: &Config, host: &Host, tasks: &TaskTracker) -> anyhow::Result<Vec<Partition>> {
-    let opening = (0..config.publish.partitions).map(|index| {
-        let id = PartitionId::events(index);
-        Partition::open(id, host, config.events_options(), Arc::new(WallClock), tasks.clone())
-    });
-    Ok(try_join_all(opening).await?)
-}
-
-/// Ready means that a publish can succeed: a node without peers leads every partition first. One that does not
-/// come up in time (a damaged log) must not keep the others from serving; it has said why already.
-async fn wait_for_leaders(partitions: &[Partition]) {
-    let leading = partitions.iter().map(|partition| async move {
-        let mut role = partition.role();
-        let decided = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
-        if !matches!(timeout(LEADER_DEADLINE, decided).await, Ok(Ok(_))) {
-            tracing::warn!(partition = %partition.id(), "partition has no leader yet; it serves as soon as it has one");
-        }
-    });
-    join_all(leading).await;
+/// The streams of a node: published events, and one partition of dead letters.
+fn streams(config: &Config) -> Vec<StreamOptions> {
+    let events = StreamOptions {
+        stream: Stream::Events,
+        partitions: config.publish.partitions,
+        partition: config.events_options(),
+    };
+    let dead_letters = StreamOptions {
+        stream: Stream::DeadLetters,
+        partitions: 1,
+        partition: config.dead_letters_options(),
+    };
+    vec![events, dead_letters]
 }
 
 /// A node that cannot serve is of no use: the process ends, and whoever watches it starts it again.
