@@ -11,10 +11,12 @@ use std::{
 };
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fanfare_environment::Environment;
+use fanfare_environment::{Clock, Environment};
 use fanfare_log::Store;
-use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, Stream, Timestamp};
-use fanfare_partition::{AccountFilter, Clock, Partition, PartitionOptions, RecordBatchBuilder, Role};
+use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, Stream};
+use fanfare_partition::{
+    AccountFilter, Budgets, MemoryLimits, Partition, PartitionOptions, RecordBatchBuilder, Role,
+};
 use fanfare_raft::Host;
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
@@ -31,8 +33,12 @@ const BUSY_ACCOUNTS: u64 = 100;
 struct Noon;
 
 impl Clock for Noon {
-    fn now(&self) -> Timestamp {
-        Timestamp(43_200_000)
+    fn unix_ms(&self) -> u64 {
+        43_200_000
+    }
+
+    fn monotonic(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
     }
 }
 
@@ -53,14 +59,16 @@ async fn open(store: &Store) -> Partition {
         retention_bytes: 1 << 40,
         segment_bytes: 64 << 20,
         entry_bytes_max: 1 << 20,
-        queue_bytes_max: 64 << 20,
         dedup_window_ms: 600_000,
-        // So small that next to nothing is found in memory.
-        dedup_bytes_max: 64 << 10,
         checkpoint_interval_ms: 5_000,
+        quota: None,
     };
-    let host = Host::without_peers(store.clone(), Environment::system());
-    let partition = Partition::open(ID, &host, options, Arc::new(Noon), TaskTracker::new());
+    // The dedup window is so small that next to nothing is found in memory.
+    let limits =
+        MemoryLimits { dedup_bytes_max: 64 << 10, queue_bytes_max: 64 << 20, read_cache_bytes_max: 4 << 20 };
+    let host = Host::without_peers(store.clone(), Environment::system().with_clock(Arc::new(Noon)));
+    let budgets = Budgets::new(limits, 1);
+    let partition = Partition::open(ID, &host, options, &budgets, TaskTracker::new());
     let partition = partition.await.expect("a partition");
     let mut role = partition.role();
     role.wait_for(|role| matches!(role, Role::Leader { .. })).await.expect("it leads");

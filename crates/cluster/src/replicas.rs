@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use fanfare_catalog::{Catalog, ChangeError, ClusterView, View};
 use fanfare_model::{PartitionId, ReplicaId, Stream};
-use fanfare_partition::{Clock, Partition, PartitionOptions};
+use fanfare_partition::{Budgets, Partition, PartitionOptions};
 use fanfare_raft::Host;
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
@@ -30,7 +30,7 @@ pub struct StreamOptions {
 pub struct ReplicasParts {
     pub catalog: Catalog,
     pub host: Host,
-    pub clock: Arc<dyn Clock>,
+    pub budgets: Budgets,
     /// Each stream once.
     pub streams: Vec<StreamOptions>,
     /// Runs the partitions' tasks.
@@ -114,9 +114,9 @@ impl ReplicasParts {
 
     async fn open_replica(&self, placed: PlacedHere) -> Result<OpenReplica, fanfare_partition::OpenError> {
         let PlacedHere { partition, replica, options } = placed;
-        let (clock, tasks) = (self.clock.clone(), self.tasks.clone());
+        let tasks = self.tasks.clone();
         let partition =
-            Partition::open_replica(partition, replica, &self.host, options, clock, tasks).await?;
+            Partition::open_replica(partition, replica, &self.host, options, &self.budgets, tasks).await?;
         Ok(OpenReplica { id: replica, partition })
     }
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
+use fanfare_environment::Clock;
 use fanfare_model::{AccountId, SubscriptionId};
-use fanfare_partition::{Clock, Partition};
+use fanfare_partition::Partition;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 

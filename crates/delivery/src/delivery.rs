@@ -3,8 +3,9 @@
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
-use fanfare_model::{AccountId, PartitionId, Subscription, SubscriptionId};
-use fanfare_partition::{Clock, Partition, ReadError, Role};
+use fanfare_environment::Clock;
+use fanfare_model::{AccountId, PartitionId, Subscription, SubscriptionId, Timestamp};
+use fanfare_partition::{Partition, ReadError, Role};
 use fanfare_sinks::Factory;
 use tokio::{
     sync::watch,
@@ -139,7 +140,7 @@ impl Delivery {
         let paused = self.wanted(account, subscription).is_some_and(|wanted| wanted.paused);
         let mut stats = SubscriptionStats::default();
         for slot in self.shard(account) {
-            stats.add(slot, account, subscription, self.context.clock.now());
+            stats.add(slot, account, subscription, Timestamp(self.context.clock.unix_ms()));
         }
         stats.conclude(paused);
         stats

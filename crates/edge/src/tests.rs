@@ -21,7 +21,7 @@ use fanfare_environment::Environment;
 use fanfare_ingest::{EventReader, Ingest, IngestLimits, IngestParts, ReadLimits};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
 use fanfare_model::{PartitionId, Timestamp};
-use fanfare_partition::{Clock, Partition, PartitionOptions, Role};
+use fanfare_partition::{Budgets, MemoryLimits, Partition, PartitionOptions, Role};
 use fanfare_proto::{
     cloudevents::v1::{
         CloudEvent,
@@ -67,7 +67,7 @@ struct TestClock {
     step_ms: u64,
 }
 
-impl Clock for TestClock {
+impl TestClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.now_ms.fetch_add(self.step_ms, Ordering::Relaxed))
     }
@@ -159,9 +159,9 @@ impl Node {
         let mut events = Vec::new();
         for index in 0..partitions_here {
             let id = PartitionId::events(index);
-            events.push(open_partition(id, &host, clock.clone(), tasks.clone()).await);
+            events.push(open_partition(id, &host, tasks.clone()).await);
         }
-        let letters = open_partition(PartitionId::dead_letters(0), &host, clock.clone(), tasks.clone()).await;
+        let letters = open_partition(PartitionId::dead_letters(0), &host, tasks.clone()).await;
         let network = Network::default();
         let environment = Environment::system();
         let sinks = Factory::in_memory(EgressPolicy::default(), environment.clone(), network.clone());
@@ -251,23 +251,19 @@ async fn open_catalog(host: &Host, dir: &Path, options: CatalogOptions) -> Catal
     timeout(DEADLINE, opened).await.expect("it opens in time").expect("it opens")
 }
 
-async fn open_partition(
-    id: PartitionId,
-    host: &Host,
-    clock: Arc<TestClock>,
-    tasks: TaskTracker,
-) -> Partition {
+async fn open_partition(id: PartitionId, host: &Host, tasks: TaskTracker) -> Partition {
     let options = PartitionOptions {
         retention_ms: u64::MAX / 2,
         retention_bytes: 1 << 30,
         segment_bytes: 1 << 20,
         entry_bytes_max: 1 << 20,
-        queue_bytes_max: 16 << 20,
         dedup_window_ms: 600_000,
-        dedup_bytes_max: 1 << 20,
         checkpoint_interval_ms: 1000,
+        quota: None,
     };
-    let partition = Partition::open(id, host, options, clock, tasks).await.unwrap();
+    let limits =
+        MemoryLimits { dedup_bytes_max: 8 << 20, queue_bytes_max: 64 << 20, read_cache_bytes_max: 16 << 20 };
+    let partition = Partition::open(id, host, options, &Budgets::new(limits, 1), tasks).await.unwrap();
     let mut role = partition.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");

@@ -1,4 +1,4 @@
-//! How many bytes may wait for one partition, and how long a refused producer should wait.
+//! Admission by bytes: the limit of what may queue for one partition, and the advice to a refused producer.
 
 use std::sync::{
     Arc,
@@ -8,76 +8,83 @@ use std::sync::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Bounds of the advice to a refused producer.
+use crate::budgets::BudgetShare;
+
+/// Bounds of the advised wait.
 const RETRY_AFTER_MS_MIN: u64 = 5;
 const RETRY_AFTER_MS_MAX: u64 = 1_000;
-/// Share of a new measurement in the rate: an eighth.
+/// The moving average weighs a new measurement as one in this many.
 const RATE_WEIGHT: u64 = 8;
 
 /// Counts the bytes that were taken and not answered yet.
 pub(crate) struct Admission {
-    bytes_max: u64,
-    waiting: AtomicU64,
-    /// Bytes per millisecond that were committed lately; 0 before the first.
-    rate: AtomicU64,
-    last_drained: Mutex<Option<Instant>>,
+    budget: Arc<BudgetShare>,
+    queued_bytes: AtomicU64,
+    /// Bytes per millisecond that were committed lately; 0 before the first commit.
+    commit_rate: AtomicU64,
+    last_commit: Mutex<Option<Instant>>,
 }
 
-/// Bytes that count until it is dropped.
-pub(crate) struct Admitted {
+/// Queued bytes, given back when it is dropped.
+pub(crate) struct AdmissionPermit {
     admission: Arc<Admission>,
     bytes: u64,
 }
 
-/// Too many bytes wait.
+/// Too many bytes are queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Overloaded {
     pub(crate) retry_after_ms: u64,
 }
 
 impl Admission {
-    pub(crate) fn new(bytes_max: u64) -> Self {
-        let (waiting, rate) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { bytes_max, waiting, rate, last_drained: Mutex::new(None) }
+    pub(crate) fn new(budget: Arc<BudgetShare>) -> Self {
+        let (queued_bytes, commit_rate) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { budget, queued_bytes, commit_rate, last_commit: Mutex::new(None) }
     }
 
-    /// Takes `bytes` if they fit, or if nothing else waits: a batch larger than the limit is admitted alone.
-    pub(crate) fn admit(self: &Arc<Self>, bytes: u64) -> Result<Admitted, Overloaded> {
-        let fits = |waiting: u64| {
-            let after = waiting.saturating_add(bytes);
-            (waiting == 0 || after <= self.bytes_max).then_some(after)
+    /// Takes `bytes` if they fit into the budget, or if nothing else is queued: a batch larger than the budget is
+    /// admitted alone.
+    pub(crate) fn admit(self: &Arc<Self>, bytes: u64) -> Result<AdmissionPermit, Overloaded> {
+        let bytes_max = self.budget.queue_bytes();
+        let fits = |queued: u64| {
+            let after = queued.saturating_add(bytes);
+            (queued == 0 || after <= bytes_max).then_some(after)
         };
-        match self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
-            Ok(_) => Ok(Admitted { admission: Arc::clone(self), bytes }),
+        // Relaxed: the counter guards no other memory.
+        match self.queued_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(AdmissionPermit { admission: self.clone(), bytes }),
             Err(_) => Err(self.overloaded()),
         }
     }
 
-    /// When half of what waits should be gone.
+    /// Advises the time in which half of the queued bytes commit at the present rate.
     pub(crate) fn overloaded(&self) -> Overloaded {
-        let half = self.waiting.load(Ordering::Relaxed) / 2;
-        let wait_ms = half.checked_div(self.rate.load(Ordering::Relaxed)).unwrap_or(RETRY_AFTER_MS_MAX);
+        let half = self.queued_bytes.load(Ordering::Relaxed) / 2;
+        let wait_ms =
+            half.checked_div(self.commit_rate.load(Ordering::Relaxed)).unwrap_or(RETRY_AFTER_MS_MAX);
         Overloaded { retry_after_ms: wait_ms.clamp(RETRY_AFTER_MS_MIN, RETRY_AFTER_MS_MAX) }
     }
 
-    /// An entry of `bytes` was committed.
-    pub(crate) fn drained(&self, bytes: u64, now: Instant) {
-        let Some(last) = self.last_drained.lock().replace(now) else { return };
+    /// Updates the rate after an entry of `bytes` was committed.
+    pub(crate) fn record_commit(&self, bytes: u64, now: Instant) {
+        let Some(last) = self.last_commit.lock().replace(now) else { return };
         let elapsed_us = u64::try_from(now.duration_since(last).as_micros()).unwrap_or(u64::MAX).max(1);
         let measured = bytes.saturating_mul(1_000) / elapsed_us;
-        let before = self.rate.load(Ordering::Relaxed);
+        let before = self.commit_rate.load(Ordering::Relaxed);
         let rate = if before == 0 {
             measured
         } else {
             (before * (RATE_WEIGHT - 1)).saturating_add(measured) / RATE_WEIGHT
         };
-        self.rate.store(rate.max(1), Ordering::Relaxed);
+        self.commit_rate.store(rate.max(1), Ordering::Relaxed);
     }
 }
 
-impl Drop for Admitted {
+impl Drop for AdmissionPermit {
     fn drop(&mut self) {
-        self.admission.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = self.admission.queued_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        debug_assert!(before >= self.bytes, "invariant violation: more bytes are given back than were taken");
     }
 }
 
@@ -86,10 +93,16 @@ mod tests {
     use tokio::time::Duration;
 
     use super::*;
+    use crate::budgets::{Budgets, MemoryLimits};
+
+    fn admission(queue_bytes_max: u64) -> Arc<Admission> {
+        let limits = MemoryLimits { dedup_bytes_max: 0, queue_bytes_max, read_cache_bytes_max: 0 };
+        Arc::new(Admission::new(Arc::new(Budgets::new(limits, 1).share())))
+    }
 
     #[test]
     fn bytes_are_admitted_up_to_the_limit_and_given_back() {
-        let admission = Arc::new(Admission::new(100));
+        let admission = admission(100);
         let first = admission.admit(60).unwrap();
         let second = admission.admit(40).unwrap();
         assert!(admission.admit(1).is_err());
@@ -97,12 +110,12 @@ mod tests {
         let third = admission.admit(60).unwrap();
         assert!(admission.admit(1).is_err());
         drop((second, third));
-        assert_eq!(admission.waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(admission.queued_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn a_batch_larger_than_the_limit_is_admitted_alone() {
-        let admission = Arc::new(Admission::new(100));
+        let admission = admission(100);
         let large = admission.admit(1_000).unwrap();
         assert!(admission.admit(1).is_err());
         drop(large);
@@ -112,18 +125,18 @@ mod tests {
 
     #[test]
     fn the_advice_to_wait_follows_the_rate_within_bounds() {
-        let admission = Arc::new(Admission::new(1_000_000));
+        let admission = admission(1_000_000);
         let _waiting = admission.admit(1_000_000).unwrap();
         assert_eq!(admission.overloaded(), Overloaded { retry_after_ms: 1_000 });
         let mut now = Instant::now();
         for _ in 0..50 {
             now += Duration::from_millis(10);
-            admission.drained(50_000, now);
+            admission.record_commit(50_000, now);
         }
         assert_eq!(admission.overloaded(), Overloaded { retry_after_ms: 100 });
         for _ in 0..50 {
             now += Duration::from_millis(1);
-            admission.drained(500_000, now);
+            admission.record_commit(500_000, now);
         }
         assert_eq!(admission.overloaded(), Overloaded { retry_after_ms: 5 });
     }

@@ -14,12 +14,12 @@ pub struct RecordHeader {
     pub key: KeyHash,
     /// [`fanfare_model::body_checksum`] of the event's bytes.
     pub checksum: u32,
-    /// Of the event alone, without the length before it.
+    /// Bytes of the event alone, without the length before it.
     pub length: u32,
 }
 
 impl RecordHeader {
-    /// What the event takes in a body: its length as a varint, and itself.
+    /// Bytes of the event in a body: its length as a varint, and the event.
     pub(crate) fn size_in_body(&self) -> usize {
         varint_size(self.length) + self.length as usize
     }
@@ -127,7 +127,7 @@ impl RecordBatch {
     }
 }
 
-/// Committed events of one account at consecutive offsets from `base`, as read from the log.
+/// CommittedEvent events of one account at consecutive offsets from `base`, as read from the log.
 #[derive(Clone, Debug)]
 pub struct StoredBatch {
     pub account: AccountId,

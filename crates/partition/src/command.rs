@@ -1,4 +1,4 @@
-//! Control commands: what moves a partition's accumulated state, each one frame of the log.
+//! Control commands: the changes of a partition's accumulated state, each one frame of the log.
 //!
 //! ```text
 //! version u16 | command u8 | fields, little-endian
@@ -54,7 +54,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Where an attachment starts; a time with the offset that the leader resolved it to, clamped when applied.
+/// Start of an attachment. A time comes with the offset that the leader resolved it to, which is clamped when applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     Next,

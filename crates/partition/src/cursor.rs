@@ -1,6 +1,6 @@
-//! What a partition knows of its subscriptions: attachments, cursors, outcomes and their counters.
+//! Vocabulary of subscriptions in a partition: attachments, cursors, outcomes and their counters.
 //!
-//! Vocabulary only; [`crate::state`] holds the rules.
+//! The rules are in [`crate::state`].
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,8 +14,8 @@ pub struct Attachment {
     pub epoch: u64,
     /// Events at or above it are matched.
     pub from: Offset,
-    /// What it chose: at least one, strictly ascending; each holds up to where the next one took effect. One is kept
-    /// until everything below its end is matched and settled, so that what is read again is matched as it was before.
+    /// At least one, strictly ascending; each is in force up to the `from` of the next one. A filter is kept until
+    /// everything below its end is matched and settled, so that an event read again is matched as it was before.
     pub filters: Arc<[AttachedFilter]>,
     /// None: the fan-out matches it, and everything of `from..frontier` is matched and counted.
     ///
@@ -27,18 +27,18 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Of the newest filter.
+    /// Revision of the newest filter.
     #[must_use]
     pub fn filter_revision(&self) -> u64 {
         self.filters.last().expect("an attachment has a filter").revision
     }
 }
 
-/// A choice of events and where it took effect.
+/// A filter of events and the offset at which it took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachedFilter {
     pub from: Offset,
-    /// The newest revision that chooses this.
+    /// The newest revision with this filter.
     pub revision: u64,
     pub filter: Arc<[u8]>,
 }
@@ -46,22 +46,22 @@ pub struct AttachedFilter {
 /// Attaches a subscription, or changes its filter or its start.
 ///
 /// - Not attached: begins at `start`.
-/// - Attached under a lower epoch: what is pending is cancelled ([`Reason::Repointed`]) and it begins anew at `start`.
-/// - Attached under the same epoch and a lower filter revision: the filter changes for events from here on, the cursor
+/// - SubscriptionLedger under a lower epoch: what is pending is cancelled ([`Reason::Repointed`]) and it begins anew at `start`.
+/// - SubscriptionLedger under the same epoch and a lower filter revision: the filter changes for events from here on, the cursor
 ///   stays. Refused ([`Refusal::Filter`](crate::Refusal::Filter)) while too many earlier filters are needed.
-/// - Attached under the same epoch and this or a higher filter revision: nothing changes.
+/// - SubscriptionLedger under the same epoch and this or a higher filter revision: nothing changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attach {
     pub subscription: SubscriptionId,
     pub account: AccountId,
     pub epoch: u64,
     pub filter_revision: u64,
-    /// Which events it chooses, in the words of whoever matches them: the partition keeps it and never reads it.
+    /// The encoded filter. The partition keeps it and never reads it.
     pub filter: Arc<[u8]>,
     pub start: StartAt,
 }
 
-/// What is unsettled of one subscription below the frontier. No record = nothing pending.
+/// The unsettled events of one subscription below the frontier. No record means that nothing is pending.
 ///
 /// Pending = `window` + every matching event in `read_to..frontier` (`read_to..matched_to` while catching up) + of each
 /// parked key every matching event from its `from` to `read_to`. Lists are sorted and bounded by the delivery window.
@@ -80,7 +80,9 @@ impl CursorRecord {
     /// Pending events that the record names: those of the window and of parked keys.
     #[must_use]
     pub fn named_events(&self) -> u64 {
-        self.parked.iter().fold(self.window.len() as u64, |held, parked| held.saturating_add(parked.pending))
+        self.parked
+            .iter()
+            .fold(self.window.len() as u64, |events, parked| events.saturating_add(parked.pending))
     }
 }
 
@@ -98,7 +100,7 @@ pub struct ParkedKey {
     pub pending: u64,
 }
 
-/// How a matched event was settled. Numbers are stored.
+/// The final outcome of a matched event. Numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     Delivered,
@@ -108,7 +110,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// As stored: (outcome, reason).
+    /// The stored form: (outcome, reason).
     pub(crate) fn numbers(self) -> (u8, u8) {
         match self {
             Self::Delivered => (1, 0),
@@ -129,7 +131,7 @@ impl Outcome {
     }
 }
 
-/// Why an event was settled otherwise than by delivery. Numbers are stored.
+/// The reason for settling an event otherwise than by delivery. Numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Reason {
@@ -141,7 +143,7 @@ pub enum Reason {
     Deleted = 6,
     Repointed = 7,
     TooLarge = 8,
-    /// It was matched, and is not found again when it is read.
+    /// The event was matched, and cannot be read again.
     Unreadable = 9,
 }
 
@@ -158,7 +160,7 @@ impl Reason {
         Self::Unreadable,
     ];
 
-    /// As in the API and in metrics.
+    /// The name in the API and in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -220,7 +222,7 @@ impl Counters {
     }
 }
 
-/// All that delivery needs to take over: read once when leadership begins.
+/// The state that delivery begins from; read once when leadership begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryState {
     pub frontier: Offset,
@@ -254,8 +256,8 @@ mod tests {
         for (outcome, reason) in
             (0..=u8::MAX).flat_map(|outcome| (0..=10).map(move |reason| (outcome, reason)))
         {
-            if let Some(found) = Outcome::from_numbers(outcome, reason) {
-                assert_eq!(found.numbers(), (outcome, reason));
+            if let Some(decoded) = Outcome::from_numbers(outcome, reason) {
+                assert_eq!(decoded.numbers(), (outcome, reason));
             }
         }
     }

@@ -1,73 +1,75 @@
-//! The dedup window: which event identities were committed lately, and where.
+//! The dedup window: recently committed event identities and their offsets.
 //!
 //! Derived from the section tables of the log alone and rebuilt from them at start; never part of a checkpoint, and
-//! nothing replicated depends on it: only a leader asks it, before it proposes. It forgets a whole section at a time,
-//! oldest first, when the section is older than the window or the memory budget is used up.
+//! nothing replicated depends on it: only a leader asks it, before it proposes. So its hash tables may be seeded, and
+//! its budget may differ between replicas. It forgets a whole section at a time, oldest first, when the section is older
+//! than the window or the memory budget is used up.
 //!
-//! Offsets are dense, so the window is one run of them: a line per event in pages, found by its offset, and a table
+//! Offsets are dense, so the window is one range of them: a record per event in pages, found by its offset, and tables
 //! from an identity's hash to its offset.
 
-mod lines;
-mod places;
-mod seed;
-mod under_way;
+mod hash_seed;
+mod identity_log;
+mod inflight_ids;
+mod offset_table;
 
 use std::collections::{HashMap, VecDeque};
 
 use fanfare_model::{AccountId, EventIdHash, Offset, Timestamp};
 
-pub(crate) use self::under_way::UnderWay;
+pub(crate) use self::{hash_seed::HashSeed, inflight_ids::InflightIds};
 use self::{
-    lines::{Line, Lines},
-    places::Places,
-    seed::{Hash, Seed},
+    hash_seed::IdentityHash,
+    identity_log::{IdentityLog, IdentityRecord},
+    offset_table::OffsetTable,
 };
 use crate::RecordHeader;
 
-/// A table that grows does so at once; many small ones keep that moment short.
+/// A table that grows moves all its slots at once; many small tables keep that pause short.
 const TABLES: usize = 64;
-/// What one remembered identity takes: its line of 24 bytes, and slots of 8 in a table that is three fifths full or more.
+/// Memory of one remembered identity: its record of 24 bytes, and slots of 8 in a table that is at least three fifths
+/// full.
 const IDENTITY_BYTES: u64 = 40;
 const SECTION_BYTES: u64 = 64;
-/// Places are 32 bits of an offset: enough to tell apart what is remembered at one time.
+/// Tables hold 32 bits of an offset: enough to tell apart the identities remembered at one time.
 const IDENTITIES_MAX: u64 = 1 << 31;
 
-/// Where an identity was committed, and the checksum of the body it came with.
+/// Offset of a committed event, and the checksum of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Committed {
+pub(crate) struct CommittedEvent {
     pub(crate) offset: Offset,
     pub(crate) checksum: u32,
 }
 
-/// How long and how much to remember.
+/// Age and memory up to which identities are remembered.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct DedupLimits {
     pub(crate) window_ms: u64,
     pub(crate) bytes_max: u64,
 }
 
-impl Limits {
-    /// No more identities than this are ever remembered.
+impl DedupLimits {
+    /// Upper bound of the identities remembered at one time.
     pub(crate) fn identities_max(self) -> u64 {
         (self.bytes_max / IDENTITY_BYTES).min(IDENTITIES_MAX)
     }
 }
 
-pub(crate) struct Window {
-    limits: Limits,
-    seed: Seed,
-    /// The place of each identity's newest line.
-    tables: Vec<Places>,
-    lines: Lines,
-    /// Of the section that is worked on.
-    hashes: Vec<Hash>,
-    accounts: HashMap<AccountId, u32>,
-    /// By account number: the account and its sections in `order`.
-    numbered: Vec<Option<(AccountId, u64)>>,
+pub(crate) struct DedupWindow {
+    limits: DedupLimits,
+    seed: HashSeed,
+    /// The offset of each identity's newest event.
+    tables: Vec<OffsetTable>,
+    identities: IdentityLog,
+    /// Hashes of the section at hand; kept for its allocation.
+    hashes: Vec<IdentityHash>,
+    account_numbers: HashMap<AccountId, u32>,
+    /// By account number: the account and the number of its sections in `sections`.
+    accounts: Vec<Option<(AccountId, u64)>>,
     free_numbers: Vec<u32>,
-    order: VecDeque<Section>,
+    sections: VecDeque<Section>,
     bytes: u64,
-    /// Everything appended at or after it is remembered.
+    /// Everything appended at or after this time is remembered.
     complete_from: Timestamp,
     last_time: Timestamp,
 }
@@ -79,175 +81,200 @@ struct Section {
     count: u32,
 }
 
-impl Window {
-    pub(crate) fn new(limits: Limits) -> Self {
-        let bytes_max = limits.bytes_max.min(IDENTITIES_MAX * IDENTITY_BYTES);
+impl DedupWindow {
+    pub(crate) fn new(limits: DedupLimits, seed: HashSeed) -> Self {
         Self {
-            limits: Limits { bytes_max, ..limits },
-            seed: Seed::random(),
-            tables: (0..TABLES).map(|_| Places::default()).collect(),
-            lines: Lines::default(),
+            limits,
+            seed,
+            tables: (0..TABLES).map(|_| OffsetTable::default()).collect(),
+            identities: IdentityLog::default(),
             hashes: Vec::new(),
-            accounts: HashMap::new(),
-            numbered: Vec::new(),
+            account_numbers: HashMap::new(),
+            accounts: Vec::new(),
             free_numbers: Vec::new(),
-            order: VecDeque::new(),
+            sections: VecDeque::new(),
             bytes: 0,
             complete_from: Timestamp(0),
             last_time: Timestamp(0),
         }
     }
 
-    /// Remembers a committed section. Each section begins where the one before it ended, and times never fall.
+    /// Changes the memory budget from the next insert on.
+    pub(crate) fn set_bytes_max(&mut self, bytes_max: u64) {
+        self.limits.bytes_max = bytes_max;
+    }
+
+    /// Remembers a committed section. `base` is the end of the section before; times never fall.
+    ///
+    /// # Errors
+    /// If `base` is not where the section before ended.
     pub(crate) fn insert(
         &mut self,
         account: AccountId,
         base: Offset,
         time: Timestamp,
         records: impl ExactSizeIterator<Item = RecordHeader>,
-    ) {
+    ) -> Result<(), OffsetGap> {
         let count = u32::try_from(records.len()).expect("an entry is bounded in bytes");
         let bytes = section_bytes(count);
-        if bytes > self.limits.bytes_max {
-            // It would push out everything, at last itself. Lost events may be more than memory holds.
+        let bytes_max = self.limits.bytes_max.min(IDENTITIES_MAX * IDENTITY_BYTES);
+        if bytes > bytes_max {
+            // The section would push out everything, itself included. A filler may stand for more events than memory
+            // holds.
             let complete_from = Timestamp(time.0 + 1);
-            *self = Self { complete_from, last_time: time, ..Self::new(self.limits) };
-            return;
+            *self = Self { complete_from, last_time: time, ..Self::new(self.limits, self.seed) };
+            return Ok(());
         }
-        // Room first, lest a large section take memory beside what it pushes out.
+        if !self.sections.is_empty() && self.identities.end() != base {
+            return Err(OffsetGap { expected: self.identities.end(), base });
+        }
+        // Forget before inserting, or a large section takes memory beside the sections it pushes out.
         (self.bytes, self.last_time) = (self.bytes + bytes, time);
-        self.forget();
-        let account = self.number(account);
-        if self.order.is_empty() {
-            self.lines = Lines::from(base);
+        self.forget(bytes_max);
+        let account = self.retain_account(account);
+        if self.sections.is_empty() {
+            self.identities = IdentityLog::from(base);
         }
-        assert_eq!(self.lines.end(), base, "offsets are dense");
-        let Self { lines, tables, seed, hashes, .. } = self;
+        let Self { identities, tables, seed, hashes, .. } = self;
         hashes.clear();
-        let first = lines.end();
         for record in records {
-            let line = Line::new(record.id, account, record.checksum);
-            hashes.push(line.hash(*seed));
-            lines.push(line);
+            let record = IdentityRecord::new(record.id, account, record.checksum);
+            hashes.push(record.hash(*seed));
+            identities.push(record);
         }
-        fetch(tables, &*hashes);
-        for (&hash, (place, line)) in hashes.iter().zip(lines.since(first)) {
-            tables[table(hash)].put(hash, place, |known| lines.at(known).same_identity(line));
+        prefetch(tables, &*hashes);
+        for (&hash, (low, record)) in hashes.iter().zip(identities.since(base)) {
+            let is_same = |other| identities.get(other).same_identity(record);
+            tables[table_of(hash)].insert(hash, low, is_same);
         }
-        self.order.push_back(Section { base, time, account, count });
+        self.sections.push_back(Section { base, time, account, count });
+        Ok(())
     }
 
     pub(crate) fn account(&self, account: AccountId) -> Option<AccountWindow<'_>> {
-        self.accounts.get(&account).map(|&account| AccountWindow { window: self, account })
+        self.account_numbers.get(&account).map(|&account| AccountWindow { window: self, account })
     }
 
-    /// First offset of the window as of `now`: a log that starts at or below it can rebuild the window.
-    pub(crate) fn start(&self, now: Timestamp) -> Option<Offset> {
+    /// First offset of the window as of `now`; None if the window is empty then. A log that starts at or below it can
+    /// rebuild the window.
+    pub(crate) fn first_offset(&self, now: Timestamp) -> Option<Offset> {
         let first =
-            self.order.partition_point(|section| now.millis_since(section.time) > self.limits.window_ms);
-        self.order.get(first).map(|section| section.base)
+            self.sections.partition_point(|section| now.millis_since(section.time) > self.limits.window_ms);
+        self.sections.get(first).map(|section| section.base)
     }
 
-    /// How far back, from the last append, every identity is remembered, if the budget is too small for the window.
+    /// Length of the window in milliseconds, if the budget makes it shorter than configured.
     pub(crate) fn shortened_ms(&self) -> Option<u64> {
         let length_ms = self.last_time.millis_since(self.complete_from);
         (self.complete_from > Timestamp(0) && length_ms < self.limits.window_ms).then_some(length_ms)
     }
 
-    fn forget(&mut self) {
-        while let Some(oldest) = self.order.front() {
+    /// Drops the oldest sections that are too old, or that do not fit into `bytes_max`.
+    fn forget(&mut self, bytes_max: u64) {
+        while let Some(oldest) = self.sections.front() {
             let expired = self.last_time.millis_since(oldest.time) > self.limits.window_ms;
-            if !expired && self.bytes <= self.limits.bytes_max {
+            if !expired && self.bytes <= bytes_max {
                 return;
             }
-            let oldest = self.order.pop_front().expect("just looked at");
-            // Others of the same millisecond may remain, but not all of it.
-            self.complete_from = Timestamp(oldest.time.0 + 1);
-            self.bytes -= section_bytes(oldest.count);
-            let Self { lines, tables, seed, hashes, .. } = self;
+            let Section { time, account, count, .. } = *oldest;
+            self.sections.pop_front();
+            // Other sections of the same millisecond may remain, but not all of them.
+            self.complete_from = Timestamp(time.0 + 1);
+            self.bytes -= section_bytes(count);
+            let Self { identities, tables, seed, hashes, .. } = self;
             hashes.clear();
-            hashes.extend(lines.oldest(oldest.count).map(|(_, line)| line.hash(*seed)));
-            fetch(tables, &*hashes);
-            for (&hash, (place, _)) in hashes.iter().zip(lines.oldest(oldest.count)) {
-                // Committed again since, it is known by its later place, which stays.
-                tables[table(hash)].remove(hash, place);
+            hashes.extend(identities.oldest(count).map(|(_, record)| record.hash(*seed)));
+            prefetch(tables, &*hashes);
+            for (&hash, (low, _)) in hashes.iter().zip(identities.oldest(count)) {
+                // An identity that was committed again is in the table at its later offset, which stays.
+                tables[table_of(hash)].remove(hash, low);
             }
-            self.lines.drop_oldest(oldest.count);
-            self.release(oldest.account);
+            self.identities.drop_oldest(count);
+            self.release_account(account);
         }
     }
 
-    fn number(&mut self, account: AccountId) -> u32 {
-        if let Some(&number) = self.accounts.get(&account) {
-            let (_, sections) =
-                self.numbered[number as usize].as_mut().expect("a listed account has its number");
-            *sections += 1;
+    /// The account's number, with one section more.
+    fn retain_account(&mut self, account: AccountId) -> u32 {
+        if let Some(&number) = self.account_numbers.get(&account) {
+            let slot = self.accounts[number as usize].as_mut();
+            slot.expect("invariant violation: an account's number is not its own").1 += 1;
             return number;
         }
         let number = self.free_numbers.pop().unwrap_or_else(|| {
-            self.numbered.push(None);
-            u32::try_from(self.numbered.len() - 1)
+            self.accounts.push(None);
+            u32::try_from(self.accounts.len() - 1)
                 .expect("the budget bounds the sections, each has one account")
         });
-        self.numbered[number as usize] = Some((account, 1));
-        self.accounts.insert(account, number);
+        self.accounts[number as usize] = Some((account, 1));
+        self.account_numbers.insert(account, number);
         number
     }
 
-    fn release(&mut self, number: u32) {
-        let slot = &mut self.numbered[number as usize];
-        let (account, sections) = slot.as_mut().expect("a section's account has its number");
+    /// Takes one section from the account; the last one frees its number.
+    fn release_account(&mut self, number: u32) {
+        let slot = &mut self.accounts[number as usize];
+        let (account, sections) =
+            slot.as_mut().expect("invariant violation: a section's account has no number");
         *sections -= 1;
         if *sections == 0 {
-            self.accounts.remove(account);
+            self.account_numbers.remove(account);
             *slot = None;
             self.free_numbers.push(number);
         }
     }
 }
 
-/// The window's part of one account.
+/// A section that does not begin where the one before it ended: entries are missing between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an entry begins at offset {base} instead of {expected}")]
+pub(crate) struct OffsetGap {
+    pub(crate) expected: Offset,
+    pub(crate) base: Offset,
+}
+
+/// The window's identities of one account.
 pub(crate) struct AccountWindow<'a> {
-    window: &'a Window,
+    window: &'a DedupWindow,
     account: u32,
 }
 
 impl AccountWindow<'_> {
-    pub(crate) fn get(&self, id: EventIdHash) -> Option<Committed> {
-        let sought = Line::new(id, self.account, 0);
-        self.find(&sought, sought.hash(self.window.seed))
+    pub(crate) fn get(&self, id: EventIdHash) -> Option<CommittedEvent> {
+        let identity = IdentityRecord::new(id, self.account, 0);
+        self.find(&identity, identity.hash(self.window.seed))
     }
 
-    /// Those that are known, by their index.
-    pub(crate) fn get_all(&self, ids: impl Iterator<Item = EventIdHash>) -> Vec<(u32, Committed)> {
-        let sought: Vec<_> = ids
-            .map(|id| Line::new(id, self.account, 0))
-            .map(|line| (line.hash(self.window.seed), line))
+    /// The remembered ones among `ids`, with their indexes.
+    pub(crate) fn get_all(&self, ids: impl Iterator<Item = EventIdHash>) -> Vec<(u32, CommittedEvent)> {
+        let identities: Vec<_> = ids
+            .map(|id| IdentityRecord::new(id, self.account, 0))
+            .map(|identity| (identity.hash(self.window.seed), identity))
             .collect();
-        fetch(&self.window.tables, sought.iter().map(|(hash, _)| hash));
-        let found = |(index, (hash, line)): (u32, &(Hash, Line))| Some((index, self.find(line, *hash)?));
-        (0..).zip(&sought).filter_map(found).collect()
+        prefetch(&self.window.tables, identities.iter().map(|(hash, _)| hash));
+        let numbered = (0_u32..).zip(&identities);
+        numbered.filter_map(|(index, (hash, identity))| Some((index, self.find(identity, *hash)?))).collect()
     }
 
-    fn find(&self, sought: &Line, hash: Hash) -> Option<Committed> {
-        let Window { lines, tables, .. } = self.window;
-        let place = tables[table(hash)].get(hash, |known| lines.at(known).same_identity(sought))?;
-        Some(Committed { offset: lines.offset(place), checksum: lines.at(place).checksum })
+    fn find(&self, identity: &IdentityRecord, hash: IdentityHash) -> Option<CommittedEvent> {
+        let DedupWindow { identities, tables, .. } = self.window;
+        let low = tables[table_of(hash)].get(hash, |other| identities.get(other).same_identity(identity))?;
+        Some(CommittedEvent { offset: identities.offset(low), checksum: identities.get(low).checksum })
     }
 }
 
-/// Brings into the processor's cache what is about to be looked at. The tables are larger than the cache: looked at one
-/// after the other, each identity would wait for memory by itself; like this they wait together.
-fn fetch<'hash>(tables: &[Places], hashes: impl IntoIterator<Item = &'hash Hash>) {
-    let seen = hashes.into_iter().fold(0, |seen, &hash| seen ^ tables[table(hash)].first_tag(hash));
-    std::hint::black_box(seen);
+/// Brings the first slots of all `hashes` into the processor's cache. The tables are larger than the cache: looked up
+/// one after the other, each identity would wait for memory by itself; like this they wait together.
+fn prefetch<'hash>(tables: &[OffsetTable], hashes: impl IntoIterator<Item = &'hash IdentityHash>) {
+    let tags = hashes.into_iter().fold(0, |tags, &hash| tags ^ tables[table_of(hash)].home_tag(hash));
+    std::hint::black_box(tags);
 }
 
 fn section_bytes(count: u32) -> u64 {
     SECTION_BYTES + u64::from(count) * IDENTITY_BYTES
 }
 
-fn table(hash: Hash) -> usize {
+fn table_of(hash: IdentityHash) -> usize {
     hash.high() as usize % TABLES
 }
 

@@ -1,4 +1,4 @@
-//! The entry: all that was admitted for the partition together, in one frame of the log.
+//! The entry: all batches that were proposed for the partition together, in one frame of the log.
 //!
 //! ```text
 //! version u16 | zero u16 | sections u32                                        entry head, 8 bytes
@@ -8,7 +8,7 @@
 //! ```
 //! All numbers are little-endian. Sections lie in the order of their offsets; a section begins at the frame's base
 //! offset plus its base delta. The frame's own checksum covers all of it; the section's is computed before the bytes
-//! reach the log, so it also covers what happens to them on the way.
+//! reach the log, so it also covers the way there.
 
 use std::ops::Range;
 
@@ -28,9 +28,9 @@ pub(crate) const RECORD_BYTES: usize = 32;
 /// below it the copy is cheaper than a section's head and a part of its own for every reader.
 const MERGE_BYTES_MAX: usize = 16 << 10;
 
-/// A batch's place in the table: what is needed to skip it.
+/// One section's head in the table: enough to skip the section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Head {
+struct SectionHead {
     account: AccountId,
     shard_epoch: u32,
     base_delta: u32,
@@ -60,7 +60,7 @@ enum Body {
 }
 
 /// A finished entry, ready to be proposed.
-pub(crate) struct Built {
+pub(crate) struct BuiltEntry {
     pub(crate) payload: Payload,
     pub(crate) count: u32,
     /// The accounts and identities in it, in offset order.
@@ -73,12 +73,12 @@ impl EntryBuilder {
         self.size_bytes
     }
 
-    /// Events so far: the next batch's delta.
+    /// Events so far, which is the next batch's base delta.
     pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
-    /// Bytes that the batch adds to an entry, at most.
+    /// Upper bound of the bytes that the batch adds to an entry.
     pub(crate) fn cost(batch: &RecordBatch) -> usize {
         SECTION_BYTES + batch.records.len() * RECORD_BYTES + batch.body.len()
     }
@@ -106,7 +106,7 @@ impl EntryBuilder {
         });
     }
 
-    pub(crate) fn finish(self) -> Built {
+    pub(crate) fn finish(self) -> BuiltEntry {
         let sections = self.sections.len();
         let mut table = BytesMut::with_capacity(
             HEAD_BYTES + sections * SECTION_BYTES + self.count as usize * RECORD_BYTES,
@@ -138,7 +138,7 @@ impl EntryBuilder {
             table.put_u32_le(record.length);
         }
         parts[0] = table.freeze();
-        Built { payload: Payload::new(parts), count: self.count, identities }
+        BuiltEntry { payload: Payload::new(parts), count: self.count, identities }
     }
 }
 
@@ -173,18 +173,19 @@ impl Body {
     }
 }
 
-/// An entry read back: its table checked, its bodies untouched until they are asked for.
+/// An entry read back: its table is checked, its bodies are checked when they are read.
 pub(crate) struct Entry<'a> {
     payload: &'a Payload,
-    heads: Vec<Head>,
+    heads: Vec<SectionHead>,
     lines: Bytes,
     bodies_at: usize,
 }
 
-/// One section's events as the table tells them.
-pub(crate) struct SectionLines<'a> {
+/// One section's lines of the table.
+pub(crate) struct SectionRecords<'a> {
     pub(crate) account: AccountId,
     pub(crate) base_delta: u32,
+    pub(crate) body_bytes: u32,
     lines: &'a [u8],
 }
 
@@ -218,28 +219,33 @@ impl<'a> Entry<'a> {
         Ok(Self { payload, heads, lines, bodies_at })
     }
 
-    pub(crate) fn sections(&self) -> impl Iterator<Item = SectionLines<'_>> {
+    pub(crate) fn sections(&self) -> impl Iterator<Item = SectionRecords<'_>> {
         let mut rest = &self.lines[..];
         self.heads.iter().map(move |head| {
             let (lines, others) = rest.split_at(head.count as usize * RECORD_BYTES);
             rest = others;
-            SectionLines { account: head.account, base_delta: head.base_delta, lines }
+            SectionRecords {
+                account: head.account,
+                base_delta: head.base_delta,
+                body_bytes: head.body_bytes,
+                lines,
+            }
         })
     }
 
-    /// The batches of the accounts that are wanted, each checked against its section's checksum. Nothing of the others
-    /// is looked at but their lines of the table.
+    /// The batches of accounts for which `matches` is true, each checked against its section's checksum. Bodies of other
+    /// accounts are not touched.
     pub(crate) fn batches(
         &self,
         base: Offset,
         append_time: Timestamp,
-        wanted: impl Fn(AccountId) -> bool,
+        matches: impl Fn(AccountId) -> bool,
     ) -> impl Iterator<Item = Result<StoredBatch, CodecError>> {
         let mut at = self.bodies_at;
         self.heads.iter().zip(self.sections()).filter_map(move |(head, section)| {
             let range = at..at + head.body_bytes as usize;
             at = range.end;
-            if !wanted(head.account) {
+            if !matches(head.account) {
                 return None;
             }
             let records: Vec<RecordHeader> = section.records().collect();
@@ -263,28 +269,28 @@ impl<'a> Entry<'a> {
     }
 }
 
-impl SectionLines<'_> {
+impl SectionRecords<'_> {
     pub(crate) fn records(&self) -> impl ExactSizeIterator<Item = RecordHeader> {
         self.lines.as_chunks::<RECORD_BYTES>().0.iter().map(decode_record)
     }
 }
 
-/// The batches of `account` (of all if none) in a frame of [`KIND`].
+/// The batches of `account` (None: of all) in a frame of [`KIND`].
 pub(crate) fn stored_batches(
     frame: &Frame,
     account: Option<AccountId>,
 ) -> Result<Vec<StoredBatch>, CodecError> {
     let entry = Entry::decode(&frame.payload, frame.header.count)?;
-    let wanted = |owner| account.is_none_or(|account| account == owner);
-    entry.batches(Offset(frame.header.base_offset), Timestamp(frame.header.time_ms), wanted).collect()
+    let matches = |owner| account.is_none_or(|account| account == owner);
+    entry.batches(Offset(frame.header.base_offset), Timestamp(frame.header.time_ms), matches).collect()
 }
 
-fn decode_heads(bytes: &[u8], sections: usize, count: u32) -> Result<Vec<Head>, CodecError> {
+fn decode_heads(bytes: &[u8], sections: usize, count: u32) -> Result<Vec<SectionHead>, CodecError> {
     let mut fields = Decoder(bytes);
     let mut heads = Vec::with_capacity(sections);
     let mut delta = 0_u32;
     for _ in 0..sections {
-        let head = Head {
+        let head = SectionHead {
             account: AccountId::from_bytes(fields.array()?),
             shard_epoch: fields.u32()?,
             base_delta: fields.u32()?,

@@ -1,12 +1,12 @@
-//! What can go wrong, so that a caller can tell: repeat, route again, fix the request, or stop.
+//! Errors by the caller's next step: repeat, route again, fix the request, or stop.
 
 use std::ops::Range;
 
-use fanfare_model::{Offset, PartitionId};
+use fanfare_model::{AccountId, Offset, PartitionId};
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Too many bytes wait for this partition. Not appended; repeat later.
+    /// Too many bytes are queued for this partition. Not appended; repeat after `retry_after_ms`.
     #[error("partition {partition} is overloaded")]
     Overloaded { partition: PartitionId, retry_after_ms: u64 },
     /// Not appended.
@@ -19,6 +19,9 @@ pub enum AppendError {
     /// repeat from the failed append.
     #[error("an earlier append of the same order to partition {partition} failed")]
     EarlierFailed { partition: PartitionId },
+    /// The account's or the stream's retained bytes are at the quota; not appended. Room comes with retention.
+    #[error("partition {partition} takes no more events of account {account}: its quota is used up")]
+    OverQuota { partition: PartitionId, account: AccountId },
     /// The disk is full or below its reserve; not appended.
     #[error(
         "partition {partition} takes no events: the disk is full, and the operator has to free some space"
@@ -26,14 +29,14 @@ pub enum AppendError {
     DiskFull { partition: PartitionId },
     #[error("partition {partition} has stopped")]
     Stopped { partition: PartitionId },
-    /// What it holds at these offsets (none: it is not known which) cannot be read. It takes nothing more before an
-    /// operator has repaired it.
+    /// Events at `offsets` cannot be read (an empty range: unknown ones). The partition takes no event until an operator
+    /// has repaired it.
     #[error("partition {partition} is damaged{}: it takes no events until the operator has repaired it", offsets_lost(.offsets))]
     Damaged { partition: PartitionId, offsets: Range<Offset> },
 }
 
 impl AppendError {
-    /// Whether the same batch may be taken later, as it is; an unknown outcome counts.
+    /// True if the same batch may be taken later, as it is; so may one with an unknown outcome.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -42,7 +45,7 @@ impl AppendError {
             | Self::Unknown { .. }
             | Self::EarlierFailed { .. }
             | Self::DiskFull { .. } => true,
-            Self::Stopped { .. } | Self::Damaged { .. } => false,
+            Self::OverQuota { .. } | Self::Stopped { .. } | Self::Damaged { .. } => false,
         }
     }
 }
@@ -51,13 +54,13 @@ impl AppendError {
 pub enum ReadError {
     #[error("offset {offset} is below the start of the log, {log_start}")]
     OutOfRange { offset: Offset, log_start: Offset },
-    /// Committed events at `offsets` cannot be read; an empty range means that the offsets are unknown. `detail` names
+    /// CommittedEvent events at `offsets` cannot be read; an empty range means that the offsets are unknown. `detail` names
     /// files and is for the operator alone.
     #[error("partition {partition}: data is lost: {detail}")]
     DataLoss { partition: PartitionId, detail: String, offsets: Range<Offset> },
 }
 
-/// As part of a sentence; nothing if it is not known which.
+/// The offsets as part of a sentence; empty if they are unknown.
 pub(crate) fn offsets_lost(offsets: &Range<Offset>) -> String {
     if offsets.is_empty() {
         return String::new();
@@ -74,19 +77,19 @@ pub enum CommandError {
     /// Refused by the state machine; nothing changed.
     #[error("refused: {0}")]
     Refused(Refusal),
-    /// What the command needs to know stands where the log cannot be read; nothing changed.
+    /// The command depends on a part of the log that cannot be read; nothing changed.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
     #[error("partition {partition} has stopped")]
     Stopped { partition: PartitionId },
 }
 
-/// Why the state machine refused a command.
+/// The state machine's reason for refusing a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("the subscription is not attached under this epoch")]
     Epoch,
-    #[error("the command's term is not its entry's")]
+    #[error("the command was proposed in another term than its entry's")]
     Term,
     #[error("an event below the trim point is unsettled")]
     Unsettled,
@@ -114,14 +117,14 @@ pub enum OpenError {
     },
 }
 
-/// Why persisted bytes are not what they should be.
+/// The defect of persisted bytes that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CodecError {
     #[error("the bytes end early")]
     Short,
     #[error("bytes are left over")]
     Trailing,
-    #[error("{what} of version {version} is newer than this program")]
+    #[error("{what} of version {version} was written by another version of this program")]
     Version { what: &'static str, version: u16 },
     #[error("{0} has no such value")]
     Value(&'static str),

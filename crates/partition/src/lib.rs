@@ -1,44 +1,52 @@
 //! One replicated log of events as the rest of Fanfare sees it: append, read, watch the high watermark, settle.
 //!
 //! Owns the formats of entries, commands and checkpoints, the pure state machine over them, and the one task that
-//! writes. It delivers nothing, parses no event, and never says that anything is committed before it is applied.
+//! writes. It delivers nothing, parses no event, and acknowledges an event only after its entry is applied.
 
 mod batch;
+mod budgets;
 mod cursor;
 mod error;
-mod lane;
-mod loss;
 mod partition;
+mod positions;
+mod quota;
+mod repair;
 
 mod admission;
+mod append_clock;
+mod append_order;
 mod codec;
 mod command;
+mod completion;
 mod entry;
+mod filler;
 mod writer;
 
 mod dedup;
 mod machine;
 mod state;
 
+mod index_keys;
 mod reader;
-mod retention;
-mod stamp;
-mod tags;
+mod retention_policy;
 
 /// Leadership of a partition on this node.
 pub use fanfare_raft::Role;
 
 pub(crate) use self::error::CodecError;
 pub use self::{
+    append_order::AppendOrder,
     batch::{RecordBatch, RecordBatchBuilder, RecordHeader, StoredBatch, StoredEvent},
+    budgets::{Budgets, MemoryLimits},
+    completion::{Appended, PendingAppend},
     cursor::{
         Advance, Attach, AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, DeliveryState,
         Outcome, ParkedKey, Reason,
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
-    lane::AppendOrder,
-    loss::{DamageReport, DamagedRange, accept_loss, survey_damage},
-    partition::{Appended, Partition, PartitionOptions, PendingAppend, Positions, open::log_name},
+    partition::{Partition, PartitionOptions, open::log_name},
+    positions::Positions,
+    quota::Quota,
     reader::{AccountFilter, ReadChunk},
-    stamp::Clock,
+    repair::{DamageReport, DamagedRange, accept_loss, survey_damage},
 };

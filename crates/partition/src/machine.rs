@@ -1,32 +1,83 @@
-//! The state machine as the group runs it: applies, publishes positions, writes and restores checkpoints, and rebuilds
-//! from the log what is derived from it. The rules are in [`crate::state`].
+//! The state machine as the group runs it: the pure state and, beside it, the dedup window, both fed by every applied
+//! entry.
+//!
+//! Publishes positions, writes and restores checkpoints, and rebuilds from the log the state that is derived from it. The
+//! rules are in [`crate::state`].
 
-use fanfare_log::{Frame, Log, Position};
-use fanfare_model::{Offset, Timestamp};
+use fanfare_log::{Frame, Log, Position, ReadError};
+use fanfare_model::{AccountId, Offset, Stream, Timestamp};
 use fanfare_raft::{Anchor, ApplyMode, RestoreError, StateMachine};
 use tokio::sync::watch;
 
 use crate::{
     CodecError, Positions,
-    dedup::Limits,
-    state::{PartitionState, Reply},
+    budgets::BudgetShare,
+    dedup::{DedupLimits, DedupWindow, HashSeed, OffsetGap},
+    entry::{self, Entry},
+    filler,
+    quota::Usage,
+    state::{ApplyError, PartitionState, Reply},
 };
 
-/// Bytes of frames read at once while what is derived is rebuilt.
+/// Bytes of frames read at once while derived state is rebuilt.
 const RECOVERY_READ_BYTES: u64 = 8 << 20;
 
 pub(crate) struct Machine {
-    pub(crate) state: PartitionState,
-    dedup: Limits,
+    state: PartitionState,
+    dedup: DedupWindow,
+    parts: MachineParts,
     positions: watch::Sender<Positions>,
 }
 
-impl Machine {
-    pub(crate) fn new(dedup: Limits) -> Self {
-        Self { state: PartitionState::new(dedup), dedup, positions: watch::Sender::new(Positions::default()) }
+pub(crate) struct MachineParts {
+    pub(crate) stream: Stream,
+    pub(crate) dedup_window_ms: u64,
+    pub(crate) budget: std::sync::Arc<BudgetShare>,
+    pub(crate) hash_seed: HashSeed,
+}
+
+impl MachineParts {
+    fn dedup_limits(&self) -> DedupLimits {
+        DedupLimits { window_ms: self.dedup_window_ms, bytes_max: self.budget.dedup_bytes() }
     }
 
-    pub(crate) fn positions(&self) -> watch::Receiver<Positions> {
+    fn empty_window(&self) -> DedupWindow {
+        DedupWindow::new(self.dedup_limits(), self.hash_seed)
+    }
+}
+
+impl Machine {
+    pub(crate) fn new(parts: MachineParts) -> Self {
+        Self {
+            state: PartitionState::new(parts.stream),
+            dedup: parts.empty_window(),
+            parts,
+            positions: watch::Sender::new(Positions::default()),
+        }
+    }
+
+    pub(crate) fn state(&self) -> &PartitionState {
+        &self.state
+    }
+
+    pub(crate) fn dedup(&self) -> &DedupWindow {
+        &self.dedup
+    }
+
+    pub(crate) fn positions(&self) -> Positions {
+        self.state.positions()
+    }
+
+    pub(crate) fn last_time(&self) -> Timestamp {
+        self.state.last_time()
+    }
+
+    pub(crate) fn usage(&self, account: AccountId) -> Usage {
+        self.state.usage(account)
+    }
+
+    /// Positions as published after each run of applied entries.
+    pub(crate) fn watch_positions(&self) -> watch::Receiver<Positions> {
         self.positions.subscribe()
     }
 
@@ -39,18 +90,47 @@ impl Machine {
         });
     }
 
-    /// First index of the log that the dedup window is rebuilt from: nothing below it would be remembered.
-    fn dedup_from(&self, log: &Log, upto: &Frame) -> Result<u64, fanfare_log::ReadError> {
+    fn apply_frame(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, ApplyError> {
+        let reply = self.state.apply(frame, mode)?;
+        self.remember_identities(frame)?;
+        Ok(reply)
+    }
+
+    /// Adds the identities of a frame's events to the dedup window.
+    fn remember_identities(&mut self, frame: &Frame) -> Result<(), ApplyError> {
+        let header = &frame.header;
+        let (index, base, time) = (header.position.index, Offset(header.base_offset), self.state.last_time());
+        let gap = |gap: OffsetGap| ApplyError::Invariant { index, detail: gap.to_string() };
+        match header.kind {
+            entry::KIND => {
+                self.dedup.set_bytes_max(self.parts.budget.dedup_bytes());
+                let entry = Entry::decode(&frame.payload, header.count)
+                    .map_err(|source| ApplyError::Decode { index, source })?;
+                for section in entry.sections() {
+                    let base = base.plus(section.base_delta.into());
+                    self.dedup.insert(section.account, base, time, section.records()).map_err(gap)?;
+                }
+            }
+            filler::KIND if header.count > 0 => {
+                let records = filler::records(base, header.count);
+                self.dedup.insert(filler::NO_ACCOUNT, base, time, records).map_err(gap)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// First index of the log that the dedup window is rebuilt from: no identity below it would be remembered.
+    fn dedup_start(&self, log: &Log, newest: &Frame) -> Result<u64, ReadError> {
         let bounds = log.bounds();
-        let newest = self.state.last_time().max(Timestamp(upto.header.time_ms));
-        let by_time = log.index_of_time(newest.0.saturating_sub(self.dedup.window_ms))?;
-        let next_offset = upto.header.end_offset();
-        // One more than the budget holds, so that the window learns that it is cut short.
-        let remembered = next_offset.saturating_sub(self.dedup.identities_max() + 1);
+        let limits = self.parts.dedup_limits();
+        let newest_time = self.state.last_time().max(Timestamp(newest.header.time_ms));
+        let by_time = log.index_of_time(newest_time.0.saturating_sub(limits.window_ms))?;
+        // One identity more than the budget holds, so that the window learns that it is cut short.
+        let remembered = newest.header.end_offset().saturating_sub(limits.identities_max() + 1);
         let by_budget = log.index_of_offset(remembered.max(bounds.start_offset))?;
-        let first = first_index(&bounds);
-        let from = by_time.unwrap_or(upto.header.position.index).max(by_budget.unwrap_or(first));
-        Ok(from.clamp(first, upto.header.position.index))
+        let (first, last) = (first_index(&bounds), newest.header.position.index);
+        Ok(by_time.unwrap_or(last).max(by_budget.unwrap_or(first)).clamp(first, last))
     }
 }
 
@@ -58,7 +138,7 @@ impl StateMachine for Machine {
     type Reply = Reply;
 
     fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Reply {
-        self.state.apply(frame, mode)
+        self.apply_frame(frame, mode).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn publish(&self, _applied: Position) {
@@ -70,36 +150,41 @@ impl StateMachine for Machine {
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        self.state = PartitionState::restored(bytes, self.dedup).map_err(|error| {
+        self.state = PartitionState::restored(bytes, self.parts.stream).map_err(|error| {
             RestoreError(match error {
-                CodecError::Version { .. } => "it was written by a newer version of this program",
+                CodecError::Version { .. } => "it was written by another version of this program",
                 CodecError::Short | CodecError::Trailing | CodecError::Value(_) | CodecError::Checksum => {
-                    "it is not a partition's checkpoint"
+                    "it is not a checkpoint of this partition"
                 }
             })
         })?;
+        self.dedup = self.parts.empty_window();
         self.publish_positions();
         Ok(())
     }
 
     fn anchor(&self) -> Option<Anchor> {
-        // Nothing trimmed yet is an anchor, too: at the very start.
+        // A log that was never trimmed is anchored at its very start.
         let start = || Anchor { position: Position::default(), next_offset: 0 };
         Some(self.state.anchor().unwrap_or_else(start))
     }
 
-    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), fanfare_log::ReadError> {
+    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError> {
         let bounds = log.bounds();
         let first = first_index(&bounds);
-        self.state.reset_derived(self.dedup, Offset(bounds.start_offset), upto.index);
-        let is_kept = bounds.last.is_some_and(|last| first <= upto.index && upto.index <= last.index);
-        if is_kept {
+        self.state.reset_derived(Offset(bounds.start_offset), upto.index);
+        self.dedup = self.parts.empty_window();
+        let holds_applied = bounds.last.is_some_and(|last| first <= upto.index && upto.index <= last.index);
+        if holds_applied {
             let newest = log.read(upto.index, upto.index + 1, 1)?;
             let newest = newest.first().expect("a read of a kept index returns its frame");
-            let mut next = self.dedup_from(log, newest)?;
+            let mut next = self.dedup_start(log, newest)?;
             while next <= upto.index {
                 let frames = log.read(next, upto.index + 1, RECOVERY_READ_BYTES)?;
-                frames.iter().for_each(|frame| self.state.observe(frame));
+                for frame in &frames {
+                    self.state.observe(&frame.header);
+                    self.remember_identities(frame).unwrap_or_else(|error| panic!("{error}"));
+                }
                 next += frames.len() as u64;
             }
         }

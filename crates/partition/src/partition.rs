@@ -8,109 +8,74 @@ use fanfare_log::Payload;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, StartAt, SubscriptionId, Timestamp};
 use fanfare_raft::{Group, Proposal, ProposeError, Role};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{Duration, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Advance, AppendError, Attach, Attachment, CommandError, Counters, CursorRecord, DeliveryState, ReadChunk,
-    ReadError, Reason, RecordBatch, Refusal, StoredEvent,
+    Advance, AppendError, Attach, Attachment, CommandError, Counters, CursorRecord, DeliveryState,
+    PendingAppend, Positions, Quota, ReadChunk, ReadError, Reason, RecordBatch, Refusal, StoredEvent,
     admission::Admission,
+    append_clock::AppendClock,
+    append_order::{AppendOrder, OrderToken},
     command::{self, Command, Start},
     entry::EntryBuilder,
-    lane::{AppendOrder, OrderToken},
     machine::Machine,
     reader::{AccountFilter, Reader},
-    retention::Retention,
-    stamp::Stamp,
+    retention_policy::RetentionPolicy,
     state::Reply,
-    writer::{Promise, Request, role_error},
+    writer::{Request, role_error},
 };
 
-/// How long a stop waits for entries under way.
+/// Longest wait of a shutdown for the entries in flight.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub struct PartitionOptions {
-    /// Events older than this go, a whole segment at a time.
+    /// Age of events from which they are removed, a whole segment at a time.
     pub retention_ms: u64,
-    /// The oldest segments go while the log is larger.
+    /// Size of the log above which its oldest segments are removed.
     pub retention_bytes: u64,
     pub segment_bytes: u64,
-    /// Batches are gathered into one entry up to this size; a larger batch is an entry alone.
+    /// Batches are collected into one entry up to this size; a larger batch is an entry alone.
     pub entry_bytes_max: u32,
-    /// Of batches taken and not yet answered.
-    pub queue_bytes_max: u64,
     pub dedup_window_ms: u64,
-    /// Memory for the dedup window, which is cut short if this is too little.
-    pub dedup_bytes_max: u64,
     pub checkpoint_interval_ms: u64,
-}
-
-/// Positions readers care about. `log_start..high_watermark` is readable; `log_start <= frontier <= high_watermark`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Positions {
-    pub log_start: Offset,
-    pub high_watermark: Offset,
-    pub frontier: Offset,
-}
-
-/// What became of an append, in the order of the batch's events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Offset of the first newly committed event; events not listed below follow at consecutive offsets.
-    pub base: Offset,
-    /// (index in the batch, offset of the first commit) of events whose identity was committed before.
-    pub duplicates: Vec<(u32, Offset)>,
-    /// (index in the batch, offset of the other) of events whose identity was committed with another body. Not appended.
-    pub conflicts: Vec<(u32, Offset)>,
-}
-
-/// Resolves when the batch is committed (or refused). Dropping it does not cancel the append.
-pub struct PendingAppend {
-    partition: PartitionId,
-    outcome: oneshot::Receiver<Result<Appended, AppendError>>,
-}
-
-impl PendingAppend {
-    /// # Errors
-    /// See [`AppendError`]; only [`AppendError::Unknown`] leaves it open whether the batch is committed.
-    pub async fn committed(self) -> Result<Appended, AppendError> {
-        let unknown = AppendError::Unknown { partition: self.partition };
-        self.outcome.await.unwrap_or(Err(unknown))
-    }
+    /// Limits of retained bytes; only of a stream whose bytes are counted.
+    pub quota: Option<Quota>,
 }
 
 /// One partition of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Partition {
     id: PartitionId,
-    kind: Kind,
+    backing: Backing,
 }
 
 #[derive(Clone)]
-enum Kind {
-    Live(Arc<Live>),
-    /// Its log is corrupt: nothing is cut, nothing is taken.
-    Dead(Arc<Dead>),
+enum Backing {
+    Open(Arc<OpenPartition>),
+    /// Its log is damaged: nothing was cut, and the partition takes nothing.
+    Unavailable(Arc<UnavailablePartition>),
 }
 
-struct Live {
+struct OpenPartition {
     group: Group<Machine>,
     role: watch::Receiver<Role>,
     positions: watch::Receiver<Positions>,
     inbox: mpsc::Sender<Request>,
     admission: Arc<Admission>,
     reader: Reader,
-    stamp: Arc<Stamp>,
-    retention: Retention,
+    append_clock: Arc<AppendClock>,
+    retention: RetentionPolicy,
     stop: CancellationToken,
     writer_finished: CancellationToken,
 }
 
-struct Dead {
-    what: String,
+struct UnavailablePartition {
+    detail: String,
+    /// Damaged offsets; empty if they are unknown.
     offsets: Range<Offset>,
     role: watch::Sender<Role>,
     positions: watch::Sender<Positions>,
@@ -125,26 +90,26 @@ impl Partition {
     /// Leadership of this partition on this node.
     #[must_use]
     pub fn role(&self) -> watch::Receiver<Role> {
-        match &self.kind {
-            Kind::Live(live) => live.role.clone(),
-            Kind::Dead(dead) => dead.role.subscribe(),
+        match &self.backing {
+            Backing::Open(open) => open.role.clone(),
+            Backing::Unavailable(unavailable) => unavailable.role.subscribe(),
         }
     }
 
-    /// Changes once per run of applied entries.
+    /// Positions; they change once per run of applied entries.
     #[must_use]
     pub fn positions(&self) -> watch::Receiver<Positions> {
-        match &self.kind {
-            Kind::Live(live) => live.positions.clone(),
-            Kind::Dead(dead) => dead.positions.subscribe(),
+        match &self.backing {
+            Backing::Open(open) => open.positions.clone(),
+            Backing::Unavailable(unavailable) => unavailable.positions.subscribe(),
         }
     }
 
-    /// Hands the batch over in call order of the caller's task and returns once it is queued; the receipt resolves when
-    /// it is committed. A batch may be larger than an entry; it is then an entry alone.
+    /// Queues the batch. Batches of one calling task are committed in call order. A batch larger than an entry is an
+    /// entry alone.
     ///
     /// # Errors
-    /// If it is certainly not appended: overload, no leader here, a full disk, or a stopped partition.
+    /// If the batch is certainly not appended: overload, no leader here, or a stopped or damaged partition.
     ///
     /// # Panics
     /// If the batch is empty.
@@ -152,7 +117,8 @@ impl Partition {
         self.queue(batch, None)
     }
 
-    /// As [`Self::append`], and never before what was handed over earlier in `lane`; a lane is for one partition.
+    /// As [`Self::append`], and never committed without the appends handed over earlier in `order`. An order is for one
+    /// partition.
     ///
     /// # Errors
     /// As [`Self::append`], or [`AppendError::EarlierFailed`].
@@ -161,27 +127,29 @@ impl Partition {
     /// If the batch is empty.
     pub fn append_in_order(
         &self,
-        lane: &mut AppendOrder,
+        order: &mut AppendOrder,
         batch: RecordBatch,
     ) -> Result<PendingAppend, AppendError> {
-        if !lane.is_open() {
+        if !order.is_open() {
             return Err(AppendError::EarlierFailed { partition: self.id });
         }
-        let queued = self.queue(batch, Some(lane.ticket()));
+        let queued = self.queue(batch, Some(order.token()));
         if queued.as_ref().is_err_and(AppendError::is_retryable) {
-            lane.refuse();
+            order.refuse();
         }
         queued
     }
 
-    fn queue(&self, batch: RecordBatch, lane: Option<OrderToken>) -> Result<PendingAppend, AppendError> {
+    fn queue(&self, batch: RecordBatch, order: Option<OrderToken>) -> Result<PendingAppend, AppendError> {
         assert!(!batch.is_empty(), "a batch holds at least one event");
         let partition = self.id;
-        let live =
-            self.live().map_err(|dead| AppendError::Damaged { partition, offsets: dead.offsets.clone() })?;
-        let role = *live.role.borrow();
+        let open = self.open_backing().map_err(|unavailable| AppendError::Damaged {
+            partition,
+            offsets: unavailable.offsets.clone(),
+        })?;
+        let role = *open.role.borrow();
         if !matches!(role, Role::Leader { .. }) {
-            let damaged = live.reader.lost_of_a_failed_group();
+            let damaged = open.reader.unapplied_offsets();
             return Err(damaged.map_or_else(
                 || role_error(partition, role),
                 |offsets| AppendError::Damaged { partition, offsets },
@@ -189,12 +157,12 @@ impl Partition {
         }
         let overloaded = |retry_after_ms| AppendError::Overloaded { partition, retry_after_ms };
         let bytes = EntryBuilder::cost(&batch) as u64;
-        let admitted = live.admission.admit(bytes).map_err(|error| overloaded(error.retry_after_ms))?;
-        let (promise, outcome) = oneshot::channel();
-        match live.inbox.try_send(Request { batch, admitted, promise: Promise { lane, outcome: promise } }) {
-            Ok(()) => Ok(PendingAppend { partition, outcome }),
+        let permit = open.admission.admit(bytes).map_err(|error| overloaded(error.retry_after_ms))?;
+        let (completion, pending) = PendingAppend::new(partition, order);
+        match open.inbox.try_send(Request { batch, permit, completion }) {
+            Ok(()) => Ok(pending),
             Err(mpsc::error::TrySendError::Full(_)) => {
-                Err(overloaded(live.admission.overloaded().retry_after_ms))
+                Err(overloaded(open.admission.overloaded().retry_after_ms))
             }
             Err(mpsc::error::TrySendError::Closed(_)) => Err(AppendError::Stopped { partition }),
         }
@@ -216,15 +184,14 @@ impl Partition {
         self.readable()?.reader.read(from, accounts, bytes_max).await
     }
 
-    /// Why nothing that is committed from here on will ever be read, if that is so: its log cannot be opened or
-    /// applied.
+    /// The error of all later reads, if the log could not be opened or can no longer be applied.
     #[must_use]
     pub fn damage(&self) -> Option<ReadError> {
-        let live = match self.readable() {
-            Ok(live) => live,
+        let open = match self.readable() {
+            Ok(open) => open,
             Err(damage) => return Some(damage),
         };
-        (*live.role.borrow() == Role::Failed).then(|| live.reader.failed())
+        (*open.role.borrow() == Role::Failed).then(|| open.reader.group_failure())
     }
 
     /// First offset appended at or after `time`, clamped to log start and high watermark.
@@ -235,7 +202,7 @@ impl Partition {
         self.readable()?.reader.offset_at(time).await
     }
 
-    /// Finds an event of the account by identity hash, newest first, within the log.
+    /// The newest event of the account with this identity hash in the log.
     ///
     /// # Errors
     /// If the log cannot be read.
@@ -243,7 +210,7 @@ impl Partition {
         self.readable()?.reader.find(account, id).await
     }
 
-    /// See [`Attach`]; resolved when applied.
+    /// Attaches a subscription or changes its filter; see [`Attach`]. Returns when the command is applied.
     ///
     /// # Errors
     /// If this node does not lead, an epoch above this one was attached before, the filter cannot be kept, or the start
@@ -262,7 +229,8 @@ impl Partition {
         }
     }
 
-    /// Pending events are counted cancelled with this reason. Detaching what is not attached is fine.
+    /// Detaches a subscription; its pending events are settled as cancelled with this reason. Detaching one that is not
+    /// attached changes nothing.
     ///
     /// # Errors
     /// If this node does not lead, or a higher epoch is attached.
@@ -289,23 +257,22 @@ impl Partition {
         }
     }
 
-    /// Lets the log start at the end of the last entry that ends at or below `to`. Answers where the log starts now.
+    /// Moves the start of the log to the end of the last entry that ends at or below `to`. Returns the new start.
     ///
     /// # Errors
     /// [`Refusal::Unsettled`] while any subscription has something unsettled below; [`Refusal::Position`] above the
     /// high watermark.
     pub async fn trim(&self, term: u64, to: Offset) -> Result<Offset, CommandError> {
-        let live = self.live().map_err(|_| self.stopped())?;
-        let Positions { log_start, high_watermark, .. } =
-            live.group.read(|machine| machine.state.positions());
+        let open = self.open_backing().map_err(|_| self.stopped())?;
+        let Positions { log_start, high_watermark, .. } = open.group.read(Machine::positions);
         if to > high_watermark {
             return Err(CommandError::Refused(Refusal::Position));
         }
         if to <= log_start {
             return Ok(log_start);
         }
-        let end = live.reader.entry_end(to).await.map_err(|error| {
-            tracing::error!(partition = %self.id, %error, "look for the end of an entry to trim to");
+        let end = open.reader.entry_end(to).await.map_err(|error| {
+            tracing::error!(partition = %self.id, %to, %error, "failed to find an entry to trim to; the log is not trimmed");
             self.stopped()
         })?;
         let Some((to, position)) = end else { return Ok(log_start) };
@@ -315,73 +282,75 @@ impl Partition {
         }
     }
 
-    /// Where retention wants the log to start now (an entry's end at a segment border); None if nothing is due. Settling
-    /// below it comes first.
+    /// The log start that retention asks for (an entry's end at a segment border); None if nothing is due. Events below it
+    /// must be settled before the trim.
     #[must_use]
     pub fn trim_target(&self) -> Option<Offset> {
-        let live = self.live().ok()?;
-        let now = live.stamp.now();
-        let segments = live.group.log().segments();
+        let open = self.open_backing().ok()?;
+        let now = open.append_clock.now();
+        let segments = open.group.log().segments();
         let (positions, keep_from) =
-            live.group.read(|machine| (machine.state.positions(), machine.state.dedup().start(now)));
-        let target = live.retention.target(&segments, now, positions.log_start, keep_from);
+            open.group.read(|machine| (machine.positions(), machine.dedup().first_offset(now)));
+        let target = open.retention.target(&segments, now, positions.log_start, keep_from);
         target.map(|target| target.min(positions.high_watermark))
     }
 
-    /// What may still be appended before the oldest leaves the log for its size; None of one that takes nothing.
+    /// Bytes that may still be appended before retention removes the oldest events; None of an unavailable partition.
     #[must_use]
     pub fn remaining_bytes(&self) -> Option<u64> {
-        let live = self.live().ok()?;
-        let kept_bytes = live.group.log().segments().iter().map(|segment| segment.bytes).sum();
-        Some(live.retention.bytes_max.saturating_sub(kept_bytes))
+        let open = self.open_backing().ok()?;
+        let log_bytes: u64 = open.group.log().segments().iter().map(|segment| segment.bytes).sum();
+        Some(open.retention.bytes_max.saturating_sub(log_bytes))
     }
 
-    /// How far back from the last append, in milliseconds, every repeated identity is noticed, if memory is too small
-    /// for the configured window.
+    /// Length of the dedup window in milliseconds, if memory is too small for the configured one.
     #[must_use]
     pub fn dedup_shortened_ms(&self) -> Option<u64> {
-        self.live().ok()?.group.read(|machine| machine.state.dedup().shortened_ms())
+        self.open_backing().ok()?.group.read(|machine| machine.dedup().shortened_ms())
     }
 
+    /// The state that delivery begins from when it takes over; empty of an unavailable partition.
     #[must_use]
     pub fn delivery_state(&self) -> DeliveryState {
-        self.live().map(|live| live.group.read(|machine| machine.state.delivery_state())).unwrap_or_default()
+        self.open_backing()
+            .map(|open| open.group.read(|machine| machine.state().delivery_state()))
+            .unwrap_or_default()
     }
 
     #[must_use]
     pub fn attachment(&self, subscription: SubscriptionId) -> Option<Attachment> {
-        self.live().ok()?.group.read(|machine| machine.state.attachment(subscription))
+        self.open_backing().ok()?.group.read(|machine| machine.state().attachment(subscription))
     }
 
-    /// Also of lately detached subscriptions.
+    /// Counters and cursor of an attached or lately detached subscription.
     #[must_use]
     pub fn counters(&self, subscription: SubscriptionId) -> Option<(Counters, Option<CursorRecord>)> {
-        self.live().ok()?.group.read(|machine| machine.state.counters(subscription))
+        self.open_backing().ok()?.group.read(|machine| machine.state().counters(subscription))
     }
 
-    /// Takes nothing more, answers what is under way, writes a checkpoint and stops the group.
+    /// Refuses further appends, resolves those in flight, writes a checkpoint and stops the group.
     pub async fn shutdown(&self) {
-        let Ok(live) = self.live() else { return };
-        live.stop.cancel();
-        if timeout(STOP_TIMEOUT, live.writer_finished.cancelled()).await.is_err() {
-            tracing::error!(partition = %self.id, "entries under way did not end in time; their outcome is unknown");
+        let Ok(open) = self.open_backing() else { return };
+        open.stop.cancel();
+        if timeout(STOP_TIMEOUT, open.writer_finished.cancelled()).await.is_err() {
+            tracing::error!(partition = %self.id, "entries in flight did not resolve in time; their outcome is unknown");
         }
-        live.group.shutdown().await;
+        open.group.shutdown().await;
     }
 
     /// Proposes a command in `term` (the current one if none) and waits until it is applied.
     async fn command(&self, term: Option<u64>, command: &Command) -> Result<Reply, CommandError> {
-        let live = self.live().map_err(|_| self.stopped())?;
-        let term = match (term, *live.role.borrow()) {
+        let open = self.open_backing().map_err(|_| self.stopped())?;
+        let term = match (term, *open.role.borrow()) {
             (Some(term), _) | (None, Role::Leader { term }) => term,
             (None, Role::Failed) => return Err(self.stopped()),
             (None, Role::Unknown | Role::Follower { .. }) => return Err(self.not_leader()),
         };
-        let previous = live.group.read(|machine| machine.state.last_time());
+        let previous = open.group.read(|machine| machine.last_time());
         let payload = Payload::new(vec![command.encode().into()]);
-        let time_ms = live.stamp.next(previous).0;
+        let time_ms = open.append_clock.next(previous).0;
         let proposal = Proposal { kind: command::KIND, count: 0, time_ms, payload };
-        let pending = live.group.propose(term, proposal).await.map_err(|error| match error {
+        let pending = open.group.propose(term, proposal).await.map_err(|error| match error {
             ProposeError::NotLeader { .. } | ProposeError::TermEnded => self.not_leader(),
             ProposeError::Unknown => CommandError::Unknown,
             ProposeError::Stopped => self.stopped(),
@@ -393,18 +362,18 @@ impl Partition {
         Ok(applied.reply)
     }
 
-    fn live(&self) -> Result<&Live, &Dead> {
-        match &self.kind {
-            Kind::Live(live) => Ok(live),
-            Kind::Dead(dead) => Err(dead),
+    fn open_backing(&self) -> Result<&OpenPartition, &UnavailablePartition> {
+        match &self.backing {
+            Backing::Open(open) => Ok(open),
+            Backing::Unavailable(unavailable) => Err(unavailable),
         }
     }
 
-    fn readable(&self) -> Result<&Live, ReadError> {
-        self.live().map_err(|dead| ReadError::DataLoss {
+    fn readable(&self) -> Result<&OpenPartition, ReadError> {
+        self.open_backing().map_err(|unavailable| ReadError::DataLoss {
             partition: self.id,
-            detail: dead.what.clone(),
-            offsets: dead.offsets.clone(),
+            detail: unavailable.detail.clone(),
+            offsets: unavailable.offsets.clone(),
         })
     }
 
@@ -417,8 +386,10 @@ impl Partition {
     }
 }
 
+/// # Panics
+/// Always: the state machine answers each command with the reply of its kind, in this process.
 fn unreachable_reply(reply: &Reply) -> ! {
-    panic!("a command was answered with the reply of another kind: {reply:?}")
+    panic!("invariant violation: a command was answered with the reply of another kind: {reply:?}")
 }
 
 #[cfg(test)]

@@ -1,37 +1,41 @@
-//! Reading what is committed: never at or above the high watermark, never below the start of the log.
+//! Reading committed events: never at or above the high watermark, never below the start of the log.
 //!
-//! The tail is answered from the log's cache without leaving the task; anything older is read on a blocking thread.
-//! Those who follow an account through older parts read one after another, and share what they read.
+//! The tail is answered from the log's cache without leaving the task; older events are read on a blocking thread.
+//! Readers that follow accounts through older parts read one after another and share the frames they read.
 
 mod account;
-mod search;
-mod shelf;
+mod event_search;
+mod read_cache;
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
+use fanfare_environment::Environment;
 use fanfare_log::Frame;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
 use fanfare_raft::Group;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::search::Search;
+pub(crate) use self::event_search::EventSearch;
 use self::{
-    account::Part,
-    shelf::{Found, Run, Shelf},
+    account::AccountFrames,
+    read_cache::{FrameRange, Lookup, ReadCache},
 };
 use crate::{
     CodecError, Positions, ReadError, StoredBatch, StoredEvent,
+    budgets::BudgetShare,
     entry::{self, Entry},
+    filler,
     machine::{Machine, first_index},
 };
 
-/// Least payload asked of the log at once: a reader of a small account passes over the others' sections.
+/// Least payload read from the log at once: a reader of a small account skips the sections of others. A read of fewer
+/// bytes looks up single events.
 const READ_BYTES_MIN: u64 = 256 << 10;
-/// Payload read at once for all who follow an account. Whoever asks for less looks up single events.
+/// Payload read at once for all readers that follow an account.
 const SHARED_BYTES: u64 = 1 << 20;
 
-/// Committed batches and where to go on.
+/// Committed batches and the offset to continue from.
 #[derive(Clone, Debug)]
 pub struct ReadChunk {
     pub batches: Vec<StoredBatch>,
@@ -39,15 +43,21 @@ pub struct ReadChunk {
 }
 
 pub(crate) struct Reader {
-    id: PartitionId,
-    way_out: String,
+    parts: ReaderParts,
     group: Group<Machine>,
-    tasks: TaskTracker,
-    /// One search of the whole log at a time, abandoned ones that have not ended yet included.
-    searches: Arc<Semaphore>,
-    pub(crate) shelf: Shelf,
-    /// To fill the shelf.
-    pub(crate) shelf_turn: Semaphore,
+    /// One search of the whole log at a time, abandoned searches that have not ended yet included.
+    search_permits: Arc<Semaphore>,
+    pub(crate) read_cache: ReadCache,
+    /// Held while the read cache is filled from disk.
+    pub(crate) fill_lock: Semaphore,
+}
+
+pub(crate) struct ReaderParts {
+    pub(crate) id: PartitionId,
+    pub(crate) environment: Environment,
+    pub(crate) budget: Arc<BudgetShare>,
+    /// Advice to the operator of a damaged partition.
+    pub(crate) operator_hint: String,
 }
 
 /// The accounts whose batches a read returns.
@@ -58,17 +68,17 @@ pub enum AccountFilter {
     Set(Arc<HashSet<AccountId>>),
 }
 
-/// What the state says about reading at an offset.
-struct View {
+/// The state at one moment, as far as reading at an offset needs it.
+struct ReadView {
     positions: Positions,
     /// End of the applied entries.
     end_index: u64,
-    /// Of the entry that holds the offset, if it is one of the newest.
+    /// Index of the entry that holds the offset, if the entry is one of the newest.
     index: Option<u64>,
 }
 
-/// A chunk in the making.
-struct Reading {
+/// Collects a chunk.
+struct ChunkBuilder {
     accounts: AccountFilter,
     bytes_max: u64,
     bytes: u64,
@@ -77,9 +87,9 @@ struct Reading {
 }
 
 #[derive(PartialEq, Eq)]
-enum Taken {
-    Whole,
-    Full,
+enum Progress {
+    Consumed,
+    ChunkFull,
 }
 
 #[derive(Debug)]
@@ -99,14 +109,14 @@ impl From<fanfare_log::ReadError> for FramesError {
 }
 
 impl Reader {
-    /// `way_out` is what an operator can do about a damaged partition.
-    pub(crate) fn new(
-        (id, way_out): (PartitionId, String),
-        group: Group<Machine>,
-        tasks: TaskTracker,
-    ) -> Self {
-        let searches = Arc::new(Semaphore::new(1));
-        Self { id, way_out, group, tasks, searches, shelf: Shelf::default(), shelf_turn: Semaphore::new(1) }
+    pub(crate) fn new(group: Group<Machine>, parts: ReaderParts) -> Self {
+        Self {
+            group,
+            search_permits: Arc::new(Semaphore::new(1)),
+            read_cache: ReadCache::new(parts.budget.clone()),
+            fill_lock: Semaphore::new(1),
+            parts,
+        }
     }
 
     pub(crate) async fn read(
@@ -115,126 +125,129 @@ impl Reader {
         accounts: AccountFilter,
         bytes_max: u64,
     ) -> Result<ReadChunk, ReadError> {
-        let mut reading = Reading { accounts, bytes_max, bytes: 0, batches: Vec::new(), next: from };
+        let mut chunk = ChunkBuilder { accounts, bytes_max, bytes: 0, batches: Vec::new(), next: from };
         loop {
-            let asked = reading.next;
-            let view = self.view(asked);
+            let from = chunk.next;
+            let view = self.view(from);
             let Positions { log_start, high_watermark, .. } = view.positions;
-            if asked < log_start {
-                return Err(ReadError::OutOfRange { offset: asked, log_start });
+            if from < log_start {
+                return Err(ReadError::OutOfRange { offset: from, log_start });
             }
-            if asked >= high_watermark {
-                return self.end(reading.chunk());
+            if from >= high_watermark {
+                return self.check_damage(chunk.finish());
             }
-            if reading.accounts.is_empty() {
-                reading.next = high_watermark;
-                return Ok(reading.chunk());
+            if chunk.accounts.is_empty() {
+                chunk.next = high_watermark;
+                return Ok(chunk.finish());
             }
-            let part = match reading.accounts {
-                AccountFilter::One(account) => self.of_account(account, asked, view, bytes_max).await,
+            let frames = match chunk.accounts {
+                AccountFilter::One(account) => self.account_frames(account, from, view, bytes_max).await,
                 AccountFilter::All | AccountFilter::Set(_) => {
-                    let frames = self.frames(asked, &view, bytes_max.max(READ_BYTES_MIN)).await;
-                    frames.map(|frames| Part { run: Run::new(frames), upto: None })
+                    let frames = self.frames(from, &view, bytes_max.max(READ_BYTES_MIN)).await;
+                    frames.map(|frames| AccountFrames { range: FrameRange::new(frames), complete_to: None })
                 }
             };
-            let part = part.map_err(|error| self.explain(asked, error))?;
-            // What others put on the shelf may end above what was committed at the look before.
-            let high_watermark = self.view(asked).positions.high_watermark;
-            for frame in part.run.frames() {
-                let taken =
-                    reading.take(frame, high_watermark).map_err(|error| self.damaged(frame, error))?;
-                if taken == Taken::Full {
-                    return Ok(reading.chunk());
+            let AccountFrames { range, complete_to } =
+                frames.map_err(|error| self.read_error(from, error))?;
+            // Read again: frames that another reader cached may end above the watermark of the first view.
+            let high_watermark = self.view(from).positions.high_watermark;
+            for frame in range.frames() {
+                let progress =
+                    chunk.add_frame(frame, high_watermark).map_err(|error| self.undecodable(frame, error))?;
+                if progress == Progress::ChunkFull {
+                    return Ok(chunk.finish());
                 }
             }
-            reading.next = reading.next.max(part.upto.unwrap_or(asked));
-            if !reading.batches.is_empty() || matches!(reading.accounts, AccountFilter::Set(_)) {
-                return Ok(reading.chunk());
+            chunk.next = chunk.next.max(complete_to.unwrap_or(from));
+            if !chunk.batches.is_empty() || matches!(chunk.accounts, AccountFilter::Set(_)) {
+                return Ok(chunk.finish());
             }
-            assert!(reading.next > asked, "reading at {asked} made no progress");
+            if chunk.next <= from {
+                // Committed events lie here, and the log returned none of them.
+                return Err(self.data_loss(from..high_watermark, "the log ends early"));
+            }
         }
     }
 
-    /// First offset appended at or after `time`, clamped to what is readable.
+    /// First offset appended at or after `time`, clamped to `log_start..=high_watermark`.
     pub(crate) async fn offset_at(&self, time: Timestamp) -> Result<Offset, ReadError> {
         let log = self.group.log().clone();
-        let found = self.blocking(move || {
+        let base = self.blocking(move || {
             let Some(index) = log.index_of_time(time.0)? else { return Ok(None) };
             let frames = log.read(index, index + 1, 1)?;
             Ok(frames.first().map(|frame| Offset(frame.header.base_offset)))
         });
-        let found = match found.await {
-            Ok(found) => found,
+        let base = match base.await {
+            Ok(base) => base,
             Err(fanfare_log::ReadError::Purged { .. }) => Some(Offset::ZERO),
-            Err(error) => return Err(self.lost(error.to_string())),
+            Err(error) => return Err(self.data_loss_somewhere(&error.to_string())),
         };
         let Positions { log_start, high_watermark, .. } = self.view(Offset::ZERO).positions;
-        Ok(found.unwrap_or(high_watermark).clamp(log_start, high_watermark))
+        Ok(base.unwrap_or(high_watermark).clamp(log_start, high_watermark))
     }
 
-    /// The newest event of the account with this identity. What was committed lately is found at once, the rest by
-    /// looking through the log from its end.
+    /// The newest event of the account with this identity: by the dedup window if it was committed lately, otherwise by
+    /// a search of the log from its end.
     pub(crate) async fn find(
         &self,
         account: AccountId,
         id: EventIdHash,
     ) -> Result<Option<StoredEvent>, ReadError> {
-        let known = self.group.read(|machine| machine.state.dedup().account(account)?.get(id));
-        if let Some(known) = known {
-            match self.read(known.offset, AccountFilter::One(account), 1).await {
+        let committed = self.group.read(|machine| machine.dedup().account(account)?.get(id));
+        if let Some(committed) = committed {
+            match self.read(committed.offset, AccountFilter::One(account), 1).await {
                 Ok(chunk) => {
                     let first = chunk.batches.first().and_then(|batch| batch.events().next());
-                    return Ok(first.filter(|event| event.offset == known.offset));
+                    return Ok(first.filter(|event| event.offset == committed.offset));
                 }
                 Err(ReadError::OutOfRange { .. }) => return Ok(None),
                 Err(error @ ReadError::DataLoss { .. }) => return Err(error),
             }
         }
-        let turn = self.turn().await;
+        let permit = self.search_permit().await;
         let search = self.search_for(account, id);
-        match self.scan(turn, move |stop| search.run(stop)).await {
-            Ok(found) => Ok(found),
+        match self.run_search(permit, move |stop| search.run(stop)).await {
+            Ok(event) => Ok(event),
             Err(FramesError::Absent) => Ok(None),
-            Err(FramesError::Lost(what)) => Err(self.lost(what)),
+            Err(FramesError::Lost(detail)) => Err(self.data_loss_somewhere(&detail)),
         }
     }
 
-    pub(crate) fn search_for(&self, account: AccountId, id: EventIdHash) -> Search {
-        Search { log: self.group.log().clone(), view: self.view(Offset::ZERO), account, id }
+    pub(crate) fn search_for(&self, account: AccountId, id: EventIdHash) -> EventSearch {
+        EventSearch { log: self.group.log().clone(), view: self.view(Offset::ZERO), account, id }
     }
 
-    /// Waits until no scan runs.
-    pub(crate) async fn turn(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.searches).acquire_owned().await.expect("the semaphore is never closed")
+    /// Waits until no search runs.
+    pub(crate) async fn search_permit(&self) -> OwnedSemaphorePermit {
+        self.search_permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Runs `scan` on a blocking thread. The turn is over when it has ended, not when its caller has gone: then its
-    /// token is cancelled, and it has to end soon.
-    pub(crate) async fn scan<T: Send + 'static>(
+    /// Runs `search` on a blocking thread. Dropping the future cancels the token; the permit is held until the search
+    /// has really ended, so abandoned searches cannot pile up.
+    pub(crate) async fn run_search<T: Send + 'static>(
         &self,
-        turn: OwnedSemaphorePermit,
-        scan: impl FnOnce(&CancellationToken) -> Result<T, FramesError> + Send + 'static,
+        permit: OwnedSemaphorePermit,
+        search: impl FnOnce(&CancellationToken) -> Result<T, FramesError> + Send + 'static,
     ) -> Result<T, FramesError> {
         let stop = CancellationToken::new();
         let _stop_on_drop = stop.clone().drop_guard();
-        let scanned = self.blocking(move || {
-            let _turn = turn;
-            Ok(scan(&stop))
-        });
-        scanned.await.unwrap_or_else(|error| Err(FramesError::Lost(error.to_string())))
+        self.blocking(move || {
+            let _permit = permit;
+            search(&stop)
+        })
+        .await
     }
 
-    /// Where the entry that holds the event before `to` ends, at or below `to`, and its position; None if nothing below
-    /// `to` is kept. Blocking reads happen elsewhere.
+    /// End and position of the last entry that ends at or below `to`; None if no such entry ends above the log start.
     pub(crate) async fn entry_end(
         &self,
         to: Offset,
     ) -> Result<Option<(Offset, fanfare_log::Position)>, ReadError> {
         let log = self.group.log().clone();
         let log_start = self.view(Offset::ZERO).positions.log_start;
-        let found = self.blocking(move || {
-            let Some(before) = to.0.checked_sub(1) else { return Ok(None) };
-            let Some(mut index) = log.index_of_offset(before)? else { return Ok(None) };
+        let end = self.blocking(move || {
+            let Some(last) = to.0.checked_sub(1) else { return Ok(None) };
+            let Some(mut index) = log.index_of_offset(last)? else { return Ok(None) };
             loop {
                 let frames = log.read(index, index + 1, 1)?;
                 let Some(header) = frames.first().map(|frame| &frame.header) else { return Ok(None) };
@@ -248,127 +261,125 @@ impl Reader {
                 index -= 1;
             }
         });
-        match found.await {
-            Ok(found) => Ok(found),
+        match end.await {
+            Ok(end) => Ok(end),
             Err(fanfare_log::ReadError::Purged { .. }) => Ok(None),
-            Err(error) => Err(self.lost(error.to_string())),
+            Err(error) => Err(self.data_loss_somewhere(&error.to_string())),
         }
     }
 
-    fn view(&self, offset: Offset) -> View {
-        self.group.read(|machine| View {
-            positions: machine.state.positions(),
-            end_index: machine.state.last_index() + 1,
-            index: machine.state.recent_index(offset),
+    fn view(&self, offset: Offset) -> ReadView {
+        self.group.read(|machine| ReadView {
+            positions: machine.positions(),
+            end_index: machine.state().last_index() + 1,
+            index: machine.state().recent_index(offset),
         })
     }
 
-    async fn frames(&self, offset: Offset, view: &View, bytes_max: u64) -> Result<Vec<Frame>, FramesError> {
-        match self.cached(view, bytes_max) {
+    async fn frames(
+        &self,
+        offset: Offset,
+        view: &ReadView,
+        bytes_max: u64,
+    ) -> Result<Vec<Frame>, FramesError> {
+        match self.read_tail(view, bytes_max) {
             Some(frames) => Ok(frames),
-            None => self.cold(offset, view.index, view.end_index, bytes_max).await,
+            None => self.read_disk(offset, view.index, view.end_index, bytes_max).await,
         }
     }
 
-    fn cached(&self, view: &View, bytes_max: u64) -> Option<Vec<Frame>> {
+    /// Frames from the log's cache of its tail; None if they are not in it.
+    fn read_tail(&self, view: &ReadView, bytes_max: u64) -> Option<Vec<Frame>> {
         let frames = self.group.log().read_cached(view.index?, view.end_index, bytes_max)?;
-        self.shelf.tidy();
+        self.read_cache.evict_idle();
         Some(frames)
     }
 
-    /// Like [`Self::frames`], but what is on disk is read once for all who ask for it while it is remembered, by one
-    /// at a time.
-    async fn shared(&self, offset: Offset, view: &View) -> Result<Run, FramesError> {
-        if let Some(frames) = self.cached(view, SHARED_BYTES) {
-            return Ok(Run::new(frames));
+    /// Like [`Self::frames`], but each part of the disk is read once for all readers, by one of them at a time.
+    async fn read_shared(&self, offset: Offset, view: &ReadView) -> Result<FrameRange, FramesError> {
+        if let Some(frames) = self.read_tail(view, SHARED_BYTES) {
+            return Ok(FrameRange::new(frames));
         }
-        if let Found::Frames(run) = self.shelf.find(offset) {
-            return Ok(run);
+        if let Lookup::Frames(range) = self.read_cache.lookup(offset) {
+            return Ok(range);
         }
-        let _turn = self.shelf_turn.acquire().await.expect("the semaphore is never closed");
-        let known = match self.shelf.find(offset) {
-            Found::Frames(run) => return Ok(run),
-            Found::Index(index) => view.index.or(Some(index)),
-            Found::Nothing => view.index,
+        let _fill = self.fill_lock.acquire().await.expect("the semaphore is never closed");
+        // Looked up again: another reader may have filled the cache while this one waited for the lock.
+        let index = match self.read_cache.lookup(offset) {
+            Lookup::Frames(range) => return Ok(range),
+            Lookup::NextIndex(index) => view.index.or(Some(index)),
+            Lookup::Miss => view.index,
         };
-        let run = Run::new(self.cold(offset, known, view.end_index, SHARED_BYTES).await?);
-        self.shelf.put(&run);
-        Ok(run)
+        let frames = self.read_disk(offset, index, view.end_index, SHARED_BYTES).await?;
+        let range = FrameRange::new(frames);
+        self.read_cache.insert(&range);
+        Ok(range)
     }
 
-    async fn cold(
+    /// Reads frames up to index `end` from disk, from `index` on or from the entry that holds `offset`.
+    async fn read_disk(
         &self,
         offset: Offset,
-        known: Option<u64>,
+        index: Option<u64>,
         end: u64,
         bytes_max: u64,
     ) -> Result<Vec<Frame>, FramesError> {
         let log = self.group.log().clone();
-        let read = self.blocking(move || {
-            let Some(index) = known.map_or_else(|| log.index_of_offset(offset.0), |index| Ok(Some(index)))?
-            else {
-                return Ok(None);
-            };
-            log.read(index, end, bytes_max).map(Some)
-        });
-        read.await?.ok_or(FramesError::Absent)
+        self.blocking(move || {
+            let index = index.map_or_else(|| log.index_of_offset(offset.0), |index| Ok(Some(index)))?;
+            let index = index.ok_or(FramesError::Absent)?;
+            Ok(log.read(index, end, bytes_max)?)
+        })
+        .await
     }
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        read: impl FnOnce() -> Result<T, fanfare_log::ReadError> + Send + 'static,
-    ) -> Result<T, fanfare_log::ReadError> {
-        match self.tasks.spawn_blocking(read).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Only a runtime that is going away cancels it, and this task with it.
-            Err(_) => std::future::pending().await,
-        }
+    async fn blocking<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> T {
+        self.parts.environment.run_blocking(read).await
     }
 
-    /// A trim may have overtaken the reader; otherwise what should be there is gone.
-    fn explain(&self, asked: Offset, error: FramesError) -> ReadError {
-        let log_start = self.view(asked).positions.log_start;
+    /// A trim may have overtaken the reader; otherwise committed events are missing.
+    fn read_error(&self, offset: Offset, error: FramesError) -> ReadError {
+        let log_start = self.view(offset).positions.log_start;
         match error {
-            _ if asked < log_start => ReadError::OutOfRange { offset: asked, log_start },
+            _ if offset < log_start => ReadError::OutOfRange { offset, log_start },
             FramesError::Absent => {
-                self.lost(format!("offset {asked} is not in the log that starts at {log_start}"))
+                self.data_loss(offset..offset.plus(1), "the offset is not in the log, which starts below it")
             }
-            FramesError::Lost(what) => self.lost_at(asked..asked.plus(1), &what),
+            FramesError::Lost(detail) => self.data_loss(offset..offset.plus(1), &detail),
         }
     }
 
-    fn damaged(&self, frame: &Frame, error: CodecError) -> ReadError {
-        let base = frame.header.base_offset;
-        let end = base + u64::from(frame.header.count);
-        self.lost(format!("entry {} with offsets {base}..{end}: {error}", frame.header.position.index))
+    fn undecodable(&self, frame: &Frame, error: CodecError) -> ReadError {
+        let (base, end) = (Offset(frame.header.base_offset), Offset(frame.header.end_offset()));
+        self.data_loss(base..end, &format!("entry {}: {error}", frame.header.position.index))
     }
 
-    /// The end of what is applied is not the end of what is committed if the group failed of what lies there.
-    fn end(&self, chunk: ReadChunk) -> Result<ReadChunk, ReadError> {
-        if self.group.damage().is_some() { Err(self.failed()) } else { Ok(chunk) }
+    /// The end of the applied entries is not the end of the committed ones if the group failed at an entry above it.
+    fn check_damage(&self, chunk: ReadChunk) -> Result<ReadChunk, ReadError> {
+        if self.group.damage().is_some() { Err(self.group_failure()) } else { Ok(chunk) }
     }
 
-    /// The group has stopped for good: what can no longer be applied, and why if it is known.
-    pub(crate) fn failed(&self) -> ReadError {
-        let nothing = Offset::ZERO..Offset::ZERO;
-        let what = self.group.damage().unwrap_or("the group has stopped; the log says why");
-        self.lost_at(self.lost_of_a_failed_group().unwrap_or(nothing), what)
+    /// The error of every read above the applied entries of a group that has failed.
+    pub(crate) fn group_failure(&self) -> ReadError {
+        let unknown = Offset::ZERO..Offset::ZERO;
+        let detail = self.group.damage().unwrap_or("the group has stopped; the node's log names the cause");
+        self.data_loss(self.unapplied_offsets().unwrap_or(unknown), detail)
     }
 
-    /// What can no longer be applied, if the group failed of a damaged entry.
-    pub(crate) fn lost_of_a_failed_group(&self) -> Option<Range<Offset>> {
+    /// Offsets that can no longer be applied, if the group failed at a damaged entry.
+    pub(crate) fn unapplied_offsets(&self) -> Option<Range<Offset>> {
         self.group.damage()?;
         let applied = self.view(Offset::ZERO).positions.high_watermark;
         Some(applied..Offset(self.group.log().bounds().next_offset))
     }
 
-    fn lost(&self, what: String) -> ReadError {
-        self.lost_at(Offset::ZERO..Offset::ZERO, &what)
+    fn data_loss_somewhere(&self, detail: &str) -> ReadError {
+        self.data_loss(Offset::ZERO..Offset::ZERO, detail)
     }
 
-    fn lost_at(&self, offsets: Range<Offset>, what: &str) -> ReadError {
-        ReadError::DataLoss { partition: self.id, detail: format!("{what}. {}", self.way_out), offsets }
+    fn data_loss(&self, offsets: Range<Offset>, detail: &str) -> ReadError {
+        let ReaderParts { id, operator_hint, .. } = &self.parts;
+        ReadError::DataLoss { partition: *id, detail: format!("{detail}. {operator_hint}"), offsets }
     }
 }
 
@@ -376,7 +387,7 @@ impl AccountFilter {
     fn matches(&self, account: AccountId) -> bool {
         match self {
             Self::All => true,
-            Self::One(account_id) => *account_id == account,
+            Self::One(one) => *one == account,
             Self::Set(accounts) => accounts.contains(&account),
         }
     }
@@ -386,19 +397,27 @@ impl AccountFilter {
     }
 }
 
-impl Reading {
+impl ChunkBuilder {
     /// Adds the frame's batches from `next` on, as far as they fit.
-    fn take(&mut self, frame: &Frame, high_watermark: Offset) -> Result<Taken, CodecError> {
+    fn add_frame(&mut self, frame: &Frame, high_watermark: Offset) -> Result<Progress, CodecError> {
         let header = &frame.header;
-        let (base, end) = (Offset(header.base_offset), Offset(header.base_offset).plus(header.count.into()));
+        let (base, end) = (Offset(header.base_offset), Offset(header.end_offset()));
         if end <= self.next {
-            return Ok(Taken::Whole);
+            return Ok(Progress::Consumed);
         }
-        assert!(end <= high_watermark, "an applied entry ends at or below the high watermark");
-        if header.kind != entry::KIND {
-            // Its events are lost, which was accepted.
-            self.next = end;
-            return Ok(Taken::Whole);
+        assert!(
+            end <= high_watermark,
+            "invariant violation: an applied entry ends at {end}, above the high watermark {high_watermark}"
+        );
+        match header.kind {
+            entry::KIND => {}
+            // The events are lost, which the operator accepted.
+            filler::KIND => {
+                self.next = end;
+                return Ok(Progress::Consumed);
+            }
+            // Commands take no offsets.
+            _ => return Err(CodecError::Value("kind of entry")),
         }
         let entry = Entry::decode(&frame.payload, header.count)?;
         let accounts = self.accounts.clone();
@@ -409,16 +428,16 @@ impl Reading {
             }
             self.bytes += batch.size_bytes() as u64;
             if !self.batches.is_empty() && self.bytes > self.bytes_max {
-                return Ok(Taken::Full);
+                return Ok(Progress::ChunkFull);
             }
             self.next = batch.end();
             self.batches.push(batch);
         }
         self.next = end;
-        Ok(Taken::Whole)
+        Ok(Progress::Consumed)
     }
 
-    fn chunk(self) -> ReadChunk {
+    fn finish(self) -> ReadChunk {
         ReadChunk { batches: self.batches, next: self.next }
     }
 }

@@ -1,12 +1,17 @@
-//! The partition's state machine: what the committed entries, in order, have made of it.
+//! The partition's state machine: the result of the committed entries, applied in order.
 //!
-//! Pure: no clock, no IO, no randomness; time arrives in the entry. State is of two kinds that never mix. *Derived* is
-//! a function of the retained log and is updated by every applied entry; *accumulated* comes from a checkpoint and
-//! changes only above it. Invariant: for every subscription, at any time,
-//! `matched = delivered + dead-lettered + expired + cancelled + pending`.
+//! Pure: no clock, no IO, no randomness; time arrives in the entry. State is of two kinds that never mix. *Derived* state
+//! is a function of the retained log and is updated by every applied entry; *accumulated* state comes from a checkpoint
+//! and changes only above it. Invariants, checked at every apply:
+//! - entries are dense: `base offset = previous base + previous count`, `index` ascends, time never falls;
+//! - `log_start <= frontier <= high_watermark`;
+//! - for every subscription `matched = delivered + dead-lettered + expired + cancelled + pending`.
+//!
+//! A broken invariant is an error, never a panic: it fails this group on every replica, and the other groups go on.
 
-mod accounting;
 mod checkpoint;
+mod subscription_ledger;
+pub(crate) mod usage;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -14,21 +19,25 @@ use std::{
 };
 
 use fanfare_log::{Frame, FrameHeader, Position};
-use fanfare_model::{Offset, SubscriptionId, Timestamp};
+use fanfare_model::{AccountId, Offset, Stream, SubscriptionId, Timestamp};
 use fanfare_raft::{Anchor, ApplyMode};
 
-use self::accounting::{Attached, FILTER_BYTES_MAX};
+use self::{
+    subscription_ledger::{FILTER_BYTES_MAX, SubscriptionLedger},
+    usage::RetainedBytes,
+};
 use crate::{
-    Advance, AttachedFilter, Attachment, Counters, CursorRecord, DeliveryState, Positions, Reason, Refusal,
+    Advance, AttachedFilter, Attachment, CodecError, Counters, CursorRecord, DeliveryState, Positions,
+    Reason, Refusal,
     command::{self, Command, Start},
-    dedup::{Limits, Window},
     entry::{self, Entry},
-    loss,
+    filler,
+    quota::Usage,
 };
 
-/// Counters of this many detached subscriptions are kept, so that their numbers can still be asked for.
+/// Detached subscriptions whose counters are kept, so that their final numbers can be read.
 const DETACHED_MAX: usize = 1_000;
-/// Applied entries whose place in the log is kept at hand for readers at the tail.
+/// Newest entries whose index is kept in memory for readers at the tail.
 const RECENT_ENTRIES_MAX: usize = 4_096;
 
 pub(crate) struct PartitionState {
@@ -36,21 +45,22 @@ pub(crate) struct PartitionState {
     log_start: Offset,
     anchor: Option<Anchor>,
     frontier: Offset,
-    attached: BTreeMap<SubscriptionId, Attached>,
-    /// Those of the attached that have more than one filter.
+    ledgers: BTreeMap<SubscriptionId, SubscriptionLedger>,
+    /// Keys of the ledgers with more than one filter.
     several_filters: BTreeSet<SubscriptionId>,
-    /// Last detached last.
-    detached: VecDeque<Detached>,
+    /// Ascending by time of detachment.
+    detached: VecDeque<DetachedCounters>,
+    /// None of a stream whose bytes are not counted.
+    retained: Option<RetainedBytes>,
 }
 
 /// A function of the retained log.
 struct Derived {
     next_offset: Offset,
-    /// Of the newest entry; the next one's is not smaller.
+    /// Time of the newest entry; the next entry's time is not smaller.
     last_time: Timestamp,
     last_index: u64,
-    dedup: Window,
-    /// The newest entries of events, ascending.
+    /// The newest entries with offsets, ascending.
     recent: VecDeque<RecentEntry>,
 }
 
@@ -60,90 +70,130 @@ struct RecentEntry {
     index: u64,
 }
 
-struct Detached {
+struct DetachedCounters {
     subscription: SubscriptionId,
     epoch: u64,
     counters: Counters,
 }
 
-/// What became of an applied entry.
+/// The result of an applied entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
     Appended,
     Attached(Result<Attachment, Refusal>),
     Detached(Result<(), Refusal>),
     Advanced(Result<(), Refusal>),
-    /// Where the log starts now.
+    /// The new start of the log.
     Trimmed(Result<Offset, Refusal>),
-    /// A command at or below the state index: its effect is part of the checkpoint.
+    /// A command at or below the state index: the checkpoint holds its effect.
     Replayed,
 }
 
+/// A committed entry that this version cannot apply. Repeating cannot help: the entry passed the log's checksums.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ApplyError {
+    #[error("entry {index} is of kind {kind}, which this version does not know")]
+    UnknownKind { index: u64, kind: u8 },
+    #[error("entry {index} cannot be decoded: {source}")]
+    Decode {
+        index: u64,
+        #[source]
+        source: CodecError,
+    },
+    #[error("entry {index}: invariant violation: {detail}")]
+    Invariant { index: u64, detail: String },
+}
+
 impl PartitionState {
-    pub(crate) fn new(dedup: Limits) -> Self {
+    pub(crate) fn new(stream: Stream) -> Self {
         Self {
-            derived: Derived::new(dedup),
+            derived: Derived::new(),
             log_start: Offset::ZERO,
             anchor: None,
             frontier: Offset::ZERO,
-            attached: BTreeMap::new(),
+            ledgers: BTreeMap::new(),
             several_filters: BTreeSet::new(),
             detached: VecDeque::new(),
+            retained: usage::is_counted(stream).then(RetainedBytes::default),
         }
     }
 
-    /// Of a log that begins at `anchor`, with nothing attached.
-    pub(crate) fn beginning_at(anchor: Anchor, dedup: Limits) -> Self {
+    /// The state of a log that begins at `anchor`, with nothing attached.
+    pub(crate) fn empty_at(anchor: Anchor, stream: Stream) -> Self {
         let start = Offset(anchor.next_offset);
         let anchor = (anchor.position.index > 0).then_some(anchor);
-        Self { log_start: start, frontier: start, anchor, ..Self::new(dedup) }
+        Self { log_start: start, frontier: start, anchor, ..Self::new(stream) }
     }
 
-    /// # Panics
-    /// If the frame is not what this version writes. It passed the log's checksums, so no repetition can help.
-    pub(crate) fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Reply {
+    /// # Errors
+    /// If this version cannot apply the entry. The state is then of no further use.
+    pub(crate) fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, ApplyError> {
         let header = &frame.header;
-        self.observe(frame);
-        if matches!(header.kind, entry::KIND | loss::KIND) {
-            return Reply::Appended;
+        let index = header.position.index;
+        self.check_follows(header)?;
+        self.observe(header);
+        let reply = match (header.kind, mode) {
+            (entry::KIND, ApplyMode::Live) => {
+                self.add_retained(frame)?;
+                Reply::Appended
+            }
+            (entry::KIND, ApplyMode::Replay) | (filler::KIND, _) => Reply::Appended,
+            (command::KIND, mode) => {
+                // Decoded in both modes: an unknown command fails the group where it is first read.
+                let payload = frame.payload.slice(0..frame.payload.len());
+                let command =
+                    Command::decode(&payload).map_err(|source| ApplyError::Decode { index, source })?;
+                match mode {
+                    ApplyMode::Live => self.execute(command, header),
+                    ApplyMode::Replay => Reply::Replayed,
+                }
+            }
+            (kind, _) => return Err(ApplyError::UnknownKind { index, kind }),
+        };
+        if mode == ApplyMode::Live {
+            self.check_positions(index)?;
         }
-        assert_eq!(
-            header.kind,
-            command::KIND,
-            "entry {} is of a kind this program does not know",
-            header.position.index
-        );
-        let payload = frame.payload.slice(0..frame.payload.len());
-        let command = Command::decode(&payload).unwrap_or_else(|error| {
-            panic!("command at index {} is not readable: {error}", header.position.index)
-        });
-        match mode {
-            ApplyMode::Live => self.execute(command, header),
-            ApplyMode::Replay => Reply::Replayed,
-        }
+        Ok(reply)
     }
 
-    /// Takes from a frame of the log what is derived from it.
-    pub(crate) fn observe(&mut self, frame: &Frame) {
-        let header = &frame.header;
+    /// Refuses a frame that does not follow the newest observed one.
+    fn check_follows(&self, header: &FrameHeader) -> Result<(), ApplyError> {
+        let derived = &self.derived;
+        let index = header.position.index;
+        // Blanks and changes of membership take an index and are not applied, so indexes may skip.
+        if derived.last_index > 0 && index <= derived.last_index {
+            let detail = format!("it follows entry {}", derived.last_index);
+            return Err(ApplyError::Invariant { index, detail });
+        }
+        if Offset(header.base_offset) != derived.next_offset {
+            let detail = format!(
+                "its offsets begin at {}, the next one is {}",
+                header.base_offset, derived.next_offset
+            );
+            return Err(ApplyError::Invariant { index, detail });
+        }
+        Ok(())
+    }
+
+    fn check_positions(&self, index: u64) -> Result<(), ApplyError> {
+        let Positions { log_start, high_watermark, frontier } = self.positions();
+        if log_start <= frontier && frontier <= high_watermark {
+            return Ok(());
+        }
+        let detail = format!("log start {log_start}, frontier {frontier}, high watermark {high_watermark}");
+        Err(ApplyError::Invariant { index, detail })
+    }
+
+    /// Updates derived state from a frame of the log.
+    pub(crate) fn observe(&mut self, header: &FrameHeader) {
         let derived = &mut self.derived;
         derived.last_time = derived.last_time.max(Timestamp(header.time_ms));
         derived.last_index = header.position.index;
         derived.next_offset = Offset(header.base_offset).plus(header.count.into());
-        match header.kind {
-            entry::KIND => self.remember(frame),
-            loss::KIND if header.count > 0 => {
-                let base = Offset(header.base_offset);
-                derived.dedup.insert(
-                    loss::NO_ACCOUNT,
-                    base,
-                    derived.last_time,
-                    loss::records(base, header.count),
-                );
-            }
-            _ => return,
+        let has_events = header.kind == entry::KIND || (header.kind == filler::KIND && header.count > 0);
+        if !has_events {
+            return;
         }
-        let derived = &mut self.derived;
         if derived.recent.len() == RECENT_ENTRIES_MAX {
             derived.recent.pop_front();
         }
@@ -152,22 +202,21 @@ impl PartitionState {
             .push_back(RecentEntry { base: Offset(header.base_offset), index: header.position.index });
     }
 
-    /// The identities of an entry's events.
-    fn remember(&mut self, frame: &Frame) {
-        let (header, derived) = (&frame.header, &mut self.derived);
-        let entry = Entry::decode(&frame.payload, header.count).unwrap_or_else(|error| {
-            panic!("entry at index {} is not readable: {error}", header.position.index)
-        });
-        for section in entry.sections() {
-            let base = Offset(header.base_offset).plus(section.base_delta.into());
-            derived.dedup.insert(section.account, base, derived.last_time, section.records());
-        }
+    /// Counts the bytes of an entry, if the stream's bytes are counted.
+    fn add_retained(&mut self, frame: &Frame) -> Result<(), ApplyError> {
+        let Some(retained) = &mut self.retained else { return Ok(()) };
+        let index = frame.header.position.index;
+        let entry = Entry::decode(&frame.payload, frame.header.count)
+            .map_err(|source| ApplyError::Decode { index, source })?;
+        retained.add(&entry, Offset(frame.header.end_offset()));
+        Ok(())
     }
 
-    /// Forgets what is derived; it begins again at `next_offset`, after index `last_index`.
-    pub(crate) fn reset_derived(&mut self, limits: Limits, next_offset: Offset, last_index: u64) {
+    /// Resets derived state to the start of the retained log: the next frame begins at `next_offset`, above
+    /// `last_index`.
+    pub(crate) fn reset_derived(&mut self, next_offset: Offset, last_index: u64) {
         let last_time = self.derived.last_time;
-        self.derived = Derived { next_offset, last_index, last_time, ..Derived::new(limits) };
+        self.derived = Derived { next_offset, last_index, last_time, ..Derived::new() };
     }
 
     fn execute(&mut self, command: Command, header: &FrameHeader) -> Reply {
@@ -180,7 +229,7 @@ impl PartitionState {
                     epoch,
                     from,
                     filters: Arc::from([AttachedFilter { from, revision: filter_revision, filter }]),
-                    // Not the frontier decides: an advance on its way may be about to pass over `from`.
+                    // `next_offset` and not the frontier decides: an advance already proposed may pass over `from`.
                     matched_to: (from < self.derived.next_offset).then_some(from),
                 };
                 Reply::Attached(self.attach(attachment))
@@ -188,17 +237,18 @@ impl PartitionState {
             Command::Detach { subscription, epoch, reason } => {
                 Reply::Detached(self.detach(subscription, epoch, reason))
             }
-            Command::Advance { term, .. } | Command::Trim { term, .. } if term != header.position.term => {
-                match command {
-                    Command::Trim { .. } => Reply::Trimmed(Err(Refusal::Term)),
-                    _ => Reply::Advanced(Err(Refusal::Term)),
-                }
+            // A command proposed in an earlier term may be re-proposed by no one, but it may arrive late: the state it
+            // was computed from is that of another leader.
+            Command::Advance { term, .. } if term != header.position.term => {
+                Reply::Advanced(Err(Refusal::Term))
             }
+            Command::Trim { term, .. } if term != header.position.term => Reply::Trimmed(Err(Refusal::Term)),
             Command::Advance { advance, .. } => Reply::Advanced(self.advance(&advance)),
             Command::Trim { to, position, .. } => Reply::Trimmed(self.trim(to, position, header.position)),
         }
     }
 
+    /// First offset of an attachment with this start.
     fn resolve(&self, start: Start) -> Offset {
         match start {
             Start::Next => self.derived.next_offset,
@@ -209,7 +259,7 @@ impl PartitionState {
 
     fn attach(&mut self, new: Attachment) -> Result<Attachment, Refusal> {
         let filter = &new.filters[0];
-        let counters = match self.attached.get_mut(&new.subscription) {
+        let counters = match self.ledgers.get_mut(&new.subscription) {
             Some(old) if old.attachment.account != new.account || old.attachment.epoch > new.epoch => {
                 return Err(Refusal::Epoch);
             }
@@ -226,14 +276,19 @@ impl PartitionState {
                 old.cancel_pending(Reason::Repointed);
                 std::mem::take(&mut old.counters)
             }
-            None => self.reattach(new.subscription, new.epoch)?,
+            None => self.take_detached_counters(new.subscription, new.epoch)?,
         };
-        self.attached.insert(new.subscription, Attached { attachment: new.clone(), counters, record: None });
+        let ledger = SubscriptionLedger { attachment: new.clone(), counters, record: None };
+        self.ledgers.insert(new.subscription, ledger);
         Ok(new)
     }
 
-    /// The counters that a subscription had when it was detached; an epoch older than that is over.
-    fn reattach(&mut self, subscription: SubscriptionId, epoch: u64) -> Result<Counters, Refusal> {
+    /// The counters that the subscription had when it was detached; refused for an epoch below the detached one.
+    fn take_detached_counters(
+        &mut self,
+        subscription: SubscriptionId,
+        epoch: u64,
+    ) -> Result<Counters, Refusal> {
         match self.detached.iter().position(|detached| detached.subscription == subscription) {
             None => Ok(Counters::default()),
             Some(at) if self.detached[at].epoch > epoch => Err(Refusal::Epoch),
@@ -242,16 +297,16 @@ impl PartitionState {
     }
 
     fn detach(&mut self, subscription: SubscriptionId, epoch: u64, reason: Reason) -> Result<(), Refusal> {
-        let Some(attached) = self.attached.get_mut(&subscription) else { return Ok(()) };
-        if attached.attachment.epoch > epoch {
-            return Err(Refusal::Epoch);
+        match self.ledgers.get(&subscription) {
+            Some(ledger) if ledger.attachment.epoch > epoch => return Err(Refusal::Epoch),
+            _ => {}
         }
-        attached.cancel_pending(reason);
-        let attached = self.attached.remove(&subscription).expect("just looked at");
+        let Some(mut ledger) = self.ledgers.remove(&subscription) else { return Ok(()) };
+        ledger.cancel_pending(reason);
         if self.detached.len() == DETACHED_MAX {
             self.detached.pop_front();
         }
-        self.detached.push_back(Detached { subscription, epoch, counters: attached.counters });
+        self.detached.push_back(DetachedCounters { subscription, epoch, counters: ledger.counters });
         Ok(())
     }
 
@@ -261,14 +316,15 @@ impl PartitionState {
         }
         let mut advanced = BTreeMap::new();
         for cursor in &advance.cursors {
-            let attached = self.attached.get(&cursor.subscription).ok_or(Refusal::Epoch)?;
-            let next = attached.advanced(cursor, self.frontier, advance.frontier)?;
+            let ledger = self.ledgers.get(&cursor.subscription).ok_or(Refusal::Epoch)?;
+            let next = ledger.after_advance(cursor, self.frontier, advance.frontier)?;
             if advanced.insert(cursor.subscription, next).is_some() {
                 return Err(Refusal::Accounting);
             }
         }
+        // Applied whole or refused whole: nothing changes before every cursor is checked.
         self.frontier = advance.frontier;
-        self.attached.extend(advanced);
+        self.ledgers.extend(advanced);
         self.drop_settled_filters();
         Ok(())
     }
@@ -280,38 +336,36 @@ impl PartitionState {
         if to == self.log_start {
             return Ok(to);
         }
-        if self.attached.values().any(|attached| attached.unsettled_from(self.frontier) < to) {
+        // An unsettled event below `to` would be lost for its subscription.
+        if self.ledgers.values().any(|ledger| ledger.unsettled_from(self.frontier) < to) {
             return Err(Refusal::Unsettled);
         }
         self.log_start = to;
         self.frontier = self.frontier.max(to);
+        if let Some(retained) = &mut self.retained {
+            retained.trim(to);
+        }
         self.anchor = Some(Anchor { position, next_offset: to.0 });
         Ok(to)
     }
 
     fn drop_settled_filters(&mut self) {
-        let (attached, frontier) = (&mut self.attached, self.frontier);
+        let (ledgers, frontier) = (&mut self.ledgers, self.frontier);
         self.several_filters.retain(|subscription| {
-            let Some(attached) = attached.get_mut(subscription) else { return false };
-            attached.drop_settled_filters(frontier);
-            attached.attachment.filters.len() > 1
+            let Some(ledger) = ledgers.get_mut(subscription) else { return false };
+            ledger.drop_settled_filters(frontier);
+            ledger.attachment.filters.len() > 1
         });
     }
 }
 
 impl Derived {
-    fn new(limits: Limits) -> Self {
-        Self {
-            next_offset: Offset::ZERO,
-            last_time: Timestamp(0),
-            last_index: 0,
-            dedup: Window::new(limits),
-            recent: VecDeque::new(),
-        }
+    fn new() -> Self {
+        Self { next_offset: Offset::ZERO, last_time: Timestamp(0), last_index: 0, recent: VecDeque::new() }
     }
 }
 
-/// What others look at between two applied entries.
+/// Reads between two applied entries.
 impl PartitionState {
     pub(crate) fn positions(&self) -> Positions {
         let high_watermark = self.derived.next_offset;
@@ -326,16 +380,17 @@ impl PartitionState {
         self.derived.last_time
     }
 
-    /// Of the newest applied entry.
+    /// Index of the newest applied entry.
     pub(crate) fn last_index(&self) -> u64 {
         self.derived.last_index
     }
 
-    pub(crate) fn dedup(&self) -> &Window {
-        &self.derived.dedup
+    /// Bytes retained of the account and of the stream; zero of a stream whose bytes are not counted.
+    pub(crate) fn usage(&self, account: AccountId) -> Usage {
+        self.retained.as_ref().map(|retained| retained.usage(account)).unwrap_or_default()
     }
 
-    /// Index of the entry that holds `offset`, if it is one of the newest.
+    /// Index of the entry that holds `offset`, if the entry is one of the newest.
     pub(crate) fn recent_index(&self, offset: Offset) -> Option<u64> {
         let recent = &self.derived.recent;
         let after = recent.partition_point(|entry| entry.base <= offset);
@@ -344,17 +399,17 @@ impl PartitionState {
 
     pub(crate) fn delivery_state(&self) -> DeliveryState {
         let attachments =
-            self.attached.values().map(|attached| (attached.attachment.clone(), attached.record.clone()));
+            self.ledgers.values().map(|ledger| (ledger.attachment.clone(), ledger.record.clone()));
         DeliveryState { frontier: self.frontier, attachments: attachments.collect() }
     }
 
     pub(crate) fn attachment(&self, subscription: SubscriptionId) -> Option<Attachment> {
-        self.attached.get(&subscription).map(|attached| attached.attachment.clone())
+        self.ledgers.get(&subscription).map(|ledger| ledger.attachment.clone())
     }
 
     pub(crate) fn counters(&self, subscription: SubscriptionId) -> Option<(Counters, Option<CursorRecord>)> {
-        if let Some(attached) = self.attached.get(&subscription) {
-            return Some((attached.counters.clone(), attached.record.clone()));
+        if let Some(ledger) = self.ledgers.get(&subscription) {
+            return Some((ledger.counters.clone(), ledger.record.clone()));
         }
         let detached = self.detached.iter().find(|detached| detached.subscription == subscription)?;
         Some((detached.counters.clone(), None))

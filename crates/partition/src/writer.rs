@@ -1,11 +1,15 @@
-//! The writer: one task per partition that turns queued batches into entries and resolves their receipts.
+//! The writer: one task per partition that turns queued batches into entries and answers their appends.
 //!
-//! It takes all that queued while it was busy, up to an entry's size, without waiting for more; leaves out what was
-//! committed before; proposes the rest bound to the leader's term, and goes on gathering while the entry commits. It is
-//! the only one to propose entries of events, so within a term it knows the offset of every event beforehand.
-//! Invariant: an identity is either remembered by the applied dedup window or listed as under way, from before its entry
-//! is proposed until it is applied or has failed; so no two entries of a term carry it. And it is the only one to decide,
-//! one batch after the other: what comes after a failure in the same lane is refused, whatever changed in between.
+//! It takes everything that queued while it was busy, up to an entry's size, without waiting for more; leaves out
+//! events that were committed before; proposes the rest bound to the leader's term; and collects the next entry while
+//! this one commits. No one else proposes entries of events, so within a term the writer knows the offset of every
+//! event beforehand.
+//!
+//! Invariants:
+//! - From before its entry is proposed until the entry is applied or has failed, an identity is in the applied dedup
+//!   window or in `inflight_ids`. So no two entries of a term carry the same identity.
+//! - The writer alone decides, one batch after the other: a batch behind a failed one of the same order is refused,
+//!   whatever changed in between.
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
 
@@ -13,50 +17,46 @@ use fanfare_log::Store;
 use fanfare_model::{AccountId, Offset, PartitionId};
 use fanfare_raft::{Applied, Group, Proposal, ProposeError, Role};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{Duration, Instant},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     AppendError, Appended, RecordBatch, RecordHeader,
-    admission::{Admission, Admitted},
-    dedup::{Committed, UnderWay},
-    entry::{self, Built, EntryBuilder},
-    lane::OrderToken,
+    admission::{Admission, AdmissionPermit},
+    append_clock::AppendClock,
+    completion::AppendCompletion,
+    dedup::{CommittedEvent, HashSeed, InflightIds},
+    entry::{self, BuiltEntry, EntryBuilder},
     machine::Machine,
-    stamp::Stamp,
-    state::Reply,
+    quota::{AccountBytes, Quota},
+    state::{Reply, usage},
 };
 
-/// Entries under way at once: enough to keep the disk busy while the next is gathered, few enough that under load many
-/// batches share an entry.
-const FLIGHTS_MAX: usize = 8;
-/// How often the free space of the disk is asked for.
+/// Entries in flight at once: enough to keep the disk busy while the next entry is collected, few enough that under
+/// load many batches share an entry.
+const INFLIGHT_ENTRIES_MAX: usize = 8;
+/// Interval between two looks at the free space of the disk.
 const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One batch on its way into an entry.
+/// One queued batch.
 pub(crate) struct Request {
     pub(crate) batch: RecordBatch,
-    pub(crate) admitted: Admitted,
-    pub(crate) promise: Promise,
-}
-
-/// The writer's end of a receipt.
-pub(crate) struct Promise {
-    /// None if the append is in no order with others.
-    pub(crate) lane: Option<OrderToken>,
-    pub(crate) outcome: oneshot::Sender<Result<Appended, AppendError>>,
+    pub(crate) permit: AdmissionPermit,
+    pub(crate) completion: AppendCompletion,
 }
 
 pub(crate) struct WriterParts {
     pub(crate) id: PartitionId,
     pub(crate) group: Group<Machine>,
     pub(crate) store: Store,
-    pub(crate) stamp: Arc<Stamp>,
+    pub(crate) append_clock: Arc<AppendClock>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) hash_seed: HashSeed,
+    pub(crate) quota: Option<Quota>,
     pub(crate) entry_bytes_max: usize,
-    /// Below it nothing more is taken: what is left serves votes, cursors and trims.
+    /// Free bytes below which no event is taken: the rest of the disk serves votes, cursors and trims.
     pub(crate) disk_reserve_bytes: u64,
 }
 
@@ -65,52 +65,55 @@ pub(crate) struct Writer {
     role: watch::Receiver<Role>,
     inbox: mpsc::Receiver<Request>,
     stop: CancellationToken,
-    /// Taken from the inbox, but too large for the last entry.
-    carried: Option<Request>,
-    flights: VecDeque<Flight>,
-    /// Of the flights.
+    /// A batch taken from the inbox that did not fit into the last entry; first of the next one.
+    deferred: Option<Request>,
+    /// Proposed entries, oldest first; they resolve in this order.
+    inflight: VecDeque<InflightEntry>,
+    /// Term of every entry in `inflight`; two terms are never in flight together.
     term: u64,
-    /// A flight failed: those behind it may have, too, so offsets are not known beforehand until all have landed.
-    broken: bool,
-    /// Of the next entry, if all flights are applied.
+    /// An in-flight entry failed; until all others have resolved, offsets of new entries are unknown.
+    offsets_unknown: bool,
+    /// Base offset of the next entry, assuming every in-flight entry applies.
     next_offset: Offset,
-    under_way: UnderWay,
-    disk: Disk,
+    inflight_ids: InflightIds,
+    /// Bytes of the events in `inflight` and in the entry that is being built; empty without a quota.
+    inflight_usage: AccountBytes,
+    disk: DiskSpace,
     _finished: DropGuard,
 }
 
 /// Free space as of the last look.
-struct Disk {
-    checked: Option<Instant>,
+struct DiskSpace {
+    checked_at: Option<Instant>,
     is_full: bool,
 }
 
-/// An entry that was handed over, or only the receipts that wait for those before it.
-struct Flight {
+/// A proposed entry; or, without events, only appends that wait for the entries before it.
+struct InflightEntry {
     outcome: Pin<Box<dyn Future<Output = Result<Applied<Reply>, ProposeError>> + Send>>,
-    /// An entry of events, not just receipts.
     has_events: bool,
+    /// Predicted offset of the first event.
     base: Offset,
     identities: Vec<(AccountId, Vec<RecordHeader>)>,
-    receipts: Vec<Planned>,
+    acks: Vec<PlannedAck>,
     size_bytes: u64,
 }
 
-/// A receipt and what it will say if its flight and those before it are applied.
-struct Planned {
-    promise: Promise,
-    /// Of the batch's first new event in the entry.
+/// The answer to one append if its entry and those before it are applied.
+struct PlannedAck {
+    completion: AppendCompletion,
+    /// Index in the entry of the batch's first new event.
     delta: u32,
     has_new: bool,
     duplicates: Vec<(u32, Offset)>,
     conflicts: Vec<(u32, Offset)>,
-    /// A duplicate or conflict is with an event that is itself under way.
-    waits: bool,
-    _admitted: Admitted,
+    /// A duplicate or conflict refers to an event that is itself in flight, at its predicted offset.
+    refers_to_inflight: bool,
+    _permit: AdmissionPermit,
 }
 
 enum Wake {
-    Landed(Result<Applied<Reply>, ProposeError>),
+    Resolved(Result<Applied<Reply>, ProposeError>),
     Received(Option<Request>),
     Stopped,
 }
@@ -124,39 +127,41 @@ impl Writer {
     ) -> Self {
         Self {
             role: parts.group.role(),
+            inflight_ids: InflightIds::new(parts.hash_seed),
             parts,
             inbox,
             stop,
-            carried: None,
-            flights: VecDeque::new(),
+            deferred: None,
+            inflight: VecDeque::new(),
             term: 0,
-            broken: false,
+            offsets_unknown: false,
             next_offset: Offset::ZERO,
-            under_way: UnderWay::new(),
-            disk: Disk { checked: None, is_full: false },
+            inflight_usage: AccountBytes::default(),
+            disk: DiskSpace { checked_at: None, is_full: false },
             _finished: finished.drop_guard(),
         }
     }
 
-    /// Runs until the inbox is closed, or stopped, and everything under way has landed.
+    /// Runs until the inbox is closed, or stopped, and every in-flight entry has resolved.
     pub(crate) async fn run(mut self) {
         let mut is_open = true;
-        while is_open || self.carried.is_some() || !self.flights.is_empty() {
-            if self.has_room()
-                && let Some(carried) = self.carried.take()
+        while is_open || self.deferred.is_some() || !self.inflight.is_empty() {
+            if self.can_propose()
+                && let Some(deferred) = self.deferred.take()
             {
-                self.hand_over(carried).await;
+                self.hand_over(deferred).await;
                 continue;
             }
-            let can_receive = is_open && self.has_room();
+            let can_receive = is_open && self.can_propose();
+            // Biased, so that resolved entries free their permits and identities before more batches are taken.
             let wake = tokio::select! {
                 biased;
-                outcome = landing(&mut self.flights), if !self.flights.is_empty() => Wake::Landed(outcome),
+                outcome = next_outcome(&mut self.inflight), if !self.inflight.is_empty() => Wake::Resolved(outcome),
                 request = self.inbox.recv(), if can_receive => Wake::Received(request),
                 () = self.stop.cancelled(), if !self.inbox.is_closed() => Wake::Stopped,
             };
             match wake {
-                Wake::Landed(outcome) => self.land(outcome),
+                Wake::Resolved(outcome) => self.on_resolved(outcome),
                 Wake::Received(Some(request)) => self.hand_over(request).await,
                 Wake::Received(None) => is_open = false,
                 Wake::Stopped => self.inbox.close(),
@@ -164,54 +169,66 @@ impl Writer {
         }
     }
 
-    /// Room for another flight; after a failure, and when a term is over, those under way land first.
-    fn has_room(&self) -> bool {
-        let continues = || !self.broken && *self.role.borrow() == Role::Leader { term: self.term };
-        self.flights.is_empty() || (self.flights.len() < FLIGHTS_MAX && continues())
+    /// True if another entry may be proposed. After a failure, and when the term has ended, the entries in flight
+    /// resolve first: only then are the offsets of the next entry known.
+    fn can_propose(&self) -> bool {
+        let same_term = || !self.offsets_unknown && *self.role.borrow() == Role::Leader { term: self.term };
+        self.inflight.is_empty() || (self.inflight.len() < INFLIGHT_ENTRIES_MAX && same_term())
     }
 
     async fn hand_over(&mut self, first: Request) {
-        let requests = self.gather(first);
+        let requests = self.collect_requests(first);
         let term = match *self.role.borrow() {
             Role::Leader { term } => term,
-            role => return self.refuse(requests, &role_error(self.parts.id, role)),
+            role => return refuse(requests, &role_error(self.parts.id, role)),
         };
         if self.disk_is_full() {
-            return self.refuse(requests, &AppendError::DiskFull { partition: self.parts.id });
+            return refuse(requests, &AppendError::DiskFull { partition: self.parts.id });
         }
-        if self.flights.is_empty() {
+        if self.inflight.is_empty() {
+            // A leader is announced once all entries of earlier terms are applied, so the high watermark is the base
+            // of the first entry of this term.
             self.term = term;
-            self.broken = false;
-            self.next_offset = self.parts.group.read(|machine| machine.state.positions().high_watermark);
+            self.offsets_unknown = false;
+            self.next_offset = self.parts.group.read(|machine| machine.positions().high_watermark);
+            assert!(
+                self.inflight_ids.is_empty(),
+                "invariant violation: identities are in flight and no entry is"
+            );
+        } else if term != self.term {
+            // The term ended between `can_propose` and here. The offsets of the entries in flight say nothing about
+            // the new term.
+            let error = AppendError::NotLeader { partition: self.parts.id, leader: None };
+            return refuse(requests, &error);
         }
-        assert_eq!(term, self.term, "entries of two terms are never under way together");
         let mut entry = EntryBuilder::default();
-        let mut receipts = Vec::with_capacity(requests.len());
+        let mut acks = Vec::with_capacity(requests.len());
         for request in requests {
-            match request.promise.is_behind() {
-                true => request.promise.keep(Err(AppendError::EarlierFailed { partition: self.parts.id })),
-                false => receipts.push(self.plan(request, &mut entry)),
+            if request.completion.is_void() {
+                request.completion.complete(Err(AppendError::EarlierFailed { partition: self.parts.id }));
+            } else {
+                acks.extend(self.plan_ack(request, &mut entry));
             }
         }
-        if receipts.is_empty() {
+        if acks.is_empty() {
             return;
         }
         let size_bytes = entry.size_bytes() as u64;
         if entry.count() == 0 {
-            return self.wait_in_line(receipts);
+            return self.queue_acks(acks);
         }
-        self.propose(entry.finish(), receipts, size_bytes).await;
+        self.propose(entry.finish(), acks, size_bytes).await;
     }
 
-    /// `first` and what queued behind it, up to an entry's size.
-    fn gather(&mut self, first: Request) -> Vec<Request> {
+    /// `first` and the batches queued behind it, up to an entry's size.
+    fn collect_requests(&mut self, first: Request) -> Vec<Request> {
         let mut size_bytes = EntryBuilder::cost(&first.batch);
         let mut requests = vec![first];
         while size_bytes < self.parts.entry_bytes_max {
             let Ok(request) = self.inbox.try_recv() else { break };
             size_bytes += EntryBuilder::cost(&request.batch);
             if size_bytes > self.parts.entry_bytes_max {
-                self.carried = Some(request);
+                self.deferred = Some(request);
                 break;
             }
             requests.push(request);
@@ -219,175 +236,198 @@ impl Writer {
         requests
     }
 
-    /// Adds to the entry what of the batch is new.
-    fn plan(&mut self, request: Request, entry: &mut EntryBuilder) -> Planned {
-        let Request { batch, admitted, promise } = request;
-        let mut planned = Planned {
-            promise,
+    /// Adds the batch's new events to the entry; None if the batch is refused, which is answered here.
+    fn plan_ack(&mut self, request: Request, entry: &mut EntryBuilder) -> Option<PlannedAck> {
+        let Request { batch, permit, completion } = request;
+        let mut ack = PlannedAck {
+            completion,
             delta: entry.count(),
             has_new: false,
             duplicates: Vec::new(),
             conflicts: Vec::new(),
-            waits: false,
-            _admitted: admitted,
+            refers_to_inflight: false,
+            _permit: permit,
         };
-        let left_out = self.leave_out(&batch, entry.count(), &mut planned);
-        let batch = if left_out.is_empty() { batch } else { batch.without(&left_out) };
-        if !batch.is_empty() {
-            planned.has_new = true;
-            entry.push(batch);
+        let repeated = self.repeated_events(&batch, entry.count(), &mut ack);
+        let batch = if repeated.is_empty() { batch } else { batch.without(&repeated) };
+        if batch.is_empty() {
+            return Some(ack);
         }
-        planned
+        // Repeats take no bytes, so only the new events count.
+        if let Err(error) = self.reserve_quota(&batch) {
+            self.inflight_ids.remove(batch.account, &batch.records);
+            ack.fail(&error);
+            return None;
+        }
+        ack.has_new = true;
+        entry.push(batch);
+        Some(ack)
     }
 
-    /// Indexes of the events that are known already; lists the others as under way.
-    fn leave_out(&mut self, batch: &RecordBatch, delta: u32, planned: &mut Planned) -> Vec<u32> {
-        let known = self.parts.group.read(|machine| {
-            let window = machine.state.dedup().account(batch.account);
+    /// Adds the batch to the bytes in flight, if the account and the stream have room for it.
+    ///
+    /// Applied and in-flight bytes are all there are: no one else proposes events in this term.
+    fn reserve_quota(&mut self, batch: &RecordBatch) -> Result<(), AppendError> {
+        let Some(quota) = self.parts.quota else { return Ok(()) };
+        let (account, bytes) = (batch.account, usage::bytes_of(batch.len(), batch.size_bytes()));
+        let applied = self.parts.group.read(|machine| machine.usage(account));
+        if self.inflight_usage.fits(quota, applied, account, bytes) {
+            self.inflight_usage.add(account, bytes);
+            return Ok(());
+        }
+        Err(AppendError::OverQuota { partition: self.parts.id, account })
+    }
+
+    /// Indexes of the events whose identity is committed or in flight; the identities of all others are now in flight.
+    fn repeated_events(&mut self, batch: &RecordBatch, delta: u32, ack: &mut PlannedAck) -> Vec<u32> {
+        let committed = self.parts.group.read(|machine| {
+            let window = machine.dedup().account(batch.account);
             window.map(|window| window.get_all(batch.records.iter().map(|record| record.id)))
         });
-        let known = known.unwrap_or_default();
-        let mut left_out = Vec::new();
-        let mut known = known.into_iter().peekable();
+        let mut committed = committed.unwrap_or_default().into_iter().peekable();
+        let mut repeated = Vec::new();
         let base = self.next_offset.plus(delta.into());
         for (record, index) in batch.records.iter().zip(0_u32..) {
-            let committed = match known.next_if(|(known, _)| *known == index) {
-                Some((_, committed)) => committed,
+            let earlier = match committed.next_if(|(position, _)| *position == index) {
+                Some((_, event)) => event,
                 None => {
-                    let own = base.plus(u64::from(index) - left_out.len() as u64);
-                    let place = Committed { offset: own, checksum: record.checksum };
-                    match self.under_way.list(batch.account, record.id, place) {
+                    let offset = base.plus(u64::from(index) - repeated.len() as u64);
+                    let own = CommittedEvent { offset, checksum: record.checksum };
+                    match self.inflight_ids.insert(batch.account, record.id, own) {
                         Ok(()) => continue,
                         Err(other) => {
-                            planned.waits = true;
+                            ack.refers_to_inflight = true;
                             other
                         }
                     }
                 }
             };
-            left_out.push(index);
-            let same = committed.checksum == record.checksum;
-            let list = if same { &mut planned.duplicates } else { &mut planned.conflicts };
-            list.push((index, committed.offset));
+            repeated.push(index);
+            let same_body = earlier.checksum == record.checksum;
+            let list = if same_body { &mut ack.duplicates } else { &mut ack.conflicts };
+            list.push((index, earlier.offset));
         }
-        left_out
+        repeated
     }
 
-    async fn propose(&mut self, built: Built, receipts: Vec<Planned>, size_bytes: u64) {
-        let Built { payload, count, identities } = built;
-        let previous = self.parts.group.read(|machine| machine.state.last_time());
-        let time = self.parts.stamp.next(previous);
+    async fn propose(&mut self, entry: BuiltEntry, acks: Vec<PlannedAck>, size_bytes: u64) {
+        let BuiltEntry { payload, count, identities } = entry;
+        let previous = self.parts.group.read(Machine::last_time);
+        let time = self.parts.append_clock.next(previous);
         let proposal = Proposal { kind: entry::KIND, count, time_ms: time.0, payload };
         match self.parts.group.propose(self.term, proposal).await {
             Ok(pending) => {
-                let outcome = Box::pin(pending.applied());
                 let base = self.next_offset;
                 self.next_offset = base.plus(count.into());
-                self.flights.push_back(Flight {
-                    outcome,
+                self.inflight.push_back(InflightEntry {
+                    outcome: Box::pin(pending.applied()),
                     has_events: true,
                     base,
                     identities,
-                    receipts,
+                    acks,
                     size_bytes,
                 });
             }
             Err(error) => {
-                self.forget(&identities);
-                let error = self.not_proposed(&error);
-                receipts.into_iter().for_each(|planned| planned.fail(&error));
+                // Not in the log: the offsets of the entries in flight still hold.
+                self.remove_inflight(&identities);
+                let error = self.propose_error(&error);
+                acks.into_iter().for_each(|ack| ack.fail(&error));
             }
         }
     }
 
-    /// Nothing in it is new: the receipts only wait for what is under way.
-    fn wait_in_line(&mut self, receipts: Vec<Planned>) {
+    /// Queues answers without an entry: nothing in the batches is new, but an event they repeat may be in flight.
+    fn queue_acks(&mut self, acks: Vec<PlannedAck>) {
         let applied =
             Applied { position: Default::default(), base_offset: self.next_offset.0, reply: Reply::Appended };
-        let flight = Flight {
+        self.inflight.push_back(InflightEntry {
             outcome: Box::pin(std::future::ready(Ok(applied))),
             has_events: false,
             base: self.next_offset,
             identities: Vec::new(),
-            receipts,
+            acks,
             size_bytes: 0,
-        };
-        self.flights.push_back(flight);
+        });
     }
 
-    /// The oldest flight is over.
-    fn land(&mut self, outcome: Result<Applied<Reply>, ProposeError>) {
-        let flight = self.flights.pop_front().expect("an outcome is the oldest flight's");
-        self.forget(&flight.identities);
+    /// The oldest in-flight entry was applied or has failed.
+    fn on_resolved(&mut self, outcome: Result<Applied<Reply>, ProposeError>) {
+        let entry = self.inflight.pop_front().expect("an outcome is the oldest in-flight entry's");
+        // Applied, the identities are in the dedup window before they leave here, so no repeat slips between.
+        self.remove_inflight(&entry.identities);
         let partition = self.parts.id;
         let result = match outcome {
-            Ok(applied) if applied.base_offset == flight.base.0 || self.broken => {
-                Ok(Offset(applied.base_offset))
-            }
-            Ok(applied) => {
-                tracing::error!(%partition, expected = %flight.base, found = applied.base_offset, "an entry was applied at an unexpected offset");
-                self.broken = true;
-                Ok(Offset(applied.base_offset))
-            }
-            Err(error) => {
-                self.broken = true;
-                Err(self.not_applied(&error))
-            }
+            Ok(applied) => Ok(Offset(applied.base_offset)),
+            Err(error) => Err(self.apply_error(&error)),
         };
-        if flight.has_events && result.is_ok() {
-            self.parts.admission.drained(flight.size_bytes, Instant::now());
+        match &result {
+            // Entries without events resolve at their predicted base whatever became of those before them.
+            Ok(base) if !self.offsets_unknown && *base != entry.base => {
+                tracing::error!(
+                    %partition, expected = %entry.base, applied = %base,
+                    "an entry was applied at an unexpected offset; duplicates in flight are answered as unknown",
+                );
+                self.offsets_unknown = true;
+            }
+            Ok(_) => {}
+            Err(_) => self.offsets_unknown = true,
         }
-        for planned in flight.receipts {
+        if entry.has_events && result.is_ok() {
+            self.parts.admission.record_commit(entry.size_bytes, Instant::now());
+        }
+        for ack in entry.acks {
             match &result {
-                _ if planned.waits && self.broken => planned.fail(&AppendError::Unknown { partition }),
-                Ok(base) => planned.succeed(*base),
-                // All of it was committed before.
-                Err(_) if !planned.has_new && !planned.waits => planned.succeed(flight.base),
-                Err(error) => planned.fail(error),
+                // The event it repeats may have failed, or have got another offset than predicted.
+                _ if ack.refers_to_inflight && self.offsets_unknown => {
+                    ack.fail(&AppendError::Unknown { partition });
+                }
+                Ok(base) => ack.succeed(*base),
+                // All its events were committed before.
+                Err(_) if !ack.has_new => ack.succeed(entry.base),
+                Err(error) => ack.fail(error),
             }
         }
     }
 
-    fn forget(&mut self, identities: &[(AccountId, Vec<RecordHeader>)]) {
+    fn remove_inflight(&mut self, identities: &[(AccountId, Vec<RecordHeader>)]) {
         for (account, records) in identities {
-            self.under_way.forget(*account, records);
-        }
-    }
-
-    fn refuse(&self, requests: Vec<Request>, error: &AppendError) {
-        for request in requests {
-            request.promise.keep(Err(error.clone()));
+            self.inflight_ids.remove(*account, records);
+            if self.parts.quota.is_some() {
+                let body_bytes = records.iter().map(RecordHeader::size_in_body).sum();
+                self.inflight_usage.remove(*account, usage::bytes_of(records.len(), body_bytes));
+            }
         }
     }
 
     fn disk_is_full(&mut self) -> bool {
         let now = Instant::now();
-        if self.disk.checked.is_none_or(|checked| now.duration_since(checked) >= DISK_CHECK_INTERVAL) {
+        if self.disk.checked_at.is_none_or(|checked| now.duration_since(checked) >= DISK_CHECK_INTERVAL) {
             let free_bytes = self.parts.store.free_bytes();
             let is_full = free_bytes < self.parts.disk_reserve_bytes;
             if is_full != self.disk.is_full {
-                self.tell_of_disk(is_full, free_bytes);
+                self.log_disk_change(is_full, free_bytes);
             }
-            self.disk = Disk { checked: Some(now), is_full };
+            self.disk = DiskSpace { checked_at: Some(now), is_full };
         }
         self.disk.is_full
     }
 
-    fn tell_of_disk(&self, is_full: bool, free_bytes: u64) {
+    fn log_disk_change(&self, is_full: bool, free_bytes: u64) {
         let WriterParts { id, store, disk_reserve_bytes, .. } = &self.parts;
         let dir = store.dir().display();
         if is_full {
             tracing::error!(
                 partition = %id, %dir, free_bytes, disk_reserve_bytes,
-                "the disk is full: no events are taken until that much is free again. Free some space, or give \
+                "the disk is full; the partition takes no events until the reserve is free again. Free some space, or give \
                  storage.retention or storage.retention_bytes a smaller value; reads and deliveries go on",
             );
         } else {
-            tracing::info!(partition = %id, %dir, free_bytes, "the disk has room again: events are taken");
+            tracing::info!(partition = %id, %dir, free_bytes, "the disk has room again; the partition takes events");
         }
     }
 
-    fn not_proposed(&self, error: &ProposeError) -> AppendError {
+    fn propose_error(&self, error: &ProposeError) -> AppendError {
         let partition = self.parts.id;
         match error {
             ProposeError::NotLeader { leader } => {
@@ -399,18 +439,24 @@ impl Writer {
         }
     }
 
-    fn not_applied(&self, error: &ProposeError) -> AppendError {
+    fn apply_error(&self, error: &ProposeError) -> AppendError {
         match error {
-            // It was handed over: a group that stops does not say how far it came.
+            // The entry was handed over: a group that stops does not say how far the entry came.
             ProposeError::Stopped => AppendError::Unknown { partition: self.parts.id },
             ProposeError::NotLeader { .. } | ProposeError::TermEnded | ProposeError::Unknown => {
-                self.not_proposed(error)
+                self.propose_error(error)
             }
         }
     }
 }
 
-/// Why nothing can be appended under this role.
+fn refuse(requests: Vec<Request>, error: &AppendError) {
+    for request in requests {
+        request.completion.complete(Err(error.clone()));
+    }
+}
+
+/// The refusal of an append under a role other than leader.
 pub(crate) fn role_error(partition: PartitionId, role: Role) -> AppendError {
     match role {
         Role::Failed => AppendError::Stopped { partition },
@@ -419,39 +465,22 @@ pub(crate) fn role_error(partition: PartitionId, role: Role) -> AppendError {
     }
 }
 
-/// The outcome of the oldest flight. Cancel safe: it stays in its flight.
-async fn landing(flights: &mut VecDeque<Flight>) -> Result<Applied<Reply>, ProposeError> {
-    match flights.front_mut() {
-        Some(flight) => flight.outcome.as_mut().await,
+/// The outcome of the oldest in-flight entry. Cancel safe: the future stays in its entry.
+async fn next_outcome(inflight: &mut VecDeque<InflightEntry>) -> Result<Applied<Reply>, ProposeError> {
+    match inflight.front_mut() {
+        Some(entry) => entry.outcome.as_mut().await,
         None => std::future::pending().await,
     }
 }
 
-impl Planned {
+impl PlannedAck {
     fn succeed(self, base: Offset) {
-        let Self { promise, delta, duplicates, conflicts, .. } = self;
-        promise.keep(Ok(Appended { base: base.plus(delta.into()), duplicates, conflicts }));
+        let Self { completion, delta, duplicates, conflicts, .. } = self;
+        completion.complete(Ok(Appended { base: base.plus(delta.into()), duplicates, conflicts }));
     }
 
     fn fail(self, error: &AppendError) {
-        self.promise.keep(Err(error.clone()));
-    }
-}
-
-impl Promise {
-    /// Something before it in its lane failed.
-    fn is_behind(&self) -> bool {
-        self.lane.as_ref().is_some_and(OrderToken::is_void)
-    }
-
-    fn keep(self, outcome: Result<Appended, AppendError>) {
-        if outcome.as_ref().is_err_and(AppendError::is_retryable)
-            && let Some(lane) = self.lane
-        {
-            lane.void();
-        }
-        // A producer that no longer waits for its receipt is nothing to act on.
-        drop(self.outcome.send(outcome));
+        self.completion.complete(Err(error.clone()));
     }
 }
 

@@ -12,7 +12,7 @@ use fanfare_delivery::{DeliveryOptions, RetryPolicy};
 use fanfare_edge::ListenerLimits;
 use fanfare_ingest::{IngestLimits, ReadLimits};
 use fanfare_log::StoreOptions;
-use fanfare_partition::PartitionOptions;
+use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions};
 use fanfare_sinks::EgressPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,8 @@ pub(crate) struct StorageConfig {
     pub(crate) queue_bytes_max: ByteSize,
     /// Upper bound of written log pages that stay in the system's page cache.
     pub(crate) page_cache_bytes: ByteSize,
+    /// Memory for parts of the log that lagging readers read again, all partitions together.
+    pub(crate) read_cache_bytes: ByteSize,
     /// Interval between checkpoints of a partition's state.
     pub(crate) checkpoint_interval: Span,
 }
@@ -116,6 +118,7 @@ impl Default for StorageConfig {
             cache_bytes: ByteSize::mib(96),
             queue_bytes_max: ByteSize::mib(64),
             page_cache_bytes: ByteSize::mib(256),
+            read_cache_bytes: ByteSize::mib(52),
             checkpoint_interval: Span::seconds(5),
         }
     }
@@ -128,11 +131,11 @@ pub(crate) struct PublishConfig {
     pub(crate) partitions: u16,
     /// Time for which a repeated (source, id) is recognized.
     pub(crate) dedup_window: Span,
-    /// Memory for that, per partition; under load it shortens the window.
+    /// Memory for that, all partitions together; under load it shortens the window.
     pub(crate) dedup_bytes: ByteSize,
     /// Largest log entry, unless one event alone is larger.
     pub(crate) entry_bytes_max: ByteSize,
-    /// Bytes waiting for one partition's log.
+    /// Bytes waiting for the logs of all partitions; each partition has an equal share.
     pub(crate) queue_bytes_max: ByteSize,
     /// Bytes of events being published on the whole node.
     pub(crate) inflight_bytes_max: ByteSize,
@@ -149,9 +152,9 @@ impl Default for PublishConfig {
         Self {
             partitions: 12,
             dedup_window: Span::seconds(600),
-            dedup_bytes: ByteSize::mib(8),
+            dedup_bytes: ByteSize::mib(104),
             entry_bytes_max: ByteSize::mib(1),
-            queue_bytes_max: ByteSize::mib(16),
+            queue_bytes_max: ByteSize::mib(208),
             inflight_bytes_max: ByteSize::mib(64),
             stream_window_events: 4096,
             stream_window_bytes: ByteSize::mib(4),
@@ -311,11 +314,20 @@ impl Config {
             retention_bytes: self.storage.retention_bytes.0,
             segment_bytes: self.storage.segment_bytes.0,
             entry_bytes_max: self.publish.entry_bytes_max.as_u32(),
-            queue_bytes_max: self.publish.queue_bytes_max.0,
             dedup_window_ms: self.publish.dedup_window.as_millis(),
-            dedup_bytes_max: self.publish.dedup_bytes.0,
             checkpoint_interval_ms: self.storage.checkpoint_interval.as_millis(),
+            quota: None,
         }
+    }
+
+    /// Memory of the whole node, divided among its open partitions: those of events and the one of dead letters.
+    pub(crate) fn budgets(&self) -> Budgets {
+        let limits = MemoryLimits {
+            dedup_bytes_max: self.publish.dedup_bytes.0,
+            queue_bytes_max: self.publish.queue_bytes_max.0,
+            read_cache_bytes_max: self.storage.read_cache_bytes.0,
+        };
+        Budgets::new(limits, u64::from(self.publish.partitions) + 1)
     }
 
     pub(crate) fn dead_letters_options(&self) -> PartitionOptions {

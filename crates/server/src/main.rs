@@ -2,7 +2,6 @@
 
 mod accept_loss;
 mod account;
-mod clock;
 mod config;
 mod dev;
 mod first_key;

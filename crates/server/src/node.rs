@@ -17,7 +17,7 @@ use fanfare_sinks::{EgressPolicy, Factory};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{clock::WallClock, config::Config};
+use crate::config::Config;
 
 /// Exit code of a process whose disk failed a write or a sync. Nothing is acknowledged after that; a restart
 /// reads back what is really there.
@@ -58,7 +58,7 @@ impl Node {
         let replicas = Replicas::open(ReplicasParts {
             catalog: catalog.clone(),
             host,
-            clock: Arc::new(WallClock),
+            budgets: config.budgets(),
             streams: streams(&config),
             tasks: tasks.clone(),
         })
@@ -71,7 +71,7 @@ impl Node {
                 events: directory.local_of(Stream::Events).collect(),
                 dead_letters: directory.local_of(Stream::DeadLetters).collect(),
                 sinks: sinks.clone(),
-                clock: Arc::new(WallClock),
+                clock: environment.clock().clone(),
                 seed: rand::random(),
             },
             config.delivery_options(),

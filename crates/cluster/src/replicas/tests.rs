@@ -1,14 +1,10 @@
-use std::{
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use fanfare_catalog::{CatalogOptions, MemoryView, ViewStorage};
 use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
-use fanfare_model::{AccountId, EventIdHash, KeyHash, Timestamp};
-use fanfare_partition::{AppendError, AppendOrder, RecordBatch, RecordBatchBuilder};
+use fanfare_model::{AccountId, EventIdHash, KeyHash};
+use fanfare_partition::{AppendError, AppendOrder, MemoryLimits, RecordBatch, RecordBatchBuilder};
 use tokio::time::timeout;
 
 use super::*;
@@ -17,14 +13,6 @@ use crate::RouteError;
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 const SEGMENT_BYTES: u64 = 1 << 20;
-
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.fetch_add(1, Ordering::Relaxed))
-    }
-}
 
 /// A node without a face: its files, its catalog and its replicas.
 struct Node {
@@ -41,10 +29,9 @@ fn streams(events: u16) -> Vec<StreamOptions> {
         retention_bytes: 1 << 30,
         segment_bytes: SEGMENT_BYTES,
         entry_bytes_max: 1 << 20,
-        queue_bytes_max: 16 << 20,
         dedup_window_ms: 600_000,
-        dedup_bytes_max: 1 << 20,
         checkpoint_interval_ms: 1000,
+        quota: None,
     };
     let stream = |stream, partitions| StreamOptions { stream, partitions, partition: partition.clone() };
     vec![stream(Stream::Events, events), stream(Stream::DeadLetters, 1)]
@@ -72,10 +59,15 @@ impl Node {
         let storage = ViewStorage::Memory(view.clone());
         let opened = timeout(DEADLINE, Catalog::open(&host, storage, CatalogOptions::default()));
         let catalog = opened.await.expect("it opens in time").unwrap();
+        let memory = MemoryLimits {
+            dedup_bytes_max: 8 << 20,
+            queue_bytes_max: 64 << 20,
+            read_cache_bytes_max: 16 << 20,
+        };
         let parts = ReplicasParts {
             catalog: catalog.clone(),
             host,
-            clock: Arc::new(TestClock(AtomicU64::new(1000))),
+            budgets: Budgets::new(memory, u64::from(events) + 1),
             streams: streams(events),
             tasks: TaskTracker::new(),
         };

@@ -30,7 +30,7 @@ use fanfare_model::{
     Event, KeyHash, Offset, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
     WebhookConfig, WebhookMethod,
 };
-use fanfare_partition::{PartitionOptions, RecordBatchBuilder};
+use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, RecordBatchBuilder};
 use fanfare_raft::Host;
 use fanfare_sinks::{
     Delivery as Delivered, EgressPolicy, Failure, Outcome as Answer,
@@ -47,12 +47,6 @@ const PARTITIONS: u16 = 2;
 const WINDOW: usize = 16;
 
 struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::Relaxed))
-    }
-}
 
 impl fanfare_environment::Clock for TestClock {
     fn unix_ms(&self) -> u64 {
@@ -118,10 +112,9 @@ impl Default for Setup {
                 retention_bytes: 1 << 30,
                 segment_bytes: 1 << 20,
                 entry_bytes_max: 64 << 10,
-                queue_bytes_max: 16 << 20,
                 dedup_window_ms: 100,
-                dedup_bytes_max: 1 << 20,
                 checkpoint_interval_ms: 5,
+                quota: None,
             },
             intervals: Intervals {
                 retention_check_ms: 20,
@@ -185,9 +178,15 @@ impl World {
                 catalog.create_key(account.id, "").await.unwrap().text.expose().to_owned()
             }
         };
+        let limits = MemoryLimits {
+            dedup_bytes_max: 8 << 20,
+            queue_bytes_max: 64 << 20,
+            read_cache_bytes_max: 16 << 20,
+        };
+        let budgets = Budgets::new(limits, 1);
         let open = async |id, options: &PartitionOptions| {
-            let (clock, tasks) = (machine.clock.clone(), TaskTracker::new());
-            let opened = Partition::open(id, &host, options.clone(), clock, tasks).await.unwrap();
+            let tasks = TaskTracker::new();
+            let opened = Partition::open(id, &host, options.clone(), &budgets, tasks).await.unwrap();
             let mut role = opened.role();
             let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
             timeout(DEADLINE, leads).await.expect("it leads in time").unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fanfare_model::Offset;
+use fanfare_model::{Offset, Timestamp};
 use fanfare_partition::ReadError;
 use fanfare_sinks::Delivery;
 
@@ -111,7 +111,7 @@ pub(super) async fn write_dead_letter(
     let draft = Draft {
         origin,
         append_time: event.append_time,
-        time: context.delivery.clock.now(),
+        time: Timestamp(context.delivery.clock.unix_ms()),
         attempts: request.attempts,
         reason: request.reason,
         detail: &request.detail,

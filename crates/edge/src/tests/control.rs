@@ -112,8 +112,7 @@ async fn damaged(partitions: &[PartitionId]) -> MemoryFileSystem {
     let (store, tasks) = (open_store(fs.clone()), TaskTracker::new());
     let host = Host::without_peers(store.clone(), Environment::system());
     for id in partitions {
-        let clock = Arc::new(TestClock { now_ms: AtomicU64::new(1_700_000_000_000), step_ms: 0 });
-        let partition = open_partition(*id, &host, clock, tasks.clone()).await;
+        let partition = open_partition(*id, &host, tasks.clone()).await;
         let mut batch = RecordBatchBuilder::new(AccountId::from_bytes([1; 16]), 1);
         batch.push(&[7; 20_000], EventIdHash(1), KeyHash(1));
         let receipt = partition.append(batch.finish()).unwrap();

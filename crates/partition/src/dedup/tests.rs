@@ -1,16 +1,22 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{batch::tests::batch, loss};
+use crate::{batch::tests::batch, filler};
 
-const LIMITS: Limits = Limits { window_ms: 100, bytes_max: 1 << 20 };
+const LIMITS: DedupLimits = DedupLimits { window_ms: 100, bytes_max: 1 << 20 };
 
-fn insert(window: &mut Window, account: u8, base: u64, time: u64, events: &[&str]) {
-    let records = batch(account, events).records;
-    window.insert(AccountId::from_bytes([account; 16]), Offset(base), Timestamp(time), records.into_iter());
+fn seed() -> HashSeed {
+    HashSeed::new(fanfare_environment::Environment::system().random().as_ref())
 }
 
-fn get(window: &Window, account: u8, event: &str) -> Option<u64> {
+fn insert(window: &mut DedupWindow, account: u8, base: u64, time: u64, events: &[&str]) {
+    let records = batch(account, events).records;
+    window
+        .insert(AccountId::from_bytes([account; 16]), Offset(base), Timestamp(time), records.into_iter())
+        .unwrap();
+}
+
+fn get(window: &DedupWindow, account: u8, event: &str) -> Option<u64> {
     let window = window.account(AccountId::from_bytes([account; 16]))?;
     let [unknown, id] = ["/other", "/test"].map(|source| EventIdHash::of(source, event));
     let found = window.get(id);
@@ -20,8 +26,8 @@ fn get(window: &Window, account: u8, event: &str) -> Option<u64> {
 }
 
 #[test]
-fn an_identity_is_known_within_its_account_and_window_only() {
-    let mut window = Window::new(LIMITS);
+fn identity_is_remembered_within_its_account_and_window_only() {
+    let mut window = DedupWindow::new(LIMITS, seed());
     insert(&mut window, 1, 0, 1_000, &["a", "b"]);
     insert(&mut window, 2, 2, 1_050, &["a"]);
     assert_eq!(
@@ -29,9 +35,9 @@ fn an_identity_is_known_within_its_account_and_window_only() {
         [Some(0), Some(1), Some(2)]
     );
     assert_eq!((get(&window, 2, "b"), get(&window, 3, "a")), (None, None));
-    assert_eq!(window.start(Timestamp(1_100)), Some(Offset(0)));
-    assert_eq!(window.start(Timestamp(1_101)), Some(Offset(2)));
-    assert_eq!(window.start(Timestamp(9_999)), None);
+    assert_eq!(window.first_offset(Timestamp(1_100)), Some(Offset(0)));
+    assert_eq!(window.first_offset(Timestamp(1_101)), Some(Offset(2)));
+    assert_eq!(window.first_offset(Timestamp(9_999)), None);
     insert(&mut window, 2, 3, 1_101, &["c"]);
     assert_eq!([get(&window, 1, "a"), get(&window, 1, "b")], [None, None]);
     assert_eq!([get(&window, 2, "a"), get(&window, 2, "c")], [Some(2), Some(3)]);
@@ -39,8 +45,8 @@ fn an_identity_is_known_within_its_account_and_window_only() {
 }
 
 #[test]
-fn an_identity_committed_again_is_known_by_its_last_place() {
-    let mut window = Window::new(LIMITS);
+fn identity_committed_again_has_its_last_offset() {
+    let mut window = DedupWindow::new(LIMITS, seed());
     insert(&mut window, 1, 0, 1_000, &["a"]);
     insert(&mut window, 1, 1, 1_090, &["a"]);
     insert(&mut window, 1, 2, 1_150, &["b"]);
@@ -48,23 +54,26 @@ fn an_identity_committed_again_is_known_by_its_last_place() {
 }
 
 #[test]
-fn a_budget_shortens_the_window_and_says_so() {
-    let mut window = Window::new(Limits { window_ms: 100, bytes_max: 3 * (SECTION_BYTES + IDENTITY_BYTES) });
+fn budget_shortens_the_window_and_reports_it() {
+    let mut window = DedupWindow::new(
+        DedupLimits { window_ms: 100, bytes_max: 3 * (SECTION_BYTES + IDENTITY_BYTES) },
+        seed(),
+    );
     for (offset, time) in (0..10).zip((1_000..).step_by(10)) {
         insert(&mut window, 1, offset, time, &[&offset.to_string()]);
     }
-    let known: Vec<_> = (0..10).filter_map(|offset: u64| get(&window, 1, &offset.to_string())).collect();
-    assert_eq!(known, [7, 8, 9]);
+    let remembered: Vec<_> = (0..10).filter_map(|offset: u64| get(&window, 1, &offset.to_string())).collect();
+    assert_eq!(remembered, [7, 8, 9]);
     assert_eq!(window.shortened_ms(), Some(29));
     assert!(window.bytes <= window.limits.bytes_max);
 }
 
 proptest! {
     #[test]
-    fn the_window_is_what_a_list_of_the_last_sections_says(
+    fn window_equals_a_list_of_the_last_sections(
         sections in prop::collection::vec((0_u8..4, 0_u64..40, prop::collection::vec(0_u32..50, 1..4)), 1..60)
     ) {
-        let mut window = Window::new(LIMITS);
+        let mut window = DedupWindow::new(LIMITS, seed());
         let (mut time, mut next, mut all) = (0, 0, Vec::new());
         for (account, wait, ids) in sections {
             time += wait;
@@ -81,46 +90,46 @@ proptest! {
                 prop_assert_eq!(get(&window, account, &id), expected.map(|(.., offset)| *offset));
             }
         }
-        let remembered = usize::try_from(window.lines.len()).expect("few");
+        let remembered = usize::try_from(window.identities.len()).expect("few");
         prop_assert_eq!(remembered, all.iter().filter(|(.., t, _)| time - t <= 100).count());
-        prop_assert!(window.tables.iter().map(Places::len).sum::<usize>() <= remembered);
-        prop_assert_eq!(window.numbered.iter().flatten().count(), window.accounts.len());
+        prop_assert!(window.tables.iter().map(OffsetTable::len).sum::<usize>() <= remembered);
+        prop_assert_eq!(window.accounts.iter().flatten().count(), window.account_numbers.len());
     }
 }
 
 #[test]
-fn a_full_window_takes_no_more_memory_than_its_budget() {
+fn full_window_stays_within_its_budget() {
     for eighths in 8..16 {
         let mut window = full((1 << 20) * eighths / 4);
         assert_within_budget(&window);
         let half = u32::try_from(window.limits.identities_max() / 2).expect("a small window");
         let end = lose(&mut window, 0, half);
         assert_within_budget(&window);
-        assert_eq!(window.lines.end(), end);
+        assert_eq!(window.identities.end(), end);
     }
 }
 
 #[test]
-fn a_section_that_no_budget_holds_is_passed_over_and_what_follows_is_remembered() {
+fn section_above_the_budget_is_skipped_and_the_next_is_remembered() {
     for lost in [300_000, u32::MAX] {
         let mut window = full(1 << 20);
         let next = lose(&mut window, 1_000, lost);
         assert_within_budget(&window);
         assert_eq!(
-            (window.shortened_ms(), window.start(Timestamp(1_000))),
+            (window.shortened_ms(), window.first_offset(Timestamp(1_000))),
             (Some(0), None),
             "{lost} are lost"
         );
         insert(&mut window, 1, next.0, 1_030, &["after"]);
         assert_eq!((get(&window, 1, "after"), get(&window, 1, "0")), (Some(next.0), None));
-        assert_eq!((window.shortened_ms(), window.start(Timestamp(1_030))), (Some(29), Some(next)));
+        assert_eq!((window.shortened_ms(), window.first_offset(Timestamp(1_030))), (Some(29), Some(next)));
     }
 }
 
 /// A window that has forgotten many for want of room.
-fn full(bytes_max: u64) -> Window {
-    let limits = Limits { window_ms: u64::MAX, bytes_max };
-    let mut window = Window::new(limits);
+fn full(bytes_max: u64) -> DedupWindow {
+    let limits = DedupLimits { window_ms: u64::MAX, bytes_max };
+    let mut window = DedupWindow::new(limits, seed());
     let (account, mut base) = (AccountId::from_bytes([1; 16]), 0);
     while base < 4 * limits.identities_max() {
         let records = (base..base + 100).map(|number| RecordHeader {
@@ -129,23 +138,23 @@ fn full(bytes_max: u64) -> Window {
             checksum: 0,
             length: 0,
         });
-        window.insert(account, Offset(base), Timestamp(0), records.collect::<Vec<_>>().into_iter());
+        window.insert(account, Offset(base), Timestamp(0), records.collect::<Vec<_>>().into_iter()).unwrap();
         base += 100;
     }
     window
 }
 
 /// The next `count` events are lost. Returns the offset after them.
-fn lose(window: &mut Window, time: u64, count: u32) -> Offset {
-    let base = window.lines.end();
-    window.insert(loss::NO_ACCOUNT, base, Timestamp(time), loss::records(base, count));
+fn lose(window: &mut DedupWindow, time: u64, count: u32) -> Offset {
+    let base = window.identities.end();
+    window.insert(filler::NO_ACCOUNT, base, Timestamp(time), filler::records(base, count)).unwrap();
     base.plus(count.into())
 }
 
-fn assert_within_budget(window: &Window) {
-    let tables: usize = window.tables.iter().map(Places::size_bytes).sum();
-    let order = window.order.capacity() * size_of::<Section>();
-    let taken = (window.lines.size_bytes() + tables + order) as u64;
+fn assert_within_budget(window: &DedupWindow) {
+    let tables: usize = window.tables.iter().map(OffsetTable::size_bytes).sum();
+    let order = window.sections.capacity() * size_of::<Section>();
+    let taken = (window.identities.size_bytes() + tables + order) as u64;
     let bytes_max = window.limits.bytes_max;
-    assert!(taken <= bytes_max, "{taken} of {bytes_max} for {}", window.lines.len());
+    assert!(taken <= bytes_max, "{taken} of {bytes_max} for {}", window.identities.len());
 }

@@ -3,13 +3,13 @@ use fanfare_log::{FrameHeader, Position};
 use super::*;
 use crate::batch::tests::batch;
 
-fn build(batches: &[RecordBatch]) -> Built {
+fn build(batches: &[RecordBatch]) -> BuiltEntry {
     let mut entry = EntryBuilder::default();
     batches.iter().for_each(|batch| entry.push(batch.clone()));
     entry.finish()
 }
 
-/// As it comes back from disk: in one part.
+/// The payload as read from disk: in one part.
 fn flat(payload: &Payload) -> Vec<u8> {
     payload.parts().concat()
 }

@@ -1,4 +1,4 @@
-//! Opening a partition: its log, its group, its writer; or the dead handle of a corrupt log.
+//! Opening a partition: its log, its group, its writer; or the unavailable partition of a damaged log.
 
 use std::{ops::Range, sync::Arc};
 
@@ -8,28 +8,41 @@ use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, Role};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Dead, Kind, Live, Partition, PartitionOptions, Positions};
+use super::{Backing, OpenPartition, Partition, PartitionOptions, UnavailablePartition};
 use crate::{
-    Clock, OpenError,
+    Budgets, OpenError, Positions,
     admission::Admission,
-    dedup::Limits,
+    append_clock::AppendClock,
+    dedup::HashSeed,
     error::offsets_lost,
-    machine::Machine,
-    reader::Reader,
-    retention::Retention,
-    stamp::Stamp,
-    tags,
+    index_keys,
+    machine::{Machine, MachineParts},
+    reader::{Reader, ReaderParts},
+    retention_policy::RetentionPolicy,
     writer::{Writer, WriterParts},
 };
 
-/// Batches that may wait for the writer; their bytes are bounded by the admission.
+/// Batches that may queue for the writer; their bytes are bounded by the admission.
 const QUEUE_BATCHES_MAX: usize = 16_384;
-/// A segment rolls when its oldest event is past this share of the retention, but not before the least age.
+/// A segment rolls when its oldest event is older than this share of the retention, but not before the least age.
 const ROLL_SHARE_OF_RETENTION: u64 = 24;
 const ROLL_AGE_MS_MIN: u64 = 10 * 60 * 1_000;
-
 /// The replica of a partition that no catalog places.
 const ALONE: ReplicaId = ReplicaId(1);
+
+/// Damage found while opening.
+struct Damage {
+    detail: String,
+    /// Empty if the offsets are unknown.
+    offsets: Range<Offset>,
+}
+
+/// The reason why a partition did not open.
+enum Failure {
+    /// Of this partition's files alone; the node goes on without it.
+    Damaged(Damage),
+    Error(OpenError),
+}
 
 impl Partition {
     /// As [`Self::open_replica`], the first and only replica of a node without a catalog.
@@ -40,96 +53,100 @@ impl Partition {
         id: PartitionId,
         host: &Host,
         options: PartitionOptions,
-        clock: Arc<dyn Clock>,
+        budgets: &Budgets,
         tasks: TaskTracker,
     ) -> Result<Self, OpenError> {
-        Self::open_replica(id, ALONE, host, options, clock, tasks).await
+        Self::open_replica(id, ALONE, host, options, budgets, tasks).await
     }
 
     /// Opens or creates one replica; a log that belongs to another replica is refused. A new partition of a node without
-    /// peers makes itself its only voter. Does not wait for it to lead. A corrupt log or checkpoint opens as a partition whose every call answers `DataLoss` (reads) or `Damaged`
-    /// (appends), loudly, with the command that accepts the loss; only resource errors fail.
+    /// peers makes itself its only voter. Does not wait for a leader. A log or checkpoint that is damaged opens as an
+    /// unavailable partition: its reads end in `DataLoss` and its appends in `Damaged`, with the command that accepts the
+    /// loss.
     ///
     /// # Errors
-    /// If the log or the group cannot be opened for another reason than corruption.
+    /// If the log or the group cannot be opened for another reason than damage, such as a full disk.
     pub async fn open_replica(
         id: PartitionId,
         replica: ReplicaId,
         host: &Host,
         options: PartitionOptions,
-        clock: Arc<dyn Clock>,
+        budgets: &Budgets,
         tasks: TaskTracker,
     ) -> Result<Self, OpenError> {
         let store = host.store();
-        let log = match open_log(id, replica, host, &options).await {
-            Ok(log) => log,
-            Err(error @ fanfare_log::OpenError::Corrupt { .. }) => {
-                return Ok(Self::dead(id, store, loss(&error)));
-            }
-            Err(source) => return Err(OpenError::Log { partition: id, source }),
-        };
-        let machine =
-            Machine::new(Limits { window_ms: options.dedup_window_ms, bytes_max: options.dedup_bytes_max });
-        let positions = machine.positions();
-        let group = match open_group(id, replica, host, &options, (log, machine)).await {
+        let environment = host.environment();
+        let hash_seed = HashSeed::new(environment.random().as_ref());
+        let budget = Arc::new(budgets.share());
+        let machine = Machine::new(MachineParts {
+            stream: id.stream,
+            dedup_window_ms: options.dedup_window_ms,
+            budget: budget.clone(),
+            hash_seed,
+        });
+        let positions = machine.watch_positions();
+        let group = match open_group(id, replica, host, &options, machine).await {
             Ok(group) => group,
-            Err(fanfare_raft::OpenError::Log {
-                source: error @ fanfare_log::OpenError::Corrupt { .. },
-                ..
-            }) => return Ok(Self::dead(id, store, loss(&error))),
-            Err(fanfare_raft::OpenError::Corrupt { reason, first_offset, end_offset, .. }) => {
-                return Ok(Self::dead(id, store, (reason, Offset(first_offset)..Offset(end_offset))));
-            }
-            Err(source) => return Err(OpenError::Group { partition: id, source }),
+            Err(Failure::Damaged(damage)) => return Ok(Self::unavailable(id, store, damage)),
+            Err(Failure::Error(error)) => return Err(error),
         };
-        let admission = Arc::new(Admission::new(options.queue_bytes_max));
-        let stamp = Arc::new(Stamp::new(clock));
+        let admission = Arc::new(Admission::new(budget.clone()));
+        let append_clock = Arc::new(AppendClock::new(environment.clone()));
         let (inbox, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (stop, writer_finished) = (CancellationToken::new(), CancellationToken::new());
-        let way_out = way_out(id, store);
         let parts = WriterParts {
             id,
             group: group.clone(),
             store: store.clone(),
-            stamp: Arc::clone(&stamp),
-            admission: Arc::clone(&admission),
+            append_clock: append_clock.clone(),
+            admission: admission.clone(),
+            hash_seed,
+            quota: options.quota,
             entry_bytes_max: options.entry_bytes_max as usize,
             disk_reserve_bytes: options.segment_bytes.saturating_mul(2),
         };
         tasks.spawn(Writer::new(parts, requests, stop.clone(), writer_finished.clone()).run());
-        let live = Live {
+        let reader = ReaderParts {
+            id,
+            environment: environment.clone(),
+            budget,
+            operator_hint: operator_hint(id, store),
+        };
+        let open = OpenPartition {
             role: group.role(),
             positions,
             inbox,
             admission,
-            reader: Reader::new((id, way_out), group.clone(), tasks),
-            stamp,
-            retention: Retention { age_ms: options.retention_ms, bytes_max: options.retention_bytes },
+            reader: Reader::new(group.clone(), reader),
+            append_clock,
+            retention: RetentionPolicy { age_ms: options.retention_ms, bytes_max: options.retention_bytes },
             stop,
             writer_finished,
             group,
         };
-        Ok(Self { id, kind: Kind::Live(Arc::new(live)) })
+        Ok(Self { id, backing: Backing::Open(Arc::new(open)) })
     }
 
-    fn dead(id: PartitionId, store: &Store, (what, offsets): (String, Range<Offset>)) -> Self {
-        let what = format!("{what}{}. {}", offsets_lost(&offsets), way_out(id, store));
+    fn unavailable(id: PartitionId, store: &Store, damage: Damage) -> Self {
+        let Damage { detail, offsets } = damage;
+        let detail = format!("{detail}{}. {}", offsets_lost(&offsets), operator_hint(id, store));
         tracing::error!(
             partition = %id,
-            "the partition takes and gives nothing, and nothing was cut; the others serve: {what}",
+            detail,
+            "the partition is damaged and unavailable; nothing was cut, and the other partitions serve",
         );
-        let dead = Dead {
-            what,
+        let unavailable = UnavailablePartition {
+            detail,
             offsets,
             role: watch::Sender::new(Role::Failed),
             positions: watch::Sender::new(Positions::default()),
         };
-        Self { id, kind: Kind::Dead(Arc::new(dead)) }
+        Self { id, backing: Backing::Unavailable(Arc::new(unavailable)) }
     }
 }
 
-/// What an operator can do about a damaged partition.
-pub(crate) fn way_out(id: PartitionId, store: &Store) -> String {
+/// Advice to the operator of a damaged partition.
+pub(crate) fn operator_hint(id: PartitionId, store: &Store) -> String {
     let dir = store.dir().display();
     format!(
         "Stop the node; then restore the data directory from a backup, or give up what cannot be read and keep the \
@@ -137,14 +154,62 @@ pub(crate) fn way_out(id: PartitionId, store: &Store) -> String {
     )
 }
 
-fn loss(error: &fanfare_log::OpenError) -> (String, Range<Offset>) {
-    let offsets = match error {
-        fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
-            Offset(*first_offset)..Offset(*end_offset)
+impl Failure {
+    fn of_log(id: PartitionId, error: fanfare_log::OpenError) -> Self {
+        match damage_of_log(&error) {
+            Some(damage) => Self::Damaged(damage),
+            None => Self::Error(OpenError::Log { partition: id, source: error }),
         }
-        _ => Offset::ZERO..Offset::ZERO,
-    };
-    (error.to_string(), offsets)
+    }
+
+    fn of_group(id: PartitionId, error: fanfare_raft::OpenError) -> Self {
+        match error {
+            fanfare_raft::OpenError::Log { source, .. } if damage_of_log(&source).is_some() => {
+                Self::of_log(id, source)
+            }
+            fanfare_raft::OpenError::Corrupt { reason, first_offset, end_offset, .. } => {
+                Self::Damaged(Damage { detail: reason, offsets: Offset(first_offset)..Offset(end_offset) })
+            }
+            source => Self::Error(OpenError::Group { partition: id, source }),
+        }
+    }
+}
+
+/// The damage that an error of the log names; None of every other error.
+fn damage_of_log(error: &fanfare_log::OpenError) -> Option<Damage> {
+    let detail = error.to_string();
+    match error {
+        fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
+            Some(Damage { detail, offsets: Offset(*first_offset)..Offset(*end_offset) })
+        }
+        _ => None,
+    }
+}
+
+/// Opens log and group; a group without entries becomes a group of this node alone.
+async fn open_group(
+    id: PartitionId,
+    replica: ReplicaId,
+    host: &Host,
+    options: &PartitionOptions,
+    machine: Machine,
+) -> Result<Group<Machine>, Failure> {
+    let log = open_log(id, replica, host, options).await.map_err(|error| Failure::of_log(id, error))?;
+    let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
+    let group_options =
+        GroupOptions { checkpoint_interval_ms: options.checkpoint_interval_ms, snapshot_entries: u64::MAX };
+    let group_id = GroupId::Partition(id);
+    let group = host.open(group_id, replica, log, machine, group_options).await;
+    let group = group.map_err(|error| Failure::of_group(id, error))?;
+    if is_new {
+        let member = Member { replica, node: host.store().identity().node, address: String::new() };
+        let initialized = group.initialize(vec![member]).await;
+        initialized.map_err(|error| {
+            let reason = format!("make this node its only voter: {error}");
+            Failure::of_group(id, fanfare_raft::OpenError::Group { group: group_id, reason })
+        })?;
+    }
+    Ok(group)
 }
 
 async fn open_log(
@@ -158,37 +223,15 @@ async fn open_log(
     let store = host.store().clone();
     let opening = host.environment().run_blocking(move || {
         let log = store.open_log(&log_name(id), replica.0, roll)?;
-        if let Err(error) = log.start_index(tags::TAGGER) {
-            tracing::warn!(partition = %id, %error, "index the log; looking for single events will be slow");
+        if let Err(error) = log.start_index(index_keys::INDEX_KEYS) {
+            tracing::warn!(
+                partition = %id, %error,
+                "failed to open the index of accounts and events; lookups of single events are slow",
+            );
         }
         Ok(log)
     });
     opening.await
-}
-
-/// Opens the group; one without a log becomes a group of this node alone.
-async fn open_group(
-    id: PartitionId,
-    replica: ReplicaId,
-    host: &Host,
-    options: &PartitionOptions,
-    (log, machine): (Log, Machine),
-) -> Result<Group<Machine>, fanfare_raft::OpenError> {
-    let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
-    let group_options =
-        GroupOptions { checkpoint_interval_ms: options.checkpoint_interval_ms, snapshot_entries: u64::MAX };
-    let group_id = GroupId::Partition(id);
-    let group = host.open(group_id, replica, log, machine, group_options).await?;
-    if is_new {
-        let member = Member { replica, node: host.store().identity().node, address: String::new() };
-        let initialized = group.initialize(vec![member]).await;
-        let failed = |error: fanfare_raft::ProposeError| fanfare_raft::OpenError::Group {
-            group: group_id,
-            reason: format!("make this node its only voter: {error}"),
-        };
-        initialized.map_err(failed)?;
-    }
-    Ok(group)
 }
 
 /// Name of the partition's log in its data directory, such as `events-3`.

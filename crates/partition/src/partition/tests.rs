@@ -13,31 +13,45 @@ use std::{
     },
 };
 
-use fanfare_environment::Environment;
+use fanfare_environment::{Clock, Environment};
 use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
 use fanfare_raft::Host;
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
+use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::{Clock, RecordBatch, StoredEvent, batch::tests::batch};
+use crate::{Appended, Budgets, MemoryLimits, RecordBatch, StoredEvent, batch::tests::batch};
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(20);
 const ID: PartitionId = PartitionId { stream: fanfare_model::Stream::Events, index: 3 };
+const MEMORY: MemoryLimits =
+    MemoryLimits { dedup_bytes_max: 1 << 20, queue_bytes_max: 16 << 20, read_cache_bytes_max: 4 << 20 };
 
 struct TestClock(AtomicU64);
 
-impl Clock for TestClock {
+impl TestClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::Relaxed))
     }
 }
 
-/// A partition, what it stands on, and its clock.
+impl Clock for TestClock {
+    fn unix_ms(&self) -> u64 {
+        self.now().0
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.now().0)
+    }
+}
+
+/// A partition, its files, and its clock.
 struct Node {
     fs: MemoryFileSystem,
     store: fanfare_log::Store,
+    host: Host,
     partition: Partition,
     clock: Arc<TestClock>,
 }
@@ -48,10 +62,9 @@ fn options() -> PartitionOptions {
         retention_bytes: 1 << 30,
         segment_bytes: 1 << 20,
         entry_bytes_max: 1 << 20,
-        queue_bytes_max: 16 << 20,
         dedup_window_ms: 10_000,
-        dedup_bytes_max: 1 << 20,
         checkpoint_interval_ms: 5,
+        quota: None,
     }
 }
 
@@ -63,13 +76,20 @@ impl Node {
     /// Opens, and waits until it leads.
     async fn open(fs: MemoryFileSystem, options: PartitionOptions, now: u64) -> Self {
         let node = Self::open_any(fs, options, now).await;
-        let mut role = node.partition.role();
-        let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
-        timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
+        node.leads().await;
         node
     }
 
     async fn open_any(fs: MemoryFileSystem, options: PartitionOptions, now: u64) -> Self {
+        Self::open_with(fs, (ID, MEMORY), options, now).await
+    }
+
+    async fn open_with(
+        fs: MemoryFileSystem,
+        (id, memory): (PartitionId, MemoryLimits),
+        options: PartitionOptions,
+        now: u64,
+    ) -> Self {
         let store_options = StoreOptions {
             segment_bytes: options.segment_bytes,
             pool_segments_max: 2,
@@ -87,10 +107,16 @@ impl Node {
         )
         .unwrap();
         let clock = Arc::new(TestClock(AtomicU64::new(now)));
-        let tasks = tokio_util::task::TaskTracker::new();
-        let host = Host::without_peers(store.clone(), Environment::system());
-        let partition = Partition::open(ID, &host, options, clock.clone(), tasks).await.unwrap();
-        Self { fs, store, partition, clock }
+        let host = Host::without_peers(store.clone(), Environment::system().with_clock(clock.clone()));
+        let partition =
+            Partition::open(id, &host, options, &Budgets::new(memory, 1), TaskTracker::new()).await.unwrap();
+        Self { fs, store, host, partition, clock }
+    }
+
+    async fn leads(&self) {
+        let mut role = self.partition.role();
+        let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+        timeout(DEADLINE, leads).await.expect("the partition leads in time").expect("the group runs");
     }
 
     /// Power off and on again: only what was synced is left.
@@ -125,10 +151,14 @@ impl Node {
         self.partition.append(batch).expect("it is queued").committed().await.expect("it is committed")
     }
 
-    /// As applied; watchers hear of it a moment later.
+    /// Positions as applied; watchers see them a little later.
     fn positions(&self) -> Positions {
-        let Ok(live) = self.partition.live() else { panic!("its log is corrupt") };
-        live.group.read(|machine| machine.state.positions())
+        self.open_backing().group.read(Machine::positions)
+    }
+
+    fn open_backing(&self) -> &OpenPartition {
+        let Ok(open) = self.partition.open_backing() else { panic!("the log is damaged") };
+        open
     }
 
     fn term(&self) -> u64 {

@@ -1,118 +1,119 @@
-//! Reading for one account what is on disk: entries in which it has no section are passed over unread.
+//! Reading the events of one account from disk: entries without a section of the account are skipped unread.
 
 use fanfare_log::{Frame, IndexKey, Log, Peek};
 use fanfare_model::{AccountId, Offset};
 
 use super::{
-    FramesError, READ_BYTES_MIN, Reader, View,
-    shelf::{Found, Run},
+    FramesError, READ_BYTES_MIN, ReadView, Reader,
+    read_cache::{FrameRange, Lookup},
 };
-use crate::tags;
+use crate::index_keys;
 
-/// An account in at most one of so many entries is read for alone: what others need is mostly elsewhere.
-const SPARSE: u64 = 16;
-/// Parts of the log looked up before whoever waits is asked whether to go on.
-const LOOKS_MAX: usize = 64;
+/// An account with a section in at most one of this many entries is read alone: other readers mostly need other
+/// entries.
+const SPARSE_ENTRIES: u64 = 16;
+/// Parts of the log looked up before the read yields to its caller.
+const PEEKS_MAX: usize = 64;
 
-/// Some entries, and up to where there are no others for the account.
-pub(super) struct Part {
-    pub(super) run: Run,
-    pub(super) upto: Option<Offset>,
+/// Frames to take events from, and the offset below which the account has no others.
+pub(super) struct AccountFrames {
+    pub(super) range: FrameRange,
+    /// None: only as far as the frames reach.
+    pub(super) complete_to: Option<Offset>,
 }
 
-/// What the index makes of a wish to read.
-enum Plan {
-    /// Nothing up to there.
-    Pass(Offset),
-    Read {
-        frames: Vec<Frame>,
-        upto: Offset,
-    },
-    /// All entries from this one on.
-    Sweep {
-        index: u64,
-        offset: Offset,
-    },
+/// The cheapest way to go on, by the index of accounts.
+enum ReadPlan {
+    /// The account has nothing below this offset.
+    Skip(Offset),
+    /// The account is in few entries: these, and no others below `complete_to`.
+    Sparse { frames: Vec<Frame>, complete_to: Offset },
+    /// The account is in many entries: read all of them from this one on.
+    Sequential { index: u64, offset: Offset },
 }
 
 impl Reader {
-    pub(super) async fn of_account(
+    pub(super) async fn account_frames(
         &self,
         account: AccountId,
         offset: Offset,
-        view: View,
+        view: ReadView,
         bytes_max: u64,
-    ) -> Result<Part, FramesError> {
+    ) -> Result<AccountFrames, FramesError> {
+        let all = |range| AccountFrames { range, complete_to: None };
         let is_single = bytes_max < READ_BYTES_MIN;
-        if let Some(frames) = self.cached(&view, bytes_max.max(READ_BYTES_MIN)) {
-            return Ok(Part { run: Run::new(frames), upto: None });
+        if let Some(frames) = self.read_tail(&view, bytes_max.max(READ_BYTES_MIN)) {
+            return Ok(all(FrameRange::new(frames)));
         }
-        if !is_single && let Found::Frames(run) = self.shelf.find(offset) {
-            return Ok(Part { run, upto: None });
+        if !is_single && let Lookup::Frames(range) = self.read_cache.lookup(offset) {
+            return Ok(all(range));
         }
-        let look = Look {
+        let scan = AccountScan {
             log: self.group.log().clone(),
-            tag: tags::account_tag(account),
+            key: index_keys::account_key(account),
             end: view.end_index,
             bytes_max,
             is_single,
         };
-        let known = view.index;
-        let plan = self.blocking(move || Ok(look.plan(known, offset))).await??;
-        match plan {
-            Plan::Pass(upto) => Ok(Part { run: Run::new(Vec::new()), upto: Some(upto) }),
-            Plan::Read { frames, upto } => Ok(Part { run: Run::new(frames), upto: Some(upto) }),
-            Plan::Sweep { index, offset } if is_single => {
-                let frames = self.cold(offset, Some(index), view.end_index, READ_BYTES_MIN).await?;
-                Ok(Part { run: Run::new(frames), upto: None })
+        let start_index = view.index;
+        match self.blocking(move || scan.plan(start_index, offset)).await? {
+            ReadPlan::Skip(to) => {
+                Ok(AccountFrames { range: FrameRange::new(Vec::new()), complete_to: Some(to) })
             }
-            Plan::Sweep { index, offset } => {
-                let run = self.shared(offset, &View { index: Some(index), ..view }).await?;
-                Ok(Part { run, upto: None })
+            ReadPlan::Sparse { frames, complete_to } => {
+                Ok(AccountFrames { range: FrameRange::new(frames), complete_to: Some(complete_to) })
+            }
+            ReadPlan::Sequential { index, offset } if is_single => {
+                let frames = self.read_disk(offset, Some(index), view.end_index, READ_BYTES_MIN).await?;
+                Ok(all(FrameRange::new(frames)))
+            }
+            ReadPlan::Sequential { index, offset } => {
+                self.read_shared(offset, &ReadView { index: Some(index), ..view }).await.map(all)
             }
         }
     }
 }
 
-/// From an offset on, for entries with the tag.
-struct Look {
+/// A scan of the index of accounts for the entries with one key.
+struct AccountScan {
     log: Log,
-    tag: IndexKey,
+    key: IndexKey,
     end: u64,
     bytes_max: u64,
     is_single: bool,
 }
 
-impl Look {
-    fn plan(&self, known: Option<u64>, mut offset: Offset) -> Result<Plan, FramesError> {
-        let index = known.map_or_else(|| self.log.index_of_offset(offset.0), |index| Ok(Some(index)))?;
+impl AccountScan {
+    fn plan(&self, start_index: Option<u64>, mut offset: Offset) -> Result<ReadPlan, FramesError> {
+        let index =
+            start_index.map_or_else(|| self.log.index_of_offset(offset.0), |index| Ok(Some(index)))?;
         let mut index = index.ok_or(FramesError::Absent)?;
-        for _ in 0..LOOKS_MAX {
-            let Some(ahead) = self.log.peek(self.tag, index..self.end)? else {
-                return Ok(Plan::Sweep { index, offset });
+        for _ in 0..PEEKS_MAX {
+            let Some(peek) = self.log.peek(self.key, index..self.end)? else {
+                return Ok(ReadPlan::Sequential { index, offset });
             };
-            match ahead.first {
-                None => (index, offset) = (ahead.end.index, Offset(ahead.end.base_offset)),
-                Some(_) if self.is_single || is_sparse(&ahead, index) => return self.read(index),
+            match peek.first {
+                None => (index, offset) = (peek.end.index, Offset(peek.end.base_offset)),
+                Some(_) if self.is_single || is_sparse(&peek, index) => return self.read_sparse(index),
                 Some(first) => {
                     let offset = offset.max(Offset(first.base_offset));
-                    return Ok(Plan::Sweep { index: first.index, offset });
+                    return Ok(ReadPlan::Sequential { index: first.index, offset });
                 }
             }
             if index >= self.end {
                 break;
             }
         }
-        Ok(Plan::Pass(offset))
+        Ok(ReadPlan::Skip(offset))
     }
 
-    fn read(&self, index: u64) -> Result<Plan, FramesError> {
-        let found = self.log.read_keyed(self.tag, index..self.end, self.bytes_max)?;
-        let found = found.ok_or(FramesError::Absent)?;
-        Ok(Plan::Read { frames: found.frames, upto: Offset(found.next.base_offset) })
+    fn read_sparse(&self, index: u64) -> Result<ReadPlan, FramesError> {
+        let keyed = self.log.read_keyed(self.key, index..self.end, self.bytes_max)?;
+        let keyed = keyed.ok_or(FramesError::Absent)?;
+        Ok(ReadPlan::Sparse { frames: keyed.frames, complete_to: Offset(keyed.next.base_offset) })
     }
 }
 
-fn is_sparse(ahead: &Peek, from: u64) -> bool {
-    ahead.frames * SPARSE <= ahead.end.index - from
+fn is_sparse(peek: &Peek, from: u64) -> bool {
+    peek.frames * SPARSE_ENTRIES <= peek.end.index - from
 }

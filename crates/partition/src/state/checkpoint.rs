@@ -6,24 +6,24 @@
 //!            count u32, per filter, ascending: from u64, revision u64, size u32, filter
 //!            matched_to?, counters, record?
 //! count u32, per detached, in order: subscription 16, epoch u64, counters
+//! retained bytes? as in [`super::usage`]
 //! ```
-//! Counters and records are encoded as in [`crate::command`]. What is derived from the log is not in it, except the
+//! Counters and records are encoded as in [`crate::command`]. State derived from the log is not part of it, except the
 //! last time, which may stem from an entry that is no longer kept.
 
-use fanfare_model::{AccountId, Offset, SubscriptionId, Timestamp};
+use fanfare_model::{AccountId, Offset, Stream, SubscriptionId, Timestamp};
 use fanfare_raft::Anchor;
 
-use super::{Attached, Detached, PartitionState};
+use super::{DetachedCounters, PartitionState, SubscriptionLedger, usage::RetainedBytes};
 use crate::{
     AttachedFilter, Attachment, CodecError,
     codec::{Decoder, Encoder},
     command::{
         decode_counters, decode_position, decode_record, encode_counters, encode_position, encode_record,
     },
-    dedup::Limits,
 };
 
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 impl PartitionState {
     pub(crate) fn checkpoint(&self) -> Vec<u8> {
@@ -36,11 +36,11 @@ impl PartitionState {
             encode_position(out, anchor.position);
             out.u64(anchor.next_offset);
         });
-        out.count(self.attached.len());
-        for attached in self.attached.values() {
-            encode_attachment(&mut out, &attached.attachment);
-            encode_counters(&mut out, &attached.counters);
-            out.optional(attached.record.as_ref(), encode_record);
+        out.count(self.ledgers.len());
+        for ledger in self.ledgers.values() {
+            encode_attachment(&mut out, &ledger.attachment);
+            encode_counters(&mut out, &ledger.counters);
+            out.optional(ledger.record.as_ref(), encode_record);
         }
         out.count(self.detached.len());
         for detached in &self.detached {
@@ -48,17 +48,18 @@ impl PartitionState {
             out.u64(detached.epoch);
             encode_counters(&mut out, &detached.counters);
         }
+        out.optional(self.retained.as_ref(), |out, retained| retained.encode(out));
         out.0
     }
 
-    /// The state that [`Self::checkpoint`] wrote; what is derived begins at the anchor.
-    pub(crate) fn restored(bytes: &[u8], dedup: Limits) -> Result<Self, CodecError> {
+    /// The state that [`Self::checkpoint`] wrote; derived state begins at the anchor.
+    pub(crate) fn restored(bytes: &[u8], stream: Stream) -> Result<Self, CodecError> {
         let mut fields = Decoder(bytes);
         match fields.u16()? {
             VERSION => {}
             version => return Err(CodecError::Version { what: "checkpoint", version }),
         }
-        let mut state = Self::new(dedup);
+        let mut state = Self::new(stream);
         state.log_start = Offset(fields.u64()?);
         state.frontier = Offset(fields.u64()?);
         state.derived.last_time = Timestamp(fields.u64()?);
@@ -70,29 +71,38 @@ impl PartitionState {
             state.derived.last_index = anchor.position.index;
         }
         for _ in 0..fields.count(78)? {
-            let attached = Attached {
+            let ledger = SubscriptionLedger {
                 attachment: decode_attachment(&mut fields)?,
                 counters: decode_counters(&mut fields)?,
                 record: fields.optional(decode_record)?,
             };
-            let subscription = attached.attachment.subscription;
-            if state.attached.last_key_value().is_some_and(|(last, _)| *last >= subscription) {
+            let subscription = ledger.attachment.subscription;
+            if state.ledgers.last_key_value().is_some_and(|(last, _)| *last >= subscription) {
                 return Err(CodecError::Value("order of subscriptions"));
             }
-            if attached.attachment.filters.len() > 1 {
+            if ledger.attachment.filters.len() > 1 {
                 state.several_filters.insert(subscription);
             }
-            state.attached.insert(subscription, attached);
+            state.ledgers.insert(subscription, ledger);
         }
         let detached = fields.list(36, |fields| {
-            Ok(Detached {
+            Ok(DetachedCounters {
                 subscription: SubscriptionId::from_bytes(fields.array()?),
                 epoch: fields.u64()?,
                 counters: decode_counters(fields)?,
             })
         })?;
         state.detached = detached.into();
+        let retained = fields.optional(RetainedBytes::decode)?;
+        // Another stream's checkpoint; counting from here on would miss the retained entries.
+        if retained.is_some() != state.retained.is_some() {
+            return Err(CodecError::Value("retained bytes"));
+        }
+        state.retained = retained;
         fields.end()?;
+        if state.log_start > state.frontier || state.derived.next_offset > state.frontier {
+            return Err(CodecError::Value("order of positions"));
+        }
         Ok(state)
     }
 }

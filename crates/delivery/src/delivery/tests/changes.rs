@@ -195,7 +195,7 @@ async fn a_start_at_a_time_that_cannot_be_read_holds_up_nobody_else() {
     setup.partition.entry_bytes_max = 1 << 10;
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
-    let started = world.machine.clock.now();
+    let started = Timestamp(world.machine.clock.unix_ms());
     for start in (0..1_000).step_by(10) {
         world.publish("order", &KEYS, start..start + 10).await;
         world.machine.clock.0.fetch_add(1, Ordering::Relaxed);

@@ -68,7 +68,7 @@ async fn delivery_state_is_the_same_after_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_advance_of_another_term_or_with_wrong_numbers_changes_nothing() {
+async fn advance_of_another_term_or_with_wrong_numbers_changes_nothing() {
     let node = Node::new().await;
     node.partition.attach(attach(1, 1, StartAt::Next)).await.unwrap();
     node.append(batch(1, &["a", "b"])).await;
@@ -85,7 +85,7 @@ async fn an_advance_of_another_term_or_with_wrong_numbers_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_that_starts_in_the_past_counts_for_itself_until_it_joins() {
+async fn subscription_that_starts_in_the_past_counts_alone_until_it_joins() {
     let node = Node::new().await;
     node.append(batch(1, &["a", "b", "c", "d"])).await;
     node.pass(50);
@@ -109,7 +109,7 @@ async fn a_subscription_that_starts_in_the_past_counts_for_itself_until_it_joins
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_by_time_is_clamped_to_what_the_log_keeps() {
+async fn start_by_time_is_clamped_to_the_retained_log() {
     let node = Node::new().await;
     let mut times = Vec::new();
     for events in [["a", "b"], ["c", "d"], ["e", "f"]] {
@@ -138,7 +138,7 @@ async fn a_start_by_time_is_clamped_to_what_the_log_keeps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_at_a_time_that_cannot_be_read_is_said_to_be_that_and_the_partition_goes_on() {
+async fn attach_at_an_unreadable_time_is_refused_as_data_loss() {
     let node = Node::new().await;
     for event in 0..500 {
         node.append(batch(1, &[&format!("{event}:{}", "x".repeat(4_000))])).await;
@@ -156,7 +156,7 @@ async fn a_start_at_a_time_that_cannot_be_read_is_said_to_be_that_and_the_partit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trim_waits_for_what_is_unsettled_and_is_kept_through_a_crash() {
+async fn trim_waits_for_unsettled_events_and_survives_a_crash() {
     let small = || PartitionOptions { segment_bytes: 16 << 10, ..options() };
     let mut node = Node::open(MemoryFileSystem::default(), small(), 1_000_000).await;
     node.partition.attach(attach(1, 1, StartAt::Next)).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_trim_waits_for_what_is_unsettled_and_is_kept_through_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trim_ends_at_an_entry_and_never_inside_it() {
+async fn trim_ends_at_the_end_of_an_entry() {
     let node = Node::new().await;
     node.append(batch(1, &["a", "b"])).await;
     node.append(batch(1, &["c", "d", "e"])).await;

@@ -133,19 +133,18 @@ async fn open(files: &Counting) -> Node {
     )
     .unwrap();
     let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
-    let tasks = tokio_util::task::TaskTracker::new();
-    let host = Host::without_peers(store.clone(), Environment::system());
-    let partition = Partition::open(ID, &host, options(), clock.clone(), tasks).await.unwrap();
-    let mut role = partition.role();
-    let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
-    timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
-    Node { fs: files.files.clone(), store, partition, clock }
+    let host = Host::without_peers(store.clone(), Environment::system().with_clock(clock.clone()));
+    let budgets = Budgets::new(MEMORY, 1);
+    let partition = Partition::open(ID, &host, options(), &budgets, TaskTracker::new()).await.unwrap();
+    let node = Node { fs: files.files.clone(), store, host, partition, clock };
+    node.leads().await;
+    node
 }
 
 async fn indexed(node: &Node) {
-    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
+    let open = node.open_backing();
     let all = async {
-        while live.group.log().segments_unindexed() > 0 {
+        while open.group.log().segments_unindexed() > 0 {
             tokio::task::yield_now().await;
         }
     };
@@ -153,8 +152,8 @@ async fn indexed(node: &Node) {
 }
 
 fn sealed_end(node: &Node) -> u64 {
-    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
-    let spans = live.group.log().segments();
+    let open = node.open_backing();
+    let spans = open.group.log().segments();
     spans.iter().rfind(|span| span.sealed).map_or(0, |span| span.end_offset)
 }
 

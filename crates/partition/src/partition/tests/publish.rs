@@ -6,7 +6,7 @@ use super::*;
 use crate::RecordBatchBuilder;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_committed_is_read_back_at_dense_offsets() {
+async fn committed_events_are_read_back_at_dense_offsets() {
     let node = Node::new().await;
     let first = node.append(batch(1, &["a", "b"])).await;
     let second = node.append(batch(2, &["c"])).await;
@@ -23,7 +23,7 @@ async fn what_is_committed_is_read_back_at_dense_offsets() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_and_a_restart_keep_every_committed_event_at_its_offset() {
+async fn crash_and_restart_keep_every_committed_event_at_its_offset() {
     let mut node = Node::new().await;
     let mut expected = Vec::new();
     for round in 0..6 {
@@ -38,7 +38,7 @@ async fn a_crash_and_a_restart_keep_every_committed_event_at_its_offset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeat_is_answered_with_the_first_offset_even_after_a_crash() {
+async fn repeat_is_answered_with_the_first_offset_even_after_a_crash() {
     let mut node = Node::new().await;
     node.append(batch(1, &["a", "b", "c"])).await;
     for _ in 0..2 {
@@ -57,7 +57,7 @@ async fn a_repeat_is_answered_with_the_first_offset_even_after_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_body_under_a_committed_identity_is_refused_alone() {
+async fn another_body_under_a_committed_identity_is_a_conflict() {
     let node = Node::new().await;
     node.append(batch(1, &["a", "b"])).await;
     let mut builder = RecordBatchBuilder::new(account_id(1), 0);
@@ -71,7 +71,7 @@ async fn another_body_under_a_committed_identity_is_refused_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn repeats_under_way_commit_once_and_all_learn_the_same_offset() {
+async fn repeats_in_flight_commit_once_and_all_get_the_same_offset() {
     let node = Node::new().await;
     let mut receipts = Vec::new();
     for round in 0..200 {
@@ -87,7 +87,7 @@ async fn repeats_under_way_commit_once_and_all_learn_the_same_offset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_identity_is_forgotten_after_the_window() {
+async fn identity_is_forgotten_after_the_window() {
     let node = Node::new().await;
     node.append(batch(1, &["a"])).await;
     node.pass(10_001);
@@ -136,7 +136,7 @@ async fn produce(partition: Partition, producer: u8) -> Vec<Offset> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_larger_than_an_entry_is_committed_whole() {
+async fn batch_larger_than_an_entry_is_committed_whole() {
     let fs = MemoryFileSystem::default();
     let node = Node::open(fs, PartitionOptions { entry_bytes_max: 1_000, ..options() }, 1).await;
     let large = "x".repeat(10_000);
@@ -152,9 +152,11 @@ async fn a_batch_larger_than_an_entry_is_committed_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn too_many_waiting_bytes_are_refused_with_a_time_to_retry() {
+async fn full_queue_refuses_with_a_time_to_retry() {
     let fs = MemoryFileSystem::default();
-    let node = Node::open(fs, PartitionOptions { queue_bytes_max: 10_000, ..options() }, 1).await;
+    let node =
+        Node::open_with(fs, (ID, MemoryLimits { queue_bytes_max: 10_000, ..MEMORY }), options(), 1).await;
+    node.leads().await;
     let large = "x".repeat(4_000);
     let mut receipts = Vec::new();
     let refused = loop {
@@ -174,7 +176,7 @@ async fn too_many_waiting_bytes_are_refused_with_a_time_to_retry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_disk_refuses_events_until_there_is_room_and_keeps_what_was_taken() {
+async fn full_disk_refuses_events_and_keeps_acknowledged_ones() {
     let node = Node::new().await;
     let mut taken = Vec::new();
     // Half of what is kept free for votes, progress and trims.
@@ -234,7 +236,7 @@ async fn readers_wake_at_the_watermark_and_find_times_and_identities() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_stop_nothing_is_taken_and_everything_taken_is_answered() {
+async fn shutdown_answers_every_queued_append_and_takes_no_more() {
     let node = Node::new().await;
     let mut receipts = Vec::new();
     for event in 0..50 {
@@ -249,7 +251,7 @@ async fn after_a_stop_nothing_is_taken_and_everything_taken_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_corrupt_log_opens_as_a_partition_that_names_its_loss_and_takes_nothing() {
+async fn corrupt_log_opens_as_an_unavailable_partition() {
     let node = Node::new().await;
     for event in 0..20 {
         node.append(batch(1, &[&format!("{event}:{}", "x".repeat(1_000))])).await;
@@ -270,14 +272,14 @@ async fn a_corrupt_log_opens_as_a_partition_that_names_its_loss_and_takes_nothin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
+async fn corrupt_sealed_segment_stops_its_partition_alone() {
     let small = || PartitionOptions { segment_bytes: 16 << 10, ..options() };
     let node = Node::open(MemoryFileSystem::default(), small(), 1_000_000).await;
     for event in 0..40 {
         node.append(batch(1, &[&format!("{event}:{}", "x".repeat(1_000))])).await;
     }
-    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
-    assert!(live.group.log().segments().first().unwrap().sealed);
+    let open = node.open_backing();
+    assert!(open.group.log().segments().first().unwrap().sealed);
     let fs = node.stop().await;
     let segment = first_segment(&fs);
     fs.flip(&segment, 8_000, 1);
@@ -292,8 +294,7 @@ async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
     assert!(matches!(node.partition.append(batch(1, &["a"])), Err(AppendError::Damaged { .. })));
 
     let (other, tasks) = (PartitionId { index: 4, ..ID }, tokio_util::task::TaskTracker::new());
-    let host = Host::without_peers(node.store.clone(), Environment::system());
-    let other = Partition::open(other, &host, small(), node.clock.clone(), tasks).await.unwrap();
+    let other = Partition::open(other, &node.host, small(), &Budgets::new(MEMORY, 1), tasks).await.unwrap();
     let mut role = other.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");
@@ -304,18 +305,18 @@ async fn a_corrupt_sealed_segment_stops_its_partition_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_abandoned_search_ends_and_no_other_runs_until_then() {
+async fn abandoned_search_holds_its_permit_until_it_ends() {
     let node = Node::new().await;
     node.append(batch(1, &["a"])).await;
-    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
-    let reader = &live.reader;
+    let open = node.open_backing();
+    let reader = &open.reader;
     let search = reader.search_for(account_id(1), id("a"));
     let found = search.run(&CancellationToken::new()).unwrap();
     assert_eq!(found.map(|event| text(&event)), Some((0, "a".to_owned())));
 
     let ((begin, begun), (go_on, gone_on), (end, ended)) =
         (oneshot::channel(), oneshot::channel::<()>(), oneshot::channel());
-    let abandoned = reader.scan(reader.turn().await, move |stop| {
+    let abandoned = reader.run_search(reader.search_permit().await, move |stop| {
         begin.send(()).unwrap();
         let told = tokio::runtime::Handle::current().block_on(timeout(DEADLINE, stop.cancelled()));
         gone_on.blocking_recv().unwrap();
@@ -329,7 +330,7 @@ async fn an_abandoned_search_ends_and_no_other_runs_until_then() {
     }
     tokio::select! {
         biased;
-        _ = reader.turn() => panic!("its scan goes on"),
+        _ = reader.search_permit() => panic!("its scan goes on"),
         () = std::future::ready(()) => (),
     }
     go_on.send(()).unwrap();

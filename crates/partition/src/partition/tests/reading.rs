@@ -1,4 +1,4 @@
-//! Reading by many, of some accounts, and of what has long left memory.
+//! ChunkBuilder by many, of some accounts, and of what has long left memory.
 
 use std::collections::HashSet;
 
@@ -27,7 +27,7 @@ async fn followed(partition: Partition, account: u8) -> Vec<Offset> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn accounts_that_follow_from_the_same_place_share_what_is_read_from_disk() {
+async fn readers_at_the_same_offset_share_reads_from_disk() {
     let node = filled().await;
     let tasks = tokio_util::task::TaskTracker::new();
     let readers = (1..=12).map(|account| tasks.spawn(followed(node.partition.clone(), account)));
@@ -35,13 +35,13 @@ async fn accounts_that_follow_from_the_same_place_share_what_is_read_from_disk()
         let expected: Vec<_> = (account as u64..1_000).step_by(12).map(Offset).collect();
         assert_eq!(reader.await.unwrap(), expected);
     }
-    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
-    let reads = live.reader.shelf.puts();
+    let open = node.open_backing();
+    let reads = open.reader.read_cache.inserts();
     assert!((3..=12).contains(&reads), "12 readers of 3 MB made {reads} reads of 1 MiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_among_accounts_finds_theirs_alone_and_passes_everything_if_there_are_none() {
+async fn read_of_a_set_of_accounts_returns_their_events_alone() {
     let node = filled().await;
     let among: Arc<HashSet<_>> = Arc::new([account_id(3), account_id(7), account_id(99)].into());
     let (mut next, mut found) = (Offset::ZERO, Vec::new());
@@ -58,12 +58,12 @@ async fn a_read_among_accounts_finds_theirs_alone_and_passes_everything_if_there
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_takes_from_the_shelf_what_was_committed_after_it_looked() {
+async fn reader_uses_cached_frames_committed_after_its_view() {
     let node = Node::new().await;
     node.append(batch(1, &["before"])).await;
     let node = node.restart().await;
-    let Ok(live) = node.partition.live() else { panic!("its log is sound") };
-    let turn = live.reader.shelf_turn.acquire().await.unwrap();
+    let open = node.open_backing();
+    let turn = open.reader.fill_lock.acquire().await.unwrap();
     let mut read =
         std::pin::pin!(node.partition.read(Offset::ZERO, AccountFilter::One(account_id(1)), 256 << 10));
     tokio::select! {
@@ -72,9 +72,9 @@ async fn a_reader_takes_from_the_shelf_what_was_committed_after_it_looked() {
         () = std::future::ready(()) => (),
     }
     node.append(batch(1, &["after"])).await;
-    let log = live.group.log();
+    let log = open.group.log();
     let last = log.bounds().last.unwrap();
-    live.reader.shelf.put_frames(log.read(0, last.index + 1, 1 << 20).unwrap());
+    open.reader.read_cache.insert_frames(log.read(0, last.index + 1, 1 << 20).unwrap());
     drop(turn);
     let chunk = timeout(DEADLINE, read).await.expect("it reads in time").unwrap();
     let events =

@@ -1,7 +1,7 @@
 //! Which choices of a subscription are kept.
 
 use super::*;
-use crate::state::accounting::FILTERS_MAX;
+use crate::state::subscription_ledger::FILTERS_MAX;
 
 #[test]
 fn a_spec_is_kept_until_everything_below_its_end_is_matched_and_settled() {
@@ -25,7 +25,7 @@ fn a_spec_is_kept_until_everything_below_its_end_is_matched_and_settled() {
     for (frontier, cursors, revision, why) in steps {
         bench.advance(frontier, cursors).unwrap();
         assert_eq!(kept(&bench), revision, "{why}");
-        let restored = PartitionState::restored(&bench.state.checkpoint(), LIMITS).unwrap();
+        let restored = PartitionState::restored(&bench.state.checkpoint(), Stream::Events).unwrap();
         assert_eq!(restored.several_filters, bench.state.several_filters, "{why}");
     }
     bench.append(5);

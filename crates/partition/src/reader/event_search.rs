@@ -1,29 +1,29 @@
-//! Looking for one event in all of the log.
+//! A search for one event in all of the log.
 
 use fanfare_log::{Frame, Log};
 use fanfare_model::{AccountId, EventIdHash};
 use tokio_util::sync::CancellationToken;
 
-use super::{FramesError, View};
+use super::{FramesError, ReadView};
 use crate::{
     CodecError, StoredEvent,
     entry::{self, Entry},
+    index_keys,
     machine::first_index,
-    tags,
 };
 
-/// A look through the log for an event of the account, backwards from the end that was applied when it was made.
-pub(crate) struct Search {
+/// A search for an event of the account, backwards from the end of the log that was applied when it was made.
+pub(crate) struct EventSearch {
     pub(super) log: Log,
-    pub(super) view: View,
+    pub(super) view: ReadView,
     pub(super) account: AccountId,
     pub(super) id: EventIdHash,
 }
 
-impl Search {
-    /// Nothing is found after `stop`. Blocking.
+impl EventSearch {
+    /// Ends soon after `stop`, without a result. Blocking.
     pub(crate) fn run(&self, stop: &CancellationToken) -> Result<Option<StoredEvent>, FramesError> {
-        let tag = tags::event_tag(self.account, self.id);
+        let key = index_keys::event_key(self.account, self.id);
         let log_start = self.view.positions.log_start;
         let first = first_index(&self.log.bounds());
         let mut end = self.view.end_index;
@@ -31,31 +31,35 @@ impl Search {
             if stop.is_cancelled() {
                 return Err(FramesError::Absent);
             }
-            let Some(found) = self.log.read_keyed_backwards(tag, end)? else { break };
-            for frame in found.frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
+            let Some(keyed) = self.log.read_keyed_backwards(key, end)? else { break };
+            for frame in keyed.frames.iter().rev().filter(|frame| frame.header.kind == entry::KIND) {
                 if frame.header.end_offset() <= log_start.0 {
                     return Ok(None);
                 }
-                if let Some(event) = in_frame(frame, self.account, self.id)? {
+                if let Some(event) = find_in_frame(frame, self.account, self.id)? {
                     return Ok((event.offset >= log_start).then_some(event));
                 }
             }
-            end = found.next.index;
+            end = keyed.next.index;
         }
         Ok(None)
     }
 }
 
-fn in_frame(frame: &Frame, account: AccountId, id: EventIdHash) -> Result<Option<StoredEvent>, FramesError> {
+fn find_in_frame(
+    frame: &Frame,
+    account: AccountId,
+    id: EventIdHash,
+) -> Result<Option<StoredEvent>, FramesError> {
     let index = frame.header.position.index;
-    let lost = |error: CodecError| FramesError::Lost(format!("entry {index}: {error}"));
-    let entry = Entry::decode(&frame.payload, frame.header.count).map_err(lost)?;
+    let unreadable = |error: CodecError| FramesError::Lost(format!("entry {index}: {error}"));
+    let entry = Entry::decode(&frame.payload, frame.header.count).map_err(unreadable)?;
     let holds =
         entry.sections().any(|section| section.account == account && section.records().any(|r| r.id == id));
     if !holds {
         return Ok(None);
     }
-    let batches = entry::stored_batches(frame, Some(account)).map_err(lost)?;
+    let batches = entry::stored_batches(frame, Some(account)).map_err(unreadable)?;
     Ok(batches
         .iter()
         .rev()

@@ -1,18 +1,18 @@
-//! Where retention wants the log to start: whole segments, by age and by size, never inside the dedup window.
+//! The log start that retention asks for: whole segments, by age and by size, never inside the dedup window.
 
 use fanfare_log::SegmentSpan;
 use fanfare_model::{Offset, Timestamp};
 
-/// How long and how much to keep.
+/// Age and size up to which events are kept.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Retention {
+pub(crate) struct RetentionPolicy {
     pub(crate) age_ms: u64,
     pub(crate) bytes_max: u64,
 }
 
-impl Retention {
+impl RetentionPolicy {
     /// The end of the newest sealed segment (`segments` are oldest first) that is too old, or that must go so that the
-    /// rest fits. `keep_from`: what must stay. None if nothing above `log_start` is due.
+    /// rest fits. Events from `keep_from` on stay. None if nothing above `log_start` is due.
     pub(crate) fn target(
         self,
         segments: &[SegmentSpan],
@@ -57,8 +57,8 @@ mod tests {
     }
 
     #[test]
-    fn whole_sealed_segments_go_by_age_and_by_size_only() {
-        let keep = |age_ms, bytes_max| Retention { age_ms, bytes_max };
+    fn only_whole_sealed_segments_are_removed() {
+        let keep = |age_ms, bytes_max| RetentionPolicy { age_ms, bytes_max };
         let cases = [
             (keep(1_000, 1_000), 1_200, 0, None, None, "nothing is old"),
             (keep(1_000, 1_000), 1_301, 0, None, Some(20), "two are too old"),
@@ -72,8 +72,8 @@ mod tests {
         ];
         for (retention, now, log_start, keep_from, expected, why) in cases {
             let spans = segments(&[200, 300, 400, 500]);
-            let found = retention.target(&spans, Timestamp(now), Offset(log_start), keep_from.map(Offset));
-            assert_eq!(found, expected.map(Offset), "{why}");
+            let target = retention.target(&spans, Timestamp(now), Offset(log_start), keep_from.map(Offset));
+            assert_eq!(target, expected.map(Offset), "{why}");
         }
     }
 }

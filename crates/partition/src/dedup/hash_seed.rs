@@ -1,32 +1,31 @@
-//! Where an identity lands in this process's tables.
+//! The hash of an identity in this process's tables.
 
-use std::hash::{BuildHasher, RandomState};
-
+use fanfare_environment::Random;
 use fanfare_model::AccountId;
 
-/// Producers choose the ids and know their stored hash, so it is folded with numbers that only this process knows.
-/// Nothing stored or replicated depends on them.
+/// Numbers that only this process knows. Producers choose the ids and know their stored hash; without a secret they
+/// could choose ids that collide. Nothing stored or replicated depends on the seed.
 #[derive(Clone, Copy)]
-pub(super) struct Seed([u64; 2]);
+pub(crate) struct HashSeed([u64; 2]);
 
-impl Seed {
-    pub(super) fn random() -> Self {
-        Self([0_u8, 1].map(|half| RandomState::new().hash_one(half)))
+impl HashSeed {
+    pub(crate) fn new(random: &dyn Random) -> Self {
+        Self([random.next_u64(), random.next_u64()])
     }
 
     /// Folded multiplication, as in ahash and foldhash; `id` is a good hash already.
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits are folded")]
-    pub(super) fn hash(self, id: [u64; 2], account: [u64; 2]) -> Hash {
+    pub(super) fn hash(self, id: [u64; 2], account: [u64; 2]) -> IdentityHash {
         let factor = |half: usize| u128::from(id[half] ^ account[half] ^ self.0[half]);
         let product = factor(0) * factor(1);
-        Hash(product as u64 ^ (product >> 64) as u64)
+        IdentityHash(product as u64 ^ (product >> 64) as u64)
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hash(pub(super) u64);
+pub(super) struct IdentityHash(pub(super) u64);
 
-impl Hash {
+impl IdentityHash {
     /// Never zero.
     #[expect(clippy::cast_possible_truncation, reason = "the low half")]
     pub(super) fn tag(self) -> u32 {

@@ -31,7 +31,7 @@ impl Choices {
     }
 }
 
-/// What a subscription's account should be.
+/// The expected ledger of a subscription.
 #[derive(Clone, Default)]
 struct Account {
     epoch: u64,
@@ -169,7 +169,7 @@ impl Model {
         (Command::Trim { term: TERM, to: Offset(to), position }, result)
     }
 
-    /// What a correct leader could send: some subscriptions counted, read, settled and parked a bit further.
+    /// An advance that a correct leader could send: some subscriptions counted, read, settled and parked a bit further.
     fn advance(&mut self) -> Advance {
         let frontier = self.choices.within(self.frontier, self.end);
         let mut cursors = Vec::new();
@@ -262,9 +262,9 @@ fn refusal(reply: Reply) -> Result<(), Refusal> {
     }
 }
 
-/// What holds whoever wrote the commands.
+/// Asserts the invariants that hold for any commands.
 fn assert_adds_up(state: &PartitionState) {
-    for attached in state.attached.values() {
+    for attached in state.ledgers.values() {
         let pending = attached.counters.pending();
         let matched_to = attached.attachment.matched_to.unwrap_or(state.frontier);
         let held = attached.record.as_ref().map_or(0, CursorRecord::named_events);
@@ -309,7 +309,7 @@ fn assert_like(state: &PartitionState, model: &Model) {
     }
 }
 
-struct Run {
+struct Trace {
     state: PartitionState,
     log: Vec<Frame>,
     /// After how many frames, and the state then.
@@ -340,22 +340,23 @@ fn next_frame(model: &mut Model, script: &mut Script, step: u8) -> (Frame, Optio
     (script.command(&command), Some(expected))
 }
 
-fn run(seed: u64, steps: &[u8]) -> Run {
+fn run(seed: u64, steps: &[u8]) -> Trace {
     let mut model = Model::new(seed);
     let mut script = Script::new();
-    let mut run = Run { state: PartitionState::new(LIMITS), log: Vec::new(), checkpoints: Vec::new() };
+    let mut run =
+        Trace { state: PartitionState::new(Stream::Events), log: Vec::new(), checkpoints: Vec::new() };
     for &step in steps {
         let (frame, expected) = next_frame(&mut model, &mut script, step);
         let before = run.state.checkpoint();
-        let result = refusal(run.state.apply(&frame, ApplyMode::Live));
+        let result = refusal(run.state.apply(&frame, ApplyMode::Live).unwrap());
         assert_adds_up(&run.state);
         if let Some(expected) = expected {
             assert_eq!(result, expected, "{frame:?}");
             assert_like(&run.state, &model);
         } else if result.is_ok() {
             // The change made another correct advance, which the model does not know: go on from before it.
-            run.state = PartitionState::restored(&before, LIMITS).unwrap();
-            run.log.iter().for_each(|frame| run.state.observe(frame));
+            run.state = PartitionState::restored(&before, Stream::Events).unwrap();
+            run.log.iter().for_each(|frame| run.state.observe(&frame.header));
             script.next_index -= 1;
             continue;
         }
@@ -372,17 +373,19 @@ proptest! {
     fn every_account_adds_up_and_replicas_agree(seed: u64, steps in prop::collection::vec(0_u8..100, 1..80)) {
         let run = run(seed, &steps);
         let last = run.state.checkpoint();
-        let mut replica = PartitionState::new(LIMITS);
+        let mut replica = PartitionState::new(Stream::Events);
         for frame in &run.log {
-            replica.apply(frame, ApplyMode::Live);
+            replica.apply(frame, ApplyMode::Live).unwrap();
         }
         prop_assert_eq!(&replica.checkpoint(), &last);
         // A replica that restores a checkpoint replays the log up to it for what is derived, and goes on from there.
         let cuts = run.checkpoints.iter().step_by(7);
         for (count, bytes) in cuts {
-            let mut replica = PartitionState::restored(bytes, LIMITS).unwrap();
+            let mut replica = PartitionState::restored(bytes, Stream::Events).unwrap();
+            replica.reset_derived(Offset::ZERO, 0);
             for (frame, at) in run.log.iter().zip(0..) {
-                replica.apply(frame, if at < *count { ApplyMode::Replay } else { ApplyMode::Live });
+                let mode = if at < *count { ApplyMode::Replay } else { ApplyMode::Live };
+                replica.apply(frame, mode).unwrap();
             }
             prop_assert_eq!(&replica.checkpoint(), &last);
             prop_assert_eq!(replica.positions(), run.state.positions());

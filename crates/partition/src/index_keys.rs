@@ -1,5 +1,5 @@
-//! By what the log finds an entry: each account in it, and each event. Stored in index files, so this never changes
-//! without another version. Tags only lead to entries; whoever follows them looks at what is there.
+//! Keys of the log's secondary index: an entry is found by each account in it and by each event. Keys are stored in index
+//! files, so a change needs another version. A key only leads to candidate entries; the reader checks the entry.
 
 use fanfare_log::{Frame, IndexKey, IndexKeys};
 use fanfare_model::{AccountId, EventIdHash};
@@ -7,31 +7,31 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::entry::{self, Entry};
 
-pub(crate) const TAGGER: IndexKeys = IndexKeys { version: 1, keys_of: tags };
+pub(crate) const INDEX_KEYS: IndexKeys = IndexKeys { version: 1, keys_of };
 
-pub(crate) fn account_tag(account: AccountId) -> IndexKey {
+pub(crate) fn account_key(account: AccountId) -> IndexKey {
     IndexKey(xxh3_64(account.as_bytes()))
 }
 
-pub(crate) fn event_tag(account: AccountId, id: EventIdHash) -> IndexKey {
+pub(crate) fn event_key(account: AccountId, id: EventIdHash) -> IndexKey {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(account.as_bytes());
     bytes[16..].copy_from_slice(&id.0.to_le_bytes());
     IndexKey(xxh3_64(&bytes))
 }
 
-fn tags(frame: &Frame, tags: &mut Vec<IndexKey>) {
+fn keys_of(frame: &Frame, keys: &mut Vec<IndexKey>) {
     if frame.header.kind != entry::KIND {
         return;
     }
     let Ok(entry) = Entry::decode(&frame.payload, frame.header.count) else {
-        // Whoever looks for something here must learn that it cannot be read.
-        tags.push(IndexKey::ANY);
+        // Every lookup leads to this entry, so that the reader learns that it cannot be decoded.
+        keys.push(IndexKey::ANY);
         return;
     };
     for section in entry.sections() {
-        tags.push(account_tag(section.account));
-        tags.extend(section.records().map(|record| event_tag(section.account, record.id)));
+        keys.push(account_key(section.account));
+        keys.extend(section.records().map(|record| event_key(section.account, record.id)));
     }
 }
 
@@ -51,14 +51,14 @@ mod tests {
         Frame { header, payload }
     }
 
-    fn tags_of(frame: &Frame) -> Vec<IndexKey> {
-        let mut found = Vec::new();
-        tags(frame, &mut found);
-        found
+    fn collected(frame: &Frame) -> Vec<IndexKey> {
+        let mut keys = Vec::new();
+        keys_of(frame, &mut keys);
+        keys
     }
 
     #[test]
-    fn an_entry_is_found_by_its_accounts_and_by_each_accounts_events() {
+    fn entry_is_found_by_its_accounts_and_by_their_events() {
         let mut entry = EntryBuilder::default();
         entry.push(batch(1, &["a", "b"]));
         entry.push(batch(2, &["a"]));
@@ -66,25 +66,25 @@ mod tests {
         let (one, two) = (AccountId::from_bytes([1; 16]), AccountId::from_bytes([2; 16]));
         let id = |event| EventIdHash::of("/test", event);
         let expected = [
-            account_tag(one),
-            event_tag(one, id("a")),
-            event_tag(one, id("b")),
-            account_tag(two),
-            event_tag(two, id("a")),
+            account_key(one),
+            event_key(one, id("a")),
+            event_key(one, id("b")),
+            account_key(two),
+            event_key(two, id("a")),
         ];
-        assert_eq!(tags_of(&frame(entry::KIND, 3, built.payload.clone())), expected);
+        assert_eq!(collected(&frame(entry::KIND, 3, built.payload.clone())), expected);
         assert_eq!(
-            tags_of(&frame(entry::KIND, 4, built.payload.clone())),
+            collected(&frame(entry::KIND, 4, built.payload.clone())),
             [IndexKey::ANY],
             "it cannot be read"
         );
-        assert_eq!(tags_of(&frame(entry::KIND + 1, 3, built.payload)), [] as [IndexKey; 0]);
+        assert_eq!(collected(&frame(entry::KIND + 1, 3, built.payload)), [] as [IndexKey; 0]);
     }
 
     #[test]
-    fn tags_are_what_they_have_always_been() {
+    fn stored_keys_never_change() {
         let account = AccountId::from_bytes([7; 16]);
-        assert_eq!(account_tag(account), IndexKey(18_341_613_086_114_368_115));
-        assert_eq!(event_tag(account, EventIdHash(1)), IndexKey(14_854_245_466_674_360_306));
+        assert_eq!(account_key(account), IndexKey(18_341_613_086_114_368_115));
+        assert_eq!(event_key(account, EventIdHash(1)), IndexKey(14_854_245_466_674_360_306));
     }
 }

@@ -1,35 +1,36 @@
-//! One subscription's account in one partition: what an advance may do to it, and how far the log must be kept for it.
+//! One subscription's ledger in one partition: the changes that an advance may make to it, and the first offset that the
+//! log must keep for it.
 //!
 //! An event that was matched and counted is in exactly one place: settled under an outcome, named by the record (the
 //! window, or a parked key), or unread, at or above the record's `read_to`. An advance states the new numbers of all
-//! places, and is refused unless they add up.
+//! offset_table, and is refused unless they add up.
 
 use fanfare_model::Offset;
 
 use crate::{AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, Outcome, Reason, Refusal};
 
-/// Bytes of one filter.
+/// Largest encoded filter in bytes.
 pub(crate) const FILTER_BYTES_MAX: usize = 32 << 10;
-/// Specs of one attachment that are needed at once: changes with events between them and none of these settled.
+/// Filters of one attachment that are needed at once: changes with unsettled events between them.
 pub(crate) const FILTERS_MAX: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Attached {
+pub(crate) struct SubscriptionLedger {
     pub(crate) attachment: Attachment,
     pub(crate) counters: Counters,
     pub(crate) record: Option<CursorRecord>,
 }
 
-/// What an advance counts: the events of `from..to`, those below being counted already.
+/// The events that an advance counts: `from..to`. Those below `from` were counted before.
 #[derive(Clone, Copy)]
-struct Counted {
+struct CountedRange {
     from: Offset,
     to: Offset,
 }
 
-impl Attached {
-    /// This account after `cursor` took it from the old frontier to the new one.
-    pub(crate) fn advanced(
+impl SubscriptionLedger {
+    /// The ledger after `cursor` took it from the old frontier to the new one.
+    pub(crate) fn after_advance(
         &self,
         cursor: &CursorAdvance,
         frontier: Offset,
@@ -61,30 +62,30 @@ impl Attached {
         cursor: &CursorAdvance,
         frontier: Offset,
         new_frontier: Offset,
-    ) -> Result<Counted, Refusal> {
+    ) -> Result<CountedRange, Refusal> {
         match (self.attachment.matched_to, cursor.matched_to) {
             (None, None) => {
                 let from = frontier.max(self.attachment.from);
-                Ok(Counted { from, to: new_frontier.max(from) })
+                Ok(CountedRange { from, to: new_frontier.max(from) })
             }
-            (Some(from), None) => Ok(Counted { from, to: from }),
-            (Some(from), Some(to)) if from <= to && to <= new_frontier => Ok(Counted { from, to }),
+            (Some(from), None) => Ok(CountedRange { from, to: from }),
+            (Some(from), Some(to)) if from <= to && to <= new_frontier => Ok(CountedRange { from, to }),
             (Some(_), Some(_)) | (None, Some(_)) => Err(Refusal::Position),
         }
     }
 
-    /// The record as it is kept, if it accounts for `pending` events and moves nothing back.
+    /// The record to keep, if it accounts for `pending` events and moves nothing back.
     fn check(
         &self,
         record: &CursorRecord,
-        counted: Counted,
+        counted: CountedRange,
         pending: u64,
     ) -> Result<Option<CursorRecord>, Refusal> {
-        let held = record.named_events();
+        let named = record.named_events();
         if pending == 0 {
-            return if held == 0 { Ok(None) } else { Err(Refusal::Accounting) };
+            return if named == 0 { Ok(None) } else { Err(Refusal::Accounting) };
         }
-        // With nothing pending before, everything counted before is settled, whether the task has read it or not.
+        // With nothing pending before, every event counted before is settled, read by the delivery task or not.
         let (read_to, oldest) = match &self.record {
             Some(old) if record.read_to < old.read_to => return Err(Refusal::Position),
             Some(old) => (record.read_to, old.first_named().unwrap_or(old.read_to)),
@@ -95,17 +96,17 @@ impl Attached {
         }
         let parked_fit =
             record.parked.iter().all(|key| 0 < key.pending && key.pending <= read_to.since(key.from));
-        let unread = pending.checked_sub(held).ok_or(Refusal::Accounting)?;
+        let unread = pending.checked_sub(named).ok_or(Refusal::Accounting)?;
         if !parked_fit || unread > counted.to.since(read_to) {
             return Err(Refusal::Accounting);
         }
         Ok(Some(CursorRecord { read_to, ..record.clone() }))
     }
 
-    /// From its offset on `new` holds instead of the newest filter.
+    /// Makes `new` the newest filter, in force from its offset on.
     pub(crate) fn change_filter(&mut self, new: AttachedFilter) -> Result<(), Refusal> {
         let mut filters = self.attachment.filters.to_vec();
-        // What took effect at this very offset never held for an event.
+        // A filter that took effect at this very offset never matched an event.
         filters.pop_if(|last| last.from == new.from && last.filter != new.filter);
         let is_full = filters.len() == FILTERS_MAX;
         match filters.last_mut() {
@@ -117,7 +118,7 @@ impl Attached {
         Ok(())
     }
 
-    /// Forgets the filters of offsets that will never be matched again.
+    /// Drops the filters of offsets that will never be matched again.
     pub(crate) fn drop_settled_filters(&mut self, frontier: Offset) {
         let needed = self.unsettled_from(frontier);
         let filters = &self.attachment.filters;
@@ -127,7 +128,7 @@ impl Attached {
         }
     }
 
-    /// Settles all that is pending as cancelled.
+    /// Settles all pending events as cancelled.
     pub(crate) fn cancel_pending(&mut self, reason: Reason) {
         let pending = self.counters.pending();
         if pending > 0 {
@@ -136,7 +137,7 @@ impl Attached {
         self.record = None;
     }
 
-    /// The first offset that may hold an event of this subscription that is not settled.
+    /// The first offset that may hold an unsettled event of this subscription. Trims stay at or below it.
     pub(crate) fn unsettled_from(&self, frontier: Offset) -> Offset {
         let uncounted = self.attachment.matched_to.map_or(frontier, |matched_to| matched_to.min(frontier));
         let Some(record) = &self.record else { return uncounted };
@@ -146,7 +147,7 @@ impl Attached {
 }
 
 impl CursorRecord {
-    /// The oldest offset that the record names.
+    /// The oldest offset that the record names; None if it names none.
     fn first_named(&self) -> Option<Offset> {
         let parked = self.parked.iter().map(|parked| parked.from).min();
         self.window.first().copied().into_iter().chain(parked).min()
@@ -160,7 +161,7 @@ impl CursorRecord {
     }
 }
 
-/// The counters with what `cursor` matched and settled, if nothing is settled that was not matched.
+/// The counters with the events that `cursor` matched and settled; refused if more are settled than were matched.
 fn add(counters: &Counters, cursor: &CursorAdvance) -> Result<Counters, Refusal> {
     let settled = cursor.settled.values().try_fold(0_u64, |sum, &events| sum.checked_add(events));
     let settled = settled.ok_or(Refusal::Accounting)?;
