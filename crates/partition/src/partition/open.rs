@@ -182,6 +182,10 @@ fn damage_of_log(error: &fanfare_log::OpenError) -> Option<Damage> {
         fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
             Some(Damage { detail, offsets: Offset(*first_offset)..Offset(*end_offset) })
         }
+        // A sector that the disk cannot read is damage of this log: opening reads this log's files alone.
+        fanfare_log::OpenError::Io(fatal) if fatal.operation == "read" => {
+            Some(Damage { detail, offsets: Offset::ZERO..Offset::ZERO })
+        }
         _ => None,
     }
 }

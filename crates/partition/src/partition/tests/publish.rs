@@ -305,6 +305,31 @@ async fn corrupt_sealed_segment_stops_its_partition_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unreadable_sector_makes_its_partition_unavailable_and_no_other() {
+    let node = Node::new().await;
+    for event in 0..20 {
+        node.append(batch(1, &[&format!("{event}:{}", "x".repeat(1_000))])).await;
+    }
+    let fs = node.stop().await;
+    let segment = first_segment(&fs);
+    fs.fail_reads(&segment, 8_192..12_288);
+    let node = Node::open_any(fs.clone(), options(), 1).await;
+    assert_eq!(*node.partition.role().borrow(), Role::Failed);
+    let lost = node.partition.read(Offset(0), AccountFilter::All, 1).await.unwrap_err();
+    assert!(matches!(lost, ReadError::DataLoss { .. }), "{lost}");
+    let lost = lost.to_string();
+    assert!(lost.contains(&segment.display().to_string()) && lost.contains("accept-loss"), "{lost}");
+    assert!(matches!(node.partition.append(batch(1, &["a"])), Err(AppendError::Damaged { .. })));
+
+    let other = PartitionId { index: 4, ..ID };
+    let tasks = tokio_util::task::TaskTracker::new();
+    let other = Partition::open(other, &node.host, options(), &Budgets::new(MEMORY, 1), tasks).await.unwrap();
+    let mut role = other.role();
+    let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+    timeout(DEADLINE, leads).await.expect("the other partition leads in time").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn abandoned_search_holds_its_permit_until_it_ends() {
     let node = Node::new().await;
     node.append(batch(1, &["a"])).await;
