@@ -1,4 +1,4 @@
-//! Where the outside ends: listener and limits, authentication, permissions, and the protocols of the public API.
+//! The edge of the node: listener and limits, authentication, permissions, and the protocols of the public API.
 //!
 //! Protocols are thin: each converts requests to those of `control` and `ingest`, and results and errors back. Errors
 //! become [`problem::Problem`]s in one table, which every protocol shares; nothing below this crate knows a status

@@ -83,7 +83,7 @@ impl fanfare_environment::Clock for TestClock {
     }
 }
 
-/// What a test's node differs in.
+/// Properties in which the nodes of tests differ.
 struct NodeOptions {
     fs: MemoryFileSystem,
     limits: IngestLimits,

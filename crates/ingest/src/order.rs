@@ -12,7 +12,8 @@ use fanfare_partition::AppendOrder;
 #[derive(Default)]
 pub(crate) struct StreamOrder {
     by_partition: BTreeMap<u16, AppendOrder>,
-    held: BTreeSet<u16>,
+    /// Partitions held back for a refusal that no partition made.
+    held_back: BTreeSet<u16>,
 }
 
 impl StreamOrder {
@@ -24,17 +25,17 @@ impl StreamOrder {
 
     /// Holds back everything later for these partitions.
     pub(crate) fn hold(&mut self, partitions: impl IntoIterator<Item = u16>) {
-        self.held.extend(partitions);
+        self.held_back.extend(partitions);
     }
 
     pub(crate) fn is_held(&self, partition: u16) -> bool {
-        self.held.contains(&partition)
+        self.held_back.contains(&partition)
             || self.by_partition.get(&partition).is_some_and(|order| !order.is_open())
     }
 
     /// Opens every partition again: the producer resends from its first refused event.
     pub(crate) fn resume(&mut self) {
-        self.held.clear();
+        self.held_back.clear();
         self.by_partition.values_mut().for_each(AppendOrder::reopen);
     }
 }

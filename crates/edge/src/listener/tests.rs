@@ -31,7 +31,7 @@ use crate::listener::request_limits::{CHECK_CALL, STREAMING_CALL};
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
 const CALL: &str = "/fanfare.v1.PublisherService/Publish";
-/// What the service answers as if there were no key.
+/// The call that the service answers as if it had no key.
 const UNAUTHENTICATED_CALL: &str = "/fanfare.v1.PublisherService/PublishBatch";
 const WATCH_CALL: &str = "/grpc.health.v1.Health/Watch";
 

@@ -130,7 +130,7 @@ async fn a_batch_answers_each_event_in_order() {
         event("a"),
     ];
     let results = publish_batch(&caller, events).await.unwrap();
-    let fates: Vec<_> = results
+    let outcomes: Vec<_> = results
         .iter()
         .map(|result| match &result.error {
             None => (result.offset, result.duplicate, ""),
@@ -138,7 +138,7 @@ async fn a_batch_answers_each_event_in_order() {
         })
         .collect();
     assert_eq!(
-        fates,
+        outcomes,
         [
             (1, false, ""),
             (0, false, "EVENT_TYPE_UNKNOWN"),
@@ -289,10 +289,10 @@ async fn publishes_beyond_the_inflight_bytes_are_overloaded() {
     });
     let outcomes =
         timeout(DEADLINE, futures_util::future::join_all(publishes)).await.expect("all are answered");
-    let fates: Vec<_> =
+    let outcomes: Vec<_> =
         outcomes.iter().map(|outcome| outcome[0].as_ref().map(|committed| committed.offset.0)).collect();
-    assert!(matches!(fates[..2], [Ok(0), Ok(1)]), "{fates:?}");
-    assert!(fates[2..].iter().all(|fate| matches!(fate, Err(Refusal::Overloaded))), "{fates:?}");
+    assert!(matches!(outcomes[..2], [Ok(0), Ok(1)]), "{outcomes:?}");
+    assert!(outcomes[2..].iter().all(|outcome| matches!(outcome, Err(Refusal::Overloaded))), "{outcomes:?}");
     let again = node.ingest.publish(caller.tenant, [&one[..]].into_iter()).await;
     assert_eq!(again[0].as_ref().unwrap().offset.0, 2, "there is room again");
 }

@@ -38,17 +38,17 @@ impl Stream {
         timeout(DEADLINE, self.responses.next()).await.expect("it answers in time").expect("it goes on")
     }
 
-    /// What became of the next request's events: an offset or a reason.
-    async fn fates(&mut self) -> Vec<Result<u64, String>> {
+    /// Outcomes of the next request's events: an offset or a reason each.
+    async fn outcomes(&mut self) -> Vec<Result<u64, String>> {
         let response = self.next().await.unwrap();
         if response.results.is_empty() {
             return (0..response.count.into()).map(|nth| Ok(response.first_offset + nth)).collect();
         }
-        let fate = |result: fanfare_proto::v1::PublishResult| match result.error {
+        let outcome = |result: fanfare_proto::v1::PublishResult| match result.error {
             None => Ok(result.offset),
             Some(error) => Err(error.reason),
         };
-        response.results.into_iter().map(fate).collect()
+        response.results.into_iter().map(outcome).collect()
     }
 }
 
@@ -96,8 +96,8 @@ async fn a_final_refusal_skips_only_its_event() {
     let unknown = CloudEvent { r#type: "none".to_owned(), ..event("b") };
     stream.send(vec![event("a"), unknown, event("c"), event("a")]).await;
     stream.send(vec![event("d")]).await;
-    assert_eq!(stream.fates().await, [Ok(0), refused("EVENT_TYPE_UNKNOWN"), Ok(1), Ok(0)]);
-    assert_eq!(stream.fates().await, [Ok(2)]);
+    assert_eq!(stream.outcomes().await, [Ok(0), refused("EVENT_TYPE_UNKNOWN"), Ok(1), Ok(0)]);
+    assert_eq!(stream.outcomes().await, [Ok(2)]);
 }
 
 #[tokio::test]
@@ -106,20 +106,20 @@ async fn a_retryable_refusal_holds_its_partition_until_the_resume() {
     let caller = node.caller("acme").await;
     let mut stream = Stream::open(&caller).await;
     stream.send(vec![event("a")]).await;
-    assert_eq!(stream.fates().await, [Ok(0)]);
+    assert_eq!(stream.outcomes().await, [Ok(0)]);
 
     let all = usize::try_from(LIMITS.inflight_bytes_max).unwrap();
     let full = node.ingest.admit(all).unwrap();
     stream.send(vec![event("b"), event("c")]).await;
-    assert_eq!(stream.fates().await, [refused("OVERLOADED"), refused("ABORTED_BEHIND")]);
+    assert_eq!(stream.outcomes().await, [refused("OVERLOADED"), refused("ABORTED_BEHIND")]);
     drop(full);
     stream.send(vec![event("d"), CloudEvent { r#type: "none".to_owned(), ..event("e") }]).await;
-    assert_eq!(stream.fates().await, [refused("ABORTED_BEHIND"), refused("EVENT_TYPE_UNKNOWN")]);
+    assert_eq!(stream.outcomes().await, [refused("ABORTED_BEHIND"), refused("EVENT_TYPE_UNKNOWN")]);
 
     stream.send_as(true, vec![event("b"), event("c"), event("d")]).await;
     stream.send(vec![event("f")]).await;
-    assert_eq!(stream.fates().await, [Ok(1), Ok(2), Ok(3)]);
-    assert_eq!(stream.fates().await, [Ok(4)]);
+    assert_eq!(stream.outcomes().await, [Ok(1), Ok(2), Ok(3)]);
+    assert_eq!(stream.outcomes().await, [Ok(4)]);
 }
 
 #[tokio::test]
@@ -129,23 +129,23 @@ async fn a_partition_without_a_leader_holds_its_stream_and_no_other() {
     let homeless = super::publish::homeless(&node).await;
     let mut held = Stream::open(&homeless).await;
     held.send(vec![event("a"), event("b")]).await;
-    assert_eq!(held.fates().await, [refused("NO_LEADER"), refused("ABORTED_BEHIND")]);
+    assert_eq!(held.outcomes().await, [refused("NO_LEADER"), refused("ABORTED_BEHIND")]);
     held.send(vec![event("c")]).await;
-    assert_eq!(held.fates().await, [refused("ABORTED_BEHIND")]);
+    assert_eq!(held.outcomes().await, [refused("ABORTED_BEHIND")]);
     held.send_as(true, vec![event("a")]).await;
-    assert_eq!(held.fates().await, [refused("NO_LEADER")], "a resume tries again");
+    assert_eq!(held.outcomes().await, [refused("NO_LEADER")], "a resume tries again");
     let mut other = Stream::open(&caller).await;
     other.send(vec![event("a")]).await;
-    assert_eq!(other.fates().await, [Ok(0)]);
+    assert_eq!(other.outcomes().await, [Ok(0)]);
 }
 
 /// Publishes the event `probe` alone until it fares as told.
-async fn probe(caller: &Caller, fate: Result<(), &str>) {
+async fn probe(caller: &Caller, outcome: Result<(), &str>) {
     let probed = async {
         loop {
             let reason =
                 super::publish::publish(caller, event("probe")).await.map_err(|status| told(&status).1);
-            if reason.as_ref().map(|_| ()).map_err(String::as_str) == fate {
+            if reason.as_ref().map(|_| ()).map_err(String::as_str) == outcome {
                 return;
             }
         }
@@ -161,15 +161,15 @@ async fn a_full_disk_holds_its_stream_until_the_resume_even_with_room_again() {
     node.fs.leave_free(100_000);
     probe(&caller, Err("DISK_FULL")).await;
     stream.send(vec![event("a"), event("b")]).await;
-    assert_eq!(stream.fates().await, [refused("DISK_FULL"), refused("ABORTED_BEHIND")]);
+    assert_eq!(stream.outcomes().await, [refused("DISK_FULL"), refused("ABORTED_BEHIND")]);
     node.fs.leave_free(100_000_000);
     probe(&caller, Ok(())).await;
     stream.send(vec![event("c")]).await;
-    assert_eq!(stream.fates().await, [refused("ABORTED_BEHIND")]);
+    assert_eq!(stream.outcomes().await, [refused("ABORTED_BEHIND")]);
     stream.send_as(true, vec![event("a"), event("b")]).await;
     stream.send(vec![event("c")]).await;
-    assert_eq!(stream.fates().await, [Ok(1), Ok(2)]);
-    assert_eq!(stream.fates().await, [Ok(3)]);
+    assert_eq!(stream.outcomes().await, [Ok(1), Ok(2)]);
+    assert_eq!(stream.outcomes().await, [Ok(3)]);
 }
 
 #[tokio::test]
@@ -193,13 +193,13 @@ async fn a_refusal_holds_back_later_batches_before_it_is_answered() {
     node.fs.leave_free(100_000_000);
     probe(&caller, Ok(())).await;
     let later = append("c").await;
-    let fates = [
+    let outcomes = [
         node.ingest.outcome(before).await.event(0),
         node.ingest.outcome(refused).await.event(0),
         node.ingest.outcome(later).await.event(0),
     ];
-    let [Ok(_), Err(Refusal::Append(AppendError::DiskFull { .. })), Err(Refusal::Behind)] = fates else {
-        panic!("{fates:?}")
+    let [Ok(_), Err(Refusal::Append(AppendError::DiskFull { .. })), Err(Refusal::Behind)] = outcomes else {
+        panic!("{outcomes:?}")
     };
 }
 
@@ -214,7 +214,7 @@ async fn a_client_that_ignores_its_window_is_read_no_faster_and_loses_nothing() 
     }
     for nth in 0..100 {
         let offset = nth * 3;
-        assert_eq!(stream.fates().await, [Ok(offset), Ok(offset + 1), Ok(offset + 2)]);
+        assert_eq!(stream.outcomes().await, [Ok(offset), Ok(offset + 1), Ok(offset + 2)]);
     }
 }
 
@@ -225,7 +225,7 @@ async fn a_too_large_request_ends_the_stream_after_earlier_answers() {
     let mut stream = Stream::open(&caller).await;
     stream.send(vec![event("a")]).await;
     stream.send((0..100).map(|nth| json(event(&nth.to_string()), &"x".repeat(9000))).collect()).await;
-    assert_eq!(stream.fates().await, [Ok(0)], "what came before is answered");
+    assert_eq!(stream.outcomes().await, [Ok(0)], "what came before is answered");
     let end = stream.next().await.unwrap_err();
     assert_eq!(told(&end), (Code::InvalidArgument, "REQUEST_TOO_LARGE".to_owned(), false));
 }
@@ -236,7 +236,7 @@ async fn a_stopping_node_answers_taken_requests_and_ends_the_stream() {
     let caller = node.caller("acme").await;
     let mut stream = Stream::open(&caller).await;
     stream.send(vec![event("a")]).await;
-    assert_eq!(stream.fates().await, [Ok(0)]);
+    assert_eq!(stream.outcomes().await, [Ok(0)]);
     node.stop.cancel();
     let end = stream.next().await.unwrap_err();
     assert_eq!(told(&end), (Code::Unavailable, "DRAINING".to_owned(), true));

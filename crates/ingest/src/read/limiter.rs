@@ -7,12 +7,12 @@ use parking_lot::Mutex;
 
 use super::ReadRefusal;
 
-/// Reads that may be open at once.
+/// Numbers of reads that may be open at once.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimits {
-    /// On the node.
+    /// All reads of the node.
     pub reads_max: usize,
-    /// Of one account.
+    /// Reads of one account.
     pub account_reads_max: usize,
 }
 
