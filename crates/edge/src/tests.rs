@@ -15,6 +15,7 @@ use std::{
 };
 
 use fanfare_catalog::{Catalog, CatalogOptions, EventTypeStatus, NewEventType, Tenant, ViewStorage};
+use fanfare_cluster::Directory;
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryOptions, DeliveryParts, RetryPolicy};
 use fanfare_environment::Environment;
@@ -178,7 +179,7 @@ impl Node {
         );
         let parts = IngestParts {
             catalog: catalog.clone(),
-            partitions: events.clone(),
+            directory: Directory::of_local(events.clone()),
             environment: environment.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),

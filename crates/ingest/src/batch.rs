@@ -3,8 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use fanfare_catalog::AccountView;
+use fanfare_cluster::Directory;
 use fanfare_model::PartitionId;
-use fanfare_partition::{AppendError, Partition, PendingAppend, RecordBatchBuilder};
+use fanfare_partition::{AppendError, PendingAppend, RecordBatchBuilder};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -64,14 +65,15 @@ impl PublishBatch {
     }
 
     /// Queues each record batch at its partition, in the producer's order.
-    pub(crate) fn append(self, partitions: &[Partition], order: &mut StreamOrder) -> InflightBatch {
+    pub(crate) fn append(self, directory: &Directory, order: &mut StreamOrder) -> InflightBatch {
         let mut appends = Vec::with_capacity(self.batches.len());
         for (partition, builder) in self.batches {
-            let pending = match partitions.get(usize::from(partition)) {
-                Some(handle) => handle.append_in_order(order.of_partition(partition), builder.finish()),
-                None => {
+            let pending = match directory.local(PartitionId::events(partition)) {
+                Ok(handle) => handle.append_in_order(order.of_partition(partition), builder.finish()),
+                Err(not_here) => {
+                    // No partition saw the batch, so only this order keeps later events behind it.
                     order.hold([partition]);
-                    Err(no_leader(partition))
+                    Err(not_here.into())
                 }
             };
             appends.push(PartitionAppend { partition, pending });
@@ -118,10 +120,6 @@ impl InflightBatch {
         }
         BatchOutcome::new(self.slots, partitions)
     }
-}
-
-fn no_leader(partition: u16) -> AppendError {
-    AppendError::NotLeader { partition: PartitionId::events(partition), leader: None }
 }
 
 fn outcome_unknown(partition: u16) -> AppendError {

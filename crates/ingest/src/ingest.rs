@@ -6,8 +6,8 @@ use fanfare_catalog::{
     AccountView, Catalog, Tenant,
     json_schema::{CompiledSchema, SchemaCache},
 };
+use fanfare_cluster::Directory;
 use fanfare_environment::Environment;
-use fanfare_partition::Partition;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -46,8 +46,7 @@ pub struct IngestLimits {
 #[derive(Clone)]
 pub struct IngestParts {
     pub catalog: Catalog,
-    /// By index in the stream `events`.
-    pub partitions: Vec<Partition>,
+    pub directory: Directory,
     pub environment: Environment,
     /// Owner of the tasks of open streams.
     pub tasks: TaskTracker,
@@ -95,7 +94,7 @@ impl Ingest {
         };
         let mut order = StreamOrder::default();
         self.add(&mut batch, events, &mut order).await;
-        let outcome = self.outcome(batch.append(self.partitions(), &mut order)).await;
+        let outcome = self.outcome(batch.append(self.directory(), &mut order)).await;
         assert_eq!(outcome.len(), expected.events, "invariant violation: every event has one outcome");
         (0..outcome.len()).map(|index| outcome.event(index)).collect()
     }
@@ -175,8 +174,8 @@ impl Ingest {
         self.shared.parts.catalog.view().account(tenant.account()).cloned().ok_or(Refusal::Draining)
     }
 
-    pub(crate) fn partitions(&self) -> &[Partition] {
-        &self.shared.parts.partitions
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.shared.parts.directory
     }
 
     /// `last` is the schema of the event before: neighbours mostly share it.

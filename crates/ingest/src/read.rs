@@ -6,7 +6,7 @@ mod merge;
 mod query;
 
 use fanfare_catalog::Tenant;
-use fanfare_model::{Event, EventIdHash};
+use fanfare_model::{Event, EventIdHash, PartitionId};
 use fanfare_partition::{Partition, StoredEvent};
 use tokio::sync::mpsc;
 
@@ -105,8 +105,11 @@ impl EventReader {
                 None => return Err(ReadRefusal::PartitionUnknown { named, own }),
             },
         };
-        let handle = |index: u16| self.parts.partitions.get(usize::from(index)).cloned();
-        Ok(indexes.into_iter().filter_map(handle).collect())
+        let local = |index| {
+            let partition = PartitionId::events(index);
+            self.parts.directory.local(partition).map_err(|_| ReadRefusal::NotHere { partition })
+        };
+        indexes.into_iter().map(local).collect()
     }
 }
 

@@ -60,6 +60,6 @@ impl PublishSession {
 
     /// Queues the batch behind the session's earlier ones. Does not wait for its commit, see [`Ingest::outcome`].
     pub fn append(&mut self, batch: PublishBatch) -> InflightBatch {
-        batch.append(self.ingest.partitions(), &mut self.order)
+        batch.append(self.ingest.directory(), &mut self.order)
     }
 }

@@ -79,7 +79,7 @@ impl Node {
         let stop_serving = CancellationToken::new();
         let parts = IngestParts {
             catalog: catalog.clone(),
-            partitions: directory.local_of(Stream::Events).collect(),
+            directory: directory.clone(),
             environment: environment.clone(),
             tasks: tasks.clone(),
             stop: stop_serving.clone(),

@@ -204,6 +204,17 @@ async fn invalid_positions_are_refused() {
 }
 
 #[tokio::test]
+async fn a_read_of_a_partition_that_is_elsewhere_asks_to_retry() {
+    let node = Node::new().await;
+    let homeless = super::publish::homeless(&node).await;
+    let status = open(&homeless, from(From::Earliest(true))).await.map(drop).unwrap_err();
+    assert_eq!(told(&status), (Code::Unavailable, "NO_LEADER".to_owned(), true));
+    let request = GetEventRequest { id: "a".to_owned(), source: "/tests".to_owned() };
+    let status = homeless.reader.clone().get_event(request).await.unwrap_err();
+    assert_eq!(told(&status), (Code::Unavailable, "NO_LEADER".to_owned(), true));
+}
+
+#[tokio::test]
 async fn open_reads_are_limited_per_account_and_per_node() {
     let node = Node::new().await;
     let (caller, other) = (node.caller("acme").await, node.caller("other").await);

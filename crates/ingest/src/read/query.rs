@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use fanfare_model::{Event, Offset, Timestamp};
+use fanfare_model::{Event, Offset, PartitionId, Timestamp};
 use fanfare_partition::{ReadError, StoredEvent};
 
 /// Position where a read begins.
@@ -34,6 +34,9 @@ pub struct ReadQuery {
 pub enum ReadRefusal {
     #[error("the account has no events in partition {named}: its partitions are {own:?}")]
     PartitionUnknown { named: u32, own: Vec<u16> },
+    /// A read that left the partition out would look complete.
+    #[error("partition {partition} has no replica on this node: retry")]
+    NotHere { partition: PartitionId },
     #[error("an offset belongs to one partition: name the partition too")]
     PartitionMissing,
     #[error("offset {requested} is not written yet: the next one is {high_watermark}")]
