@@ -1,14 +1,15 @@
 //! The entry: all batches that were proposed for the partition together, in one frame of the log.
 //!
 //! ```text
-//! version u16 | zero u16 | sections u32                                        entry head, 8 bytes
+//! version u16 | zero u16 | sections u32 | table crc u32                        entry head, 12 bytes
 //! account 16 | shard epoch u32 | base delta u32 | count u32 | body length u32 | body crc u32      per section, 36 bytes
 //! id hash 16 | key hash u64 | checksum u32 | length u32                        per event, 32 bytes
 //! bodies, one after another: per event a varint length and the producer's bytes
 //! ```
 //! All numbers are little-endian. Sections lie in the order of their offsets; a section begins at the frame's base
 //! offset plus its base delta. The frame's own checksum covers all of it; the section's is computed before the bytes
-//! reach the log, so it also covers the way there.
+//! reach the log, so it also covers the way there. The table's checksum covers section heads and events' lines: a start
+//! reads tables alone, which the frame's checksum does not prove.
 
 use std::ops::Range;
 
@@ -20,8 +21,9 @@ use crate::{CodecError, RecordBatch, RecordHeader, StoredBatch, codec::Decoder};
 
 /// Kind of the frames that hold an entry of batches.
 pub(crate) const KIND: u8 = 1;
-const VERSION: u16 = 1;
-const HEAD_BYTES: usize = 8;
+const VERSION: u16 = 2;
+const HEAD_BYTES: usize = 12;
+const TABLE_CRC_AT: usize = 8;
 const SECTION_BYTES: usize = 36;
 pub(crate) const RECORD_BYTES: usize = 32;
 /// Neighbouring batches of one account share a section, at the price of one copy, while they are smaller than this:
@@ -114,6 +116,7 @@ impl EntryBuilder {
         table.put_u16_le(VERSION);
         table.put_u16_le(0);
         table.put_u32_le(u32::try_from(sections).expect("an entry is bounded in bytes"));
+        table.put_u32_le(0);
         let mut parts = Vec::with_capacity(1 + sections);
         parts.push(Bytes::new());
         let mut identities = Vec::with_capacity(sections);
@@ -137,6 +140,8 @@ impl EntryBuilder {
             table.put_u32_le(record.checksum);
             table.put_u32_le(record.length);
         }
+        let crc = crc32fast::hash(&table[HEAD_BYTES..]);
+        table[TABLE_CRC_AT..HEAD_BYTES].copy_from_slice(&crc.to_le_bytes());
         parts[0] = table.freeze();
         BuiltEntry { payload: Payload::new(parts), count: self.count, identities }
     }
@@ -176,6 +181,11 @@ impl Body {
 /// An entry read back: its table is checked, its bodies are checked when they are read.
 pub(crate) struct Entry<'a> {
     payload: &'a Payload,
+    table: EntryTable,
+}
+
+/// The table of an entry: everything but the bodies.
+pub(crate) struct EntryTable {
     heads: Vec<SectionHead>,
     lines: Bytes,
     bodies_at: usize,
@@ -189,13 +199,32 @@ pub(crate) struct SectionRecords<'a> {
     lines: &'a [u8],
 }
 
-impl<'a> Entry<'a> {
-    /// Reads and checks the table against `count` and the payload's size.
-    pub(crate) fn decode(payload: &'a Payload, count: u32) -> Result<Self, CodecError> {
-        let size = payload.len();
+impl EntryTable {
+    /// First bytes of a payload that hold the table of `count` events, however many sections they are in.
+    pub(crate) fn prefix_bytes_max(count: u32) -> usize {
+        HEAD_BYTES + count as usize * (SECTION_BYTES + RECORD_BYTES)
+    }
+
+    /// Reads the table from the first bytes of a payload of `payload_bytes` and checks it against its own checksum: the
+    /// rest of the frame has not been read.
+    pub(crate) fn decode_prefix(prefix: &[u8], payload_bytes: u32, count: u32) -> Result<Self, CodecError> {
+        let bytes = Bytes::copy_from_slice(prefix);
         let part = |range: Range<usize>| {
-            if range.end <= size { Ok(payload.slice(range)) } else { Err(CodecError::Short) }
+            if range.end <= bytes.len() { Ok(bytes.slice(range)) } else { Err(CodecError::Short) }
         };
+        let (table, crc) = Self::decode(part, payload_bytes as usize, count)?;
+        if crc32fast::hash(&part(HEAD_BYTES..table.bodies_at)?) != crc {
+            return Err(CodecError::Checksum);
+        }
+        Ok(table)
+    }
+
+    /// Reads and checks the table against `count` and the payload's size. Returns its checksum, too.
+    fn decode(
+        part: impl Fn(Range<usize>) -> Result<Bytes, CodecError>,
+        size: usize,
+        count: u32,
+    ) -> Result<(Self, u32), CodecError> {
         let head = part(0..HEAD_BYTES)?;
         let mut head = Decoder(&head);
         match head.u16()? {
@@ -206,6 +235,7 @@ impl<'a> Entry<'a> {
             return Err(CodecError::Value("entry head"));
         }
         let sections = head.u32()? as usize;
+        let crc = head.u32()?;
         let lines_at =
             sections.checked_mul(SECTION_BYTES).map(|bytes| bytes + HEAD_BYTES).ok_or(CodecError::Short)?;
         let heads = part(HEAD_BYTES..lines_at)?;
@@ -213,10 +243,10 @@ impl<'a> Entry<'a> {
         let bodies_at = lines_at + count as usize * RECORD_BYTES;
         let lines = part(lines_at..bodies_at)?;
         let bodies: u64 = heads.iter().map(|head| u64::from(head.body_bytes)).sum();
-        if bodies != (size - bodies_at) as u64 {
+        if bodies_at as u64 + bodies != size as u64 {
             return Err(CodecError::Value("body lengths"));
         }
-        Ok(Self { payload, heads, lines, bodies_at })
+        Ok((Self { heads, lines, bodies_at }, crc))
     }
 
     pub(crate) fn sections(&self) -> impl Iterator<Item = SectionRecords<'_>> {
@@ -232,6 +262,26 @@ impl<'a> Entry<'a> {
             }
         })
     }
+}
+
+impl<'a> Entry<'a> {
+    /// Reads and checks the table against `count` and the payload's size. The frame's checksum has proven the bytes.
+    pub(crate) fn decode(payload: &'a Payload, count: u32) -> Result<Self, CodecError> {
+        let size = payload.len();
+        let part = |range: Range<usize>| {
+            if range.end <= size { Ok(payload.slice(range)) } else { Err(CodecError::Short) }
+        };
+        let (table, _) = EntryTable::decode(part, size, count)?;
+        Ok(Self { payload, table })
+    }
+
+    pub(crate) fn table(&self) -> &EntryTable {
+        &self.table
+    }
+
+    pub(crate) fn sections(&self) -> impl Iterator<Item = SectionRecords<'_>> {
+        self.table.sections()
+    }
 
     /// The batches of accounts for which `matches` is true, each checked against its section's checksum. Bodies of other
     /// accounts are not touched.
@@ -241,8 +291,8 @@ impl<'a> Entry<'a> {
         append_time: Timestamp,
         matches: impl Fn(AccountId) -> bool,
     ) -> impl Iterator<Item = Result<StoredBatch, CodecError>> {
-        let mut at = self.bodies_at;
-        self.heads.iter().zip(self.sections()).filter_map(move |(head, section)| {
+        let mut at = self.table.bodies_at;
+        self.table.heads.iter().zip(self.sections()).filter_map(move |(head, section)| {
             let range = at..at + head.body_bytes as usize;
             at = range.end;
             if !matches(head.account) {

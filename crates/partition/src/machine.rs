@@ -4,7 +4,9 @@
 //! Publishes positions, writes and restores checkpoints, and rebuilds from the log the state that is derived from it. The
 //! rules are in [`crate::state`].
 
-use fanfare_log::{Frame, Log, Position, ReadError};
+use std::ops::ControlFlow;
+
+use fanfare_log::{Frame, FrameHeader, Log, Position, ReadError};
 use fanfare_model::{AccountId, Offset, Stream, Timestamp};
 use fanfare_raft::{Anchor, ApplyMode, RestoreError, StateMachine};
 use tokio::sync::watch;
@@ -13,14 +15,11 @@ use crate::{
     CodecError, Positions,
     budgets::BudgetShare,
     dedup::{DedupLimits, DedupWindow, HashSeed, OffsetGap},
-    entry::{self, Entry},
+    entry::{self, Entry, EntryTable},
     filler,
     quota::Usage,
     state::{ApplyError, PartitionState, Reply},
 };
-
-/// Bytes of frames read at once while derived state is rebuilt.
-const RECOVERY_READ_BYTES: u64 = 8 << 20;
 
 pub(crate) struct Machine {
     state: PartitionState,
@@ -99,23 +98,76 @@ impl Machine {
     /// Adds the identities of a frame's events to the dedup window.
     fn remember_identities(&mut self, frame: &Frame) -> Result<(), ApplyError> {
         let header = &frame.header;
+        if header.kind != entry::KIND {
+            return self.remember(header, None);
+        }
+        let entry = Entry::decode(&frame.payload, header.count)
+            .map_err(|source| ApplyError::Decode { index: header.position.index, source })?;
+        self.remember(header, Some(entry.table()))
+    }
+
+    /// Adds the identities of an entry's table, or those of a filler.
+    fn remember(&mut self, header: &FrameHeader, table: Option<&EntryTable>) -> Result<(), ApplyError> {
         let (index, base, time) = (header.position.index, Offset(header.base_offset), self.state.last_time());
         let gap = |gap: OffsetGap| ApplyError::Invariant { index, detail: gap.to_string() };
-        match header.kind {
-            entry::KIND => {
-                self.dedup.set_bytes_max(self.parts.budget.dedup_bytes());
-                let entry = Entry::decode(&frame.payload, header.count)
-                    .map_err(|source| ApplyError::Decode { index, source })?;
-                for section in entry.sections() {
-                    let base = base.plus(section.base_delta.into());
-                    self.dedup.insert(section.account, base, time, section.records()).map_err(gap)?;
+        if let Some(table) = table {
+            self.dedup.set_bytes_max(self.parts.budget.dedup_bytes());
+            for section in table.sections() {
+                let base = base.plus(section.base_delta.into());
+                self.dedup.insert(section.account, base, time, section.records()).map_err(gap)?;
+            }
+        } else if header.kind == filler::KIND && header.count > 0 {
+            let records = filler::records(base, header.count);
+            self.dedup.insert(filler::NO_ACCOUNT, base, time, records).map_err(gap)?;
+        }
+        Ok(())
+    }
+
+    /// Observes the frames of `from..=last` by their headers and tables; payloads are skipped on disk.
+    fn observe_tables(&mut self, log: &Log, from: u64, last: u64) -> Result<(), ReadError> {
+        let mut next = from;
+        while next <= last {
+            let (mut unproven, mut failed) = (None, None);
+            let prefix_bytes = |header: &FrameHeader| match header.kind {
+                entry::KIND => EntryTable::prefix_bytes_max(header.count),
+                _ => 0,
+            };
+            let end = log.scan_headers(next..last + 1, prefix_bytes, |header, prefix| {
+                let table = match header.kind {
+                    entry::KIND => {
+                        let table = EntryTable::decode_prefix(prefix, header.payload_bytes, header.count);
+                        let Ok(table) = table else {
+                            unproven = Some(header.position.index);
+                            return ControlFlow::Break(());
+                        };
+                        Some(table)
+                    }
+                    _ => None,
+                };
+                self.state.observe(header);
+                match self.remember(header, table.as_ref()) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
                 }
+            })?;
+            if let Some(error) = failed {
+                return Err(unusable(&error));
             }
-            filler::KIND if header.count > 0 => {
-                let records = filler::records(base, header.count);
-                self.dedup.insert(filler::NO_ACCOUNT, base, time, records).map_err(gap)?;
-            }
-            _ => {}
+            // The whole frame has a checksum of its own: reading it tells damage from an entry of another version.
+            next = match unproven {
+                Some(index) => {
+                    for frame in &log.read(index, index + 1, 1)? {
+                        self.state.observe(&frame.header);
+                        self.remember_identities(frame).map_err(|error| unusable(&error))?;
+                    }
+                    index + 1
+                }
+                None if end > next => end,
+                None => break,
+            };
         }
         Ok(())
     }
@@ -178,19 +230,17 @@ impl StateMachine for Machine {
         if holds_applied {
             let newest = log.read(upto.index, upto.index + 1, 1)?;
             let newest = newest.first().expect("a read of a kept index returns its frame");
-            let mut next = self.dedup_start(log, newest)?;
-            while next <= upto.index {
-                let frames = log.read(next, upto.index + 1, RECOVERY_READ_BYTES)?;
-                for frame in &frames {
-                    self.state.observe(&frame.header);
-                    self.remember_identities(frame).unwrap_or_else(|error| panic!("{error}"));
-                }
-                next += frames.len() as u64;
-            }
+            let from = self.dedup_start(log, newest)?;
+            self.observe_tables(log, from, upto.index)?;
         }
         self.publish_positions();
         Ok(())
     }
+}
+
+/// The log holds an entry that this version cannot use: the group does not open, the others do.
+fn unusable(error: &ApplyError) -> ReadError {
+    ReadError::Corrupt { path: "the partition's log".to_owned(), at: 0, what: error.to_string() }
 }
 
 pub(crate) fn first_index(bounds: &fanfare_log::Bounds) -> u64 {

@@ -113,7 +113,29 @@ fn cut_or_flipped_bytes_are_never_other_events() {
 #[test]
 fn a_newer_version_is_named() {
     let mut bytes = flat(&build(&[batch(1, &["a"])]).payload);
-    bytes[0] = 2;
+    bytes[0] = 3;
     let error = stored_batches(&frame(Payload::new(vec![bytes.into()]), 1), None).unwrap_err();
-    assert_eq!(error, CodecError::Version { what: "entry", version: 2 });
+    assert_eq!(error, CodecError::Version { what: "entry", version: 3 });
+}
+
+#[test]
+fn table_is_read_from_the_first_bytes_and_every_flip_in_it_is_noticed() {
+    let built = build(&[batch(1, &["a:1", "b"]), batch(2, &["c"])]);
+    let bytes = flat(&built.payload);
+    let payload_bytes = u32::try_from(bytes.len()).unwrap();
+    let read = |prefix: &[u8]| EntryTable::decode_prefix(prefix, payload_bytes, built.count);
+    let identities = |table: &EntryTable| {
+        let sections = table.sections().map(|section| (section.account, section.records().collect()));
+        sections.collect::<Vec<(AccountId, Vec<RecordHeader>)>>()
+    };
+    let table_bytes = HEAD_BYTES + 2 * SECTION_BYTES + 3 * RECORD_BYTES;
+    for prefix in [table_bytes, EntryTable::prefix_bytes_max(built.count).min(bytes.len()), bytes.len()] {
+        assert_eq!(identities(&read(&bytes[..prefix]).unwrap()), built.identities);
+    }
+    assert!(read(&bytes[..table_bytes - 1]).is_err());
+    for (at, bit) in (0..table_bytes).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+        let mut flipped = bytes[..table_bytes].to_vec();
+        flipped[at] ^= 1 << bit;
+        assert!(read(&flipped).is_err(), "flip at {at}");
+    }
 }
