@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_larger_than_the_limit_is_admitted_alone() {
+    fn batch_larger_than_the_limit_is_admitted_alone() {
         let admission = admission(100);
         let large = admission.admit(1_000).unwrap();
         assert!(admission.admit(1).is_err());
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_advice_to_wait_follows_the_rate_within_bounds() {
+    fn advised_wait_follows_the_rate_within_bounds() {
         let admission = admission(1_000_000);
         let _waiting = admission.admit(1_000_000).unwrap();
         assert_eq!(admission.overloaded(), Overloaded { retry_after_ms: 1_000 });

@@ -255,7 +255,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_batch_without_some_events_keeps_the_bytes_of_the_others() {
+    fn removing_events_keeps_the_bytes_of_the_others() {
         let long = "x".repeat(70_000);
         let whole = batch(1, &["a", &long, "", "b", &"y".repeat(200)]);
         assert_eq!(whole.without(&[]), whole);
@@ -265,7 +265,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_cut_batch_starts_at_the_cut_and_shares_the_rest() {
+    fn cut_batch_starts_at_the_cut_and_shares_memory() {
         let whole = batch(1, &["a", "bb", "ccc"]);
         let stored =
             StoredBatch::new(whole.account, Offset(10), Timestamp(7), whole.records.clone(), whole.body);

@@ -52,7 +52,7 @@ fn commands() -> Vec<(&'static str, Command)> {
 }
 
 #[test]
-fn the_formats_are_the_golden_ones() {
+fn formats_equal_the_golden_file() {
     let mut golden = include_str!("golden.txt").lines();
     for (name, command) in commands() {
         let hex: String = command.encode().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -79,7 +79,7 @@ fn cut_extended_or_flipped_bytes_never_panic_and_never_pass_for_the_same_command
 }
 
 #[test]
-fn a_newer_version_is_named() {
+fn newer_version_is_refused_by_number() {
     let (_, command) = commands().remove(0);
     let mut bytes = command.encode();
     bytes[0] = 2;

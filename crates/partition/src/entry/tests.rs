@@ -33,7 +33,7 @@ fn texts(batches: &[StoredBatch]) -> Vec<(u64, u8, String)> {
 }
 
 #[test]
-fn the_format_is_the_golden_one() {
+fn format_equals_the_golden_file() {
     let built = build(&[batch(1, &["a:1", "b"]), batch(2, &[""])]);
     let golden = include_str!("golden.hex").split_whitespace().collect::<String>();
     let hex: String = flat(&built.payload).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -41,7 +41,7 @@ fn the_format_is_the_golden_one() {
 }
 
 #[test]
-fn batches_come_back_by_account_from_parts_and_from_one_piece() {
+fn batches_are_read_by_account_from_one_or_many_parts() {
     let large = "x".repeat(MERGE_BYTES_MAX);
     let built = build(&[
         batch(1, &["a", "b"]),
@@ -74,7 +74,7 @@ fn batches_come_back_by_account_from_parts_and_from_one_piece() {
 }
 
 #[test]
-fn a_section_shares_the_memory_of_the_batch_it_was_made_of() {
+fn section_shares_memory_with_its_batch() {
     let large = batch(1, &[&"x".repeat(MERGE_BYTES_MAX)]);
     let built = build(std::slice::from_ref(&large));
     let stored = stored_batches(&frame(built.payload, built.count), None).unwrap();
@@ -83,7 +83,7 @@ fn a_section_shares_the_memory_of_the_batch_it_was_made_of() {
 }
 
 #[test]
-fn cut_or_flipped_bytes_are_never_other_events() {
+fn cut_or_flipped_bytes_never_yield_other_events() {
     let built = build(&[batch(1, &["a:1", "b"]), batch(2, &["c"])]);
     let bytes = flat(&built.payload);
     let bodies_at = HEAD_BYTES + 2 * SECTION_BYTES + 3 * RECORD_BYTES;
@@ -111,7 +111,7 @@ fn cut_or_flipped_bytes_are_never_other_events() {
 }
 
 #[test]
-fn a_newer_version_is_named() {
+fn newer_version_is_refused_by_number() {
     let mut bytes = flat(&build(&[batch(1, &["a"])]).payload);
     bytes[0] = 3;
     let error = stored_batches(&frame(Payload::new(vec![bytes.into()]), 1), None).unwrap_err();

@@ -174,7 +174,7 @@ fn record(read_to: u64, window: &[u64], parked: &[(u64, u64, u64)]) -> Option<Cu
 }
 
 #[test]
-fn an_attachment_begins_where_its_start_says_within_what_is_kept() {
+fn attachment_begins_at_its_start_within_the_retained_log() {
     let time = |offset| Start::Time { time: Timestamp(0), offset: Offset(offset) };
     let cases = [
         (Start::Next, 10, None),
@@ -198,7 +198,7 @@ fn an_attachment_begins_where_its_start_says_within_what_is_kept() {
 }
 
 #[test]
-fn an_attach_again_repoints_changes_the_filter_does_nothing_or_is_refused() {
+fn repeated_attach_repoints_or_changes_the_filter_or_is_refused() {
     let mut bench = Bench::new();
     bench.attach(1, 2, 5, Start::Next).unwrap();
     bench.append(3);
@@ -218,7 +218,7 @@ fn an_attach_again_repoints_changes_the_filter_does_nothing_or_is_refused() {
 }
 
 #[test]
-fn a_detach_cancels_what_is_pending_and_keeps_the_counters() {
+fn detach_cancels_pending_events_and_keeps_the_counters() {
     let mut bench = Bench::new();
     bench.attach(1, 1, 1, Start::Next).unwrap();
     bench.append(3);
@@ -270,7 +270,7 @@ fn same() -> Option<CursorRecord> {
 }
 
 #[test]
-fn an_advance_is_applied_if_its_numbers_add_up() {
+fn advance_is_applied_if_its_numbers_add_up() {
     let cases = [
         ("nothing new", 10, vec![cursor(0, 0, same())]),
         ("left out", 15, vec![]),
@@ -286,7 +286,7 @@ fn an_advance_is_applied_if_its_numbers_add_up() {
 }
 
 #[test]
-fn an_advance_whose_numbers_do_not_add_up_is_refused() {
+fn advance_with_wrong_numbers_is_refused() {
     let cases = [
         ("more matched than there are", 15, cursor(6, 0, same())),
         ("matched without a move", 10, cursor(1, 0, same())),
@@ -308,7 +308,7 @@ fn an_advance_whose_numbers_do_not_add_up_is_refused() {
 }
 
 #[test]
-fn an_advance_whose_positions_do_not_move_on_is_refused() {
+fn advance_that_moves_back_or_past_the_end_is_refused() {
     let cases = [
         ("read_to back", cursor(0, 0, record(7, &[3, 5], &[(7, 4, 2)]))),
         ("read_to past the frontier", cursor(0, 0, record(11, &[3, 5], &[(7, 4, 2)]))),
@@ -334,7 +334,7 @@ fn an_advance_whose_positions_do_not_move_on_is_refused() {
 }
 
 #[test]
-fn a_command_of_another_term_changes_nothing() {
+fn command_of_another_term_changes_nothing() {
     let mut bench = unsettled();
     let advance = Advance { frontier: Offset(15), cursors: vec![] };
     assert_eq!(
@@ -348,7 +348,7 @@ fn a_command_of_another_term_changes_nothing() {
 }
 
 #[test]
-fn a_task_that_never_read_settled_events_may_say_so_with_an_old_position() {
+fn record_may_keep_an_old_read_position_once_all_is_settled() {
     let mut bench = Bench::new();
     bench.attach(1, 1, 1, Start::Next).unwrap();
     bench.append(20);
@@ -398,7 +398,7 @@ fn catching_up_counts_for_itself_and_joins_at_the_frontier() {
 }
 
 #[test]
-fn an_advance_on_its_way_never_skips_a_subscription_that_starts_in_the_past() {
+fn inflight_advance_never_skips_a_subscription_that_starts_in_the_past() {
     let mut bench = Bench::new();
     bench.append(10);
     // The frontier stands at 0, as does the log's start; the fan-out has read to 10 without knowing the subscription.
@@ -409,7 +409,7 @@ fn an_advance_on_its_way_never_skips_a_subscription_that_starts_in_the_past() {
 }
 
 #[test]
-fn a_trim_stops_at_the_first_offset_that_may_be_unsettled() {
+fn trim_stops_at_the_first_unsettled_offset() {
     let cases: [(&str, Option<CursorRecord>, u64, u64); 5] = [
         ("nothing pending: the frontier", None, 10, 10),
         ("the window", record(10, &[3, 9], &[]), 8, 3),
@@ -441,7 +441,7 @@ fn without_attachments_a_trim_takes_the_frontier_along() {
 }
 
 #[test]
-fn a_replayed_command_changes_only_what_is_derived() {
+fn replayed_command_changes_derived_state_only() {
     let mut bench = unsettled();
     let before = bench.state.checkpoint();
     bench.script.time = 0;
@@ -460,7 +460,7 @@ fn a_replayed_command_changes_only_what_is_derived() {
 }
 
 #[test]
-fn the_checkpoint_is_the_golden_one_and_damage_never_panics() {
+fn checkpoint_equals_the_golden_file_and_damage_never_panics() {
     let mut bench = unsettled();
     assert_eq!(filters(&bench.attach(1, 1, 2, Start::Next).unwrap()), [(0, 1, "1"), (20, 2, "2")]);
     bench.attach(2, 3, 4, Start::Earliest).unwrap();

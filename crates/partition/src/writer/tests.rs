@@ -274,7 +274,7 @@ async fn lost_leadership_makes_inflight_appends_unknown_and_forgets_their_ids() 
     let lost = [
         first.hand_over(Some(&order), &["b"]).await,
         first.hand_over(Some(&order), &["c"]).await,
-        // A repeat of what is under way, which waits for it.
+        // A repeat of an event in flight, which waits for it.
         first.hand_over(None, &["b"]).await,
     ];
     assert_eq!(first.writer.inflight.len(), 3);

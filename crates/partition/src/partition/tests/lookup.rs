@@ -170,7 +170,7 @@ async fn rare_below(node: &Node, end: u64, bytes_max: u64) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reading_for_a_rare_account_passes_over_everybody_elses_entries() {
+async fn read_of_a_rare_account_skips_entries_of_others() {
     let files = Counting::default();
     let node = filled(&files).await;
     let end = sealed_end(&node);
@@ -188,7 +188,7 @@ async fn reading_for_a_rare_account_passes_over_everybody_elses_entries() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_event_is_found_after_a_restart_by_reading_its_entry_alone() {
+async fn old_event_is_found_by_reading_its_entry_alone() {
     let files = Counting::default();
     let node = filled(&files).await;
     let text_of = |event: u64| format!("{event}:{}", "x".repeat(usize::try_from(EVENT_BYTES).unwrap()));
@@ -208,7 +208,7 @@ async fn an_old_event_is_found_after_a_restart_by_reading_its_entry_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lookups_are_the_same_without_any_index_file() {
+async fn lookups_are_the_same_with_damaged_index_files() {
     let files = Counting::default();
     let node = filled(&files).await;
     let with_index = rare_below(&node, EVENTS, 256 << 10).await;

@@ -73,13 +73,13 @@ async fn another_body_under_a_committed_identity_is_a_conflict() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeats_in_flight_commit_once_and_all_get_the_same_offset() {
     let node = Node::new().await;
-    let mut receipts = Vec::new();
+    let mut appends = Vec::new();
     for round in 0..200 {
         let own = format!("own {round}");
-        receipts.push(node.partition.append(batch(1, &["same", &own])).unwrap());
+        appends.push(node.partition.append(batch(1, &["same", &own])).unwrap());
     }
-    for (receipt, round) in receipts.into_iter().zip(0..) {
-        let appended = receipt.committed().await.unwrap();
+    for (pending, round) in appends.into_iter().zip(0..) {
+        let appended = pending.committed().await.unwrap();
         let (base, duplicates) = if round == 0 { (0, vec![]) } else { (round + 1, vec![(0, Offset(0))]) };
         assert_eq!(appended, Appended { base: Offset(base), duplicates, conflicts: vec![] });
     }
@@ -121,16 +121,16 @@ async fn concurrent_producers_each_keep_their_order() {
 
 /// Appends 50 batches of 3 events without waiting between them; answers where each begins.
 async fn produce(partition: Partition, producer: u8) -> Vec<Offset> {
-    let mut receipts = Vec::new();
+    let mut appends = Vec::new();
     for round in 0..50 {
         let events: Vec<String> =
             (0..3).map(|event| format!("{producer}:{:03}", round * 3 + event)).collect();
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
-        receipts.push(partition.append(batch(producer % 3, &events)).unwrap());
+        appends.push(partition.append(batch(producer % 3, &events)).unwrap());
     }
     let mut bases = Vec::new();
-    for receipt in receipts {
-        bases.push(receipt.committed().await.unwrap().base);
+    for pending in appends {
+        bases.push(pending.committed().await.unwrap().base);
     }
     bases
 }
@@ -140,13 +140,13 @@ async fn batch_larger_than_an_entry_is_committed_whole() {
     let fs = MemoryFileSystem::default();
     let node = Node::open(fs, PartitionOptions { entry_bytes_max: 1_000, ..options() }, 1).await;
     let large = "x".repeat(10_000);
-    let receipts = [
+    let appends = [
         node.partition.append(batch(1, &["a"])).unwrap(),
         node.partition.append(batch(1, &[&large, "b"])).unwrap(),
         node.partition.append(batch(1, &["c"])).unwrap(),
     ];
-    for receipt in receipts {
-        receipt.committed().await.unwrap();
+    for pending in appends {
+        pending.committed().await.unwrap();
     }
     assert_eq!(node.events(0, None, 10).await, numbered(0, &["a", &large, "b", "c"]));
 }
@@ -158,18 +158,18 @@ async fn full_queue_refuses_with_a_time_to_retry() {
         Node::open_with(fs, (ID, MemoryLimits { queue_bytes_max: 10_000, ..MEMORY }), options(), 1).await;
     node.leads().await;
     let large = "x".repeat(4_000);
-    let mut receipts = Vec::new();
+    let mut appends = Vec::new();
     let refused = loop {
-        match node.partition.append(batch(1, &[&format!("{large}{}", receipts.len())])) {
-            Ok(receipt) => receipts.push(receipt),
+        match node.partition.append(batch(1, &[&format!("{large}{}", appends.len())])) {
+            Ok(pending) => appends.push(pending),
             Err(error) => break error,
         }
     };
     let AppendError::Overloaded { retry_after_ms, .. } = refused else { panic!("{refused}") };
     assert!((5..=1_000).contains(&retry_after_ms));
-    let taken = receipts.len() as u64;
-    for receipt in receipts {
-        receipt.committed().await.unwrap();
+    let taken = appends.len() as u64;
+    for pending in appends {
+        pending.committed().await.unwrap();
     }
     assert_eq!(node.positions().high_watermark, Offset(taken));
     node.append(batch(1, &["room again"])).await;
@@ -185,8 +185,8 @@ async fn full_disk_refuses_events_and_keeps_acknowledged_ones() {
         let until = async {
             loop {
                 let name = taken.len().to_string();
-                let receipt = node.partition.append(batch(1, &[&name])).expect("it is queued");
-                let outcome = receipt.committed().await;
+                let pending = node.partition.append(batch(1, &[&name])).expect("it is queued");
+                let outcome = pending.committed().await;
                 match &outcome {
                     Ok(_) => taken.push(name),
                     Err(error) => assert!(matches!(error, AppendError::DiskFull { .. }), "{error}"),
@@ -238,13 +238,13 @@ async fn readers_wake_at_the_watermark_and_find_times_and_identities() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shutdown_answers_every_queued_append_and_takes_no_more() {
     let node = Node::new().await;
-    let mut receipts = Vec::new();
+    let mut appends = Vec::new();
     for event in 0..50 {
-        receipts.push(node.partition.append(batch(1, &[&event.to_string()])).unwrap());
+        appends.push(node.partition.append(batch(1, &[&event.to_string()])).unwrap());
     }
     node.partition.shutdown().await;
-    for (receipt, event) in receipts.into_iter().zip(0..) {
-        assert_eq!(receipt.committed().await.unwrap().base, Offset(event));
+    for (pending, event) in appends.into_iter().zip(0..) {
+        assert_eq!(pending.committed().await.unwrap().base, Offset(event));
     }
     let refused = node.partition.append(batch(1, &["late"])).map(|_| ()).unwrap_err();
     assert!(matches!(refused, AppendError::Stopped { .. } | AppendError::NotLeader { .. }), "{refused}");

@@ -4,7 +4,7 @@ use super::*;
 use crate::state::subscription_ledger::FILTERS_MAX;
 
 #[test]
-fn a_spec_is_kept_until_everything_below_its_end_is_matched_and_settled() {
+fn filter_is_kept_until_all_below_its_end_is_settled() {
     let mut bench = Bench::new();
     let changed =
         |bench: &mut Bench, revision: u64| filters(&bench.attach(1, 1, revision, Start::Next).unwrap()).len();
@@ -36,7 +36,7 @@ fn a_spec_is_kept_until_everything_below_its_end_is_matched_and_settled() {
 }
 
 #[test]
-fn a_spec_that_chooses_the_same_or_never_held_for_an_event_takes_no_room() {
+fn equal_or_unused_filter_takes_no_room() {
     let mut bench = Bench::new();
     let mut change = |revision, filter: &str, events| {
         let attachment = bench.attach_filter(1, (1, revision), filter.as_bytes(), Start::Next).unwrap();

@@ -370,7 +370,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_account_adds_up_and_replicas_agree(seed: u64, steps in prop::collection::vec(0_u8..100, 1..80)) {
+    fn every_ledger_adds_up_and_replicas_agree(seed: u64, steps in prop::collection::vec(0_u8..100, 1..80)) {
         let run = run(seed, &steps);
         let last = run.state.checkpoint();
         let mut replica = PartitionState::new(Stream::Events);
