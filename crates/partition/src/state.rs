@@ -7,7 +7,7 @@
 //! - `log_start <= frontier <= high_watermark`;
 //! - for every subscription `matched = delivered + dead-lettered + expired + cancelled + pending`.
 //!
-//! A broken invariant is an error, never a panic: it fails this group on every replica, and the other groups go on.
+//! A broken invariant is an error that names the entry, never a panic of the state.
 
 mod checkpoint;
 mod subscription_ledger;
