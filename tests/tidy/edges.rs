@@ -91,3 +91,26 @@ fn openraft_is_named_in_raft_alone() {
         .collect();
     assert!(leaks.is_empty(), "{}", leaks.join("\n"));
 }
+
+/// Files that still hold partitions by number; the list only shrinks.
+const HOLD_PARTITIONS: &[&str] = &["crates/delivery/src/delivery.rs", "crates/delivery/src/letters.rs"];
+
+#[test]
+fn partitions_are_looked_up_in_the_directory() {
+    let mut wrong = Vec::new();
+    for source in
+        sources().iter().filter(|source| !source.is_test() && source.crate_name() != Some("cluster"))
+    {
+        let holds = source
+            .product()
+            .any(|(_, line)| [": Vec<Partition>", "&[Partition]"].iter().any(|held| line.contains(held)));
+        let listed = HOLD_PARTITIONS.contains(&source.path.as_str());
+        if holds && !listed {
+            wrong.push(format!("{} holds partitions: ask fanfare_cluster::Directory", source.path));
+        }
+        if listed && !holds {
+            wrong.push(format!("{} asks the directory now: take it off the list", source.path));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

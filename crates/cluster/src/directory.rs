@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fanfare_model::{BrokerId, PartitionId, Stream};
-use fanfare_partition::{AppendError, AppendOrder, Partition, PendingAppend, RecordBatch, Role};
+use fanfare_partition::{AppendError, Partition, Role};
 use futures_util::future::join_all;
 use tokio::{sync::watch, time::timeout};
 
@@ -81,12 +81,6 @@ impl Directory {
         local.into_iter()
     }
 
-    /// Number of the stream's partitions, wherever they are.
-    #[must_use]
-    pub fn partition_count(&self, stream: Stream) -> usize {
-        range(&self.locations.borrow(), stream).count()
-    }
-
     /// Waits until every partition of this node leads or has failed. A partition that does neither within `wait_max`
     /// is logged and comes up later: a damaged log must not keep the others from serving.
     pub async fn wait_for_leaders(&self, wait_max: Duration) {
@@ -107,22 +101,6 @@ impl Directory {
     #[cfg(test)]
     pub(crate) fn locations(&self) -> watch::Receiver<Arc<Locations>> {
         self.locations.clone()
-    }
-
-    /// As [`Partition::append_in_order`].
-    ///
-    /// # Errors
-    /// As [`Partition::append_in_order`]; [`AppendError::NotLeader`] if the partition has no replica here.
-    ///
-    /// # Panics
-    /// If the batch is empty.
-    pub fn append_in_order(
-        &self,
-        partition: PartitionId,
-        order: &mut AppendOrder,
-        batch: RecordBatch,
-    ) -> Result<PendingAppend, AppendError> {
-        self.local(partition)?.append_in_order(order, batch)
     }
 }
 

@@ -96,7 +96,8 @@ impl Node {
     async fn append(&self, index: u16, id: u128) -> Result<(), AppendError> {
         let directory = self.replicas.directory();
         let mut order = AppendOrder::default();
-        let pending = directory.append_in_order(PartitionId::events(index), &mut order, batch(id))?;
+        let partition = directory.local(PartitionId::events(index))?;
+        let pending = partition.append_in_order(&mut order, batch(id))?;
         timeout(DEADLINE, pending.committed()).await.expect("it commits in time").map(drop)
     }
 
@@ -127,7 +128,7 @@ async fn restart_keeps_the_replica_ids_and_the_events() {
     let node = Node::open(files, view, 5).await;
     let more = node.ids();
     assert!(ids.iter().all(|id| more.contains(id)) && more.len() == 6, "{more:?}");
-    assert_eq!(node.replicas.directory().partition_count(Stream::Events), 5);
+    assert_eq!(node.replicas.directory().local_of(Stream::Events).count(), 5);
     node.append(4, 1).await.unwrap();
     node.stop().await;
 }
