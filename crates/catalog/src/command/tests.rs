@@ -39,7 +39,7 @@ fn a_newer_command_is_refused_by_its_version_alone() {
 }
 
 #[test]
-fn what_this_version_does_not_know_is_never_skipped() {
+fn an_unknown_field_or_change_is_refused() {
     let base = String::from_utf8(golden().encode()).unwrap();
     let stored = [
         String::new(),

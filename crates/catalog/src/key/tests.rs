@@ -34,7 +34,7 @@ fn a_key_proves_its_own_account_and_no_other() {
 }
 
 #[test]
-fn nothing_but_the_exact_key_is_taken() {
+fn only_the_exact_key_authenticates() {
     let account = AccountId::from_bytes([1; 16]);
     let (key, stranger) = (new_key(), new_key());
     let keys = [(account, key.id, key.secret_hash), (account, stranger.id, stranger.secret_hash)];

@@ -24,7 +24,7 @@ fn begin(state: &State) -> (Machine, MachineWatch) {
 }
 
 #[test]
-fn a_machine_that_begins_ahead_passes_what_it_contains() {
+fn a_machine_ahead_of_its_log_skips_contained_commands() {
     let history = history();
     let last = history.last().unwrap();
     for ahead in &history {
@@ -40,7 +40,7 @@ fn a_machine_that_begins_ahead_passes_what_it_contains() {
 }
 
 #[test]
-fn a_checkpoint_replaces_what_is_older_and_nothing_newer() {
+fn a_checkpoint_replaces_only_an_older_state() {
     let history = history();
     for checkpoint in &history {
         for own in &history {
@@ -114,7 +114,7 @@ async fn log_of(frames: Vec<(u8, Vec<u8>)>) -> (Store, Log) {
 }
 
 #[tokio::test]
-async fn recovery_applies_what_the_checkpoint_lacks_and_stops_at_what_is_newer() {
+async fn recovery_applies_commands_after_the_checkpoint_and_stops_at_a_newer_one() {
     let mut frames: Vec<_> = commands().into_iter().map(|stored| (COMMAND, stored)).collect();
     let last = frames.len() as u64;
     frames.push((255, b"a membership".to_vec()));

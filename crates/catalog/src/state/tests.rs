@@ -283,7 +283,7 @@ fn an_update_without_secrets_keeps_the_stored_ones() {
 }
 
 #[test]
-fn a_subscription_keeps_a_type_that_takes_no_new_ones() {
+fn a_subscription_keeps_a_restricted_type() {
     let mut replica = Replica::furnished();
     replica.apply(status("order.paid", Some("Order"), EventTypeStatus::Restricted)).unwrap();
     let both = spec(&[("order.sent", None), ("order.paid", Some(1))]);
@@ -295,7 +295,7 @@ fn a_subscription_keeps_a_type_that_takes_no_new_ones() {
 }
 
 #[test]
-fn a_view_that_somebody_holds_never_changes() {
+fn a_view_in_use_never_changes() {
     let mut replica = Replica::furnished();
     let held = replica.state.view.clone();
     let (copy, account) = ((*held).clone(), held.account(ACCOUNT).unwrap().clone());

@@ -27,7 +27,7 @@ fn load(store: &MemoryView) -> Result<State, String> {
 }
 
 #[test]
-fn what_was_brought_is_what_is_loaded_at_every_step() {
+fn every_stored_state_is_loaded_unchanged() {
     let store = MemoryView::default();
     let mut written = StoredView::default();
     for state in history() {
@@ -48,7 +48,7 @@ fn what_was_brought_is_what_is_loaded_at_every_step() {
 }
 
 #[test]
-fn a_change_writes_what_it_changed_and_the_mark() {
+fn a_change_writes_its_own_records_and_the_header() {
     let mut written = StoredView::default();
     let mut sizes = Vec::new();
     for state in history() {
@@ -61,7 +61,7 @@ fn a_change_writes_what_it_changed_and_the_mark() {
 }
 
 #[test]
-fn a_crash_leaves_what_was_flushed_last() {
+fn a_crash_keeps_the_last_flushed_state() {
     let history = history();
     let (before, after) = (&history[3], &history[6]);
     let store = MemoryView::default();
@@ -111,7 +111,7 @@ fn every_changed_missing_or_added_record_is_noticed() {
 }
 
 #[test]
-fn the_mark_says_whose_the_view_is() {
+fn a_view_of_another_log_is_foreign() {
     let last = history().pop().unwrap();
     let store = MemoryView::default();
     assert_eq!(load(&store), Err("Missing".to_owned()));

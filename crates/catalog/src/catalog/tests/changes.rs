@@ -98,7 +98,7 @@ async fn a_change_is_visible_when_it_is_answered() {
 }
 
 #[tokio::test]
-async fn a_tenant_reaches_only_what_is_its_own() {
+async fn a_tenant_reaches_only_its_own_objects() {
     let node = Node::new().await;
     let catalog = &node.catalog;
     let tenant = node.tenant().await;
@@ -122,7 +122,7 @@ async fn a_tenant_reaches_only_what_is_its_own() {
 }
 
 #[tokio::test]
-async fn a_refused_change_takes_no_place_in_the_log() {
+async fn a_refused_change_is_not_logged() {
     let node = Node::new().await;
     let tenant = node.tenant().await;
     let before = node.catalog.shared.group.log().bounds().last;
@@ -137,7 +137,7 @@ async fn a_refused_change_takes_no_place_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_who_read_the_same_revision_one_may_write() {
+async fn one_of_two_writers_of_the_same_revision_wins() {
     let node = Node::new().await;
     let tenant = node.tenant().await;
     let read = node.catalog.create_event_type(tenant, event_type("order.paid")).await.unwrap();

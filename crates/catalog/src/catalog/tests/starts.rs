@@ -112,7 +112,7 @@ async fn a_damaged_view_is_set_aside_and_made_again() {
 }
 
 #[tokio::test]
-async fn a_start_that_did_not_come_through_does_not_try_the_same_view_again() {
+async fn an_interrupted_start_sets_the_view_aside() {
     let (node, _) = furnished().await;
     let (files, hash) = (node.files_after_crash(), node.catalog.state().hash());
     let dir = node.view_after_kill().await;
@@ -146,7 +146,7 @@ async fn only_the_newest_damaged_views_are_kept() {
 }
 
 #[tokio::test]
-async fn a_view_that_the_log_does_not_bear_out_is_not_believed() {
+async fn a_view_that_does_not_fit_the_log_is_rebuilt() {
     let (node, tenant) = furnished().await;
     let (files, hash) = (node.files_after_crash(), node.catalog.state().hash());
     node.create_types(tenant, TYPES..TYPES + 5).await;
