@@ -42,9 +42,7 @@ pub struct PublishStream {
     connection: Option<Connection>,
     /// None until the first answer on this connection.
     window: Option<v1::PublishWindow>,
-    in_flight: VecDeque<InflightRequest>,
-    events_in_flight: u64,
-    bytes_in_flight: u64,
+    in_flight: Inflight,
     /// Events refused retryably, by ordinal, which is the order of the first sending.
     retry_queue: BTreeMap<u64, PendingEvent>,
     resend_at: Instant,
@@ -82,6 +80,14 @@ struct Connection {
     responses: Streaming<v1::PublishStreamResponse>,
 }
 
+/// Unanswered requests in the order of sending, with the sums of what they hold.
+#[derive(Debug, Default)]
+struct Inflight {
+    requests: VecDeque<InflightRequest>,
+    events: u64,
+    bytes: u64,
+}
+
 #[derive(Debug)]
 struct InflightRequest {
     sequence: u64,
@@ -104,9 +110,7 @@ impl PublishStream {
             client,
             connection: Some(connection),
             window: None,
-            in_flight: VecDeque::new(),
-            events_in_flight: 0,
-            bytes_in_flight: 0,
+            in_flight: Inflight::default(),
             retry_queue: BTreeMap::new(),
             resend_at: Instant::now(),
             oldest_sent_at: Instant::now(),
@@ -162,22 +166,22 @@ impl PublishStream {
     /// Events that were sent and are not acknowledged.
     #[must_use]
     pub fn outstanding(&self) -> u64 {
-        self.events_in_flight + self.retry_queue.len() as u64
+        self.in_flight.events + self.retry_queue.len() as u64
     }
 
     fn has_room(&self, events: u64, bytes: u64) -> bool {
-        if self.in_flight.is_empty() {
+        if self.in_flight.requests.is_empty() {
             return true;
         }
         let Some(window) = self.window else { return false };
-        self.in_flight.len() < REQUESTS_IN_FLIGHT_MAX
-            && self.events_in_flight + events <= u64::from(window.events)
-            && self.bytes_in_flight + bytes <= window.bytes
+        self.in_flight.requests.len() < REQUESTS_IN_FLIGHT_MAX
+            && self.in_flight.events + events <= u64::from(window.events)
+            && self.in_flight.bytes + bytes <= window.bytes
     }
 
     /// Takes one answer, or sends again what is held once everything in flight is answered.
     async fn step(&mut self) -> Result<(), Status> {
-        if self.in_flight.is_empty() {
+        if self.in_flight.requests.is_empty() {
             sleep_until(self.resend_at).await;
             return self.resend().await;
         }
@@ -230,12 +234,12 @@ impl PublishStream {
             // shows as the end of the responses.
             drop(connection.requests.try_send(request));
         }
-        if self.in_flight.is_empty() {
+        if self.in_flight.requests.is_empty() {
             self.oldest_sent_at = Instant::now();
         }
-        self.events_in_flight += events.len() as u64;
-        self.bytes_in_flight += bytes;
-        self.in_flight.push_back(InflightRequest { sequence, bytes, events });
+        self.in_flight.events += events.len() as u64;
+        self.in_flight.bytes += bytes;
+        self.in_flight.requests.push_back(InflightRequest { sequence, bytes, events });
     }
 
     fn accept(&mut self, response: v1::PublishStreamResponse) -> Result<(), Status> {
@@ -244,9 +248,9 @@ impl PublishStream {
         }
         self.window.get_or_insert(FIRST_WINDOW);
         self.oldest_sent_at = Instant::now();
-        let request = self.in_flight.pop_front().ok_or_else(|| protocol_error("an answer too many"))?;
-        self.events_in_flight -= request.events.len() as u64;
-        self.bytes_in_flight -= request.bytes;
+        let request = self.in_flight.requests.pop_front().ok_or_else(|| protocol_error("an answer too many"))?;
+        self.in_flight.events -= request.events.len() as u64;
+        self.in_flight.bytes -= request.bytes;
         if request.sequence != response.sequence {
             return Err(protocol_error("an answer out of order"));
         }
@@ -314,13 +318,12 @@ impl PublishStream {
         self.connection = None;
         self.window = None;
         let now = Instant::now();
-        for request in std::mem::take(&mut self.in_flight) {
+        for request in std::mem::take(&mut self.in_flight).requests {
             for mut pending in request.events {
                 pending.first_refused.get_or_insert(now);
                 self.retry_queue.insert(pending.ordinal, pending);
             }
         }
-        (self.events_in_flight, self.bytes_in_flight) = (0, 0);
         self.refusals += 1;
         let retry_after = retry_after(&status);
         let delay = retry_after.unwrap_or_default().min(RETRY_FOR).max(delay_after(self.refusals));

@@ -1,5 +1,7 @@
 //! Publishing along a stream against a fake node that refuses, cuts and breaks connections on request.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use fanfare_client::{Acknowledgement, EventBuilder, PublishStream};

@@ -106,7 +106,6 @@ impl FakePublisher {
     ///
     /// # Panics
     /// If a panic happened while the state was locked.
-    #[must_use]
     pub fn state(&self) -> MutexGuard<'_, FakePublisherState> {
         self.state.lock().expect("the fake works")
     }

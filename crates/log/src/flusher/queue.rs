@@ -168,6 +168,7 @@ impl RequestQueue {
 
     /// # Errors
     /// Gives the request back if the store is closed.
+    #[expect(clippy::result_large_err, reason = "a refused request goes back to its sender as it came")]
     pub(crate) fn push(&self, request: Request) -> Result<(), Request> {
         let mut waiting = self.waiting.lock();
         if waiting.stop.is_some() {

@@ -210,7 +210,7 @@ impl Disk {
     }
 
     pub(super) fn require_parent(&self, path: &Path) -> io::Result<()> {
-        self.require_dir(path.parent().unwrap_or(Path::new("/")))
+        self.require_dir(path.parent().unwrap_or_else(|| Path::new("/")))
     }
 
     pub(super) fn require_dir(&self, dir: &Path) -> io::Result<()> {
