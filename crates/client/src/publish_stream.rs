@@ -248,7 +248,8 @@ impl PublishStream {
         }
         self.window.get_or_insert(FIRST_WINDOW);
         self.oldest_sent_at = Instant::now();
-        let request = self.in_flight.requests.pop_front().ok_or_else(|| protocol_error("an answer too many"))?;
+        let request =
+            self.in_flight.requests.pop_front().ok_or_else(|| protocol_error("an answer too many"))?;
         self.in_flight.events -= request.events.len() as u64;
         self.in_flight.bytes -= request.bytes;
         if request.sequence != response.sequence {
