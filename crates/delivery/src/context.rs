@@ -13,15 +13,15 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DeliveryOptions, leader::LeaderContext, letters::Letters, restraint::Restraint, sink_pool::SinkPool,
-    subscription::Subscription,
+    DeliveryOptions, catch_up_limiter::CatchUpLimiter, dead_letters::DeadLetterStream, leader::LeaderContext,
+    sink_pool::SinkPool, subscription::Subscription,
 };
 
 pub(crate) struct DeliveryContext {
     pub(crate) catalog: Catalog,
-    pub(crate) letters: Letters,
+    pub(crate) dead_letters: DeadLetterStream,
     pub(crate) sinks: SinkPool,
-    pub(crate) restraint: Arc<Restraint>,
+    pub(crate) catch_up_limiter: Arc<CatchUpLimiter>,
     pub(crate) schemas: Arc<SchemaCache>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Arc<DeliveryOptions>,

@@ -16,9 +16,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     DeliveryOptions,
     context::{DeliveryContext, Intervals, PartitionSlot},
-    dead_letter::DeadLetter,
+    dead_letters::{self, DeadLetter, DeadLetterPage, DeadLetterQuery, DeadLetterStream},
     leader::{Exit, PartitionLeader},
-    letters::{self, DeadLetterPage, DeadLetterQuery, Letters},
     sink_pool::SinkPool,
     stats::SubscriptionStats,
 };
@@ -82,9 +81,9 @@ impl Delivery {
     ) -> Self {
         let context = Arc::new(DeliveryContext {
             catalog: parts.catalog,
-            letters: Letters::new(parts.dead_letters, options.dead_letter_bytes_max),
+            dead_letters: DeadLetterStream::new(parts.dead_letters, options.dead_letter_bytes_max),
             sinks: SinkPool::new(parts.sinks, options.sink_concurrency),
-            restraint: Arc::default(),
+            catch_up_limiter: Arc::default(),
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
             clock: parts.clock,
             options: Arc::new(options),
@@ -100,9 +99,9 @@ impl Delivery {
         for slot in &slots {
             tasks.spawn(follow(context.clone(), slot.clone(), cancel.clone()));
         }
-        for partition in context.letters.partitions() {
+        for partition in context.dead_letters.partitions() {
             let stop = context.draining.clone();
-            tasks.spawn(letters::keep_trimmed(partition.clone(), intervals, stop));
+            tasks.spawn(dead_letters::keep_trimmed(partition.clone(), intervals, stop));
         }
         Self { context, slots: Arc::new(slots), tasks, cancel }
     }
@@ -153,13 +152,13 @@ impl Delivery {
         account: AccountId,
         query: DeadLetterQuery,
     ) -> Result<DeadLetterPage, ReadError> {
-        self.context.letters.list(account, query).await
+        self.context.dead_letters.list(account, query).await
     }
 
     /// # Errors
     /// If the stream cannot be read.
     pub async fn dead_letter(&self, account: AccountId, id: &str) -> Result<Option<DeadLetter>, ReadError> {
-        self.context.letters.get(account, id).await
+        self.context.dead_letters.get(account, id).await
     }
 
     /// No new attempts; running ones end, up to `drain`; then progress is replicated and everything stops.
@@ -216,7 +215,8 @@ impl Delivery {
         let attached = slot.subscription(account, subscription);
         match (wanted, attached) {
             (Some(wanted), Some(attached)) => {
-                attached.epoch == wanted.epoch && attached.lock().choices.revision() >= wanted.revision
+                attached.epoch == wanted.epoch
+                    && attached.lock().attached_filters.revision() >= wanted.revision
             }
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,

@@ -32,13 +32,13 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::context::LeaderContext;
 use self::{
     advance::MATCHED_BYTES_MAX,
-    fan_out::{FollowedRead, Index},
+    fan_out::FollowedRead,
     reconcile::{Change, Changed},
     retention::Trims,
 };
 use crate::{
     context::{DeliveryContext, PartitionSlot},
-    spec::{ChoiceError, Choices},
+    filter::{AttachedFilters, FilterIndex, FilterRecordError},
     subscription::{Subscription, state::SubscriptionState},
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct PartitionLeader {
     context: Arc<LeaderContext>,
     slot: Arc<PartitionSlot>,
     term: u64,
-    index: Index,
+    index: FilterIndex<Arc<Subscription>>,
     /// The catalog as far as it was taken into account here.
     seen: BTreeMap<AccountId, Arc<AccountView>>,
     /// The newest revision of the catalog that anything was attached under.
@@ -112,7 +112,7 @@ impl PartitionLeader {
         let context = Arc::new(LeaderContext::new(delivery.clone(), partition, state.frontier, cancel));
         let mut leader = Self {
             term,
-            index: Index::default(),
+            index: FilterIndex::default(),
             seen: BTreeMap::new(),
             newest_attached: 0,
             awaits_catalog: true,
@@ -286,15 +286,15 @@ impl PartitionLeader {
         let (counters, record) = self.context.partition.counters(attachment.subscription).unwrap_or_default();
         let values = self.context.input_values();
         let machine = SubscriptionState::restore(options, attachment, counters, record, values);
-        let choices = Choices::of(attachment).map_err(|error| self.unreadable(attachment, &error))?;
+        let filters = AttachedFilters::of(attachment).map_err(|error| self.unreadable(attachment, &error))?;
         let Attachment { subscription: id, account, epoch, .. } = *attachment;
         self.newest_attached = self.newest_attached.max(epoch).max(attachment.filter_revision());
-        let subscription = Subscription::new(id, account, epoch, machine, choices);
+        let subscription = Subscription::new(id, account, epoch, machine, filters);
         self.context.change_subscriptions(|subscriptions| subscriptions.insert(subscription));
         Ok(())
     }
 
-    fn unreadable(&self, attachment: &Attachment, error: &ChoiceError) -> Exit {
+    fn unreadable(&self, attachment: &Attachment, error: &FilterRecordError) -> Exit {
         let (partition, subscription) = (self.context.partition.id(), attachment.subscription);
         tracing::error!(
             %partition, %subscription, %error,

@@ -12,27 +12,23 @@ mod stats;
 mod context;
 mod leader;
 
-mod index;
-mod spec;
+mod filter;
 
+mod backlog_reader;
 mod subscription;
-mod sweep;
 mod worker;
 
+mod backoff;
+mod catch_up_limiter;
 mod judgement;
-mod restraint;
-mod retry;
 
-mod dead_letter;
-mod letters;
-mod schema_pin;
+mod dead_letters;
 mod sink_pool;
 
 pub use self::{
-    dead_letter::DeadLetter,
+    dead_letters::{DeadLetter, DeadLetterPage, DeadLetterQuery},
     delivery::{Delivery, DeliveryParts, ReconcileError},
-    index::{Choices, MatchIndex, Target},
-    letters::{DeadLetterPage, DeadLetterQuery},
+    filter::{AccountIndex, Filter, FilterIndex, SchemaPin, SlotId, TypeMatch},
     options::{DeliveryOptions, RetryPolicy},
     stats::{State, SubscriptionStats},
 };

@@ -1,30 +1,30 @@
-//! What an operator decides about deliveries.
+//! The operator's settings of deliveries.
 
-/// Limits and pace of deliveries.
+/// Limits and intervals of deliveries.
 #[derive(Clone, Debug)]
 pub struct DeliveryOptions {
-    /// Most events of one subscription in one partition that are unsettled in memory, or settled and not yet
-    /// replicated: the bound of duplicates after a crash.
+    /// Maximum of events of one subscription in one partition that are unsettled in memory, or settled and not yet
+    /// replicated. Bounds the duplicates after a crash.
     pub window_events: usize,
-    /// The same in bytes; one event may exceed it alone.
+    /// The same limit in bytes; one event may exceed the limit alone.
     pub window_bytes: usize,
-    /// Progress is replicated at half a window or after this.
+    /// Progress is replicated at half a window or after this interval.
     pub advance_interval_ms: u64,
-    /// Requests at once per sink.
+    /// Concurrent requests per sink.
     pub sink_concurrency: usize,
     pub retry: RetryPolicy,
-    /// More failing keys than this hold the subscription as an outage does.
+    /// More failing keys pause the subscription like an outage of the sink.
     pub parked_keys_max: usize,
-    /// What one account's dead letters may take; events beyond it expire instead.
+    /// Limit of one account's stored dead letters. Events beyond the limit expire.
     pub dead_letter_bytes_max: u64,
-    /// How much of the log is read at once.
+    /// Size of one read of the log.
     pub fanout_chunk_bytes: u64,
 }
 
 impl DeliveryOptions {
-    /// Most that `window_events` may be: all of them can stand in a subscription's replicated record.
+    /// Upper bound of `window_events`: a subscription's replicated record has room for so many.
     pub const WINDOW_EVENTS_MAX: usize = 4096;
-    /// Most that `parked_keys_max` may be, for the same reason.
+    /// Upper bound of `parked_keys_max`, for the same reason.
     pub const PARKED_KEYS_MAX: usize = 1024;
 }
 
@@ -34,9 +34,10 @@ pub struct RetryPolicy {
     pub initial_ms: u64,
     pub max_ms: u64,
     pub factor: f64,
-    /// Attempts for a poison event before it is dead-lettered.
+    /// Attempts for an event that fails alone before it becomes a dead letter.
     pub attempts_max: u32,
-    /// Probing a sink that is down.
+    /// First delay between probes of a sink that is down.
     pub probe_initial_ms: u64,
+    /// Upper bound of the delay between probes.
     pub probe_max_ms: u64,
 }

@@ -1,8 +1,8 @@
-//! The sinks that deliveries use: one of each on this node, with its permits.
+//! The sinks that deliveries use: one instance of each on this node, with its permits.
 
 use std::{collections::HashMap, sync::Arc};
 
-use fanfare_model::{Sink as SinkSpec, SinkId};
+use fanfare_model::{Sink as SinkConfiguration, SinkId};
 use fanfare_sinks::{Factory, Sink};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -12,14 +12,15 @@ use crate::judgement::SharedBreaker;
 /// A sink as configured at one revision.
 pub(crate) struct OpenSink {
     pub(crate) revision: u64,
-    /// What is wrong with the configuration, if it cannot be opened: everything is held.
+    /// The problem of a configuration of which no sink can be made: its subscriptions wait.
     pub(crate) sink: Result<Arc<dyn Sink>, String>,
-    /// Requests at once, shared by all subscriptions and partitions, and by all revisions of the sink.
+    /// One permit per concurrent request, shared by all subscriptions, partitions and revisions of the sink.
     pub(crate) permits: Arc<Semaphore>,
     /// Shared by all subscriptions and partitions. A new revision begins with a closed one.
     pub(crate) breaker: Arc<SharedBreaker>,
 }
 
+/// Opens each revision of a sink once.
 pub(crate) struct SinkPool {
     factory: Factory,
     concurrency: usize,
@@ -31,24 +32,25 @@ impl SinkPool {
         Self { factory, concurrency, sinks: Mutex::default() }
     }
 
-    pub(crate) fn get(&self, spec: &SinkSpec) -> Arc<OpenSink> {
+    /// The sink as configured by `config`, opened unless it is open at this revision.
+    pub(crate) fn get(&self, config: &SinkConfiguration) -> Arc<OpenSink> {
         let mut sinks = self.sinks.lock();
-        if let Some(known) = sinks.get(&spec.id)
-            && known.revision == spec.revision
+        if let Some(open) = sinks.get(&config.id)
+            && open.revision == config.revision
         {
-            return known.clone();
+            return open.clone();
         }
         let permits = sinks
-            .get(&spec.id)
-            .map_or_else(|| Arc::new(Semaphore::new(self.concurrency)), |known| known.permits.clone());
-        let sink = self.factory.build(&spec.config).map_err(|error| error.to_string());
-        let opened = Arc::new(OpenSink { revision: spec.revision, sink, permits, breaker: Arc::default() });
-        sinks.insert(spec.id, opened.clone());
+            .get(&config.id)
+            .map_or_else(|| Arc::new(Semaphore::new(self.concurrency)), |open| open.permits.clone());
+        let sink = self.factory.build(&config.config).map_err(|error| error.to_string());
+        let opened = Arc::new(OpenSink { revision: config.revision, sink, permits, breaker: Arc::default() });
+        sinks.insert(config.id, opened.clone());
         opened
     }
 
-    /// The sink exists no more.
-    pub(crate) fn forget(&self, id: SinkId) {
+    /// Closes a sink that was deleted.
+    pub(crate) fn remove(&self, id: SinkId) {
         self.sinks.lock().remove(&id);
     }
 }

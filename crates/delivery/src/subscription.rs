@@ -28,9 +28,9 @@ use self::{
     state::SubscriptionState,
 };
 use crate::{
+    filter::{AttachedFilters, FilterHistory},
     judgement::CircuitBreaker,
     sink_pool::OpenSink,
-    spec::{Choices, Specs},
 };
 
 pub(crate) struct Subscription {
@@ -44,10 +44,9 @@ pub(crate) struct Subscription {
 
 pub(crate) struct Locked {
     pub(crate) machine: SubscriptionState,
-    /// As attached.
-    pub(crate) choices: Choices,
+    pub(crate) attached_filters: AttachedFilters,
     /// None until the catalog is known: before, nothing can be matched or read again.
-    pub(crate) specs: Option<Arc<Specs>>,
+    pub(crate) filters: Option<Arc<FilterHistory>>,
     /// None while the catalog does not know the subscription.
     pub(crate) sink: Option<Arc<OpenSink>>,
     pub(crate) worker_runs: bool,
@@ -61,10 +60,16 @@ impl Subscription {
         account: AccountId,
         epoch: u64,
         machine: SubscriptionState,
-        choices: Choices,
+        attached_filters: AttachedFilters,
     ) -> Arc<Self> {
-        let locked =
-            Locked { machine, choices, specs: None, sink: None, worker_runs: false, progress_queued: false };
+        let locked = Locked {
+            machine,
+            attached_filters,
+            filters: None,
+            sink: None,
+            worker_runs: false,
+            progress_queued: false,
+        };
         Arc::new(Self { id, account, epoch, wake: Notify::new(), locked: Mutex::new(locked) })
     }
 

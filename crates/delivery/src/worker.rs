@@ -18,12 +18,12 @@ use tokio::{
 
 use self::work::Completion;
 use crate::{
+    catch_up_limiter::ProgressFloor,
+    dead_letters::WriteError,
+    filter::FilterHistory,
     judgement::ProbeTicket,
     leader::LeaderContext,
-    letters::KeepError,
-    restraint::Headway,
     sink_pool::OpenSink,
-    spec::Specs,
     subscription::{
         Subscription,
         buffered_event::AttemptItem,
@@ -42,7 +42,7 @@ struct Worker {
     /// Reused.
     actions: Actions,
     /// As of the last tick.
-    specs: Option<Arc<Specs>>,
+    filters: Option<Arc<FilterHistory>>,
     /// A permit of the sink that is waited for.
     acquire: Option<(Arc<Semaphore>, Acquire)>,
     /// A permit that was given and not used yet.
@@ -50,7 +50,7 @@ struct Worker {
     /// Changes of the sink's circuit breaker.
     breaker: Option<BreakerWatch>,
     attempts_running: usize,
-    headway: Headway,
+    progress_floor: ProgressFloor,
 }
 
 struct SinkPermit {
@@ -80,12 +80,12 @@ pub(crate) fn spawn(context: &Arc<LeaderContext>, subscription: &Arc<Subscriptio
         subscription: subscription.clone(),
         running: FuturesUnordered::new(),
         actions: Actions::default(),
-        specs: None,
+        filters: None,
         acquire: None,
         permit: None,
         breaker: None,
         attempts_running: 0,
-        headway: Headway::default(),
+        progress_floor: ProgressFloor::default(),
     };
     context.tasks.spawn(worker.run());
 }
@@ -141,7 +141,7 @@ impl Worker {
         if self.attempts_running > 0 && self.subscription.lock().machine.is_lagging() {
             let before = Instant::now();
             yield_now().await;
-            self.context.delivery.restraint.felt(before.elapsed());
+            self.context.delivery.catch_up_limiter.record_lag(before.elapsed());
         }
     }
 
@@ -160,8 +160,8 @@ impl Worker {
     /// Starts everything that may start now.
     fn start_actions(&mut self) -> Next {
         let locked = self.subscription.lock();
-        self.specs = locked.specs.clone();
-        if self.specs.is_none() && !locked.machine.is_detached() {
+        self.filters = locked.filters.clone();
+        if self.filters.is_none() && !locked.machine.is_detached() {
             // The leader wakes the worker when the catalog is known.
             return Next::Wait { wake_at_ms: None };
         }
@@ -256,9 +256,9 @@ impl Worker {
                 return true;
             }
             Action::Read(read) => {
-                let specs = self.specs.clone().expect("a worker ticks only with a filter");
+                let filters = self.filters.clone().expect("a worker ticks only with a filter");
                 let (context, subscription) = (self.context.clone(), self.subscription.clone());
-                self.running.push(Box::pin(work::read(context, subscription, read, specs)));
+                self.running.push(Box::pin(work::read(context, subscription, read, filters)));
             }
             Action::WriteDeadLetter(request) => {
                 let (context, subscription) = (self.context.clone(), self.subscription.clone());
@@ -274,13 +274,13 @@ impl Worker {
     /// The subscription has to wait with its next attempt for the sake of live ones.
     fn is_held_back(&mut self, machine: &SubscriptionState) -> bool {
         if !machine.is_lagging() {
-            self.headway = Headway::default();
+            self.progress_floor = ProgressFloor::default();
             return false;
         }
-        if self.context.delivery.restraint.allows(self.attempts_running, &self.headway) {
+        if self.context.delivery.catch_up_limiter.allows(self.attempts_running, &self.progress_floor) {
             return false;
         }
-        self.headway.held_back(Instant::now(), machine.lag(self.context.fan_out_offset()));
+        self.progress_floor.record_limited(Instant::now(), machine.lag(self.context.fan_out_offset()));
         true
     }
 
@@ -322,14 +322,14 @@ impl Worker {
         ticket: Option<ProbeTicket>,
     ) {
         let is_lagging = self.subscription.lock().machine.is_lagging();
-        let turn = is_lagging.then(|| self.context.delivery.restraint.begin());
+        let catch_up_permit = is_lagging.then(|| self.context.delivery.catch_up_limiter.acquire());
         let partition = self.context.partition.id().index;
         let deliveries: Vec<_> = items.iter().map(|item| work::delivery(&item.event, partition)).collect();
         let atomic = sink.abilities().atomic_batch;
         self.attempts_running += 1;
         self.running.push(Box::pin(async move {
             let mut outcomes = sink.attempt(deliveries).await;
-            drop((permit, turn));
+            drop((permit, catch_up_permit));
             outcomes.resize_with(items.len(), || Outcome::Retry {
                 after: None,
                 why: Failure { class: "sink", status: 0, message: "the sink gave no outcome".to_owned() },
@@ -358,13 +358,13 @@ impl Worker {
             Completion::DeadLetter { request, result: Ok(()) } => {
                 SubscriptionEvent::DeadLetterWritten(request)
             }
-            Completion::DeadLetter { request, result: Err(KeepError::OverBudget) } => {
+            Completion::DeadLetter { request, result: Err(WriteError::OverQuota) } => {
                 SubscriptionEvent::DeadLetterOverQuota(request)
             }
             Completion::DeadLetter { request, result: Err(error) } => {
                 let (subscription, offset) = (self.subscription.id, request.item.event.offset);
                 tracing::warn!(%subscription, %offset, %error, "failed to write dead letter; the event is held");
-                let disk_is_full = matches!(error, KeepError::Append(AppendError::DiskFull { .. }));
+                let disk_is_full = matches!(error, WriteError::Append(AppendError::DiskFull { .. }));
                 SubscriptionEvent::DeadLetterFailed { request, disk_is_full }
             }
         };

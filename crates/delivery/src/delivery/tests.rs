@@ -5,8 +5,8 @@
 mod atomic;
 mod catalog;
 mod changes;
-mod choices;
 mod dead_letters;
+mod filters;
 mod order;
 mod outage;
 mod restart;

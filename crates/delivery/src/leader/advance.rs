@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        spec::{Choices, tests::attachment},
+        filter::{AttachedFilters, tests::attachment},
         subscription::{
             buffered_event::{BufferedEvent, SchemaCheck},
             event::{Action, AttemptResult},
@@ -200,8 +200,8 @@ mod tests {
 
     fn subscription(number: u8) -> Arc<Subscription> {
         let (id, account) = (SubscriptionId::from_bytes([number; 16]), AccountId::from_bytes([1; 16]));
-        let choices = Choices::of(&attachment(&[(0, "order")])).expect("it is a choice");
-        Subscription::new(id, account, 1, machines::live(START), choices)
+        let filters = AttachedFilters::of(&attachment(&[(0, "order")])).expect("a filter");
+        Subscription::new(id, account, 1, machines::live(START), filters)
     }
 
     fn on(subscription: &Subscription, event: SubscriptionEvent) -> Vec<Action> {

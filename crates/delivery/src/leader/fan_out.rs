@@ -3,7 +3,7 @@
 //! A match has to be replicated with the frontier that passes the event, in one entry. So the fan-out stops when an
 //! entry's worth of subscriptions has matches, until these are on their way.
 
-use std::{cell::OnceCell, collections::HashSet, ops::Range, sync::Arc};
+use std::{cell::OnceCell, collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use fanfare_model::{AccountId, Event, Offset};
@@ -11,22 +11,13 @@ use fanfare_partition::{ReadChunk, ReadError, StoredBatch, StoredEvent};
 
 use super::{PartitionLeader, advance::MATCHED_BYTES_MAX};
 use crate::{
-    index::{Choices, MatchIndex},
-    schema_pin::Pin,
+    filter::{AccountIndex, SchemaPin, SlotId},
     subscription::{
         Subscription,
         buffered_event::{BufferedEvent, SchemaCheck, detached},
         event::SubscriptionEvent,
     },
 };
-
-pub(super) type Index = MatchIndex<Arc<Subscription>, Wish>;
-
-/// Events of one type that a subscription wants: among those of a part of the log, at this schema version.
-pub(super) struct Wish {
-    pub(super) span: Range<Offset>,
-    pub(super) pin: Option<Arc<Pin>>,
-}
 
 /// Matches after which those of a subscription are handed over, under one lock.
 const MATCHES_MAX: usize = 256;
@@ -37,15 +28,20 @@ pub(super) struct FollowedRead {
     pub(super) followed: Arc<HashSet<AccountId>>,
 }
 
-/// An event that somebody chose.
+/// An event that at least one subscription matches.
 struct Chosen {
     event: StoredEvent,
-    /// Copied for those who hold it.
+    /// One copy for all subscriptions.
     bytes: OnceCell<Bytes>,
 }
 
-/// (place of the subscription, place of the event, at which schema version)
-type Match<'a> = (usize, usize, &'a Option<Arc<Pin>>);
+/// A subscription that matches an event.
+struct Match<'a> {
+    slot: SlotId,
+    /// Index among the chosen events.
+    event: usize,
+    pin: &'a Option<Arc<SchemaPin>>,
+}
 
 impl PartitionLeader {
     pub(super) fn fan_out(&mut self, read: &FollowedRead, chunk: &ReadChunk) {
@@ -57,8 +53,8 @@ impl PartitionLeader {
         let mut matched_bytes = self.pipeline.matched_bytes;
         let mut end = chunk.next;
         for batch in &chunk.batches {
-            if let Some(choices) = self.index.account(batch.account) {
-                let passed = self.hand_over(batch, choices, &mut matched_bytes);
+            if let Some(filters) = self.index.account(batch.account) {
+                let passed = self.hand_over(batch, filters, &mut matched_bytes);
                 if matched_bytes >= MATCHED_BYTES_MAX {
                     end = passed;
                     break;
@@ -73,7 +69,7 @@ impl PartitionLeader {
     fn hand_over(
         &self,
         batch: &StoredBatch,
-        choices: &Choices<Arc<Subscription>, Wish>,
+        filters: &AccountIndex<Arc<Subscription>>,
         matched_bytes: &mut usize,
     ) -> Offset {
         let mut chosen: Vec<Chosen> = Vec::new();
@@ -81,17 +77,17 @@ impl PartitionLeader {
         for event in batch.events() {
             let end = event.offset.plus(1);
             let Ok(parsed) = Event::parse(&event.bytes) else { continue };
-            let targets = choices.targets(parsed.event_type).iter();
-            let targets = targets.filter(|target| target.wish.span.contains(&event.offset));
             let before = matches.len();
-            matches.extend(targets.map(|target| (target.place, chosen.len(), &target.wish.pin)));
+            filters.match_event(parsed.event_type, event.offset, |found| {
+                matches.push(Match { slot: found.slot, event: chosen.len(), pin: &found.pin });
+            });
             if matches.len() == before {
                 continue;
             }
             chosen.push(Chosen { event, bytes: OnceCell::new() });
             if matches.len() >= MATCHES_MAX {
                 self.context.set_fan_out_offset(end);
-                *matched_bytes += self.deliver(batch, choices.subscriptions(), &chosen, &mut matches);
+                *matched_bytes += self.deliver(batch, filters, &chosen, &mut matches);
                 chosen.clear();
                 if *matched_bytes >= MATCHED_BYTES_MAX {
                     return end;
@@ -99,7 +95,7 @@ impl PartitionLeader {
             }
         }
         self.context.set_fan_out_offset(batch.end());
-        *matched_bytes += self.deliver(batch, choices.subscriptions(), &chosen, &mut matches);
+        *matched_bytes += self.deliver(batch, filters, &chosen, &mut matches);
         batch.end()
     }
 
@@ -107,18 +103,19 @@ impl PartitionLeader {
     fn deliver(
         &self,
         batch: &StoredBatch,
-        subscriptions: &[Arc<Subscription>],
+        filters: &AccountIndex<Arc<Subscription>>,
         chosen: &[Chosen],
         matches: &mut Vec<Match<'_>>,
     ) -> usize {
         let mut added = 0;
-        // Stable: the events of a subscription stay in their order.
-        matches.sort_by_key(|(place, _, _)| *place);
-        for group in matches.chunk_by(|(one, ..), (other, ..)| one == other) {
-            let subscription = &subscriptions[group[0].0];
+        // By slot, so that the order does not depend on the lists of the index. Stable: the events of a subscription stay
+        // in their order.
+        matches.sort_by_key(|found| found.slot);
+        for group in matches.chunk_by(|one, other| one.slot == other.slot) {
+            let subscription = filters.subscription(group[0].slot);
             added += self.context.update(subscription, |machine, inputs, actions| {
-                for (_, place, pin) in group {
-                    let Chosen { event, bytes } = &chosen[*place];
+                for Match { event, pin, .. } in group {
+                    let Chosen { event, bytes } = &chosen[*event];
                     let StoredEvent { offset, append_time, header, .. } = *event;
                     if !machine.takes(offset) {
                         machine.on(SubscriptionEvent::MatchedBehind(offset), inputs, actions);

@@ -3,15 +3,14 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use fanfare_catalog::{AccountView, View};
-use fanfare_model::{AccountId, Offset, SubscriptionId};
+use fanfare_model::{AccountId, SubscriptionId};
 use fanfare_partition::{Attach, Attachment, CommandError, Partition, Reason, Refusal};
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{Exit, Finished, PartitionLeader, fan_out::Wish};
+use super::{Exit, Finished, PartitionLeader};
 use crate::{
-    schema_pin::Pin,
-    spec::{Choice, Specs},
+    filter::{FilterHistory, FilterRecord},
     subscription::{Subscription, event::SubscriptionEvent},
 };
 
@@ -55,7 +54,7 @@ impl PartitionLeader {
             let earlier = self.seen.insert(*account, next.clone());
             for id in earlier.iter().flat_map(|earlier| earlier.sinks.keys()) {
                 if !next.sinks.contains_key(id) {
-                    self.context.delivery.sinks.forget(*id);
+                    self.context.delivery.sinks.remove(*id);
                 }
             }
             self.take_account(*account, Some(next));
@@ -159,7 +158,7 @@ impl PartitionLeader {
                 continue;
             }
             self.equip(subscription, config, view);
-            if subscription.lock().choices.revision() < config.revision {
+            if subscription.lock().attached_filters.revision() < config.revision {
                 self.pipeline.changes.push_back(Change::attach(config));
             }
         }
@@ -168,14 +167,11 @@ impl PartitionLeader {
                 self.pipeline.changes.push_back(Change::attach(config));
             }
         }
-        let fan_out_offset = self.context.fan_out_offset();
-        let wishes = subscriptions.iter().filter_map(|subscription| wishes(subscription, fan_out_offset));
-        self.index.replace(account, wishes);
     }
 
-    /// Gives the subscription its sink and the schemas of its pins. The filter is the attached one.
+    /// Gives the subscription its sink and its filters: the attached ones, with the schemas of their pins.
     fn equip(
-        &self,
+        &mut self,
         subscription: &Arc<Subscription>,
         config: &fanfare_model::Subscription,
         view: &AccountView,
@@ -188,7 +184,18 @@ impl PartitionLeader {
             (Some(_), None) | (None, Some(_)) => false,
         };
         locked.sink = sink;
-        locked.specs = Some(Arc::new(Specs::new(&locked.choices, view, &self.context.delivery.schemas)));
+        let is_current =
+            locked.filters.as_ref().is_some_and(|filters| filters.is_current(&locked.attached_filters, view));
+        if !is_current {
+            let schemas = &self.context.delivery.schemas;
+            let filters = Arc::new(FilterHistory::new(&locked.attached_filters, view, schemas));
+            let needed = filters.from(self.context.fan_out_offset());
+            self.index.insert(subscription.account, subscription.id, subscription.clone(), needed);
+            locked.filters = Some(filters);
+        }
+        if locked.machine.is_detached() {
+            self.index.remove(subscription.account, subscription.id);
+        }
         self.context.update_locked(subscription, &mut locked, |machine, inputs, actions| {
             machine.on(SubscriptionEvent::PauseChanged { paused: config.paused }, inputs, actions);
             if !same_sink {
@@ -206,7 +213,8 @@ impl PartitionLeader {
     }
 
     /// Nothing of the subscription starts any more, and running actions are aborted.
-    fn detach(&self, subscription: &Arc<Subscription>) {
+    fn detach(&mut self, subscription: &Arc<Subscription>) {
+        self.index.remove(subscription.account, subscription.id);
         self.context.update(subscription, |machine, inputs, actions| {
             machine.on(SubscriptionEvent::Detached, inputs, actions);
         });
@@ -220,7 +228,7 @@ impl PartitionLeader {
                 let mut locked = subscription.lock();
                 let needed =
                     locked.machine.low_water().map_or(fan_out_offset, |oldest| oldest.min(fan_out_offset));
-                let changed = locked.choices.change(attachment, needed);
+                let changed = locked.attached_filters.change(attachment, needed);
                 self.newest_attached = self.newest_attached.max(attachment.filter_revision());
                 return changed.map_err(|error| self.unreadable(attachment, &error));
             }
@@ -229,7 +237,8 @@ impl PartitionLeader {
         self.add_subscription(attachment)
     }
 
-    fn on_detached(&self, subscription: SubscriptionId, account: AccountId) {
+    fn on_detached(&mut self, subscription: SubscriptionId, account: AccountId) {
+        self.index.remove(account, subscription);
         self.context.change_subscriptions(|subscriptions| subscriptions.remove(account, subscription));
     }
 }
@@ -241,7 +250,7 @@ impl Change {
             account: config.account,
             epoch: config.epoch,
             filter_revision: config.revision,
-            filter: Choice::of(config).encode(),
+            filter: FilterRecord::of(config).encode(),
             start: config.start,
         })
     }
@@ -259,20 +268,6 @@ impl Change {
             Self::Detach { account, .. } => *account,
         }
     }
-}
-
-/// By event type.
-type Wishes = Vec<(String, Wish)>;
-
-/// What the subscription wants of the events from `fan_out_offset` on, for the index.
-fn wishes(subscription: &Arc<Subscription>, fan_out_offset: Offset) -> Option<(Arc<Subscription>, Wishes)> {
-    let locked = subscription.lock();
-    let specs = locked.specs.as_ref().filter(|_| !locked.machine.is_detached())?;
-    let wishes = specs.from(fan_out_offset).flat_map(|(span, spec)| {
-        let wish = move |pin: Option<&Arc<Pin>>| Wish { span: span.clone(), pin: pin.cloned() };
-        spec.types().map(move |(event_type, pin)| (event_type.to_owned(), wish(pin)))
-    });
-    Some((subscription.clone(), wishes.collect()))
 }
 
 async fn apply(partition: Partition, change: Change) -> Changed {

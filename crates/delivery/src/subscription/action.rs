@@ -8,7 +8,7 @@ use super::{
     parked_keys::{Due, GivenUp, Phase},
     state::{Candidate, Mode, SubscriptionState},
 };
-use crate::{judgement::Allowed, retry::probe_delay_ms};
+use crate::{backoff::probe_delay_ms, judgement::Allowed};
 
 /// A failed write of a dead letter is repeated as a probe is that has failed so often.
 const DEAD_LETTER_BACKOFF: u32 = 2;

@@ -13,8 +13,8 @@ use super::{
     state::{Candidate, LastOutage, Mode, SubscriptionState},
 };
 use crate::{
+    backoff::{probe_delay_ms, retry_delay_ms},
     judgement::{Allowed, History, KeySource, Verdict, judge},
-    retry::{probe_delay_ms, retry_delay_ms},
 };
 
 /// Reason why later events of a key in the same batch cannot be judged by their own outcome alone.

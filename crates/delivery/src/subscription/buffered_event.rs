@@ -6,7 +6,7 @@ use bytes::Bytes;
 use fanfare_model::{KeyHash, Offset, Timestamp};
 use fanfare_partition::Reason;
 
-use crate::schema_pin::Pin;
+use crate::filter::SchemaPin;
 
 /// Below this size a copy costs less than it may save.
 const COPIED_BYTES: usize = 64 << 10;
@@ -25,7 +25,7 @@ pub(crate) struct BufferedEvent {
 #[derive(Clone, Debug)]
 pub(crate) enum SchemaCheck {
     /// The check is made outside of locks, before the first attempt.
-    Unchecked(Arc<Pin>),
+    Unchecked(Arc<SchemaPin>),
     /// The event is delivered with this `dataschema`, or with its own.
     Passed(Option<Arc<str>>),
     /// The reason why the event must not be delivered.
@@ -33,7 +33,7 @@ pub(crate) enum SchemaCheck {
 }
 
 impl SchemaCheck {
-    pub(crate) fn of(pin: Option<Arc<Pin>>) -> Self {
+    pub(crate) fn of(pin: Option<Arc<SchemaPin>>) -> Self {
         pin.map_or(Self::Passed(None), Self::Unchecked)
     }
 

@@ -7,24 +7,23 @@ use fanfare_partition::ReadError;
 use fanfare_sinks::Delivery;
 
 use crate::{
-    dead_letter::{Draft, Origin},
+    backlog_reader::BacklogReader,
+    dead_letters::{DeadLetterKey, DeadLetterRecord, WriteError},
+    filter::FilterHistory,
     judgement::ProbeTicket,
     leader::LeaderContext,
-    letters::KeepError,
-    spec::Specs,
     subscription::{
         Subscription,
         buffered_event::{BufferedEvent, DeadLetterRequest, SchemaCheck},
         event::{AttemptResult, ReadAction, ReloadedEvent, SubscriptionEvent},
     },
-    sweep::Sweep,
 };
 
 /// A finished action.
 pub(super) enum Completion {
     Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: Option<ProbeTicket> },
     Read { read: ReadAction, result: Result<ReadResult, ReadError> },
-    DeadLetter { request: DeadLetterRequest, result: Result<(), KeepError> },
+    DeadLetter { request: DeadLetterRequest, result: Result<(), WriteError> },
 }
 
 pub(super) enum ReadResult {
@@ -54,21 +53,21 @@ pub(super) async fn read(
     context: Arc<LeaderContext>,
     subscription: Arc<Subscription>,
     read: ReadAction,
-    specs: Arc<Specs>,
+    filters: Arc<FilterHistory>,
 ) -> Completion {
-    let sweep = Sweep {
+    let reader = BacklogReader {
         partition: &context.partition,
         account: subscription.account,
-        specs: &specs,
+        filters: &filters,
         chunk_bytes: context.delivery.options.fanout_chunk_bytes,
     };
     let result = match &read {
-        ReadAction::Reload(offsets) => sweep.load(offsets).await.map(|events| {
+        ReadAction::Reload(offsets) => reader.reload(offsets).await.map(|events| {
             let reloaded = events.into_iter().map(|(offset, event)| ReloadedEvent { offset, event });
             ReadResult::Reloaded(reloaded.collect())
         }),
-        ReadAction::Backlog { from, end } => sweep.read(*from, *end).await.map(read_events),
-        ReadAction::ScanKey { key, from, end } => sweep.scan(*key, *from, *end).await.map(read_events),
+        ReadAction::Backlog { from, end } => reader.read_range(*from, *end).await.map(read_events),
+        ReadAction::ScanKey { key, from, end } => reader.scan_key(*key, *from, *end).await.map(read_events),
     };
     Completion::Read { read, result }
 }
@@ -100,16 +99,16 @@ pub(super) async fn write_dead_letter(
     context: &LeaderContext,
     subscription: &Subscription,
     request: &DeadLetterRequest,
-) -> Result<(), KeepError> {
+) -> Result<(), WriteError> {
     let event = &request.item.event;
-    let origin = Origin {
+    let key = DeadLetterKey {
         subscription: subscription.id,
         epoch: subscription.epoch,
         partition: context.partition.id().index,
         offset: event.offset,
     };
-    let draft = Draft {
-        origin,
+    let record = DeadLetterRecord {
+        key,
         append_time: event.append_time,
         time: Timestamp(context.delivery.clock.unix_ms()),
         attempts: request.attempts,
@@ -117,13 +116,13 @@ pub(super) async fn write_dead_letter(
         detail: &request.detail,
         event: &event.bytes,
     };
-    let letters = &context.delivery.letters;
-    match letters.keep(subscription.account, event.key, &draft).await {
+    let dead_letters = &context.delivery.dead_letters;
+    match dead_letters.append(subscription.account, event.key, &record).await {
         // An earlier leader may have written the dead letter without replicating the progress: the event is settled
         // as dead-lettered then, and not a second time as over quota.
-        Err(KeepError::OverBudget)
+        Err(WriteError::OverQuota)
             if event.offset < context.inherited_below
-                && letters.holds(subscription.account, &origin).await =>
+                && dead_letters.contains(subscription.account, &key).await =>
         {
             Ok(())
         }

@@ -3,7 +3,7 @@
 use fanfare_partition::Attach;
 
 use super::*;
-use crate::spec::Choice;
+use crate::filter::FilterRecord;
 
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
@@ -16,7 +16,7 @@ impl World {
             account,
             epoch,
             filter_revision: self.catalog.view().revision + changes,
-            filter: Choice::of(subscription).encode(),
+            filter: FilterRecord::of(subscription).encode(),
             start,
         };
         self.home(subscription).attach(attach).await.unwrap();

@@ -1,25 +1,25 @@
 use fanfare_partition::{AccountFilter, Reason};
 
 use super::*;
-use crate::dead_letter::{Draft, Origin};
+use crate::dead_letters::{DeadLetterKey, DeadLetterRecord};
 
 const KEYS: [&str; 5] = ["a", "b", "poison", "c", "d"];
 const POISON: usize = 2;
 
-async fn letters(world: &World, subscription: &Subscription) -> Vec<DeadLetter> {
+async fn dead_letters(world: &World, subscription: &Subscription) -> Vec<DeadLetter> {
     let query = DeadLetterQuery { subscription: Some(subscription.id), ..DeadLetterQuery::default() };
     world.delivery.list_dead_letters(subscription.account, query).await.unwrap().letters
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_poison_key_is_parked_alone_and_kept_as_dead_letters_after_its_last_attempt() {
+async fn failing_key_is_parked_alone_and_becomes_dead_letters_after_its_last_attempt() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     let sink = world.sink("orders");
     sink.fail_key(KeyHash::of("poison"), busy("cannot take it"));
     let mut poison = 0;
     let mut published = 0;
-    // Others have to pass all the time: two failures with nothing between them would be an outage.
+    // Other keys are delivered between the failures: two failures in a row would be an outage.
     while world.stats(&orders).dead_lettered < 3 {
         world.publish("order", &KEYS, published..published + 5).await;
         published += 5;
@@ -32,12 +32,17 @@ async fn a_poison_key_is_parked_alone_and_kept_as_dead_letters_after_its_last_at
     assert_eq!(stats.reasons, BTreeMap::from([("attempts_exhausted", stats.dead_lettered)]));
     let delivered = sink.delivered();
     check_order(&delivered);
-    let letters = letters(&world, &orders).await;
+    let letters = dead_letters(&world, &orders).await;
     assert_eq!(letters.len() as u64, stats.dead_lettered);
-    assert_eq!(letters.len() + delivered.len(), published, "each event went one way");
+    assert_eq!(
+        letters.len() + delivered.len(),
+        published,
+        "each event is delivered or a dead letter, never both"
+    );
     let expected = (0..letters.len()).map(|index| POISON + 5 * index).collect::<Vec<_>>();
-    let kept = letters.iter().map(|letter| Event::parse(&letter.event).unwrap().id.parse::<usize>().unwrap());
-    assert_eq!(kept.collect::<Vec<_>>(), expected, "the oldest of the key, in order");
+    let stored =
+        letters.iter().map(|letter| Event::parse(&letter.event).unwrap().id.parse::<usize>().unwrap());
+    assert_eq!(stored.collect::<Vec<_>>(), expected, "the oldest of the key, in order");
     assert!(letters.iter().all(|letter| (letter.attempts, letter.reason) == (4, "attempts_exhausted")));
     assert!(letters[0].detail.contains("503") && letters[0].detail.contains("cannot take it"));
     let again = world.delivery.dead_letter(orders.account, &letters[0].id).await.unwrap();
@@ -46,7 +51,7 @@ async fn a_poison_key_is_parked_alone_and_kept_as_dead_letters_after_its_last_at
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lone_event_that_fails_its_count_of_attempts_is_kept_as_a_dead_letter() {
+async fn single_event_becomes_a_dead_letter_after_its_last_attempt() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.sink("orders").fail_key(KeyHash::of("poison"), busy("no"));
@@ -56,7 +61,7 @@ async fn a_lone_event_that_fails_its_count_of_attempts_is_kept_as_a_dead_letter(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rejected_events_are_dead_letters_at_once_and_are_listed_in_pages() {
+async fn rejected_events_become_dead_letters_at_once_and_are_listed_in_pages() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
@@ -65,27 +70,27 @@ async fn rejected_events_are_dead_letters_at_once_and_are_listed_in_pages() {
     let stats = world.settled(&orders, 100).await;
     assert_eq!((stats.delivered, stats.reasons), (80, BTreeMap::from([("rejected", 20)])));
     assert_eq!(world.sink("orders").attempts().started, 100, "nothing is attempted twice");
-    let (mut after, mut found) = (None, Vec::new());
+    let (mut after, mut offsets) = (None, Vec::new());
     loop {
         let query = DeadLetterQuery { limit: 7, after, ..DeadLetterQuery::default() };
         let page = world.delivery.list_dead_letters(orders.account, query).await.unwrap();
         assert!(page.letters.len() <= 7);
-        found.extend(page.letters.into_iter().map(|letter| letter.offset));
+        offsets.extend(page.letters.into_iter().map(|letter| letter.offset));
         after = page.next;
         if after.is_none() {
             break;
         }
     }
-    assert_eq!(found.len(), 20);
-    found.dedup();
-    assert_eq!(found.len(), 20, "no letter is on two pages");
+    assert_eq!(offsets.len(), 20);
+    offsets.dedup();
+    assert_eq!(offsets.len(), 20, "no dead letter is on two pages");
     let other = AccountId::from_bytes([9; 16]);
     let foreign = world.delivery.list_dead_letters(other, DeadLetterQuery::default()).await.unwrap();
     assert!(foreign.letters.is_empty(), "another account sees nothing");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_larger_than_the_sink_takes_is_a_dead_letter_and_the_next_passes() {
+async fn event_above_the_sinks_size_limit_becomes_a_dead_letter_and_the_next_is_delivered() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     let sink = world.sink("orders");
@@ -100,7 +105,7 @@ async fn an_event_larger_than_the_sink_takes_is_a_dead_letter_and_the_next_passe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pinned_subscription_gets_what_is_valid_naming_the_version_and_the_rest_is_kept_with_its_pointer() {
+async fn pinned_subscription_gets_valid_events_with_the_version_and_dead_letters_name_the_pointer() {
     let world = World::new().await;
     let tenant = world.tenant();
     let schema = r#"{"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]}"#;
@@ -116,13 +121,13 @@ async fn a_pinned_subscription_gets_what_is_valid_naming_the_version_and_the_res
     assert_eq!((stats.delivered, stats.reasons), (1, BTreeMap::from([("schema_version", 1)])));
     let delivered = world.sink("pinned").delivered();
     assert_eq!(delivered[0].dataschema.as_deref(), Some("urn:fanfare:schema:order:1"));
-    let letters = letters(&world, &pinned).await;
+    let letters = dead_letters(&world, &pinned).await;
     assert!(letters[0].detail.contains("/n"), "{}", letters[0].detail);
     assert_eq!(letters[0].attempts, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_its_budget_an_account_has_events_expire_and_a_crash_resets_nothing() {
+async fn events_over_the_quota_expire_and_a_crash_does_not_reset_the_usage() {
     let mut setup = Setup::default();
     setup.delivery.dead_letter_bytes_max = 2_000;
     let world = World::with(setup).await;
@@ -131,8 +136,8 @@ async fn over_its_budget_an_account_has_events_expire_and_a_crash_resets_nothing
     world.sink("orders").fail_key(KeyHash::of("poison"), Answer::Rejected { why });
     world.publish("order", &["poison"], 0..50).await;
     let stats = world.settled(&orders, 50).await;
-    let kept = letters(&world, &orders).await;
-    assert_eq!(stats.dead_lettered, kept.len() as u64, "each one counted as a letter is kept");
+    let kept = dead_letters(&world, &orders).await;
+    assert_eq!(stats.dead_lettered, kept.len() as u64, "each event counted as dead-lettered is stored");
     assert!((3..50).contains(&kept.len()), "{} letters of some 160 bytes in 2000", kept.len());
     assert_eq!(stats.expired, 50 - stats.dead_lettered);
     assert_eq!(stats.reasons.get("dead_letter_budget"), Some(&stats.expired));
@@ -144,17 +149,17 @@ async fn over_its_budget_an_account_has_events_expire_and_a_crash_resets_nothing
     );
     world.publish("order", &["poison"], 50..60).await;
     let after = world.settled(&orders, 60).await;
-    assert!(after.expired >= stats.expired + 9, "what was kept before the crash still counts: {after:?}");
+    assert!(after.expired >= stats.expired + 9, "dead letters from before the crash still count: {after:?}");
 }
 
 fn rejected() -> Answer {
     Answer::Rejected { why: Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400) }
 }
 
-fn draft<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Draft<'a> {
+fn record<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> DeadLetterRecord<'a> {
     let Subscription { id, epoch, .. } = *subscription;
-    Draft {
-        origin: Origin { subscription: id, epoch, partition: 0, offset: Offset(offset) },
+    DeadLetterRecord {
+        key: DeadLetterKey { subscription: id, epoch, partition: 0, offset: Offset(offset) },
         append_time: Timestamp(0),
         time: Timestamp(0),
         attempts: 1,
@@ -165,10 +170,10 @@ fn draft<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Draft
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_letter_that_was_kept_before_a_crash_is_not_expired_for_want_of_budget_after_it() {
+async fn event_with_a_dead_letter_from_before_a_crash_does_not_expire_over_the_quota() {
     let mut setup = Setup::default();
     setup.delivery.dead_letter_bytes_max = 500;
-    // What is settled is not replicated.
+    // Outcomes are not replicated before the crash.
     setup.delivery.advance_interval_ms = 600_000;
     let mut world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
@@ -181,11 +186,11 @@ async fn a_letter_that_was_kept_before_a_crash_is_not_expired_for_want_of_budget
     let world = world.crash().await;
     let after = world.settled(&orders, 5).await;
     assert_eq!((after.dead_lettered, after.expired), (before.dead_lettered, before.expired));
-    assert_eq!(letters(&world, &orders).await.len() as u64, after.dead_lettered);
+    assert_eq!(dead_letters(&world, &orders).await.len() as u64, after.dead_lettered);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_stream_loses_no_letter_to_a_new_one_whoever_owns_them() {
+async fn full_stream_keeps_its_dead_letters_and_refuses_new_ones_of_any_account() {
     let mut setup = Setup { dead_letters_bytes_max: 512 << 10, ..Setup::default() };
     setup.partition.segment_bytes = 16 << 10;
     let world = World::with(setup).await;
@@ -194,58 +199,59 @@ async fn a_full_stream_loses_no_letter_to_a_new_one_whoever_owns_them() {
     world.publish("order", &["poison"], 0..1).await;
     assert_eq!(world.settled(&orders, 1).await.dead_lettered, 1);
 
-    let kept = &world.delivery.context.letters;
+    let stream = &world.delivery.context.dead_letters;
     let other = AccountId::from_bytes([9; 16]);
     let mut count = 0;
     for event in [[0; 4 << 10].as_slice(), &[0]] {
-        while kept.keep(other, KeyHash::of("a"), &draft(&orders, 100 + count, event)).await.is_ok() {
+        while stream.append(other, KeyHash::of("a"), &record(&orders, 100 + count, event)).await.is_ok() {
             count += 1;
-            assert!(count < 200, "{count} letters of 4 KiB in 512");
+            assert!(count < 200, "{count} dead letters of 4 KiB in 512 KiB");
         }
-        assert!(count > 10, "only {count} letters of 4 KiB in 512");
+        assert!(count > 10, "only {count} dead letters of 4 KiB in 512 KiB");
     }
     world.publish("order", &["poison"], 1..2).await;
     assert_eq!(world.settled(&orders, 2).await.reasons.get("dead_letter_budget"), Some(&1));
-    assert_eq!(kept.partitions()[0].trim_target(), None);
-    assert_eq!(letters(&world, &orders).await.len(), 1);
+    assert_eq!(stream.partitions()[0].trim_target(), None);
+    assert_eq!(dead_letters(&world, &orders).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn letters_that_cannot_be_read_any_more_keep_no_new_one_from_being_kept() {
+async fn unreadable_dead_letters_do_not_prevent_new_ones() {
     let mut setup = Setup { cache_bytes: 16 << 10, ..Setup::default() };
     setup.partition.segment_bytes = 16 << 10;
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
     let event = [0; 1 << 10];
     for offset in 0..100 {
-        let draft = draft(&orders, offset, &event);
-        world.delivery.context.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
+        let record = record(&orders, offset, &event);
+        world.delivery.context.dead_letters.append(orders.account, KeyHash::of("a"), &record).await.unwrap();
     }
     world.damage("dead-letters");
-    let partition = world.delivery.context.letters.partitions()[0].clone();
+    let partition = world.delivery.context.dead_letters.partitions()[0].clone();
     let unread = partition.read(Offset::ZERO, AccountFilter::One(orders.account), 1 << 20).await;
     assert!(matches!(unread, Err(ReadError::DataLoss { .. })), "{unread:?}");
 
-    // As after a start: nothing is counted yet.
-    let anew = Letters::new(vec![partition], 150 << 10);
-    let keep =
-        async |offset| anew.keep(orders.account, KeyHash::of("a"), &draft(&orders, offset, &event)).await;
-    keep(100).await.unwrap();
-    let mut kept = 1;
-    while keep(100 + kept).await.is_ok() {
-        kept += 1;
-        assert!(kept < 80, "what can be read is counted");
+    // A stream without counted usage, like after a start.
+    let stream = DeadLetterStream::new(vec![partition], 150 << 10);
+    let append = async |offset| {
+        stream.append(orders.account, KeyHash::of("a"), &record(&orders, offset, &event)).await
+    };
+    append(100).await.unwrap();
+    let mut appended = 1;
+    while append(100 + appended).await.is_ok() {
+        appended += 1;
+        assert!(appended < 80, "readable dead letters count");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_of_large_letters_ends_at_a_mebibyte_and_the_next_goes_on() {
+async fn page_of_large_dead_letters_ends_at_a_mebibyte_and_the_next_continues() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     let event = vec![0; 300 << 10];
     for offset in 0..8 {
-        let draft = draft(&orders, offset, &event);
-        world.delivery.context.letters.keep(orders.account, KeyHash::of("a"), &draft).await.unwrap();
+        let record = record(&orders, offset, &event);
+        world.delivery.context.dead_letters.append(orders.account, KeyHash::of("a"), &record).await.unwrap();
     }
     let (mut after, mut pages, mut offsets) = (None, Vec::new(), Vec::new());
     loop {
@@ -259,4 +265,32 @@ async fn a_page_of_large_letters_ends_at_a_mebibyte_and_the_next_goes_on() {
         }
     }
     assert_eq!((pages, offsets), (vec![3, 3, 2], (0..8).collect()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn undecodable_dead_letter_is_an_error_that_names_its_offset() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let stream = &world.delivery.context.dead_letters;
+    let valid = record(&orders, 0, b"event");
+    stream.append(orders.account, KeyHash::of("a"), &valid).await.unwrap();
+    let mut unknown_version = record(&orders, 1, b"event").encode();
+    unknown_version[4] = u8::MAX;
+    let key = DeadLetterKey { offset: Offset(1), ..valid.key };
+    let mut batch = RecordBatchBuilder::new(orders.account, 0);
+    batch.push(&unknown_version, key.id(), KeyHash::of("a"));
+    stream.partitions()[0].append(batch.finish()).unwrap().committed().await.unwrap();
+
+    let list = async |after| {
+        let query = DeadLetterQuery { after, ..DeadLetterQuery::default() };
+        world.delivery.list_dead_letters(orders.account, query).await
+    };
+    let first = list(None).await.unwrap();
+    assert_eq!(first.letters.len(), 1, "the page ends before the undecodable dead letter");
+    let error = list(first.next).await.unwrap_err();
+    let ReadError::DataLoss { offsets, .. } = &error else { panic!("{error}") };
+    assert_eq!(*offsets, Offset(1)..Offset(2));
+    assert!(error.to_string().contains("version 255"), "{error}");
+    let id = format!("{:032x}", key.id().0);
+    assert!(world.delivery.dead_letter(orders.account, &id).await.is_err());
 }

@@ -3,7 +3,7 @@ use super::*;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_retention_overtakes_becomes_dead_letters_before_the_log_is_trimmed() {
+async fn events_past_retention_become_dead_letters_before_the_log_is_trimmed() {
     let world = World::with(Setup::of_small_segments()).await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.sink("orders").down();
@@ -32,7 +32,7 @@ async fn what_retention_overtakes_becomes_dead_letters_before_the_log_is_trimmed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dead_letters_go_by_the_retention_of_their_own_stream() {
+async fn dead_letters_follow_the_retention_of_their_own_stream() {
     let world = World::with(Setup::of_small_segments()).await;
     let orders = world.subscribe("orders", &["order"]).await;
     let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
@@ -55,14 +55,14 @@ async fn dead_letters_go_by_the_retention_of_their_own_stream() {
             }
         }
     };
-    timeout(DEADLINE, trimmed).await.expect("old letters go");
-    assert_eq!(world.stats(&orders).dead_lettered, 100, "their number stays");
+    timeout(DEADLINE, trimmed).await.expect("old dead letters are trimmed");
+    assert_eq!(world.stats(&orders).dead_lettered, 100, "the counter stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_is_trimmed_while_progress_of_new_events_waits_to_be_replicated() {
+async fn log_is_trimmed_while_progress_of_new_events_is_not_replicated() {
     let mut setup = Setup::of_small_segments();
-    // Progress is replicated when it is half a window, and less of it waits for ever.
+    // Progress is replicated at half a window only.
     setup.delivery.advance_interval_ms = 600_000;
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;

@@ -9,8 +9,8 @@ use super::*;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 impl World {
-    /// Changes the types and waits until they are in effect. From which offset they hold.
-    async fn choose(&self, subscription: &Subscription, types: &[&str]) -> Offset {
+    /// Changes the filter and waits until it is in effect. Gives its first offset.
+    async fn change_filter(&self, subscription: &Subscription, types: &[&str]) -> Offset {
         let sink =
             self.catalog.view().account(subscription.account).unwrap().sinks[&subscription.sink].clone();
         let change = super::subscription(&sink, types);
@@ -20,7 +20,7 @@ impl World {
         attachment.filters.last().unwrap().from
     }
 
-    /// Everything published at home: offset, type, number.
+    /// All events of the subscription's partition: offset, type, number.
     async fn published(&self, subscription: &Subscription) -> Vec<(Offset, String, usize)> {
         let home = self.home(subscription);
         let end = home.positions().borrow().high_watermark;
@@ -38,25 +38,25 @@ impl World {
     }
 }
 
-/// These numbers and no others, in order per key, repeats only within a window for each crash.
+/// Checks that exactly these numbers were delivered, in order per key, with at most a window of repeats per crash.
 fn check_delivered(delivered: &[Delivered], expected: &[usize], crashes: usize) {
     check_order(delivered);
-    let found = sorted(delivered);
-    let repeats = found.len() - expected.len();
+    let numbers = sorted(delivered);
+    let repeats = numbers.len() - expected.len();
     assert!(repeats <= crashes * WINDOW, "{repeats} repeats");
-    let found: BTreeSet<usize> = found.into_iter().collect();
-    assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+    let numbers: BTreeSet<usize> = numbers.into_iter().collect();
+    assert_eq!(numbers.into_iter().collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_matched_before_its_type_was_removed_is_delivered_after_two_crashes() {
+async fn event_matched_before_its_type_was_removed_is_delivered_after_two_crashes() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order", "refund"]).await;
     world.sink("orders").down();
     world.publish("order", &KEYS, 0..90).await;
     world.publish("refund", &KEYS, 90..180).await;
     world.stats_when(&orders, |stats| stats.matched == 180 && stats.state == State::SinkDown).await;
-    world.choose(&orders, &["order"]).await;
+    world.change_filter(&orders, &["order"]).await;
     world.publish("refund", &KEYS, 180..190).await;
     let world = world.crash().await;
     world.publish("order", &KEYS, 190..200).await;
@@ -73,12 +73,12 @@ async fn what_was_matched_before_its_type_was_removed_is_delivered_after_two_cra
     assert_eq!(
         world.home(&orders).attachment(orders.id).unwrap().filters.len(),
         1,
-        "the old choice is forgotten"
+        "the old filter is dropped"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_published_before_its_type_was_added_is_not_delivered_after_two_crashes() {
+async fn event_published_before_its_type_was_added_is_not_delivered_after_two_crashes() {
     let world = World::new().await;
     world.create_type("refund", None).await;
     let orders = world.subscribe("orders", &["order"]).await;
@@ -86,7 +86,7 @@ async fn what_was_published_before_its_type_was_added_is_not_delivered_after_two
     world.publish("order", &KEYS, 0..90).await;
     world.publish("refund", &KEYS, 90..180).await;
     world.stats_when(&orders, |stats| stats.matched == 90 && stats.state == State::SinkDown).await;
-    world.choose(&orders, &["order", "refund"]).await;
+    world.change_filter(&orders, &["order", "refund"]).await;
     world.publish("refund", &KEYS, 180..190).await;
     world.stats_when(&orders, |stats| stats.matched == 100).await;
     let world = world.crash().await;
@@ -102,7 +102,7 @@ async fn what_was_published_before_its_type_was_added_is_not_delivered_after_two
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_parked_key_is_read_again_with_the_types_that_held() {
+async fn parked_key_is_read_again_with_the_filters_of_its_events() {
     let mut setup = Setup::default();
     setup.delivery.retry.attempts_max = 1_000;
     let world = World::with(setup).await;
@@ -113,7 +113,7 @@ async fn a_parked_key_is_read_again_with_the_types_that_held() {
     world.publish("order", &KEYS, 0..50).await;
     world.publish("refund", &KEYS, 50..100).await;
     world.stats_when(&orders, |stats| (stats.delivered, stats.pending) == (40, 10)).await;
-    world.choose(&orders, &["refund"]).await;
+    world.change_filter(&orders, &["refund"]).await;
     world.publish("order", &KEYS, 100..150).await;
     world.publish("refund", &KEYS, 150..200).await;
     world.stats_when(&orders, |stats| (stats.delivered, stats.pending) == (80, 20)).await;
@@ -128,14 +128,14 @@ async fn a_parked_key_is_read_again_with_the_types_that_held() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_event_is_matched_by_the_choice_at_its_offset_while_types_change_again_and_again() {
+async fn every_event_is_matched_by_the_filter_at_its_offset_while_filters_change() {
     const TYPES: [&[&str]; 4] = [&["order"], &["order", "refund"], &["refund"], &["order", "return"]];
     let mut world = World::new().await;
     let orders = world.subscribe("orders", &["order", "refund", "return"]).await;
-    let mut held = vec![(Offset::ZERO, ["order", "refund", "return"].as_slice())];
+    let mut filters = vec![(Offset::ZERO, ["order", "refund", "return"].as_slice())];
     let mut number = 0;
     for round in 0..12 {
-        // Only what its own sink has delivered moves on, so that changes meet backlogs and windows of all kinds.
+        // The sink alternates, so that changes meet backlogs and windows of all sizes.
         if round % 3 == 0 {
             world.sink("orders").down()
         } else {
@@ -152,8 +152,8 @@ async fn every_event_is_matched_by_the_choice_at_its_offset_while_types_change_a
             }
         };
         let types = TYPES[round % TYPES.len()];
-        let ((), from) = tokio::join!(publish, world.choose(&orders, types));
-        held.push((from, types));
+        let ((), from) = tokio::join!(publish, world.change_filter(&orders, types));
+        filters.push((from, types));
         if round % 4 == 3 {
             world = world.crash().await;
         }
@@ -161,7 +161,7 @@ async fn every_event_is_matched_by_the_choice_at_its_offset_while_types_change_a
     world.sink("orders").up();
     let published = world.published(&orders).await;
     let chosen = published.iter().filter(|(offset, event_type, _)| {
-        let (_, types) = held.iter().rev().find(|(from, _)| from <= offset).unwrap();
+        let (_, types) = filters.iter().rev().find(|(from, _)| from <= offset).unwrap();
         types.contains(&event_type.as_str())
     });
     let mut expected: Vec<usize> = chosen.map(|(_, _, number)| *number).collect();
@@ -172,7 +172,7 @@ async fn every_event_is_matched_by_the_choice_at_its_offset_while_types_change_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_too_many_takes_effect_when_the_backlog_has_passed_an_earlier_one() {
+async fn change_beyond_the_limit_takes_effect_when_the_backlog_has_passed_an_earlier_filter() {
     const TYPES: [&[&str]; 2] = [&["order", "refund"], &["order"]];
     let world = World::new().await;
     world.create_type("refund", None).await;
@@ -180,14 +180,14 @@ async fn a_change_too_many_takes_effect_when_the_backlog_has_passed_an_earlier_o
     world.sink("orders").down();
     for round in 0..15 {
         world.publish("order", &KEYS, round..round + 1).await;
-        world.choose(&orders, TYPES[round % 2]).await;
+        world.change_filter(&orders, TYPES[round % 2]).await;
     }
     world.publish("refund", &KEYS, 15..16).await;
-    let kept = || world.home(&orders).attachment(orders.id).unwrap().filters.len();
-    assert_eq!(kept(), 16);
-    let (last, ()) = tokio::join!(world.choose(&orders, TYPES[1]), async {
+    let filters_kept = || world.home(&orders).attachment(orders.id).unwrap().filters.len();
+    assert_eq!(filters_kept(), 16);
+    let (last, ()) = tokio::join!(world.change_filter(&orders, TYPES[1]), async {
         world.stats_when(&orders, |stats| stats.matched == 16).await;
-        assert_eq!(kept(), 16);
+        assert_eq!(filters_kept(), 16);
         let lead = world.delivery.shard(orders.account).next().unwrap();
         let why = world.delivery.unreconciled(lead, orders.account, orders.id);
         assert!(matches!(why, ReconcileError::Backlog { .. }), "{why}");

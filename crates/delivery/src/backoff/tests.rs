@@ -12,7 +12,7 @@ const POLICY: RetryPolicy = RetryPolicy {
 };
 
 #[test]
-fn the_ceiling_doubles_until_the_maximum() {
+fn ceiling_doubles_until_the_maximum() {
     let table = [(1, 1_000), (2, 2_000), (3, 4_000), (6, 32_000), (7, 60_000), (u32::MAX, 60_000)];
     for (failures, ceiling) in table {
         assert_eq!(retry_delay_ms(&POLICY, failures, None, u64::MAX), ceiling, "{failures} failures");
@@ -26,16 +26,16 @@ fn the_ceiling_doubles_until_the_maximum() {
 }
 
 #[test]
-fn a_sink_that_names_a_time_is_not_asked_earlier_and_never_waited_for_longer_than_an_hour() {
-    let asked = |seconds| Some(Duration::from_secs(seconds));
-    assert_eq!(retry_delay_ms(&POLICY, 1, asked(7), 0), 7_000);
-    assert_eq!(retry_delay_ms(&POLICY, 7, asked(7), u64::MAX), 60_000);
-    assert_eq!(retry_delay_ms(&POLICY, 1, asked(1_000_000), 0), 3_600_000);
-    assert_eq!(probe_delay_ms(&POLICY, 0, asked(7), 0), 7_000);
+fn retry_after_is_a_lower_bound_of_at_most_an_hour() {
+    let retry_after = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(retry_delay_ms(&POLICY, 1, retry_after(7), 0), 7_000);
+    assert_eq!(retry_delay_ms(&POLICY, 7, retry_after(7), u64::MAX), 60_000);
+    assert_eq!(retry_delay_ms(&POLICY, 1, retry_after(1_000_000), 0), 3_600_000);
+    assert_eq!(probe_delay_ms(&POLICY, 0, retry_after(7), 0), 7_000);
 }
 
 #[test]
-fn probes_back_off_from_their_own_start_to_their_own_maximum() {
+fn probes_have_a_first_and_a_maximal_delay_of_their_own() {
     for (probes, least, most) in [(0, 250, 500), (1, 500, 1_000), (4, 4_000, 8_000), (9, 5_000, 10_000)] {
         assert_eq!(probe_delay_ms(&POLICY, probes, None, 0), least, "{probes} probes");
         assert_eq!(probe_delay_ms(&POLICY, probes, None, u64::MAX), most, "{probes} probes");

@@ -1,0 +1,112 @@
+//! Reads a subscription's matching events from the log: a range of offsets, single events again, or one key's.
+
+use bytes::Bytes;
+use fanfare_model::{AccountId, Event, KeyHash, Offset};
+use fanfare_partition::{AccountFilter, Partition, ReadError, StoredEvent};
+
+use crate::{
+    filter::FilterHistory,
+    subscription::buffered_event::{BufferedEvent, SchemaCheck},
+};
+
+/// Size of one read for single events.
+const RELOAD_BYTES: u64 = 64 << 10;
+/// Limit of events that one scan returns.
+const SCAN_EVENTS_MAX: usize = 64;
+const SCAN_BYTES_MAX: usize = 256 << 10;
+/// Chunks that one scan reads before other work of the subscription gets its turn.
+const SCAN_CHUNKS_MAX: usize = 64;
+
+/// Reads one partition for one subscription.
+pub(crate) struct BacklogReader<'a> {
+    pub(crate) partition: &'a Partition,
+    pub(crate) account: AccountId,
+    pub(crate) filters: &'a FilterHistory,
+    pub(crate) chunk_bytes: u64,
+}
+
+impl BacklogReader<'_> {
+    /// Matching events of one chunk within `from..end`, and the offset of the next read.
+    ///
+    /// # Errors
+    /// If the log cannot be read at `from`.
+    pub(crate) async fn read_range(
+        &self,
+        from: Offset,
+        end: Offset,
+    ) -> Result<(Vec<BufferedEvent>, Offset), ReadError> {
+        let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
+        let events = chunk.batches.iter().flat_map(|batch| batch.events());
+        let matching =
+            events.filter(|event| (from..end).contains(&event.offset)).filter_map(|event| self.buffer(event));
+        Ok((matching.collect(), chunk.next.min(end)))
+    }
+
+    /// The events at `offsets`, which ascend, in the same order. None for an event that no longer matches.
+    ///
+    /// # Errors
+    /// If the log cannot be read at one of the offsets.
+    pub(crate) async fn reload(
+        &self,
+        offsets: &[Offset],
+    ) -> Result<Vec<(Offset, Option<BufferedEvent>)>, ReadError> {
+        let mut reloaded = Vec::with_capacity(offsets.len());
+        while let Some(&from) = offsets.get(reloaded.len()) {
+            let chunk = self.partition.read(from, AccountFilter::One(self.account), RELOAD_BYTES).await?;
+            let mut events = chunk.batches.iter().flat_map(|batch| batch.events()).peekable();
+            let end = chunk.next.max(from.plus(1));
+            while let Some(&offset) = offsets.get(reloaded.len()).filter(|&&offset| offset < end) {
+                while events.next_if(|event| event.offset < offset).is_some() {}
+                let event = events.next_if(|event| event.offset == offset);
+                reloaded.push((offset, event.and_then(|event| self.buffer(event))));
+            }
+        }
+        Ok(reloaded)
+    }
+
+    /// The next matching events of `key` within `from..end`, and the offset up to which all of them were found.
+    ///
+    /// # Errors
+    /// If the log cannot be read in the range.
+    pub(crate) async fn scan_key(
+        &self,
+        key: KeyHash,
+        from: Offset,
+        end: Offset,
+    ) -> Result<(Vec<BufferedEvent>, Offset), ReadError> {
+        let (mut matching, mut bytes, mut from) = (Vec::new(), 0, from);
+        for _ in 0..SCAN_CHUNKS_MAX {
+            let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
+            let events = chunk.batches.iter().flat_map(|batch| batch.events());
+            for event in events.filter(|event| event.header.key == key && (from..end).contains(&event.offset))
+            {
+                let offset = event.offset;
+                let Some(buffered) = self.buffer(event) else { continue };
+                if matching.len() == SCAN_EVENTS_MAX
+                    || !matching.is_empty() && bytes + buffered.bytes.len() > SCAN_BYTES_MAX
+                {
+                    return Ok((matching, offset));
+                }
+                bytes += buffered.bytes.len();
+                matching.push(buffered);
+            }
+            from = chunk.next.min(end);
+            if !matching.is_empty() || from >= end {
+                break;
+            }
+        }
+        Ok((matching, from))
+    }
+
+    /// None if the subscription does not match the event.
+    fn buffer(&self, event: StoredEvent) -> Option<BufferedEvent> {
+        let pin = {
+            let parsed = Event::parse(&event.bytes).ok()?;
+            self.filters.at(event.offset).match_type(parsed.event_type)?.cloned()
+        };
+        let StoredEvent { offset, append_time, header, ref bytes } = event;
+        // A copy: a slice would keep the whole chunk in memory for as long as the event is in the window.
+        let bytes = Bytes::copy_from_slice(bytes);
+        Some(BufferedEvent { offset, key: header.key, append_time, bytes, schema: SchemaCheck::of(pin) })
+    }
+}
