@@ -243,7 +243,6 @@ impl World {
         let settled: u64 = counters.settled.values().sum();
         assert_eq!(counters.matched, settled + counters.pending());
         assert_eq!(settled, self.settled.len() as u64);
-        assert!(self.machine.window.len() + self.machine.window.settled_unreplicated() <= WINDOW + 2);
         assert!(self.machine.window.unsettled_count() <= WINDOW);
         let (low_water, fan_out_offset) = (self.machine.low_water(), Offset(self.fan_out_offset));
         assert!(low_water.is_none_or(|low_water| low_water <= fan_out_offset), "{low_water:?}");
