@@ -1,4 +1,4 @@
-//! The handle: starts what runs while this node leads partitions, and answers questions about it.
+//! The handle: runs a leader for each partition that this node leads, and answers questions about deliveries.
 
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
@@ -22,13 +22,13 @@ use crate::{
     stats::SubscriptionStats,
 };
 
-/// Documents of pinned schemas that are kept compiled.
+/// Size of the pinned schemas' documents that are kept compiled.
 const SCHEMA_BYTES_MAX: usize = 32 << 20;
 /// Pause before a leader that failed starts again, doubled up to the most.
 const RESTART: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(5);
 
-/// What deliveries stand on.
+/// Everything that deliveries depend on.
 #[derive(Clone)]
 pub struct DeliveryParts {
     pub catalog: Catalog,
@@ -37,11 +37,11 @@ pub struct DeliveryParts {
     pub dead_letters: Vec<Partition>,
     pub sinks: Factory,
     pub clock: Arc<dyn Clock>,
-    /// Of the jitter.
+    /// Seed of the jitter.
     pub seed: u64,
 }
 
-/// Why a change of a subscription is not known to be in effect.
+/// Reason why a change of a subscription is not known to be in effect.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     #[error("partition {partition} did not confirm in time; it takes effect there later")]
@@ -127,8 +127,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// What of the account's partitions cannot be read any more, if anything: what is there can be neither delivered
-    /// nor accounted for.
+    /// The damage of the account's partitions, if there is any: events of a damaged range can be neither delivered nor
+    /// accounted for.
     #[must_use]
     pub fn damage(&self, account: AccountId) -> Option<ReadError> {
         self.shard(account).find_map(|slot| slot.partition.damage())
@@ -136,7 +136,7 @@ impl Delivery {
 
     #[must_use]
     pub fn stats(&self, account: AccountId, subscription: SubscriptionId) -> SubscriptionStats {
-        let paused = self.wanted(account, subscription).is_some_and(|wanted| wanted.paused);
+        let paused = self.configured(account, subscription).is_some_and(|configured| configured.paused);
         let mut stats = SubscriptionStats::default();
         for slot in self.shard(account) {
             stats.add(slot, account, subscription, Timestamp(self.context.clock.unix_ms()));
@@ -163,7 +163,7 @@ impl Delivery {
 
     /// No new attempts; running ones end, up to `drain`; then progress is replicated and everything stops.
     pub async fn shutdown(&self, drain: Duration) {
-        // Of two calls the first one's deadline holds.
+        // The deadline of the first call holds.
         self.context.drain_until.get_or_init(|| Instant::now() + drain);
         self.context.draining.cancel();
         self.tasks.close();
@@ -185,12 +185,12 @@ impl Delivery {
         })
     }
 
-    /// As it is in the newest catalog.
-    fn wanted(&self, account: AccountId, subscription: SubscriptionId) -> Option<Arc<Subscription>> {
+    /// The subscription in the newest catalog.
+    fn configured(&self, account: AccountId, subscription: SubscriptionId) -> Option<Arc<Subscription>> {
         self.context.catalog.view().account(account)?.subscriptions.get(&subscription).cloned()
     }
 
-    /// Why the partition has not attached what is wanted.
+    /// Reason why the partition has not attached the configured subscription.
     fn unreconciled(
         &self,
         slot: &PartitionSlot,
@@ -198,25 +198,23 @@ impl Delivery {
         subscription: SubscriptionId,
     ) -> ReconcileError {
         let partition = slot.partition.id();
-        let wanted = self.wanted(account, subscription);
-        let attached = slot.subscription(account, subscription).map(|attached| attached.epoch);
-        match wanted {
+        let configured = self.configured(account, subscription);
+        let attached = slot.partition.attachment(subscription).map(|attachment| attachment.epoch);
+        match configured {
             _ if !slot.is_leading() => ReconcileError::NoLeader { partition },
-            Some(wanted) if attached == Some(wanted.epoch) => ReconcileError::Backlog { partition },
+            Some(configured) if attached == Some(configured.epoch) => ReconcileError::Backlog { partition },
             Some(_) | None => ReconcileError::Timeout { partition },
         }
     }
 
+    /// The partition has applied the newest revision of the subscription, or its deletion. The leader takes pauses,
+    /// sinks and deletions into account before it proposes the change, so that the replicated attachment answers for
+    /// all of them.
     fn is_reconciled(&self, slot: &PartitionSlot, account: AccountId, subscription: SubscriptionId) -> bool {
-        if !slot.is_leading() {
-            return false;
-        }
-        let wanted = self.wanted(account, subscription);
-        let attached = slot.subscription(account, subscription);
-        match (wanted, attached) {
-            (Some(wanted), Some(attached)) => {
-                attached.epoch == wanted.epoch
-                    && attached.lock().attached_filters.revision() >= wanted.revision
+        let configured = self.configured(account, subscription);
+        match (configured, slot.partition.attachment(subscription)) {
+            (Some(configured), Some(attachment)) => {
+                attachment.epoch == configured.epoch && attachment.filter_revision() >= configured.revision
             }
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,

@@ -24,7 +24,7 @@ async fn publish_together(world: &World, held: &Subscription, sink: &MemorySink)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_batches_that_are_rejected_whole_only_the_events_at_fault_become_dead_letters() {
+async fn only_the_events_at_fault_of_rejected_atomic_batches_become_dead_letters() {
     let world = World::new().await;
     let (held, sink) = batched(&world).await;
     let why = Failure::new(Failure::HTTP_STATUS, "not a b").with_status(400);
@@ -39,7 +39,7 @@ async fn of_batches_that_are_rejected_whole_only_the_events_at_fault_become_dead
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batches_that_are_put_off_whole_are_delivered_once_and_in_order() {
+async fn atomic_batches_that_fail_for_a_while_are_delivered_once_and_in_order() {
     let world = World::new().await;
     let (held, sink) = batched(&world).await;
     sink.fail_next(9, busy("later"));

@@ -31,7 +31,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_event_is_passed_over_while_the_catalog_is_older_than_what_is_attached() {
+async fn no_event_is_skipped_while_the_catalog_is_older_than_the_attachments() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     let world = world.crash_ahead_of_the_catalog(&orders, 4).await;
@@ -45,7 +45,7 @@ async fn no_event_is_passed_over_while_the_catalog_is_older_than_what_is_attache
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_retention_overtakes_while_the_catalog_is_unknown_becomes_dead_letters_all_the_same() {
+async fn events_that_expire_while_the_catalog_is_unknown_become_dead_letters() {
     let world = World::with(Setup::of_small_segments()).await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.sink("orders").down();

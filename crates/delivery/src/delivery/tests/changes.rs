@@ -5,7 +5,7 @@ use super::*;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_subscription_holds_what_it_matches_and_goes_on_where_it_stopped() {
+async fn paused_subscription_holds_its_matches_and_continues_where_it_stopped() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.publish("order", &KEYS, 0..20).await;
@@ -25,7 +25,7 @@ async fn a_paused_subscription_holds_what_it_matches_and_goes_on_where_it_stoppe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deleting_aborts_what_runs_and_counts_what_was_pending_as_cancelled() {
+async fn delete_aborts_running_attempts_and_counts_pending_events_as_cancelled() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     let sink = world.sink("orders");
@@ -47,7 +47,7 @@ async fn deleting_aborts_what_runs_and_counts_what_was_pending_as_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_matched_before_an_update_goes_where_it_is_pointed_now() {
+async fn events_matched_before_a_repoint_go_to_the_new_sink() {
     let world = World::new().await;
     let orders = world.subscribe("old", &["order", "refund"]).await;
     let new = world.create_sink("new").await;
@@ -68,7 +68,7 @@ async fn what_was_matched_before_an_update_goes_where_it_is_pointed_now() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sink_that_is_changed_is_used_at_once() {
+async fn a_changed_sink_is_used_at_once() {
     let world = World::new().await;
     world.create_type("order", None).await;
     let sink = world.create_sink("wrong").await;
@@ -83,7 +83,7 @@ async fn a_sink_that_is_changed_is_used_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscriptions_come_change_and_go_while_another_one_is_busy_without_a_pause() {
+async fn subscriptions_are_created_changed_and_deleted_while_another_one_is_busy() {
     let world = World::new().await;
     let busy = world.subscribe("busy", &["order"]).await;
     world.create_type("refund", None).await;
@@ -122,7 +122,7 @@ async fn subscriptions_come_change_and_go_while_another_one_is_busy_without_a_pa
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_waits_for_nothing_that_was_under_way_for_a_deleted_subscription() {
+async fn shutdown_does_not_wait_for_attempts_of_a_deleted_subscription() {
     let world = World::new().await;
     let refused = world.subscribe("refused", &["refund"]).await;
     let deleted = world.subscribe("deleted", &["order"]).await;
@@ -155,7 +155,7 @@ async fn a_stop_waits_for_nothing_that_was_under_way_for_a_deleted_subscription(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_subscriptions_that_are_never_at_rest_do_not_delay_an_attachment() {
+async fn many_busy_subscriptions_do_not_delay_an_attachment() {
     const EVENTS: usize = 2_000;
     let mut setup = Setup::default();
     setup.delivery.window_events = 64;
@@ -189,7 +189,7 @@ async fn many_subscriptions_that_are_never_at_rest_do_not_delay_an_attachment() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_at_a_time_that_cannot_be_read_holds_up_nobody_else() {
+async fn a_start_time_in_a_damaged_part_of_the_log_delays_no_other_subscription() {
     let mut setup = Setup { cache_bytes: 16 << 10, ..Setup::default() };
     setup.partition.segment_bytes = 16 << 10;
     setup.partition.entry_bytes_max = 1 << 10;

@@ -27,7 +27,7 @@ async fn every_matched_event_is_delivered_once_and_in_order_per_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sink_that_hangs_holds_back_nobody_else() {
+async fn a_hanging_sink_delays_no_other_subscription() {
     let world = World::new().await;
     let stuck = world.subscribe("stuck", &["order"]).await;
     let free = world.subscribe("free", &["order"]).await;
@@ -43,7 +43,7 @@ async fn a_sink_that_hangs_holds_back_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sink_gets_no_more_requests_at_once_than_it_is_allowed() {
+async fn a_sink_gets_at_most_its_limit_of_concurrent_requests() {
     let world = World::new().await;
     let sink = world.create_sink("shared").await;
     world.create_type("order", None).await;
@@ -63,7 +63,7 @@ async fn a_sink_gets_no_more_requests_at_once_than_it_is_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn batches_keep_the_order_of_each_key_also_when_parts_of_them_fail() {
+async fn batches_keep_the_order_of_each_key_when_events_of_them_fail() {
     let world = World::new().await;
     let batched = world.subscribe("batched", &["order"]).await;
     let sink = world.sink("batched");
@@ -86,7 +86,7 @@ async fn batches_keep_the_order_of_each_key_also_when_parts_of_them_fail() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_subscription_from_the_earliest_event_reads_back_and_then_goes_on_with_the_others() {
+async fn a_subscription_from_the_earliest_event_reads_the_backlog_and_then_joins_the_fan_out() {
     let world = World::new().await;
     world.create_type("order", None).await;
     world.publish("order", &KEYS, 0..250).await;

@@ -3,7 +3,7 @@ use super::*;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_holds_everything_spends_no_attempts_and_ends_with_a_probe() {
+async fn an_outage_holds_all_events_counts_no_attempts_and_ends_with_a_probe() {
     let world = World::new().await;
     let held = world.subscribe("held", &["order"]).await;
     let sink = world.sink("held");
@@ -13,7 +13,7 @@ async fn an_outage_holds_everything_spends_no_attempts_and_ends_with_a_probe() {
     assert_eq!((stats.pending, stats.parked_keys), (300, 0));
     assert!(stats.last_failure.contains("connect"), "{}", stats.last_failure);
     let probed = sink.attempts_when(|attempts| attempts.started >= KEYS.len() + 6);
-    timeout(DEADLINE, probed).await.expect("it is probed again and again");
+    timeout(DEADLINE, probed).await.expect("the sink is probed again and again");
     sink.up();
     let stats = world.settled(&held, 300).await;
     assert_eq!((stats.delivered, stats.state, stats.last_failure.as_str()), (300, State::Active, ""));
@@ -23,7 +23,7 @@ async fn an_outage_holds_everything_spends_no_attempts_and_ends_with_a_probe() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sink_that_refuses_every_key_for_the_time_being_is_down_and_nothing_is_given_up() {
+async fn a_sink_that_fails_every_key_is_down_and_no_event_is_given_up() {
     let world = World::new().await;
     let held = world.subscribe("held", &["order"]).await;
     let sink = world.sink("held");
@@ -34,7 +34,7 @@ async fn a_sink_that_refuses_every_key_for_the_time_being_is_down_and_nothing_is
     world.stats_when(&held, |stats| stats.state == State::SinkDown).await;
     // Far more probes than an event has attempts.
     let probed = sink.attempts_when(|attempts| attempts.started >= 25);
-    timeout(DEADLINE, probed).await.expect("it is probed again and again");
+    timeout(DEADLINE, probed).await.expect("the sink is probed again and again");
     for key in KEYS {
         sink.heal_key(KeyHash::of(key));
     }
@@ -56,7 +56,29 @@ async fn a_sink_that_is_down_delays_no_other_subscription() {
     assert_eq!(world.stats(&down).pending, 500);
     let frontiers = world.events.iter().map(|partition| *partition.positions().borrow());
     let behind: u64 = frontiers.map(|positions| positions.high_watermark.since(positions.frontier)).sum();
-    assert_eq!(behind, 0, "the frontier does not wait for anybody");
+    assert_eq!(behind, 0, "the frontier waits for no subscription");
     world.sink("down").up();
     assert_eq!(world.settled(&down, 500).await.delivered, 500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscriptions_of_one_sink_share_its_outage_and_all_go_on_when_a_probe_passes() {
+    let world = World::new().await;
+    world.create_type("order", None).await;
+    let sink = world.create_sink("shared").await;
+    let one = world.subscribe_to(&sink, &["order"], StartAt::Next).await;
+    let other = world.subscribe_to(&sink, &["order"], StartAt::Next).await;
+    let shared = world.sink("shared");
+    shared.down();
+    world.publish("order", &KEYS, 0..100).await;
+    for subscription in [&one, &other] {
+        world.stats_when(subscription, |stats| stats.matched == 100 && stats.state == State::SinkDown).await;
+    }
+    let started = shared.attempts_when(|attempts| attempts.started >= 20);
+    timeout(DEADLINE, started).await.expect("the sink is probed again and again");
+    shared.up();
+    for subscription in [&one, &other] {
+        let stats = world.settled(subscription, 100).await;
+        assert_eq!((stats.delivered, stats.dead_lettered, stats.state), (100, 0, State::Active));
+    }
 }

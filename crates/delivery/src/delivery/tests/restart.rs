@@ -13,7 +13,7 @@ fn check_redelivery(delivered: &[Delivered], count: usize, crashes: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_crash_nothing_is_skipped_and_repeats_stay_within_the_window() {
+async fn crash_skips_no_event_and_repeats_at_most_a_window() {
     let mut world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     for crash in 0..4 {
@@ -27,7 +27,7 @@ async fn after_a_crash_nothing_is_skipped_and_repeats_stay_within_the_window() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_survives_a_crash_in_an_outage() {
+async fn backlog_survives_a_crash_during_an_outage() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.sink("orders").down();
@@ -41,7 +41,7 @@ async fn a_backlog_survives_a_crash_in_an_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_parked_key_stays_parked_across_a_crash_with_its_attempts() {
+async fn parked_key_and_its_attempts_survive_a_crash() {
     let mut setup = Setup::default();
     setup.delivery.retry.attempts_max = 1_000;
     setup.delivery.retry.initial_ms = 20;
@@ -76,7 +76,7 @@ async fn a_parked_key_stays_parked_across_a_crash_with_its_attempts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_orderly_stop_repeats_nothing() {
+async fn orderly_shutdown_repeats_no_event() {
     let world = World::new().await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.publish("order", &KEYS, 0..400).await;
