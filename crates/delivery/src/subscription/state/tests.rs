@@ -237,6 +237,20 @@ impl World {
         self.check();
     }
 
+    /// Events whose settlement is replicated.
+    fn settled_durably(&self) -> BTreeSet<u64> {
+        let matched = self.applied.counters.matched;
+        let named =
+            self.applied.record.as_ref().map(|record| self.named(record, matched)).unwrap_or_default();
+        (0..matched).filter(|offset| !named.contains(offset)).collect()
+    }
+
+    /// Delivered events whose settlement is not replicated: a crash repeats them.
+    fn repeated_by_a_crash(&self) -> usize {
+        let durable = self.settled_durably();
+        self.settled.difference(&durable).filter(|offset| self.delivered.contains(offset)).count()
+    }
+
     /// Promises that hold after every event.
     fn check(&self) {
         let counters = self.machine.counters();
@@ -244,6 +258,7 @@ impl World {
         assert_eq!(counters.matched, settled + counters.pending());
         assert_eq!(settled, self.settled.len() as u64);
         assert!(self.machine.window.unsettled_count() <= WINDOW);
+        assert!(self.repeated_by_a_crash() <= WINDOW);
         let (low_water, fan_out_offset) = (self.machine.low_water(), Offset(self.fan_out_offset));
         assert!(low_water.is_none_or(|low_water| low_water <= fan_out_offset), "{low_water:?}");
         assert!(self.machine.position.read_to(fan_out_offset) <= fan_out_offset);
@@ -402,14 +417,10 @@ impl World {
         self.attempted.clear();
         self.breaker = CircuitBreaker::default();
         let matched = self.applied.counters.matched;
-        let named =
-            self.applied.record.as_ref().map(|record| self.named(record, matched)).unwrap_or_default();
-        let settled: BTreeSet<u64> = (0..matched).filter(|offset| !named.contains(offset)).collect();
-        let forgotten =
-            self.settled.difference(&settled).filter(|offset| self.delivered.contains(offset)).count();
-        assert!(forgotten <= WINDOW, "{forgotten} would be repeated");
-        self.repeats_allowed += forgotten;
-        self.settled = settled;
+        let repeated = self.repeated_by_a_crash();
+        assert!(repeated <= WINDOW, "{repeated} would be repeated");
+        self.repeats_allowed += repeated;
+        self.settled = self.settled_durably();
         self.fan_out_offset = self.applied.frontier;
         let lags_from = (matched < self.fan_out_offset).then_some(Offset(matched));
         let (counters, record) = (self.applied.counters.clone(), self.applied.record.clone());
