@@ -33,7 +33,7 @@ pub struct EventType {
     pub revision: u64,
 }
 
-/// What a caller says about an event type.
+/// Settings of an event type as a caller gives them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewEventType {

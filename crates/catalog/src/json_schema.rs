@@ -33,7 +33,7 @@ const MESSAGE_CHARS_MAX: usize = 256;
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 const DATASCHEMA_PREFIX: &str = "urn:fanfare:schema:";
 
-/// What events of this schema version carry in `dataschema`.
+/// The `dataschema` of events of this schema version.
 #[must_use]
 pub fn dataschema_uri(schema_id: &str, version: u32) -> String {
     format!("{DATASCHEMA_PREFIX}{schema_id}:{version}")
@@ -266,7 +266,7 @@ fn violation(error: ValidationError<'_>) -> Violation {
     Violation { pointer: error.instance_path().as_str().to_owned(), message: one_line(&error) }
 }
 
-/// What `display` says, without control characters and cut to a bounded length; a long text is not built first.
+/// The text of `display` without control characters and cut to a bounded length; a long text is not built first.
 fn one_line(display: &dyn fmt::Display) -> String {
     let mut line = Line { text: String::new(), room: MESSAGE_CHARS_MAX };
     if write!(line, "{display}").is_err() {

@@ -1,4 +1,4 @@
-//! What should exist: accounts, event types, schemas, sinks, subscriptions and keys, as one replicated state.
+//! Desired state: accounts, event types, schemas, sinks, subscriptions and keys, as one replicated state.
 //!
 //! Callers read an immutable [`View`] and change it through [`Catalog`]: each change is one command in the group's
 //! log, checked when it is applied. Nothing here acts on what it describes; the delivering and publishing parts

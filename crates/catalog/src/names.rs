@@ -1,4 +1,4 @@
-//! What names and texts may look like. Applied to every command, so a rule here is part of the format: tightening
+//! Rules for names and texts. Applied to every command, so a rule here is part of the format: tightening
 //! one would make replicas of two versions disagree about the same log.
 
 use crate::ChangeError;

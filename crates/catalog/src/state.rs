@@ -24,14 +24,14 @@ pub(crate) use document::{DocumentError, PositionRecord, StateHeader};
 /// Everything applied up to one position. Cheap to clone: the view is shared until one of the two changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct State {
-    /// Of the last command applied or refused; none before the first.
+    /// Position of the last command applied or refused; none before the first.
     pub(crate) applied: Option<Position>,
     /// The latest time that any command carried.
     pub(crate) time: Timestamp,
     pub(crate) view: Arc<View>,
 }
 
-/// What an accepted command left behind.
+/// Result of an accepted command.
 #[derive(Clone, Debug)]
 pub(crate) struct Changed {
     /// The catalog's revision that shows it.

@@ -1,4 +1,4 @@
-//! What all partitions of this node share for their deliveries.
+//! State that all partitions of this node share for their deliveries.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -46,7 +46,7 @@ pub(crate) struct PartitionSlot {
 /// How often what is not driven by events is looked at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Intervals {
-    /// Whether retention is due.
+    /// Interval between checks of retention.
     pub(crate) retention_check_ms: u64,
     /// Least time between two small trims.
     pub(crate) trim_interval_ms: u64,

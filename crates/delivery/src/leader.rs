@@ -66,7 +66,7 @@ pub(crate) struct PartitionLeader {
 
 type PendingRead = Pin<Box<dyn Future<Output = FollowedRead> + Send>>;
 
-/// What goes to the partition's state machine.
+/// Commands on their way to the partition's state machine.
 struct ProposalPipeline {
     running: Option<Pin<Box<dyn Future<Output = Finished> + Send>>>,
     changes: VecDeque<Change>,
@@ -76,7 +76,7 @@ struct ProposalPipeline {
     caught_up: bool,
     /// As replicated.
     frontier: Offset,
-    /// What the next advance has to carry of newly matched subscriptions, at most.
+    /// Upper bound of the bytes that newly matched subscriptions add to the next advance.
     matched_bytes: usize,
     /// When progress that is not replicated began to wait.
     waiting_since: Option<Instant>,

@@ -1,4 +1,4 @@
-//! What became of a subscription's events, as replicated, and on top what this node has done since.
+//! Outcomes of a subscription's events: as replicated, plus those of this node since then.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use fanfare_partition::{Counters, Outcome};
 
 use crate::context::PartitionSlot;
 
-/// What a subscription's deliveries are doing.
+/// State of a subscription's deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum State {
     /// None of its partitions has a leader here.

@@ -1,4 +1,4 @@
-//! What can go wrong: a disk that failed (final), a directory that cannot be opened, a read that cannot be served.
+//! Failures of the log: a disk that failed (final), a directory that cannot be opened, a read that cannot be served.
 use std::{io, path::Path};
 
 /// The disk lied or refused: final for the whole store. Nothing is ever retried after it.

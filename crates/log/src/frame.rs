@@ -76,7 +76,7 @@ impl PartialEq for Payload {
 }
 impl Eq for Payload {}
 
-/// What the caller appends. The log does not interpret `kind`.
+/// A frame as its caller appends it. The log does not interpret `kind`.
 #[derive(Clone, Debug)]
 pub struct NewFrame {
     pub kind: u8,
@@ -86,7 +86,7 @@ pub struct NewFrame {
     pub payload: Payload,
 }
 
-/// What the log holds: `base_offset` is the sum of the counts of all frames before it.
+/// Header of a stored frame: `base_offset` is the sum of the counts of all frames before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
     pub kind: u8,
@@ -98,7 +98,7 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Of the event behind its last one.
+    /// Offset of the event behind the frame's last one.
     #[must_use]
     pub fn end_offset(&self) -> u64 {
         self.base_offset + u64::from(self.count)
@@ -116,7 +116,7 @@ pub struct Frame {
     pub payload: Payload,
 }
 
-/// What the checksum of the next header continues.
+/// Chain value that the checksum of the next header continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) nonce: u64,

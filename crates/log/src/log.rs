@@ -21,11 +21,11 @@ use state::State;
 
 const VOTE_BYTES_MAX: usize = 64;
 
-/// What a log spans. Indexes first..=last are readable.
+/// Positions that bound a log. Indexes first..=last are readable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
     pub purged: Option<Position>,
-    /// Of the last frame; the purge point if there is none above it.
+    /// Position of the last frame; the purge point if there is none above it.
     pub last: Option<Position>,
     /// The last index known durable; 0 if none is.
     pub synced_index: u64,

@@ -45,13 +45,13 @@ pub(crate) struct SegmentHeader {
     pub(crate) log: u32,
     pub(crate) first_index: u64,
     pub(crate) base_offset: u64,
-    /// Of the frame before the first one; None at the very start of a log.
+    /// Position of the frame before the first one; None at the very start of a log.
     pub(crate) previous: Option<Position>,
     /// None if the log starts or starts anew here.
     pub(crate) predecessor: Option<Predecessor>,
 }
 
-/// Whether a file was made ahead of need, and no header has been written to it.
+/// True for a file made ahead of need, to which no header has been written.
 pub(crate) fn is_unwritten(header: &[u8; SEGMENT_HEADER_BYTES]) -> bool {
     header.iter().all(|byte| *byte == 0)
 }
@@ -62,7 +62,7 @@ pub(crate) enum HeaderError {
 }
 
 impl SegmentHeader {
-    /// Whether it belongs to that place of that log: a file of another one is never taken for it.
+    /// True if the segment belongs to this place of this log: a file of another log is never taken for one.
     pub(crate) fn is_of(&self, sequence: u64, replica: u64, log: u32) -> bool {
         self.sequence == sequence && self.replica == replica && self.log == log
     }

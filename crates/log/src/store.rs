@@ -52,10 +52,10 @@ pub struct StoreOptions {
     pub pool_segments_max: usize,
     /// For frames kept in memory, of all logs together. What is not flushed yet stays in memory beyond it.
     pub cache_bytes: u64,
-    /// `Log::when_room` waits while so much is on its way to shared.
+    /// `Log::when_room` waits while so much is on its way to disk.
     pub queue_bytes_max: u64,
-    /// What was written and synced stays in the operating system's page cache up to about this; 0: as long as the
-    /// system likes.
+    /// Upper bound of written and synced bytes in the operating system's page cache, roughly; 0 leaves them to the
+    /// system.
     pub page_cache_bytes: u64,
 }
 
@@ -290,7 +290,7 @@ impl Store {
         sealed_file::load(&*shared.fs, &shared.dir.join(FILES_DIR).join(name))
     }
 
-    /// Of the filesystem that holds the directory; 0 if it cannot be told.
+    /// Free bytes of the filesystem that holds the directory; 0 if they cannot be told.
     pub fn free_bytes(&self) -> u64 {
         self.handle.shared.free_bytes()
     }

@@ -251,7 +251,7 @@ fn timestamp(bytes: &[u8]) -> Result<AttributeValue<'_>, EventError> {
     Ok(AttributeValue::Timestamp { seconds, nanos })
 }
 
-/// What is left of a protobuf message.
+/// The unread rest of a protobuf message.
 struct Fields<'a>(&'a [u8]);
 
 enum Value<'a> {

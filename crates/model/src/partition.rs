@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub enum Stream {
-    /// What producers publish.
+    /// Events that producers publish.
     Events = 1,
     /// Copies of events that a subscription could not deliver.
     DeadLetters = 2,

@@ -1,4 +1,4 @@
-//! What a sink is: where to deliver and how. Desired state; the crate `sinks` acts on it.
+//! Sinks: a destination and the way to deliver to it. Desired state; the crate `sinks` acts on it.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a subscription is: event types of one account, at a pinned schema version, for one sink.
+//! Subscriptions: event types of one account, at a pinned schema version, for one sink.
 
 use serde::{Deserialize, Serialize};
 

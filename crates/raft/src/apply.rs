@@ -199,8 +199,8 @@ impl RaftSnapshotBuilder<Types> for Adapter {
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let snapshot = self.0.checkpoints.latest().and_then(|checkpoint| checkpoint.to_snapshot());
-        // Of nothing: a start on a purged log asks for it, but recovery has refused a log without its state
-        // before.
+        // An empty snapshot: openraft asks for one at a start on a purged log, but recovery has refused a log
+        // without its state before.
         let of_nothing = || Snapshot { meta: SnapshotMeta::default(), snapshot: Bytes::new() };
         Ok(snapshot.unwrap_or_else(of_nothing))
     }

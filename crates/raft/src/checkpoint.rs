@@ -62,7 +62,7 @@ impl Checkpoint {
         Some(Snapshot { meta, snapshot: self.encode().into() })
     }
 
-    /// What a replica that installs this checkpoint as a snapshot at `base` starts from.
+    /// The checkpoint from which a replica starts that installs this one as a snapshot at `base`.
     pub(crate) fn rebased(self, base: LogId, membership: StoredMembership) -> Result<Self, Malformed> {
         let own = self.base().ok_or(Malformed("snapshot: it has no base"))?;
         if own.position != position_of(base) || base.index > self.applied.index {
@@ -186,7 +186,7 @@ impl Checkpoints {
     }
 }
 
-/// Whether everything up to `position` is on this replica's disk, or below its log.
+/// True if everything up to `position` is on this replica's disk, or below its log.
 pub(crate) fn is_flushed(log: &Log, position: Position) -> bool {
     let bounds = log.bounds();
     let purged = bounds.purged.is_some_and(|purged| purged.index >= position.index);

@@ -1,4 +1,4 @@
-//! What a group replicates for: the state machine's contract, and the form in which the rest of the crate
+//! The purpose of a group: the state machine's contract, and the form in which the rest of the crate
 //! holds it.
 //!
 //! openraft's engine is compiled once, for a machine behind a `dyn` reference, and not again for each `S`;
@@ -9,7 +9,7 @@ use std::any::Any;
 use fanfare_log::{Frame, Log, Payload, Position, ReadError};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
-/// What is proposed: one entry of the group's log.
+/// A proposal: one entry of the group's log.
 #[derive(Clone, Debug)]
 pub struct Proposal {
     /// 1..=254; 0 and 255 are this crate's.

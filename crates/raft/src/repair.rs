@@ -9,10 +9,10 @@ use crate::error::OpenError;
 use crate::id::GroupId;
 use crate::machine::Anchor;
 
-/// What a group has lost.
+/// Damage of a group.
 #[derive(Clone, Debug, Default)]
 pub struct GroupDamage {
-    /// Of its log.
+    /// Damage of the group's log.
     pub log: DamageReport,
     /// The state below the log's start is gone: why. None if it is whole, or can be replayed.
     pub state: Option<String>,
@@ -74,7 +74,7 @@ impl Repair<'_> {
         Ok(first.map(|lost| lost.offsets.end))
     }
 
-    /// What the checkpoint knows of the log, and what is wrong with a checkpoint that is needed.
+    /// Hints of the checkpoint for the repair of the log, and the fault of a checkpoint that is needed.
     fn known(&self) -> Result<(RepairHints, Option<String>), OpenError> {
         let purged = self.store.log_start(&self.log_name());
         let file = file_name(self.group);

@@ -1,7 +1,7 @@
 //! JSON data as validation looks at it: parsed once, its texts borrowed from the event.
 //!
-//! What is parsed is what `serde_json::Value` holds for the same text: of members with the same name the last, in the
-//! order of their names.
+//! A tree holds the same values as `serde_json::Value` for the same text: the last of members with the same name,
+//! ordered by name.
 
 use std::{borrow::Cow, cell::Cell, fmt};
 

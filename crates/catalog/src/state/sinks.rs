@@ -1,7 +1,7 @@
 //! Sinks: the kind never changes, and a secret left out of an update is the stored one.
 //!
-//! Whether an address may be delivered to is the business of whoever delivers; here a configuration is only kept
-//! from being empty or huge.
+//! The crate `sinks` decides which addresses may be delivered to; the catalog only keeps a configuration from being
+//! empty or huge.
 
 use std::sync::Arc;
 

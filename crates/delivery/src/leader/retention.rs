@@ -12,7 +12,7 @@ use crate::subscription::event::SubscriptionEvent;
 /// Where the log is to begin, and when it was cut last.
 pub(super) struct Trims {
     target: Option<Offset>,
-    /// What is below the target may have changed since it was looked at.
+    /// True if events below the target may have changed since the last look.
     look: bool,
     next_check: Instant,
     trimmed_at: Option<Instant>,

@@ -114,7 +114,7 @@ pub(crate) struct Inputs<'a> {
     /// Exclusive end of the events that the fan-out has read or is handing over.
     pub(crate) fan_out_offset: Offset,
     pub(crate) random: u64,
-    /// Of the sink, shared with its other subscriptions.
+    /// Circuit breaker of the sink, shared with its other subscriptions.
     pub(crate) breaker: &'a mut CircuitBreaker,
 }
 

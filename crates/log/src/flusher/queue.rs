@@ -89,7 +89,7 @@ pub(crate) struct Batch {
     pub(crate) bytes: u64,
 }
 
-/// What the flusher does after a round.
+/// Step of the flusher after a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterRound {
     TakeMore,

@@ -50,8 +50,8 @@ impl FrameRemoval<'_> {
                 let mark = extent.mark(sequence);
                 self.record(|facts| (facts.truncation, facts.sync_mark) = (Some(truncation), mark))?;
                 let freed = self.log.truncate_segments(sequence, extent);
-                // What lies behind the end is of the segment's own nonce and chain: frames written over its start
-                // could lead into it. So the segment takes no more frames.
+                // Bytes behind the end carry the segment's own nonce and chain: frames written over their start could
+                // lead into them. So the segment takes no more frames.
                 self.writer.active =
                     self.log.with_newest(|newest| ActiveSegment::of(newest, Continuation::Truncated));
                 freed

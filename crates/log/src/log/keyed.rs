@@ -1,4 +1,4 @@
-//! What the secondary index asks of a log: where a range of frames lies, and which segments there are.
+//! Questions of the secondary index to a log: the place of a range of frames, and the list of segments.
 use std::ops::Range;
 
 use super::state::{LogShared, State};

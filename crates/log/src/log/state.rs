@@ -1,4 +1,4 @@
-//! What readers and the flusher share about one log. The caller's side moves first (frames are readable and cuts
+//! State of one log, shared by readers and the flusher. The caller's side moves first (frames are readable and cuts
 //! effective at once), the segments follow when the flusher has done the work.
 use std::{
     collections::VecDeque,
@@ -84,7 +84,8 @@ impl State {
         above.checked_sub(1).map(|place| &self.segments[place])
     }
 
-    /// What is cached may stand on disk in an older version, and what lies above the end is about to be cut.
+    /// First index that may not be read from this segment: cached frames may stand on disk in an older version, and
+    /// frames above the end are about to be truncated.
     pub(super) fn readable_end(&self, segment: &Segment) -> u64 {
         let uncached = self.cache.first_index().unwrap_or(u64::MAX);
         segment.extent.next_index().min(uncached).min(self.end_index())
@@ -272,7 +273,7 @@ impl LogShared {
         drop(evicted);
     }
 
-    /// Whether frames up to `index` may be in memory.
+    /// True if frames up to `index` may be in memory.
     pub(crate) fn caches_up_to(&self, index: u64) -> bool {
         self.state.lock().cache.first_index().is_some_and(|first| first <= index)
     }

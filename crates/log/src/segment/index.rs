@@ -34,7 +34,7 @@ pub(crate) struct Placed {
     pub(crate) after: Link,
 }
 
-/// What a segment holds.
+/// Frames that a segment holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) end_byte: u64,

@@ -232,13 +232,13 @@ impl Recovery<'_> {
         // An epoch mark may stand behind the last frame; the next run draws another nonce after it.
         extent.end_byte = scanner.byte();
         extent.link = scanner.link();
-        // What was found may so far be in the page cache only, but is from now on counted as durable.
+        // The recovered frames may be in the page cache only, but count as durable from here on.
         file.sync().map_err(|error| Fatal::new("sync", &path, &error))?;
         Ok(Segment { header, path, file, file_bytes: length, extent, sealed: false })
     }
 }
 
-/// Of a log's segments, oldest first, those that were begun: all but files made ahead of need. The header of a segment
+/// The segments of a log that were begun, oldest first: all but files made ahead of need. The header of a segment
 /// is durable before its successor's is written, but maybe not before its successor's file is made.
 fn begun<'a>(fs: &dyn FileSystem, dir: &Path, sequences: &'a [u64]) -> Result<&'a [u64], OpenError> {
     let mut begun = sequences;

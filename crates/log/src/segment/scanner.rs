@@ -61,7 +61,7 @@ impl Scanner {
         self.link
     }
 
-    /// Of the frame that `next` would give.
+    /// Index of the frame that `next` would return.
     pub(crate) fn next_index(&self) -> u64 {
         self.next_index
     }

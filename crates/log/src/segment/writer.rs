@@ -23,7 +23,7 @@ const WRITEBACK_BYTES_MIN: u64 = 1024 * 1024;
 /// Placed frames that a writer has room for between rounds.
 const PLACED_KEPT: usize = 256;
 
-/// What a writer works with in one round.
+/// Parts that a writer works with in one round.
 pub(crate) struct WriteContext<'a> {
     pub(crate) store: &'a StoreShared,
     pub(crate) log: &'a LogShared,

@@ -39,7 +39,7 @@ struct Damage {
 
 /// The reason why a partition did not open.
 enum Failure {
-    /// Of this partition's files alone; the node goes on without it.
+    /// Damage of this partition's files alone; the node goes on without it.
     Damaged(Damage),
     Error(OpenError),
 }

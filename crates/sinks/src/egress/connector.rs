@@ -26,7 +26,7 @@ use tower::Service;
 use super::EgressPolicy;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of a name with more addresses the first ones are dialled; all are checked.
+/// Only the first addresses of a name are dialled; all are checked.
 const ADDRESSES_DIALLED_MAX: usize = 8;
 /// Head start of each address over the next one (RFC 8305, 5).
 const HEAD_START: Duration = Duration::from_millis(100);

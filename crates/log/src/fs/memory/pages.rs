@@ -6,7 +6,7 @@ use std::{
 
 use crate::fs::PAGE_BYTES;
 
-/// What a system's page cache would hold, and what it cost.
+/// Pages that a system's page cache would hold, and their cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageUse {
     pub cached_bytes: u64,
