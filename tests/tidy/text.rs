@@ -148,6 +148,29 @@ fn every_module_says_what_it_owns() {
     assert!(silent.is_empty(), "no `//!` at the top of\n{}", silent.join("\n"));
 }
 
+/// Openings that hide the subject of a sentence.
+const FREE_RELATIVES: &[&str] = &["What", "Who", "Whoever", "Whose", "Whether", "Of"];
+
+#[test]
+fn comments_open_with_a_subject() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        let mut in_comment = false;
+        for (number, line) in source.product() {
+            let text = line.trim_start();
+            let comment = ["/// ", "//! ", "// "].iter().find_map(|marker| text.strip_prefix(marker));
+            if let Some(comment) = comment
+                && !in_comment
+                && FREE_RELATIVES.contains(&comment.split(' ').next().unwrap_or_default())
+            {
+                wrong.push(format!("{}:{number}: {comment}", source.path));
+            }
+            in_comment = comment.is_some();
+        }
+    }
+    assert!(wrong.is_empty(), "begin with the subject:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_project_speaks_of_itself_only() {
     let foreign = [
