@@ -83,6 +83,8 @@ pub(super) struct World {
     works: Vec<Work>,
     settled: BTreeSet<u64>,
     delivered: Vec<u64>,
+    /// Settled as delivered since the last crash.
+    delivered_since_crash: BTreeSet<u64>,
     /// First attempts, in order.
     attempted: Vec<u64>,
     /// Ever written as a dead letter: after a crash the event may be delivered all the same, out of order.
@@ -154,6 +156,7 @@ impl World {
             works: Vec::new(),
             settled: BTreeSet::new(),
             delivered: Vec::new(),
+            delivered_since_crash: BTreeSet::new(),
             attempted: Vec::new(),
             dead_lettered: BTreeSet::new(),
             repeats_allowed: 0,
@@ -248,7 +251,7 @@ impl World {
     /// Delivered events whose settlement is not replicated: a crash repeats them.
     fn repeated_by_a_crash(&self) -> usize {
         let durable = self.settled_durably();
-        self.settled.difference(&durable).filter(|offset| self.delivered.contains(offset)).count()
+        self.settled.difference(&durable).filter(|offset| self.delivered_since_crash.contains(offset)).count()
     }
 
     /// Promises that hold after every event.
@@ -319,6 +322,7 @@ impl World {
                 };
                 if outcome == Answer::Delivered {
                     self.delivered.push(offset);
+                    self.delivered_since_crash.insert(offset);
                     assert!(self.settled.insert(offset), "{offset} is settled once");
                 }
                 let results = vec![AttemptResult { item, outcome }];
@@ -420,6 +424,7 @@ impl World {
         let repeated = self.repeated_by_a_crash();
         assert!(repeated <= WINDOW, "{repeated} would be repeated");
         self.repeats_allowed += repeated;
+        self.delivered_since_crash.clear();
         self.settled = self.settled_durably();
         self.fan_out_offset = self.applied.frontier;
         let lags_from = (matched < self.fan_out_offset).then_some(Offset(matched));

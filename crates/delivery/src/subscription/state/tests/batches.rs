@@ -73,6 +73,7 @@ fn finish(
         if *outcome == Answer::Delivered {
             world.settled.insert(item.event.offset.0);
             world.delivered.push(item.event.offset.0);
+            world.delivered_since_crash.insert(item.event.offset.0);
         }
     }
     world.on(SubscriptionEvent::AttemptFinished { results, atomic });
