@@ -33,8 +33,10 @@ use crate::{
     written::DirtyFile,
 };
 
-/// A synced end reaches the disk after this time at the latest.
-const MARK_DELAY: Duration = Duration::from_millis(100);
+/// A synced end is durable after this time at the latest.
+const MARK_SYNC_DELAY: Duration = Duration::from_millis(100);
+/// A synced end is written, and so outlives the process, after this time at the latest.
+const MARK_WRITE_DELAY: Duration = Duration::from_millis(10);
 
 const FLUSHED_CHECK_MIN: usize = 1024;
 
@@ -48,7 +50,9 @@ pub(crate) struct Flusher {
     /// Logs of the round whose callbacks have been or are about to be called.
     appended: Vec<Arc<LogShared>>,
     /// When the journal must be synced at the latest, by the monotonic clock.
-    mark_deadline: Option<Duration>,
+    mark_sync_deadline: Option<Duration>,
+    /// When the noted ends must be written at the latest, by the monotonic clock.
+    mark_write_deadline: Option<Duration>,
     /// Last index of each flushed round of a log, oldest first, for eviction from the tail caches.
     flushed: VecDeque<(Arc<LogShared>, u64)>,
     /// At this length `flushed` is rid of frames that were purged or truncated since.
@@ -61,12 +65,15 @@ impl Worker for Flusher {
         self.serve(requests);
         let now = self.now();
         let after = self.store.queue.finish(bytes, now);
-        if self.mark_deadline.is_some_and(|deadline| deadline <= now) {
+        if is_due(self.mark_sync_deadline, now) {
             self.record_fatal(Self::sync_journal);
+        } else if is_due(self.mark_write_deadline, now) {
+            // Between two rounds: the callers of the last one have been answered, those of the next one wait 2 us.
+            self.record_fatal(Self::write_marks);
         }
         match after {
             AfterRound::TakeMore => Next::Now,
-            AfterRound::Wait => match self.mark_deadline {
+            AfterRound::Wait => match self.mark_write_deadline.or(self.mark_sync_deadline) {
                 Some(deadline) => Next::Within(deadline.saturating_sub(now)),
                 None => Next::Notified,
             },
@@ -90,7 +97,8 @@ impl Flusher {
             syncers: Syncers::new(store.environment.clone()),
             page_cache: PageCache::new(store.options.page_cache_bytes),
             appended: Vec::new(),
-            mark_deadline: None,
+            mark_sync_deadline: None,
+            mark_write_deadline: None,
             flushed: VecDeque::new(),
             flushed_check: FLUSHED_CHECK_MIN,
             store,
@@ -191,6 +199,8 @@ impl Flusher {
         // A mark is noted after the sync of its frames, never before. Without the mark, damage of acknowledged frames
         // would be taken for a torn tail.
         self.store.journal.lock().note_synced_ends(&marks);
+        let now = self.now();
+        self.mark_write_deadline.get_or_insert(now + MARK_WRITE_DELAY);
         self.mark_soon();
         Ok(())
     }
@@ -210,7 +220,7 @@ impl Flusher {
 
     /// Syncs the files, and the journal with them if that is due.
     fn sync(&mut self, mut dirty: Vec<DirtyFile>) -> Result<(), Fatal> {
-        let is_due = self.mark_deadline.is_some_and(|deadline| deadline <= self.now());
+        let is_due = is_due(self.mark_sync_deadline, self.now());
         let journal = is_due.then(|| self.store.journal.lock().pending_sync()).transpose()?;
         let journal = journal.map(|PendingSync { dirty: file, nonce, end_byte }| {
             dirty.push(file);
@@ -219,7 +229,7 @@ impl Flusher {
         self.syncers.sync_all(dirty)?;
         if let Some((nonce, end_byte)) = journal {
             self.store.journal.lock().note_synced(nonce, end_byte);
-            self.mark_deadline = None;
+            (self.mark_sync_deadline, self.mark_write_deadline) = (None, None);
         }
         Ok(())
     }
@@ -244,15 +254,20 @@ impl Flusher {
     }
 
     fn mark_soon(&mut self) {
-        if self.mark_deadline.is_none() {
-            self.mark_deadline = Some(self.now() + MARK_DELAY);
-        }
+        let now = self.now();
+        self.mark_sync_deadline.get_or_insert(now + MARK_SYNC_DELAY);
     }
 
     /// Proves to a later start that the journal was synced, lest damage to its end be taken for a torn tail.
     fn sync_journal(&mut self) -> Result<(), Fatal> {
-        self.mark_deadline = None;
+        (self.mark_sync_deadline, self.mark_write_deadline) = (None, None);
         self.store.journal.lock().confirm()
+    }
+
+    /// Without a sync: a process that is killed leaves what it wrote, and a power loss is up to the next sync.
+    fn write_marks(&mut self) -> Result<(), Fatal> {
+        self.mark_write_deadline = None;
+        self.store.journal.lock().record_synced_ends()
     }
 
     /// Gives memory back, the log's own and the system's, once the callers of the round have been answered.
@@ -287,4 +302,8 @@ impl Flusher {
 /// True if one sync makes both durable: appends of all logs, votes of all logs. Truncations and purges go alone.
 fn shares_sync(first: &Work, next: &Work) -> bool {
     matches!((first, next), (Work::Append(_), Work::Append(_)) | (Work::Vote(_), Work::Vote(_)))
+}
+
+fn is_due(deadline: Option<Duration>, now: Duration) -> bool {
+    deadline.is_some_and(|deadline| deadline <= now)
 }

@@ -1,13 +1,20 @@
 //! Damaged bytes: detected or, above what was ever recorded as synced, a torn tail. Never wrong data.
 use std::{
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
+use fanfare_environment::{Clock, Environment};
 use fanfare_log::{Frame, MemoryFileSystem, OpenError, ReadError, memory::Keep};
 
-use crate::support::{append_range, frame, open, open_store, read_all, wait};
+use crate::support::{
+    LOG, REPLICA, append_range, frame, open, open_in, open_store, options, read_all, roll, wait,
+};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -258,4 +265,47 @@ fn a_corrupt_log_says_where_and_which_offsets_and_leaves_the_others_open() {
     assert_eq!(fs.content(&path).expect("segment"), before, "nothing was cut");
     let other = store.open_log("events-1", 8, crate::support::roll()).expect("another log opens");
     append_range(&other, 1..3, 1, 10);
+}
+
+/// Milliseconds that pass when a test says so.
+#[derive(Default)]
+struct ManualClock(AtomicU64);
+
+impl Clock for ManualClock {
+    fn unix_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.unix_ms())
+    }
+}
+
+#[test]
+fn synced_frames_of_a_killed_process_are_protected_after_ten_milliseconds() {
+    let (fs, clock) = (MemoryFileSystem::default(), Arc::new(ManualClock::default()));
+    let environment = Environment::system().with_clock(clock.clone());
+    let store = open_in(&environment, &fs, options()).expect("open");
+    let log = store.open_log(LOG, REPLICA, roll()).expect("open");
+    append_range(&log, 1..4, 1, 50);
+    let frames = read_all(&log);
+    let newest_byte = || {
+        let content = fs.content(&newest_segment(&fs)).expect("segment");
+        content.iter().rposition(|byte| *byte != 0).expect("frames") as u64
+    };
+    let found_after = |kept: Keep| {
+        let crashed = fs.crashed(|_| kept);
+        crashed.flip(&newest_segment(&crashed), newest_byte(), 1);
+        look(&crashed, &frames, "the last frame is flipped")
+    };
+    assert!(matches!(found_after(Keep::All), Found::Prefix), "no time has passed: nothing is recorded");
+
+    clock.0.store(10, Ordering::Relaxed);
+    let deadline = Instant::now() + DEADLINE;
+    while !matches!(found_after(Keep::All), Found::Corrupt) {
+        assert!(Instant::now() < deadline, "the synced end is not written");
+        std::thread::yield_now();
+    }
+    assert!(matches!(found_after(Keep::Nothing), Found::Prefix), "the end is written, not synced");
+    drop((store, log));
 }
