@@ -52,7 +52,6 @@ const SHARED_NAMES: &[(&str, usize)] = &[
     ("Pool", 2),
     ("Progress", 5),
     ("PublishSession", 2),
-    ("Quota", 2),
     ("ReadError", 2),
     ("ReadLimits", 2),
     ("Reader", 3),
@@ -74,7 +73,6 @@ const SHARED_NAMES: &[(&str, usize)] = &[
     ("StoredEvent", 2),
     ("SubscribedType", 2),
     ("Subscription", 2),
-    ("Usage", 2),
     ("Value", 2),
     ("Waiting", 2),
     ("Window", 2),
@@ -98,7 +96,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("delivery", "PartitionLeader", 674),
     ("delivery", "SubscriptionState", 860),
     ("log", "Log", 406),
-    ("partition", "Partition", 404),
+    ("partition", "Partition", 402),
 ];
 
 /// Words that type names may be made of, one a line; the glossary of crates/README.md adds its own.

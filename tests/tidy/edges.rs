@@ -23,7 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ingest", &["catalog", "cluster", "partition"]),
     ("sinks", &[]),
     ("delivery", &["cluster", "partition", "catalog", "sinks"]),
-    ("control", &["catalog", "partition", "sinks", "delivery"]),
+    ("control", &["catalog", "sinks", "delivery"]),
     ("edge", &["control", "ingest", "proto"]),
     ("client", &["proto"]),
     ("testkit", &["client", "proto"]),
@@ -92,10 +92,6 @@ fn openraft_is_named_in_raft_alone() {
     assert!(leaks.is_empty(), "{}", leaks.join("\n"));
 }
 
-/// Files that still hold partitions by number; the list only shrinks.
-const HOLD_PARTITIONS: &[&str] =
-    &["crates/delivery/src/delivery.rs", "crates/delivery/src/dead_letters/stream.rs"];
-
 #[test]
 fn partitions_are_looked_up_in_the_directory() {
     let mut wrong = Vec::new();
@@ -105,12 +101,8 @@ fn partitions_are_looked_up_in_the_directory() {
         let holds = source
             .product()
             .any(|(_, line)| [": Vec<Partition>", "&[Partition]"].iter().any(|held| line.contains(held)));
-        let listed = HOLD_PARTITIONS.contains(&source.path.as_str());
-        if holds && !listed {
+        if holds {
             wrong.push(format!("{} holds partitions: ask fanfare_cluster::Directory", source.path));
-        }
-        if listed && !holds {
-            wrong.push(format!("{} asks the directory now: take it off the list", source.path));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -67,7 +67,6 @@ fn functions(source: &Source) -> Vec<(String, usize)> {
 
 /// Functions that take a tuple, by file and name.
 const TUPLE_PARAMETERS: &[(&str, &str)] = &[
-    ("crates/delivery/src/worker/work.rs", "read_events"),
     ("crates/sinks/src/egress/address.rs", "within_v4"),
     ("crates/sinks/src/egress/address.rs", "within_v6"),
 ];

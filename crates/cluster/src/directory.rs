@@ -3,18 +3,23 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fanfare_model::{BrokerId, PartitionId, Stream};
-use fanfare_partition::{AppendError, Partition, Role};
+use fanfare_partition::{AppendError, Appended, Partition, RecordBatch, Role};
 use futures_util::future::join_all;
 use tokio::{sync::watch, time::timeout};
 
-/// The place of one partition.
+use crate::forward::{AppendForwarder, NoForwarder, RemoteAppend};
+
+/// The location of one partition.
 #[derive(Clone)]
-pub(crate) enum Location {
+pub enum Location {
     /// A replica is on this node.
     Local(Partition),
-    /// All replicas are on other brokers; `leader` is the one to ask.
-    Remote { leader: BrokerId },
+    /// All replicas are on other brokers; `leader` is the one to ask, at `address`.
+    Remote { leader: BrokerId, address: String },
 }
+
+/// The locations of all partitions at one moment, in the order of stream and index.
+pub type Locations = BTreeMap<PartitionId, Location>;
 
 /// A partition cannot be used through this node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,17 +46,18 @@ impl From<RouteError> for AppendError {
     }
 }
 
-pub(crate) type Locations = BTreeMap<PartitionId, Location>;
-
 /// The locations of all partitions. Cheap to clone; clones see every change.
 #[derive(Clone)]
 pub struct Directory {
     locations: watch::Receiver<Arc<Locations>>,
+    forwarder: Arc<dyn AppendForwarder>,
 }
 
 impl Directory {
-    pub(crate) fn new(locations: watch::Receiver<Arc<Locations>>) -> Self {
-        Self { locations }
+    /// A directory that follows `locations`, and hands appends to remote partitions to `forwarder`.
+    #[must_use]
+    pub fn new(locations: watch::Receiver<Arc<Locations>>, forwarder: Arc<dyn AppendForwarder>) -> Self {
+        Self { locations, forwarder }
     }
 
     /// A directory of partitions that are all on this node and stay there.
@@ -59,7 +65,14 @@ impl Directory {
     pub fn of_local(partitions: impl IntoIterator<Item = Partition>) -> Self {
         let locations =
             partitions.into_iter().map(|partition| (partition.id(), Location::Local(partition))).collect();
-        Self::new(watch::Sender::new(Arc::new(locations)).subscribe())
+        Self::new(watch::Sender::new(Arc::new(locations)).subscribe(), Arc::new(NoForwarder))
+    }
+
+    /// The locations, as a watch. It ends with the task that opens and closes the replicas of this node; the last
+    /// value stays.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Locations>> {
+        self.locations.clone()
     }
 
     /// The replica of `partition` on this node.
@@ -69,7 +82,7 @@ impl Directory {
     pub fn local(&self, partition: PartitionId) -> Result<Partition, RouteError> {
         match self.locations.borrow().get(&partition) {
             Some(Location::Local(local)) => Ok(local.clone()),
-            Some(&Location::Remote { leader }) => Err(RouteError::NotLocal { partition, leader }),
+            Some(&Location::Remote { leader, .. }) => Err(RouteError::NotLocal { partition, leader }),
             None => Err(RouteError::NotFound { partition }),
         }
     }
@@ -77,15 +90,37 @@ impl Directory {
     /// The replicas of the stream's partitions on this node, in the order of their indexes.
     pub fn local_of(&self, stream: Stream) -> impl Iterator<Item = Partition> + use<> {
         let locations = self.locations.borrow().clone();
-        let local: Vec<_> = range(&locations, stream).filter_map(Location::local).collect();
+        let local: Vec<_> =
+            range(&locations, stream).filter_map(|(_, location)| location.local().cloned()).collect();
         local.into_iter()
+    }
+
+    /// The stream's partitions, wherever they are, in the order of their indexes.
+    #[must_use]
+    pub fn partitions_of(&self, stream: Stream) -> Vec<PartitionId> {
+        range(&self.locations.borrow(), stream).map(|(partition, _)| *partition).collect()
+    }
+
+    /// Appends the batch wherever the partition is, and waits until the batch is committed.
+    ///
+    /// # Errors
+    /// As [`Partition::append`]; a partition that cannot be reached from here has no leader.
+    pub async fn append(&self, partition: PartitionId, batch: RecordBatch) -> Result<Appended, AppendError> {
+        let location = self.locations.borrow().get(&partition).cloned();
+        match location {
+            Some(Location::Local(local)) => local.append(batch)?.committed().await,
+            Some(Location::Remote { leader, address }) => {
+                self.forwarder.append(RemoteAppend { partition, leader, address, batch }).await
+            }
+            None => Err(RouteError::NotFound { partition }.into()),
+        }
     }
 
     /// Waits until every partition of this node leads or has failed. A partition that does neither within `wait_max`
     /// is logged and comes up later: a damaged log must not keep the others from serving.
     pub async fn wait_for_leaders(&self, wait_max: Duration) {
-        let local: Vec<_> = self.locations.borrow().values().filter_map(Location::local).collect();
-        let waits = local.into_iter().map(|partition| async move {
+        let locations = self.locations.borrow().clone();
+        let waits = locations.values().filter_map(Location::local).map(|partition| async move {
             let mut role = partition.role();
             let decided = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
             if !matches!(timeout(wait_max, decided).await, Ok(Ok(_))) {
@@ -97,23 +132,23 @@ impl Directory {
         });
         join_all(waits).await;
     }
-
-    #[cfg(test)]
-    pub(crate) fn locations(&self) -> watch::Receiver<Arc<Locations>> {
-        self.locations.clone()
-    }
 }
 
 impl Location {
-    fn local(&self) -> Option<Partition> {
+    /// The replica on this node, if there is one.
+    #[must_use]
+    pub fn local(&self) -> Option<&Partition> {
         match self {
-            Self::Local(partition) => Some(partition.clone()),
+            Self::Local(partition) => Some(partition),
             Self::Remote { .. } => None,
         }
     }
 }
 
-fn range(locations: &Locations, stream: Stream) -> impl Iterator<Item = &Location> {
+fn range(locations: &Locations, stream: Stream) -> impl Iterator<Item = (&PartitionId, &Location)> {
     let (first, last) = (PartitionId { stream, index: 0 }, PartitionId { stream, index: u16::MAX });
-    locations.range(first..=last).map(|(_, location)| location)
+    locations.range(first..=last)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,12 @@
 //! [`Directory`]. No other crate holds partitions by number, so that a partition can move without its users knowing.
 
 mod directory;
+mod forward;
 mod placement;
 mod replicas;
 
 pub use self::{
-    directory::{Directory, RouteError},
+    directory::{Directory, Location, Locations, RouteError},
+    forward::{AppendForwarder, NoForwarder, RemoteAppend},
     replicas::{OpenError, Replicas, ReplicasParts, StreamOptions},
 };

@@ -10,11 +10,7 @@ use futures_util::future::try_join_all;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    Directory,
-    directory::{Location, Locations},
-    placement,
-};
+use crate::{AppendForwarder, Directory, Location, Locations, placement};
 
 /// One configured stream.
 #[derive(Clone, Debug)]
@@ -33,6 +29,8 @@ pub struct ReplicasParts {
     pub budgets: Budgets,
     /// Each stream once.
     pub streams: Vec<StreamOptions>,
+    /// Appends to partitions that are not on this node.
+    pub forwarder: Arc<dyn AppendForwarder>,
     /// Runs the partitions' tasks.
     pub tasks: TaskTracker,
 }
@@ -66,9 +64,10 @@ impl Replicas {
         let here = parts.placed_here(&view.cluster);
         let opened = try_join_all(here.into_iter().map(|placed| parts.open_replica(placed))).await?;
         let open = opened.into_iter().map(|replica| (replica.partition.id(), replica)).collect();
+        let forwarder = parts.forwarder.clone();
         let keeper = Keeper { parts, open, locations: watch::Sender::new(Arc::default()) };
         keeper.publish(&view.cluster);
-        let directory = Directory::new(keeper.locations.subscribe());
+        let directory = Directory::new(keeper.locations.subscribe(), forwarder);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         tasks.spawn(keeper.run(catalog, stop.clone()));
         tasks.close();
@@ -196,8 +195,12 @@ impl Keeper {
     fn publish(&self, cluster: &ClusterView) {
         let broker = self.parts.catalog.broker();
         let elsewhere = cluster.replicas.iter().filter(|placed| placed.broker != broker);
-        let mut locations: Locations =
-            elsewhere.map(|placed| (placed.partition, Location::Remote { leader: placed.broker })).collect();
+        let mut locations = Locations::new();
+        for placed in elsewhere {
+            let address = cluster.brokers.get(&placed.broker).map(|broker| broker.address.clone());
+            let address = address.unwrap_or_default();
+            locations.insert(placed.partition, Location::Remote { leader: placed.broker, address });
+        }
         let local = self.open.values().map(|replica| &replica.partition);
         locations.extend(local.map(|partition| (partition.id(), Location::Local(partition.clone()))));
         self.locations.send_replace(Arc::new(locations));

@@ -1,9 +1,8 @@
 //! Dead letters: events that were given up, with the reason.
 
 use fanfare_catalog::Tenant;
-use fanfare_delivery::{DeadLetter, DeadLetterQuery};
+use fanfare_delivery::{DeadLetter, DeadLetterError, DeadLetterQuery};
 use fanfare_model::SubscriptionId;
-use fanfare_partition::ReadError;
 
 use crate::{
     control::{Control, parse_id},
@@ -16,7 +15,7 @@ impl Control {
     /// it need not exist any more. Keys of the list are opaque.
     ///
     /// # Errors
-    /// If `subscription_id` is not an id, or some dead letters cannot be read.
+    /// If `subscription_id` is not an id, or some dead letters cannot be read here.
     pub async fn list_dead_letters(
         &self,
         tenant: Tenant,
@@ -42,6 +41,11 @@ impl Control {
     }
 }
 
-fn unreadable(damage: ReadError) -> ControlError {
-    ControlError::Damaged { damage, consequence: Unreadable::DeadLettersUnreadable }
+fn unreadable(error: DeadLetterError) -> ControlError {
+    match error {
+        DeadLetterError::Route(elsewhere) => elsewhere.into(),
+        DeadLetterError::Read(damage) => {
+            ControlError::Damaged { damage, consequence: Unreadable::DeadLettersUnreadable }
+        }
+    }
 }

@@ -1,8 +1,7 @@
 //! Reasons why a request is not carried out.
 
 use fanfare_catalog::{ChangeError, json_schema::SchemaProblem};
-use fanfare_delivery::ReconcileError;
-use fanfare_partition::ReadError;
+use fanfare_delivery::{ReadError, ReconcileError, RouteError};
 use fanfare_sinks::ConfigError;
 
 /// Reason why a request is not carried out.
@@ -27,6 +26,9 @@ pub enum ControlError {
     Reconcile(#[from] ReconcileError),
     #[error("no dead letter {id:?} is kept")]
     DeadLetterUnknown { id: String },
+    /// An answer that needs a partition of another node.
+    #[error("{0}: retry")]
+    NotHere(#[from] RouteError),
     /// Committed data that cannot be read, and what follows from that for the request.
     #[error("{damage} ({consequence})")]
     Damaged { damage: ReadError, consequence: Unreadable },

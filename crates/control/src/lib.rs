@@ -20,8 +20,9 @@ pub use fanfare_catalog::{
     ChangeError, EventType, EventTypeStatus, ObjectKind, Schema, SchemaVersion, Tenant,
     json_schema::{SchemaProblem, dataschema_uri},
 };
-pub use fanfare_delivery::{DeadLetter, ReconcileError, State as DeliveryState, SubscriptionStats};
-pub use fanfare_partition::ReadError;
+pub use fanfare_delivery::{
+    DeadLetter, ReadError, ReconcileError, RouteError, State as DeliveryState, SubscriptionStats,
+};
 pub use fanfare_sinks::ConfigError;
 
 pub use self::{

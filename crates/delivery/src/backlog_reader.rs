@@ -25,21 +25,25 @@ pub(crate) struct BacklogReader<'a> {
     pub(crate) chunk_bytes: u64,
 }
 
+/// Events that a read found.
+pub(crate) struct FoundEvents {
+    /// Ascending.
+    pub(crate) events: Vec<BufferedEvent>,
+    /// Every matching event from the start of the read to here is in `events`.
+    pub(crate) end: Offset,
+}
+
 impl BacklogReader<'_> {
-    /// Matching events of one chunk within `from..end`, and the offset of the next read.
+    /// Matching events of one chunk within `from..end`.
     ///
     /// # Errors
     /// If the log cannot be read at `from`.
-    pub(crate) async fn read_range(
-        &self,
-        from: Offset,
-        end: Offset,
-    ) -> Result<(Vec<BufferedEvent>, Offset), ReadError> {
+    pub(crate) async fn read_range(&self, from: Offset, end: Offset) -> Result<FoundEvents, ReadError> {
         let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
         let events = chunk.batches.iter().flat_map(|batch| batch.events());
         let matching =
             events.filter(|event| (from..end).contains(&event.offset)).filter_map(|event| self.buffer(event));
-        Ok((matching.collect(), chunk.next.min(end)))
+        Ok(FoundEvents { events: matching.collect(), end: chunk.next.min(end) })
     }
 
     /// The events at `offsets`, which ascend, in the same order. None for an event that no longer matches.
@@ -64,7 +68,7 @@ impl BacklogReader<'_> {
         Ok(reloaded)
     }
 
-    /// The next matching events of `key` within `from..end`, and the offset up to which all of them were found.
+    /// The next matching events of `key` within `from..end`, perhaps not all.
     ///
     /// # Errors
     /// If the log cannot be read in the range.
@@ -73,8 +77,8 @@ impl BacklogReader<'_> {
         key: KeyHash,
         from: Offset,
         end: Offset,
-    ) -> Result<(Vec<BufferedEvent>, Offset), ReadError> {
-        let (mut matching, mut bytes, mut from) = (Vec::new(), 0, from);
+    ) -> Result<FoundEvents, ReadError> {
+        let (mut found, mut bytes, mut from) = (Vec::new(), 0, from);
         for _ in 0..SCAN_CHUNKS_MAX {
             let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
             let events = chunk.batches.iter().flat_map(|batch| batch.events());
@@ -82,20 +86,20 @@ impl BacklogReader<'_> {
             {
                 let offset = event.offset;
                 let Some(buffered) = self.buffer(event) else { continue };
-                if matching.len() == SCAN_EVENTS_MAX
-                    || !matching.is_empty() && bytes + buffered.bytes.len() > SCAN_BYTES_MAX
+                if found.len() == SCAN_EVENTS_MAX
+                    || !found.is_empty() && bytes + buffered.bytes.len() > SCAN_BYTES_MAX
                 {
-                    return Ok((matching, offset));
+                    return Ok(FoundEvents { events: found, end: offset });
                 }
                 bytes += buffered.bytes.len();
-                matching.push(buffered);
+                found.push(buffered);
             }
             from = chunk.next.min(end);
-            if !matching.is_empty() || from >= end {
+            if !found.is_empty() || from >= end {
                 break;
             }
         }
-        Ok((matching, from))
+        Ok(FoundEvents { events: found, end: from })
     }
 
     /// None if the subscription does not match the event.

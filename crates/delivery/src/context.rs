@@ -26,6 +26,7 @@ pub(crate) struct DeliveryContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Arc<DeliveryOptions>,
     pub(crate) intervals: Intervals,
+    /// Seed of the jitter.
     pub(crate) seed: u64,
     /// Origin of the monotonic milliseconds, one for all partitions, as they share the circuit breakers.
     pub(crate) started: Instant,

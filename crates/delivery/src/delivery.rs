@@ -3,42 +3,38 @@
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
-use fanfare_environment::Clock;
-use fanfare_model::{AccountId, PartitionId, Subscription, SubscriptionId, Timestamp};
-use fanfare_partition::{Partition, ReadError, Role};
+use fanfare_cluster::{Directory, RouteError};
+use fanfare_environment::Environment;
+use fanfare_model::{AccountId, PartitionId, Stream, Subscription, SubscriptionId, Timestamp};
+use fanfare_partition::{Partition, ReadError};
 use fanfare_sinks::Factory;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     DeliveryOptions,
     context::{DeliveryContext, Intervals, PartitionSlot},
-    dead_letters::{self, DeadLetter, DeadLetterPage, DeadLetterQuery, DeadLetterStream},
-    leader::{Exit, PartitionLeader},
+    dead_letters::{DeadLetter, DeadLetterError, DeadLetterPage, DeadLetterQuery, DeadLetterStream},
+    partitions::{PartitionTasks, RESTART_MAX, Slots},
     sink_pool::SinkPool,
     stats::SubscriptionStats,
 };
 
 /// Size of the pinned schemas' documents that are kept compiled.
 const SCHEMA_BYTES_MAX: usize = 32 << 20;
-/// Pause before a leader that failed starts again, doubled up to the most.
-const RESTART: Duration = Duration::from_millis(100);
-const RESTART_MAX: Duration = Duration::from_secs(5);
 
 /// Everything that deliveries depend on.
 #[derive(Clone)]
 pub struct DeliveryParts {
     pub catalog: Catalog,
-    pub events: Vec<Partition>,
-    /// Partitions of the stream `dead-letters`, one or more.
-    pub dead_letters: Vec<Partition>,
+    /// Where the partitions of `events` and `dead-letters` are.
+    pub directory: Directory,
     pub sinks: Factory,
-    pub clock: Arc<dyn Clock>,
-    /// Seed of the jitter.
-    pub seed: u64,
+    /// Time, and the seed of the jitter.
+    pub environment: Environment,
 }
 
 /// Reason why a change of a subscription is not known to be in effect.
@@ -48,6 +44,8 @@ pub enum ReconcileError {
     Timeout { partition: PartitionId },
     #[error("partition {partition} has no leader; it takes effect when there is one")]
     NoLeader { partition: PartitionId },
+    #[error("{0}, which has not confirmed it; it takes effect there by itself")]
+    NotLocal(RouteError),
     #[error(
         "partition {partition} goes on by earlier choices of types: it keeps at most 16, and takes a further one when \
          the backlog has passed one"
@@ -59,16 +57,18 @@ pub enum ReconcileError {
 #[derive(Clone)]
 pub struct Delivery {
     context: Arc<DeliveryContext>,
-    slots: Arc<Vec<Arc<PartitionSlot>>>,
+    directory: Directory,
+    slots: watch::Receiver<Arc<Slots>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 }
 
 impl Delivery {
-    /// Starts one leader per led partition: fan-out, attachments, deliveries and retention.
+    /// Starts one leader per led partition: fan-out, attachments, deliveries and retention. Partitions that the
+    /// directory adds, moves or removes later are followed.
     ///
     /// # Panics
-    /// Without a partition for dead letters, or outside a Tokio runtime.
+    /// Outside a Tokio runtime.
     #[must_use]
     pub fn start(parts: DeliveryParts, options: DeliveryOptions) -> Self {
         Self::start_with_intervals(parts, options, Intervals::default())
@@ -79,85 +79,102 @@ impl Delivery {
         options: DeliveryOptions,
         intervals: Intervals,
     ) -> Self {
+        let DeliveryParts { catalog, directory, sinks, environment } = parts;
         let context = Arc::new(DeliveryContext {
-            catalog: parts.catalog,
-            dead_letters: DeadLetterStream::new(parts.dead_letters, options.dead_letter_bytes_max),
-            sinks: SinkPool::new(parts.sinks, options.sink_concurrency),
+            catalog,
+            dead_letters: DeadLetterStream::new(directory.clone()),
+            sinks: SinkPool::new(sinks, options.sink_concurrency),
             catch_up_limiter: Arc::default(),
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
-            clock: parts.clock,
+            clock: environment.clock().clone(),
             options: Arc::new(options),
             intervals,
-            seed: parts.seed,
+            seed: environment.random().next_u64(),
             started: Instant::now(),
             draining: CancellationToken::new(),
             drain_until: OnceLock::new(),
         });
-        let slots: Vec<_> =
-            parts.events.into_iter().map(|partition| Arc::new(PartitionSlot::new(partition))).collect();
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        for slot in &slots {
-            tasks.spawn(follow(context.clone(), slot.clone(), cancel.clone()));
-        }
-        for partition in context.dead_letters.partitions() {
-            let stop = context.draining.clone();
-            tasks.spawn(dead_letters::keep_trimmed(partition.clone(), intervals, stop));
-        }
-        Self { context, slots: Arc::new(slots), tasks, cancel }
+        let mut partitions = PartitionTasks::new(context.clone(), tasks.clone(), cancel.clone());
+        let slots = partitions.slots();
+        let mut locations = directory.watch();
+        let now = locations.borrow_and_update().clone();
+        partitions.follow(&now);
+        tasks.spawn(partitions.run(locations));
+        Self { context, directory, slots, tasks, cancel }
     }
 
     /// Waits until every partition of the account's shard has attached the subscription as it is in the catalog, or
     /// detached it if it is not there any more. Events committed after that are matched accordingly.
     ///
     /// # Errors
-    /// If a partition did not within the time for it. The change takes effect later all the same.
+    /// If a partition did not within the time for it, or is on another node. The change takes effect later all the
+    /// same.
     pub async fn reconciled(
         &self,
         account: AccountId,
         subscription: SubscriptionId,
     ) -> Result<(), ReconcileError> {
         let deadline = Instant::now() + Duration::from_millis(self.context.intervals.reconcile_timeout_ms);
-        for slot in self.shard(account) {
-            let mut changed = slot.changed.subscribe();
-            let confirmed = changed.wait_for(|_| self.is_reconciled(slot, account, subscription));
-            if timeout_at(deadline, confirmed).await.is_err() {
-                return Err(self.unreconciled(slot, account, subscription));
+        for partition in self.shard(account) {
+            if let Err(elsewhere @ RouteError::NotLocal { .. }) = self.directory.local(partition) {
+                return Err(ReconcileError::NotLocal(elsewhere));
+            }
+            if timeout_at(deadline, self.confirmed(partition, account, subscription)).await.is_err() {
+                return Err(self.unreconciled(partition, account, subscription));
             }
         }
         Ok(())
     }
 
-    /// The damage of the account's partitions, if there is any: events of a damaged range can be neither delivered nor
-    /// accounted for.
+    /// The damage of the account's partitions on this node, if there is any: events of a damaged range can be neither
+    /// delivered nor accounted for.
     #[must_use]
     pub fn damage(&self, account: AccountId) -> Option<ReadError> {
-        self.shard(account).find_map(|slot| slot.partition.damage())
+        let local = |partition| self.directory.local(partition).ok();
+        self.shard(account).into_iter().filter_map(local).find_map(|partition| partition.damage())
     }
 
-    #[must_use]
-    pub fn stats(&self, account: AccountId, subscription: SubscriptionId) -> SubscriptionStats {
+    /// Outcomes over all partitions of the account.
+    ///
+    /// # Errors
+    /// If a partition is not on this node: numbers without it would look complete.
+    pub fn stats(
+        &self,
+        account: AccountId,
+        subscription: SubscriptionId,
+    ) -> Result<SubscriptionStats, RouteError> {
         let paused = self.configured(account, subscription).is_some_and(|configured| configured.paused);
+        let now = Timestamp(self.context.clock.unix_ms());
         let mut stats = SubscriptionStats::default();
-        for slot in self.shard(account) {
-            stats.add(slot, account, subscription, Timestamp(self.context.clock.unix_ms()));
+        for id in self.shard(account) {
+            let partition = self.directory.local(id)?;
+            match self.slot(&partition) {
+                Some(slot) => stats.add(&slot, account, subscription, now),
+                None => stats.add_replicated(&partition, subscription),
+            }
         }
         stats.conclude(paused);
-        stats
+        Ok(stats)
     }
 
     /// # Errors
-    /// If the stream cannot be read.
+    /// If a partition of the stream is not on this node, or cannot be read.
     pub async fn list_dead_letters(
         &self,
         account: AccountId,
         query: DeadLetterQuery,
-    ) -> Result<DeadLetterPage, ReadError> {
+    ) -> Result<DeadLetterPage, DeadLetterError> {
         self.context.dead_letters.list(account, query).await
     }
 
     /// # Errors
-    /// If the stream cannot be read.
-    pub async fn dead_letter(&self, account: AccountId, id: &str) -> Result<Option<DeadLetter>, ReadError> {
+    /// As [`Self::list_dead_letters`].
+    pub async fn dead_letter(
+        &self,
+        account: AccountId,
+        id: &str,
+    ) -> Result<Option<DeadLetter>, DeadLetterError> {
         self.context.dead_letters.get(account, id).await
     }
 
@@ -168,7 +185,7 @@ impl Delivery {
         self.context.draining.cancel();
         self.tasks.close();
         // A leader that waits for its partition does not drain by itself.
-        let idle = self.slots.iter().all(|slot| !slot.is_leading());
+        let idle = self.slots.borrow().values().all(|slot| !slot.is_leading());
         if idle || timeout_at(Instant::now() + drain + RESTART_MAX, self.tasks.wait()).await.is_err() {
             self.cancel.cancel();
         }
@@ -176,13 +193,20 @@ impl Delivery {
     }
 
     /// The partitions that the account's events go to; all, if the catalog does not know it.
-    fn shard(&self, account: AccountId) -> impl Iterator<Item = &Arc<PartitionSlot>> {
+    fn shard(&self, account: AccountId) -> Vec<PartitionId> {
         let view = self.context.catalog.view();
-        let shard = view.account(account).map(|account| account.account.shard.partitions.clone());
-        self.slots.iter().filter(move |slot| {
-            let index = slot.partition.id().index;
-            shard.as_ref().is_none_or(|shard| shard.contains(&index))
-        })
+        match view.account(account) {
+            Some(account) => {
+                account.account.shard.partitions.iter().copied().map(PartitionId::events).collect()
+            }
+            None => self.directory.partitions_of(Stream::Events),
+        }
+    }
+
+    /// The slot of this replica; none while its task is about to start.
+    fn slot(&self, partition: &Partition) -> Option<Arc<PartitionSlot>> {
+        let slot = self.slots.borrow().get(&partition.id()).cloned();
+        slot.filter(|slot| slot.partition.is_same_replica(partition))
     }
 
     /// The subscription in the newest catalog.
@@ -190,18 +214,44 @@ impl Delivery {
         self.context.catalog.view().account(account)?.subscriptions.get(&subscription).cloned()
     }
 
+    /// Ends when the partition on this node has applied the newest revision of the subscription, or its deletion.
+    async fn confirmed(&self, partition: PartitionId, account: AccountId, subscription: SubscriptionId) {
+        let mut slots = self.slots.clone();
+        loop {
+            let slot = slots.borrow_and_update().get(&partition).cloned();
+            let confirmed = async {
+                match &slot {
+                    Some(slot) => {
+                        let mut changed = slot.changed.subscribe();
+                        let confirmed = |_: &u64| self.is_reconciled(slot, account, subscription);
+                        changed.wait_for(confirmed).await.is_ok()
+                    }
+                    None => false,
+                }
+            };
+            tokio::select! {
+                biased;
+                true = confirmed => return,
+                Ok(()) = slots.changed() => {}
+                else => std::future::pending().await,
+            }
+        }
+    }
+
     /// Reason why the partition has not attached the configured subscription.
     fn unreconciled(
         &self,
-        slot: &PartitionSlot,
+        partition: PartitionId,
         account: AccountId,
         subscription: SubscriptionId,
     ) -> ReconcileError {
-        let partition = slot.partition.id();
+        let slot = self.slots.borrow().get(&partition).cloned();
+        let Some(slot) = slot.filter(|slot| slot.is_leading()) else {
+            return ReconcileError::NoLeader { partition };
+        };
         let configured = self.configured(account, subscription);
         let attached = slot.partition.attachment(subscription).map(|attachment| attachment.epoch);
         match configured {
-            _ if !slot.is_leading() => ReconcileError::NoLeader { partition },
             Some(configured) if attached == Some(configured.epoch) => ReconcileError::Backlog { partition },
             Some(_) | None => ReconcileError::Timeout { partition },
         }
@@ -220,59 +270,6 @@ impl Delivery {
             (Some(_), None) | (None, Some(_)) => false,
         }
     }
-}
-
-/// Runs a leader whenever this node leads the partition.
-async fn follow(context: Arc<DeliveryContext>, slot: Arc<PartitionSlot>, cancel: CancellationToken) {
-    let mut role = slot.partition.role();
-    let mut pause = RESTART;
-    loop {
-        let led = async {
-            let role = role.wait_for(|role| matches!(role, Role::Leader { .. })).await;
-            role.ok().map(|role| *role)
-        };
-        let led = tokio::select! {
-            () = cancel.cancelled() => return,
-            () = context.draining.cancelled() => return,
-            led = led => led,
-        };
-        let Some(Role::Leader { term }) = led else { return };
-        let leader_cancel = cancel.child_token();
-        let began = Instant::now();
-        let leader = async {
-            match PartitionLeader::new(context.clone(), slot.clone(), term, leader_cancel.clone()) {
-                Ok(leader) => leader.run().await,
-                Err(exit) => exit,
-            }
-        };
-        tokio::pin!(leader);
-        let exit = tokio::select! {
-            exit = &mut leader => exit,
-            () = lost(&mut role, term) => {
-                leader_cancel.cancel();
-                leader.await
-            }
-        };
-        match exit {
-            Exit::Drained => return,
-            Exit::Cancelled => {}
-            Exit::Failed => {
-                pause =
-                    if began.elapsed() > RESTART_MAX * 2 { RESTART } else { (pause * 2).min(RESTART_MAX) };
-                tokio::select! {
-                    () = cancel.cancelled() => return,
-                    () = context.draining.cancelled() => return,
-                    () = sleep(pause) => {}
-                }
-            }
-        }
-    }
-}
-
-/// Ends when this node no longer leads in `term`, or the partition has stopped.
-async fn lost(role: &mut watch::Receiver<Role>, term: u64) {
-    let changed = role.wait_for(|role| *role != Role::Leader { term }).await;
-    drop(changed);
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod stats;
 
 mod context;
 mod leader;
+mod partitions;
 
 mod filter;
 
@@ -25,8 +26,11 @@ mod judgement;
 mod dead_letters;
 mod sink_pool;
 
+pub use fanfare_cluster::RouteError;
+pub use fanfare_partition::ReadError;
+
 pub use self::{
-    dead_letters::{DeadLetter, DeadLetterPage, DeadLetterQuery},
+    dead_letters::{DeadLetter, DeadLetterError, DeadLetterPage, DeadLetterQuery},
     delivery::{Delivery, DeliveryParts, ReconcileError},
     filter::{AccountIndex, Filter, FilterIndex, SchemaPin, SlotId, TypeMatch},
     options::{DeliveryOptions, RetryPolicy},

@@ -15,8 +15,6 @@ pub struct DeliveryOptions {
     pub retry: RetryPolicy,
     /// More failing keys pause the subscription like an outage of the sink.
     pub parked_keys_max: usize,
-    /// Limit of one account's stored dead letters. Events beyond the limit expire.
-    pub dead_letter_bytes_max: u64,
     /// Size of one read of the log.
     pub fanout_chunk_bytes: u64,
 }

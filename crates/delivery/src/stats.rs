@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fanfare_model::{AccountId, Offset, SubscriptionId, Timestamp};
-use fanfare_partition::{Counters, Outcome};
+use fanfare_partition::{Counters, Outcome, Partition};
 
 use crate::context::PartitionSlot;
 
@@ -53,11 +53,7 @@ impl SubscriptionStats {
             self.state = State::Active;
         }
         let Some(attached) = slot.subscription(account, subscription) else {
-            if let Some((counters, _)) = slot.partition.counters(subscription) {
-                self.count(&counters);
-                self.partitions.push((index, counters.matched, counters.pending(), frontier));
-            }
-            return;
+            return self.add_replicated(&slot.partition, subscription);
         };
         let locked = attached.lock();
         let machine = &locked.machine;
@@ -76,6 +72,14 @@ impl SubscriptionStats {
         if !failure.is_empty() {
             failure.clone_into(&mut self.last_failure);
         }
+    }
+
+    /// Adds the part of a partition that is not led here, or has not attached the subscription: as replicated.
+    pub(crate) fn add_replicated(&mut self, partition: &Partition, subscription: SubscriptionId) {
+        let Some((counters, _)) = partition.counters(subscription) else { return };
+        let frontier = partition.positions().borrow().frontier;
+        self.count(&counters);
+        self.partitions.push((partition.id().index, counters.matched, counters.pending(), frontier));
     }
 
     pub(crate) fn conclude(&mut self, paused: bool) {

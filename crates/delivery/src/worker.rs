@@ -19,7 +19,6 @@ use tokio::{
 use self::work::Completion;
 use crate::{
     catch_up_limiter::ProgressFloor,
-    dead_letters::WriteError,
     filter::FilterHistory,
     judgement::ProbeTicket,
     leader::LeaderContext,
@@ -358,13 +357,13 @@ impl Worker {
             Completion::DeadLetter { request, result: Ok(()) } => {
                 SubscriptionEvent::DeadLetterWritten(request)
             }
-            Completion::DeadLetter { request, result: Err(WriteError::OverQuota) } => {
+            Completion::DeadLetter { request, result: Err(AppendError::OverQuota { .. }) } => {
                 SubscriptionEvent::DeadLetterOverQuota(request)
             }
             Completion::DeadLetter { request, result: Err(error) } => {
                 let (subscription, offset) = (self.subscription.id, request.item.event.offset);
                 tracing::warn!(%subscription, %offset, %error, "failed to write dead letter; the event is held");
-                let disk_is_full = matches!(error, WriteError::Append(AppendError::DiskFull { .. }));
+                let disk_is_full = matches!(error, AppendError::DiskFull { .. });
                 SubscriptionEvent::DeadLetterFailed { request, disk_is_full }
             }
         };

@@ -166,20 +166,19 @@ impl Node {
         let network = Network::default();
         let environment = Environment::system();
         let sinks = Factory::in_memory(EgressPolicy::default(), environment.clone(), network.clone());
+        let directory = Directory::of_local(events.iter().cloned().chain([letters]));
         let delivery = Delivery::start(
             DeliveryParts {
                 catalog: catalog.clone(),
-                events: events.clone(),
-                dead_letters: vec![letters],
+                directory: directory.clone(),
                 sinks: sinks.clone(),
-                clock: clock.clone(),
-                seed: 1,
+                environment: environment.clone().with_clock(clock.clone()),
             },
             delivery_options(),
         );
         let parts = IngestParts {
             catalog: catalog.clone(),
-            directory: Directory::of_local(events.clone()),
+            directory,
             environment: environment.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -287,7 +286,6 @@ fn delivery_options() -> DeliveryOptions {
         sink_concurrency: 8,
         retry,
         parked_keys_max: 100,
-        dead_letter_bytes_max: 1 << 30,
         fanout_chunk_bytes: 64 << 10,
     }
 }

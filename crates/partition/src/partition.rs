@@ -87,6 +87,12 @@ impl Partition {
         self.id
     }
 
+    /// True if both are handles of one open replica: a partition that was closed and opened again is another one.
+    #[must_use]
+    pub fn is_same_replica(&self, other: &Self) -> bool {
+        self.role().same_channel(&other.role())
+    }
+
     /// Leadership of this partition on this node.
     #[must_use]
     pub fn role(&self) -> watch::Receiver<Role> {
@@ -293,14 +299,6 @@ impl Partition {
             open.group.read(|machine| (machine.positions(), machine.dedup().first_offset(now)));
         let target = open.retention.target(&segments, now, positions.log_start, keep_from);
         target.map(|target| target.min(positions.high_watermark))
-    }
-
-    /// Bytes that may still be appended before retention removes the oldest events; None of an unavailable partition.
-    #[must_use]
-    pub fn remaining_bytes(&self) -> Option<u64> {
-        let open = self.open_backing().ok()?;
-        let log_bytes: u64 = open.group.log().segments().iter().map(|segment| segment.bytes).sum();
-        Some(open.retention.bytes_max.saturating_sub(log_bytes))
     }
 
     /// Length of the dedup window in milliseconds, if memory is too small for the configured one.

@@ -12,7 +12,7 @@ use fanfare_delivery::{DeliveryOptions, RetryPolicy};
 use fanfare_edge::ListenerLimits;
 use fanfare_ingest::{IngestLimits, ReadLimits};
 use fanfare_log::StoreOptions;
-use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions};
+use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, Quota};
 use fanfare_sinks::EgressPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -333,7 +333,12 @@ impl Config {
     pub(crate) fn dead_letters_options(&self) -> PartitionOptions {
         PartitionOptions {
             retention_ms: self.storage.dead_letter_retention.as_millis(),
-            retention_bytes: self.storage.dead_letter_retention_bytes.0,
+            // The quota bounds the size; a trim by size would remove dead letters before their time.
+            retention_bytes: u64::MAX,
+            quota: Some(Quota {
+                account_bytes_max: self.limits.dead_letter_bytes_max.0,
+                stream_bytes_max: self.storage.dead_letter_retention_bytes.0,
+            }),
             ..self.events_options()
         }
     }
@@ -354,7 +359,6 @@ impl Config {
                 probe_max_ms: delivery.probe_max.as_millis(),
             },
             parked_keys_max: delivery.parked_keys_max,
-            dead_letter_bytes_max: self.limits.dead_letter_bytes_max.0,
             fanout_chunk_bytes: 1 << 20,
         }
     }

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, process, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use fanfare_catalog::{Catalog, CatalogOptions, ViewStorage};
-use fanfare_cluster::{Replicas, ReplicasParts, StreamOptions};
+use fanfare_cluster::{NoForwarder, Replicas, ReplicasParts, StreamOptions};
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryParts};
 use fanfare_edge::{ListenerLimits, Services};
@@ -60,6 +60,7 @@ impl Node {
             host,
             budgets: config.budgets(),
             streams: streams(&config),
+            forwarder: Arc::new(NoForwarder),
             tasks: tasks.clone(),
         })
         .await?;
@@ -68,11 +69,9 @@ impl Node {
         let delivery = Delivery::start(
             DeliveryParts {
                 catalog: catalog.clone(),
-                events: directory.local_of(Stream::Events).collect(),
-                dead_letters: directory.local_of(Stream::DeadLetters).collect(),
+                directory: directory.clone(),
                 sinks: sinks.clone(),
-                clock: environment.clock().clone(),
-                seed: rand::random(),
+                environment: environment.clone(),
             },
             config.delivery_options(),
         );

@@ -8,7 +8,7 @@ use fanfare_partition::{AppendError, AppendOrder, MemoryLimits, RecordBatch, Rec
 use tokio::time::timeout;
 
 use super::*;
-use crate::RouteError;
+use crate::{NoForwarder, RouteError};
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -69,6 +69,7 @@ impl Node {
             host,
             budgets: Budgets::new(memory, u64::from(events) + 1),
             streams: streams(events),
+            forwarder: Arc::new(NoForwarder),
             tasks: TaskTracker::new(),
         };
         let replicas = timeout(DEADLINE, Replicas::open(parts)).await.expect("they open in time").unwrap();
@@ -103,7 +104,7 @@ impl Node {
 
     /// Waits until the directory answers so about events/`index`.
     async fn located(&self, index: u16, expected: bool) {
-        let mut locations = self.replicas.directory().locations();
+        let mut locations = self.replicas.directory().watch();
         let id = PartitionId::events(index);
         let located = locations.wait_for(|locations| locations.contains_key(&id) == expected);
         timeout(DEADLINE, located).await.expect("the replica follows the catalog in time").unwrap();

@@ -6,6 +6,7 @@ mod atomic;
 mod catalog;
 mod changes;
 mod dead_letters;
+mod directory;
 mod filters;
 mod order;
 mod outage;
@@ -24,13 +25,13 @@ use std::{
 use fanfare_catalog::{
     CatalogOptions, EventTypeStatus, NewEventType, NewSubscription, SinkChange, Tenant, ViewStorage,
 };
-use fanfare_environment::Environment;
+use fanfare_cluster::{AppendForwarder, Location, Locations, NoForwarder};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use fanfare_model::{
     Event, KeyHash, Offset, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
     WebhookConfig, WebhookMethod,
 };
-use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, RecordBatchBuilder};
+use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, Quota, RecordBatchBuilder, Role};
 use fanfare_raft::Host;
 use fanfare_sinks::{
     Delivery as Delivered, EgressPolicy, Failure, Outcome as Answer,
@@ -64,6 +65,7 @@ struct Machine {
     dir: tempfile::TempDir,
     network: Network,
     clock: Arc<TestClock>,
+    forwarder: Arc<dyn AppendForwarder>,
     setup: Setup,
 }
 
@@ -72,7 +74,7 @@ struct Setup {
     delivery: DeliveryOptions,
     partition: PartitionOptions,
     intervals: Intervals,
-    dead_letters_bytes_max: u64,
+    dead_letter_quota: Quota,
     cache_bytes: u64,
 }
 
@@ -81,6 +83,8 @@ struct World {
     machine: Machine,
     catalog: Catalog,
     events: Vec<Partition>,
+    dead_letters: Partition,
+    locations: watch::Sender<Arc<Locations>>,
     store: Store,
     delivery: Delivery,
     key: String,
@@ -104,7 +108,6 @@ impl Default for Setup {
                 sink_concurrency: 8,
                 retry,
                 parked_keys_max: 4,
-                dead_letter_bytes_max: 1 << 30,
                 fanout_chunk_bytes: 4 << 10,
             },
             partition: PartitionOptions {
@@ -121,7 +124,7 @@ impl Default for Setup {
                 trim_interval_ms: 50,
                 reconcile_timeout_ms: 20_000,
             },
-            dead_letters_bytes_max: 1 << 30,
+            dead_letter_quota: Quota { account_bytes_max: 1 << 30, stream_bytes_max: 1 << 30 },
             cache_bytes: 4 << 20,
         }
     }
@@ -143,18 +146,23 @@ impl World {
     }
 
     async fn with(setup: Setup) -> Self {
+        Self::with_forwarder(setup, Arc::new(NoForwarder)).await
+    }
+
+    async fn with_forwarder(setup: Setup, forwarder: Arc<dyn AppendForwarder>) -> Self {
         let machine = Machine {
             fs: MemoryFileSystem::default(),
             dir: tempfile::tempdir().unwrap(),
             network: Network::default(),
             clock: Arc::new(TestClock(AtomicU64::new(1_000_000))),
+            forwarder,
             setup,
         };
         Self::open(machine, None).await
     }
 
     async fn open(machine: Machine, key: Option<String>) -> Self {
-        let Setup { delivery: options, partition, intervals, dead_letters_bytes_max, cache_bytes } =
+        let Setup { delivery: options, partition, intervals, dead_letter_quota, cache_bytes } =
             machine.setup.clone();
         let store = StoreOptions {
             segment_bytes: partition.segment_bytes,
@@ -169,7 +177,7 @@ impl World {
         let store = Store::open(&Environment::system(), files, Path::new("/data"), store, fatal).unwrap();
         let view = ViewStorage::Directory(machine.dir.path().to_owned());
         let catalog_options = CatalogOptions { partitions: PARTITIONS, ..CatalogOptions::default() };
-        let host = Host::without_peers(store.clone(), environment);
+        let host = Host::without_peers(store.clone(), environment.clone());
         let catalog = Catalog::open(&host, view, catalog_options).await.unwrap();
         let key = match key {
             Some(key) => key,
@@ -196,43 +204,46 @@ impl World {
         for index in 0..PARTITIONS {
             events.push(open(PartitionId::events(index), &partition).await);
         }
-        let letters = PartitionOptions { retention_bytes: dead_letters_bytes_max, ..partition };
+        let letters =
+            PartitionOptions { retention_bytes: u64::MAX, quota: Some(dead_letter_quota), ..partition };
+        let dead_letters = open(PartitionId::dead_letters(0), &letters).await;
+        let here = events.iter().chain([&dead_letters]);
+        let here = here.map(|partition| (partition.id(), Location::Local(partition.clone())));
+        let locations = watch::Sender::new(Arc::new(here.collect::<Locations>()));
         let parts = DeliveryParts {
             catalog: catalog.clone(),
-            events: events.clone(),
-            dead_letters: vec![open(PartitionId::dead_letters(0), &letters).await],
+            directory: Directory::new(locations.subscribe(), machine.forwarder.clone()),
             sinks: Factory::in_memory(
                 EgressPolicy { allow_http: true, allow_loopback: true, ..EgressPolicy::default() },
                 Environment::system(),
                 machine.network.clone(),
             ),
-            clock: machine.clock.clone(),
-            seed: 7,
+            environment,
         };
         let delivery = Delivery::start_with_intervals(parts, options, intervals);
-        Self { machine, catalog, events, store, delivery, key }
+        Self { machine, catalog, events, dead_letters, locations, store, delivery, key }
     }
 
     /// Power off and on again: only what was synced is left, and nothing of this process.
     async fn crash(self) -> Self {
-        let Self { machine, catalog, events, store, delivery, key } = self;
+        let Self { machine, catalog, events, dead_letters, store, delivery, key, .. } = self;
         delivery.cancel.cancel();
         let fs = machine.fs.crashed(|_| Keep::Nothing);
         catalog.shutdown().await;
-        drop((delivery, events, store));
+        drop((delivery, events, dead_letters, store));
         Self::open(Machine { fs, ..machine }, Some(key)).await
     }
 
     /// An orderly stop and start.
     async fn restart(self) -> Self {
-        let Self { machine, catalog, events, store, delivery, key } = self;
+        let Self { machine, catalog, events, dead_letters, store, delivery, key, .. } = self;
         delivery.shutdown(Duration::from_secs(5)).await;
-        for partition in &events {
+        for partition in events.iter().chain([&dead_letters]) {
             partition.shutdown().await;
         }
         catalog.shutdown().await;
         let fs = machine.fs.crashed(|_| Keep::Nothing);
-        drop((delivery, events, store));
+        drop((delivery, events, dead_letters, store));
         Self::open(Machine { fs, ..machine }, Some(key)).await
     }
 
@@ -312,7 +323,8 @@ impl World {
     }
 
     fn stats(&self, subscription: &Subscription) -> SubscriptionStats {
-        let stats = self.delivery.stats(subscription.account, subscription.id);
+        let stats =
+            self.delivery.stats(subscription.account, subscription.id).expect("all partitions are here");
         check_account(&stats);
         stats
     }
@@ -407,6 +419,10 @@ fn subscription(sink: &Sink, types: &[&str]) -> NewSubscription {
     let types =
         types.iter().map(|name| SubscribedType { event_type: (*name).to_owned(), schema_version: None });
     NewSubscription { description: String::new(), sink: sink.id, types: types.collect() }
+}
+
+fn rejected() -> Answer {
+    Answer::Rejected { why: Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400) }
 }
 
 fn busy(message: &str) -> Answer {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use fanfare_model::{Offset, Timestamp};
-use fanfare_partition::ReadError;
+use fanfare_model::Timestamp;
+use fanfare_partition::{AppendError, ReadError};
 use fanfare_sinks::Delivery;
 
 use crate::{
-    backlog_reader::BacklogReader,
-    dead_letters::{DeadLetterKey, DeadLetterRecord, WriteError},
+    backlog_reader::{BacklogReader, FoundEvents},
+    dead_letters::{DeadLetterKey, DeadLetterRecord},
     filter::FilterHistory,
     judgement::ProbeTicket,
     leader::LeaderContext,
@@ -23,11 +23,11 @@ use crate::{
 pub(super) enum Completion {
     Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: Option<ProbeTicket> },
     Read { read: ReadAction, result: Result<ReadResult, ReadError> },
-    DeadLetter { request: DeadLetterRequest, result: Result<(), WriteError> },
+    DeadLetter { request: DeadLetterRequest, result: Result<(), AppendError> },
 }
 
 pub(super) enum ReadResult {
-    Events { events: Vec<BufferedEvent>, end: Offset },
+    Events(FoundEvents),
     Reloaded(Vec<ReloadedEvent>),
 }
 
@@ -66,14 +66,12 @@ pub(super) async fn read(
             let reloaded = events.into_iter().map(|(offset, event)| ReloadedEvent { offset, event });
             ReadResult::Reloaded(reloaded.collect())
         }),
-        ReadAction::Backlog { from, end } => reader.read_range(*from, *end).await.map(read_events),
-        ReadAction::ScanKey { key, from, end } => reader.scan_key(*key, *from, *end).await.map(read_events),
+        ReadAction::Backlog { from, end } => reader.read_range(*from, *end).await.map(ReadResult::Events),
+        ReadAction::ScanKey { key, from, end } => {
+            reader.scan_key(*key, *from, *end).await.map(ReadResult::Events)
+        }
     };
     Completion::Read { read, result }
-}
-
-fn read_events((events, end): (Vec<BufferedEvent>, Offset)) -> ReadResult {
-    ReadResult::Events { events, end }
 }
 
 /// Checks the schemas of events that were read, outside of the lock.
@@ -84,11 +82,14 @@ pub(super) fn read_event(read: ReadAction, result: ReadResult) -> SubscriptionEv
             events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).for_each(check);
             SubscriptionEvent::EventsReloaded(events)
         }
-        (ReadAction::ScanKey { key, .. }, ReadResult::Events { mut events, end }) => {
+        (ReadAction::ScanKey { key, .. }, ReadResult::Events(FoundEvents { mut events, end })) => {
             events.iter_mut().for_each(check);
             SubscriptionEvent::KeyScanned { key, events, scanned_to: end }
         }
-        (ReadAction::Backlog { .. } | ReadAction::Reload(_), ReadResult::Events { mut events, end }) => {
+        (
+            ReadAction::Backlog { .. } | ReadAction::Reload(_),
+            ReadResult::Events(FoundEvents { mut events, end }),
+        ) => {
             events.iter_mut().for_each(check);
             SubscriptionEvent::BacklogRead { events, end }
         }
@@ -99,7 +100,7 @@ pub(super) async fn write_dead_letter(
     context: &LeaderContext,
     subscription: &Subscription,
     request: &DeadLetterRequest,
-) -> Result<(), WriteError> {
+) -> Result<(), AppendError> {
     let event = &request.item.event;
     let key = DeadLetterKey {
         subscription: subscription.id,
@@ -120,7 +121,7 @@ pub(super) async fn write_dead_letter(
     match dead_letters.append(subscription.account, event.key, &record).await {
         // An earlier leader may have written the dead letter without replicating the progress: the event is settled
         // as dead-lettered then, and not a second time as over quota.
-        Err(WriteError::OverQuota)
+        Err(AppendError::OverQuota { .. })
             if event.offset < context.inherited_below
                 && dead_letters.contains(subscription.account, &key).await =>
         {

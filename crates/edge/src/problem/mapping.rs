@@ -120,6 +120,7 @@ impl From<ControlError> for Problem {
                 let message = format!("no dead letter {id:?} is kept: list them to see which are");
                 Self::new(Condition::Unknown { kind: "dead letter" }, message)
             }
+            ControlError::NotHere(error) => Self::new(Condition::NoLeader, format!("{error}: retry")),
             ControlError::Damaged { damage, consequence } => of_damage(&damage, consequence),
         }
     }
@@ -186,7 +187,10 @@ fn of_document(problem: &SchemaProblem) -> Problem {
 /// A change that is made, but not in effect everywhere. A retry would make it twice.
 fn of_reconcile(error: &ReconcileError) -> Problem {
     match error {
-        ReconcileError::Timeout { .. } | ReconcileError::NoLeader { .. } | ReconcileError::Backlog { .. } => {
+        ReconcileError::Timeout { .. }
+        | ReconcileError::NoLeader { .. }
+        | ReconcileError::NotLocal(_)
+        | ReconcileError::Backlog { .. } => {
             let message = format!("the change is made, but {error}: read it, do not repeat it");
             Problem::new(Condition::AttachPending, message)
         }

@@ -1,5 +1,7 @@
 use fanfare_partition::Outcome;
 
+use fanfare_environment::Clock;
+
 use super::*;
 
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -142,7 +144,7 @@ async fn shutdown_does_not_wait_for_attempts_of_a_deleted_subscription() {
     };
     world.home(&refused).attach(attach).await.unwrap();
     let home = world.home(&refused).id();
-    let slot = world.delivery.slots.iter().find(|slot| slot.partition.id() == home).unwrap();
+    let slot = world.delivery.slots.borrow()[&home].clone();
     let mut changed = slot.changed.subscribe();
     let before = *changed.borrow();
     world.catalog.pause_subscription(world.tenant(), refused.id).await.unwrap();
@@ -206,7 +208,7 @@ async fn a_start_time_in_a_damaged_part_of_the_log_delays_no_other_subscription(
     let start = Timestamp(started.0 + 10);
     assert!(home.offset_at(start).await.is_err(), "it is damaged there");
 
-    let mut leading = world.delivery.slots[usize::from(home.id().index)].leader.subscribe();
+    let mut leading = world.delivery.slots.borrow()[&home.id()].leader.subscribe();
     assert!(leading.borrow_and_update().is_some());
     let sink = world.create_sink("past").await;
     let past = subscription(&sink, &["order"]);

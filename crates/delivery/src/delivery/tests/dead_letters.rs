@@ -1,4 +1,4 @@
-use fanfare_partition::{AccountFilter, Reason};
+use fanfare_partition::{AccountFilter, AppendError, Reason};
 
 use super::*;
 use crate::dead_letters::{DeadLetterKey, DeadLetterRecord};
@@ -6,7 +6,7 @@ use crate::dead_letters::{DeadLetterKey, DeadLetterRecord};
 const KEYS: [&str; 5] = ["a", "b", "poison", "c", "d"];
 const POISON: usize = 2;
 
-async fn dead_letters(world: &World, subscription: &Subscription) -> Vec<DeadLetter> {
+pub(super) async fn dead_letters(world: &World, subscription: &Subscription) -> Vec<DeadLetter> {
     let query = DeadLetterQuery { subscription: Some(subscription.id), ..DeadLetterQuery::default() };
     world.delivery.list_dead_letters(subscription.account, query).await.unwrap().letters
 }
@@ -129,7 +129,7 @@ async fn pinned_subscription_gets_valid_events_with_the_version_and_dead_letters
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_over_the_quota_expire_and_a_crash_does_not_reset_the_usage() {
     let mut setup = Setup::default();
-    setup.delivery.dead_letter_bytes_max = 2_000;
+    setup.dead_letter_quota.account_bytes_max = 2_000;
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
     let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
@@ -152,10 +152,6 @@ async fn events_over_the_quota_expire_and_a_crash_does_not_reset_the_usage() {
     assert!(after.expired >= stats.expired + 9, "dead letters from before the crash still count: {after:?}");
 }
 
-fn rejected() -> Answer {
-    Answer::Rejected { why: Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400) }
-}
-
 fn record<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> DeadLetterRecord<'a> {
     let Subscription { id, epoch, .. } = *subscription;
     DeadLetterRecord {
@@ -172,7 +168,7 @@ fn record<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Dead
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_with_a_dead_letter_from_before_a_crash_does_not_expire_over_the_quota() {
     let mut setup = Setup::default();
-    setup.delivery.dead_letter_bytes_max = 500;
+    setup.dead_letter_quota.account_bytes_max = 500;
     // Outcomes are not replicated before the crash.
     setup.delivery.advance_interval_ms = 600_000;
     let mut world = World::with(setup).await;
@@ -191,7 +187,8 @@ async fn event_with_a_dead_letter_from_before_a_crash_does_not_expire_over_the_q
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_stream_keeps_its_dead_letters_and_refuses_new_ones_of_any_account() {
-    let mut setup = Setup { dead_letters_bytes_max: 512 << 10, ..Setup::default() };
+    let mut setup = Setup::default();
+    setup.dead_letter_quota.stream_bytes_max = 512 << 10;
     setup.partition.segment_bytes = 16 << 10;
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
@@ -211,7 +208,7 @@ async fn full_stream_keeps_its_dead_letters_and_refuses_new_ones_of_any_account(
     }
     world.publish("order", &["poison"], 1..2).await;
     assert_eq!(world.settled(&orders, 2).await.reasons.get("dead_letter_budget"), Some(&1));
-    assert_eq!(stream.partitions()[0].trim_target(), None);
+    assert_eq!(world.dead_letters.trim_target(), None);
     assert_eq!(dead_letters(&world, &orders).await.len(), 1);
 }
 
@@ -219,6 +216,7 @@ async fn full_stream_keeps_its_dead_letters_and_refuses_new_ones_of_any_account(
 async fn unreadable_dead_letters_do_not_prevent_new_ones() {
     let mut setup = Setup { cache_bytes: 16 << 10, ..Setup::default() };
     setup.partition.segment_bytes = 16 << 10;
+    setup.dead_letter_quota.account_bytes_max = 150 << 10;
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
     let event = [0; 1 << 10];
@@ -227,21 +225,23 @@ async fn unreadable_dead_letters_do_not_prevent_new_ones() {
         world.delivery.context.dead_letters.append(orders.account, KeyHash::of("a"), &record).await.unwrap();
     }
     world.damage("dead-letters");
-    let partition = world.delivery.context.dead_letters.partitions()[0].clone();
-    let unread = partition.read(Offset::ZERO, AccountFilter::One(orders.account), 1 << 20).await;
+    let unread = world.dead_letters.read(Offset::ZERO, AccountFilter::One(orders.account), 1 << 20).await;
     assert!(matches!(unread, Err(ReadError::DataLoss { .. })), "{unread:?}");
 
-    // A stream without counted usage, like after a start.
-    let stream = DeadLetterStream::new(vec![partition], 150 << 10);
+    let stream = &world.delivery.context.dead_letters;
     let append = async |offset| {
         stream.append(orders.account, KeyHash::of("a"), &record(&orders, offset, &event)).await
     };
     append(100).await.unwrap();
     let mut appended = 1;
-    while append(100 + appended).await.is_ok() {
-        appended += 1;
-        assert!(appended < 80, "readable dead letters count");
-    }
+    let refused = loop {
+        match append(100 + appended).await {
+            Ok(()) => appended += 1,
+            Err(error) => break error,
+        }
+        assert!(appended < 80, "unreadable dead letters count");
+    };
+    assert!(matches!(refused, AppendError::OverQuota { .. }), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,7 +279,7 @@ async fn undecodable_dead_letter_is_an_error_that_names_its_offset() {
     let key = DeadLetterKey { offset: Offset(1), ..valid.key };
     let mut batch = RecordBatchBuilder::new(orders.account, 0);
     batch.push(&unknown_version, key.id(), KeyHash::of("a"));
-    stream.partitions()[0].append(batch.finish()).unwrap().committed().await.unwrap();
+    world.dead_letters.append(batch.finish()).unwrap().committed().await.unwrap();
 
     let list = async |after| {
         let query = DeadLetterQuery { after, ..DeadLetterQuery::default() };
@@ -288,7 +288,7 @@ async fn undecodable_dead_letter_is_an_error_that_names_its_offset() {
     let first = list(None).await.unwrap();
     assert_eq!(first.letters.len(), 1, "the page ends before the undecodable dead letter");
     let error = list(first.next).await.unwrap_err();
-    let ReadError::DataLoss { offsets, .. } = &error else { panic!("{error}") };
+    let DeadLetterError::Read(ReadError::DataLoss { offsets, .. }) = &error else { panic!("{error}") };
     assert_eq!(*offsets, Offset(1)..Offset(2));
     assert!(error.to_string().contains("version 255"), "{error}");
     let id = format!("{:032x}", key.id().0);

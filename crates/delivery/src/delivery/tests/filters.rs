@@ -188,8 +188,8 @@ async fn change_beyond_the_limit_takes_effect_when_the_backlog_has_passed_an_ear
     let (last, ()) = tokio::join!(world.change_filter(&orders, TYPES[1]), async {
         world.stats_when(&orders, |stats| stats.matched == 16).await;
         assert_eq!(filters_kept(), 16);
-        let lead = world.delivery.shard(orders.account).next().unwrap();
-        let why = world.delivery.unreconciled(lead, orders.account, orders.id);
+        let home = world.delivery.shard(orders.account)[0];
+        let why = world.delivery.unreconciled(home, orders.account, orders.id);
         assert!(matches!(why, ReconcileError::Backlog { .. }), "{why}");
         world.sink("orders").up();
     });

@@ -118,7 +118,6 @@ fn options() -> Arc<DeliveryOptions> {
         sink_concurrency: 4,
         retry,
         parked_keys_max: 2,
-        dead_letter_bytes_max: 1 << 30,
         fanout_chunk_bytes: 1 << 10,
     })
 }
