@@ -16,7 +16,7 @@ mod receiver;
 
 use clap::Subcommand;
 
-use crate::{command::Session, failure::Failure};
+use crate::{failure::Failure, session::Session};
 
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {

@@ -1,18 +1,17 @@
 //! Commands of a user, and the way from a command to an exit code.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use fanfare_client::{Client, Options};
+use clap::Subcommand;
 
 use crate::{
-    bench,
-    context::{self, SavedConnection},
-    dead_letter, event, event_type,
+    bench, dead_letter, event, event_type,
     failure::Failure,
     listen,
-    output::{Format, Output},
-    publish, schema, sink, subscription,
+    output::Output,
+    publish, schema,
+    session::{GlobalOptions, Session},
+    sink, subscription,
 };
 
 /// Commands that talk to a node. The binary adds those that run one.
@@ -45,47 +44,10 @@ pub enum Command {
     Bench(bench::BenchCommand),
 }
 
-/// Options of every command.
-#[derive(Args, Clone, Debug)]
-pub struct GlobalOptions {
-    /// Address of a node [env: FANFARE_ADDR] [default: the context's, else http://127.0.0.1:7070]
-    #[arg(long, global = true, value_name = "URL")]
-    pub addr: Option<String>,
-    /// API key [env: FANFARE_KEY] [default: the context's]
-    #[arg(long, global = true, value_name = "KEY", hide_default_value = true)]
-    pub key: Option<String>,
-    /// How to print data
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
-    pub output: Format,
-    /// Longest wait for one answer
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub timeout_seconds: u64,
-}
-
-/// Everything that a command works with.
-#[derive(Debug)]
-pub(crate) struct Session {
-    pub(crate) connection: SavedConnection,
-    pub(crate) output: Output,
-    pub(crate) timeout: Duration,
-}
-
-impl Session {
-    pub(crate) async fn connect(&self) -> Result<Client, Failure> {
-        self.connect_as(self.connection.key.clone()).await
-    }
-
-    pub(crate) async fn connect_as(&self, key: Option<String>) -> Result<Client, Failure> {
-        let options = Options { addr: self.connection.addr.clone(), key, timeout: self.timeout };
-        Client::connect(options).await.map_err(Failure::from_connect)
-    }
-}
-
 /// Runs one command to its end. Errors are printed to stderr, the last line being what to do next.
 pub async fn run(command: Command, global: GlobalOptions) -> ExitCode {
     let output = Output::new(global.output);
-    let outcome = match session(&global, output) {
+    let outcome = match Session::open(&global, output) {
         Ok(session) => dispatch(command, &session).await,
         Err(failure) => Err(failure),
     };
@@ -93,13 +55,6 @@ pub async fn run(command: Command, global: GlobalOptions) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(global.output),
     }
-}
-
-fn session(global: &GlobalOptions, output: Output) -> Result<Session, Failure> {
-    let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let connection = context::resolve(global.addr.as_deref(), global.key.as_deref(), environment)
-        .map_err(|error| Failure::from_context(&error))?;
-    Ok(Session { connection, output, timeout: Duration::from_secs(global.timeout_seconds) })
 }
 
 async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {

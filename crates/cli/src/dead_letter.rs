@@ -5,10 +5,10 @@ use fanfare_client::{CloudEventJson, time};
 use fanfare_proto::v1;
 
 use crate::{
-    command::Session,
     failure::Failure,
     output::{OutputFields, OutputRecord},
     page::Limit,
+    session::Session,
 };
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,7 @@ use fanfare_client::{CloudEventJson, DEFAULT_SOURCE};
 use fanfare_proto::v1::{self, read_events_request::From};
 use serde::Serialize;
 
-use crate::{command::Session, failure::Failure, output::json_text};
+use crate::{failure::Failure, output::json_text, session::Session};
 
 #[derive(Debug, Subcommand)]
 pub enum EventCommand {

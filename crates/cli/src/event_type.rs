@@ -5,10 +5,11 @@ use fanfare_client::time;
 use fanfare_proto::v1::{self, EventTypeStatus};
 
 use crate::{
-    command::Session,
     failure::Failure,
-    output::{OutputFields, OutputRecord, say},
+    output::{OutputFields, OutputRecord},
     page::Limit,
+    session::Session,
+    terminal::say,
 };
 
 #[derive(Debug, Subcommand)]

@@ -13,7 +13,10 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::{context, output::Format, output::say};
+use crate::{
+    context,
+    terminal::{Format, say},
+};
 
 /// Exit codes. 0 is success; clap itself exits with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,8 @@ pub mod context;
 mod command;
 mod failure;
 mod output;
+mod session;
+mod terminal;
 
 mod bench;
 mod listen;
@@ -23,5 +25,6 @@ mod subscription;
 mod page;
 mod signature;
 
-pub use command::{Command, GlobalOptions, run};
-pub use output::Format;
+pub use command::{Command, run};
+pub use session::GlobalOptions;
+pub use terminal::Format;

@@ -23,12 +23,13 @@ use jiff::Timestamp;
 use url::Url;
 
 use crate::{
-    command::Session,
     context,
     event::json_line,
     failure::{Exit, Failure},
-    output::{Output, OutputFields, say},
+    output::{Output, OutputFields},
+    session::Session,
     signature::Secret,
+    terminal::say,
 };
 
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);

@@ -4,20 +4,13 @@
 
 use std::io::{self, Write};
 
-use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::failure::Failure;
-
-/// Format of printed data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Aligned columns
-    Table,
-    /// One JSON value per line
-    Json,
-}
+use crate::{
+    failure::Failure,
+    terminal::{Format, printable},
+};
 
 /// Something the API returns, as it is shown.
 pub(crate) trait OutputRecord {
@@ -111,11 +104,6 @@ impl Output {
     }
 }
 
-/// Talk: what is not data goes to stderr. A closed stderr is nobody's loss.
-pub(crate) fn say(text: &str) {
-    drop(writeln!(io::stderr().lock(), "{}", printable(text)));
-}
-
 /// One line of JSON.
 pub(crate) fn json_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names are text and nothing else can fail")
@@ -140,10 +128,6 @@ fn cell(value: &RawValue) -> String {
     serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
 }
 
-fn printable(line: &str) -> String {
-    line.chars().map(|char| if char.is_control() && char != '\t' { '\u{fffd}' } else { char }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,10 +149,5 @@ mod tests {
         assert_eq!(json_text(&fields), expected);
         let cells: Vec<_> = fields.0.iter().map(|(_, value)| cell(value)).collect();
         assert_eq!(cells, ["x\"y", "18446744073709551615", "{\"b\": 1.50, \"a\": 2}"]);
-    }
-
-    #[test]
-    fn data_cannot_command_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\tc\r"), "a\u{fffd}[2Jb\tc\u{fffd}");
     }
 }

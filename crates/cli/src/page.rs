@@ -3,7 +3,7 @@
 use clap::Args;
 use tonic::Status;
 
-use crate::output::say;
+use crate::terminal::say;
 
 const PAGE_SIZE_MAX: u32 = 1000;
 

@@ -11,9 +11,10 @@ use tokio::{
 };
 
 use crate::{
-    command::Session,
     failure::{Exit, Failure},
-    output::{Output, OutputFields, say},
+    output::{Output, OutputFields},
+    session::Session,
+    terminal::say,
 };
 
 /// A line of stdin and a file may be as long as a request.

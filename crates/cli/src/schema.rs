@@ -7,11 +7,12 @@ use fanfare_client::time;
 use fanfare_proto::v1;
 
 use crate::{
-    command::Session,
     failure::Failure,
-    output::{OutputFields, OutputRecord, say},
+    output::{OutputFields, OutputRecord},
     page::Limit,
     publish::read_file,
+    session::Session,
+    terminal::say,
 };
 
 #[derive(Debug, Subcommand)]

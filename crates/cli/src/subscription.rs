@@ -9,10 +9,11 @@ use fanfare_client::time;
 use fanfare_proto::v1::{self, create_subscription_request::From};
 
 use crate::{
-    command::Session,
     failure::Failure,
-    output::{OutputFields, OutputRecord, say},
+    output::{OutputFields, OutputRecord},
     page::Limit,
+    session::Session,
+    terminal::say,
 };
 
 #[derive(Debug, Subcommand)]

@@ -77,7 +77,7 @@ impl Gate {
     }
 
     fn authenticate(&self, headers: &http::HeaderMap) -> Result<Principal, Problem> {
-        let header = headers.get(header::AUTHORIZATION).ok_or_else(key_missing)?;
+        let header = headers.get(header::AUTHORIZATION).ok_or_else(Problem::key_missing)?;
         let tenant = header.to_str().ok().and_then(bearer).and_then(|key| self.control.authenticate(key));
         let tenant = tenant.ok_or_else(|| {
             let message =
@@ -135,11 +135,7 @@ where
 /// If the call did not pass the gate: a service that is wired without it lets nobody in.
 pub(crate) fn tenant<T>(request: &tonic::Request<T>) -> Result<Tenant, Problem> {
     let principal = request.extensions().get::<Principal>();
-    principal.map(|principal| principal.tenant).ok_or_else(key_missing)
-}
-
-pub(crate) fn key_missing() -> Problem {
-    Problem::new(Condition::KeyMissing, "no API key: send `authorization: Bearer KEY`")
+    principal.map(|principal| principal.tenant).ok_or_else(Problem::key_missing)
 }
 
 /// The scheme's name is case-insensitive (RFC 9110, section 11.1).

@@ -73,6 +73,10 @@ impl Problem {
         }
     }
 
+    pub(crate) fn key_missing() -> Self {
+        Self::new(Condition::KeyMissing, "no API key: send `authorization: Bearer KEY`")
+    }
+
     /// A request that is wrong at `field`.
     pub(crate) fn field(field: &str, problem: impl Into<String>) -> Self {
         let problem = problem.into();

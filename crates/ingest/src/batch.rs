@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     order::StreamOrder,
-    outcome::{BatchOutcome, PartitionOutcome},
+    outcome::{BatchOutcome, PartitionOutcome, Slot},
     refusal::Refusal,
     validation::Checked,
 };
@@ -20,14 +20,6 @@ use crate::{
 pub struct BatchSize {
     pub events: usize,
     pub bytes: usize,
-}
-
-/// Destination of one event of a batch.
-pub(crate) enum Slot {
-    /// `position` counts the events of the record batch with index `batch`.
-    Routed { batch: usize, position: u32 },
-    /// Boxed: a refusal is several times larger than a route, and rare.
-    Refused(Box<Refusal>),
 }
 
 /// Events of one account, validated against one view of the catalog, in the order in which they were added.

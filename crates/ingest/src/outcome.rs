@@ -3,7 +3,7 @@
 use fanfare_model::Offset;
 use fanfare_partition::{AppendError, Appended};
 
-use crate::{batch::Slot, refusal::Refusal};
+use crate::refusal::Refusal;
 
 /// Position of a committed event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,14 @@ pub struct Committed {
 
 /// Committed, or the reason why not.
 pub type PublishOutcome = Result<Committed, Refusal>;
+
+/// Destination of one event of a batch.
+pub(crate) enum Slot {
+    /// `position` counts the events of the record batch with index `batch`.
+    Routed { batch: usize, position: u32 },
+    /// Boxed: a refusal is several times larger than a route, and rare.
+    Refused(Box<Refusal>),
+}
 
 /// Outcome of every event of a batch.
 pub struct BatchOutcome {

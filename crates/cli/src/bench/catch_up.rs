@@ -16,9 +16,10 @@ use super::{
     payload,
 };
 use crate::{
-    command::Session,
     failure::{Exit, Failure},
-    output::{OutputFields, say},
+    output::OutputFields,
+    session::Session,
+    terminal::say,
 };
 
 const EVENTS_MAX: u64 = 20_000_000;

@@ -14,9 +14,9 @@ use super::{
     payload,
 };
 use crate::{
-    command::Session,
     failure::{Exit, Failure},
     output::OutputFields,
+    session::Session,
 };
 
 /// The account of a run takes 10 bytes per event.

@@ -5,7 +5,7 @@ use fanfare_proto::v1::{self, sink::Kind};
 use tonic::{Code, Status};
 
 use super::{payload, publish::interrupted};
-use crate::{command::Session, failure::Failure, output::say};
+use crate::{failure::Failure, session::Session, terminal::say};
 
 /// Things a run created, in the order of creation.
 #[derive(Debug)]

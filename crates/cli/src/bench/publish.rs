@@ -13,10 +13,11 @@ use super::{
     producer::REQUESTS_IN_FLIGHT_MAX,
 };
 use crate::{
-    command::Session,
     failure::{Exit, Failure},
-    output::{OutputFields, say},
+    output::OutputFields,
     publish::read_file,
+    session::Session,
+    terminal::say,
 };
 
 const EVENT_TYPE: &str = "dev.fanfare.bench";

@@ -1,7 +1,7 @@
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use super::*;
-use crate::failure::Exit;
+use crate::{failure::Exit, terminal::Format};
 
 #[derive(Debug, Parser)]
 #[command(name = "fanfare")]

@@ -4,11 +4,7 @@ use std::collections::BTreeMap;
 
 use fanfare_proto::v1;
 
-use crate::{
-    command::Session,
-    failure::Failure,
-    output::{OutputFields, say},
-};
+use crate::{failure::Failure, output::OutputFields, session::Session, terminal::say};
 
 pub(super) async fn run(id: String, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;

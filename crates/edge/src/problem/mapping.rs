@@ -11,7 +11,6 @@ use fanfare_ingest::{AppendError, DataProblem, ReadError, ReadRefusal, Refusal, 
 use fanfare_model::{Offset, PartitionId};
 
 use super::{Condition, Detail, FieldProblem, Problem};
-use crate::auth::key_missing;
 
 /// Reads end when their clients do, which cannot be foreseen.
 const READS_RETRY: Duration = Duration::from_secs(5);
@@ -107,7 +106,7 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         match error {
             ControlError::Field(violation) => violation.into(),
-            ControlError::AccountGone => key_missing(),
+            ControlError::AccountGone => Self::key_missing(),
             ControlError::Catalog(error) => of_change(error),
             ControlError::Document(problem) => of_document(&problem),
             ControlError::Sink(ConfigError { field, problem }) => {
