@@ -66,7 +66,7 @@ const SHARED_NAMES: &[(&str, usize)] = &[
     ("Role", 3),
     ("Secret", 2),
     ("Section", 2),
-    ("Shared", 5),
+    ("Shared", 4),
     ("Sink", 2),
     ("Slot", 4),
     ("State", 5),

@@ -12,13 +12,11 @@ use crate::{
     error::OpenError,
     group::{Group, GroupOptions},
     id::{GroupId, ReplicaId},
+    inbox::Inbox,
     machine::StateMachine,
-    peer::{Inbox, NoPeers, PeerTransport},
+    peer::{NoPeers, PeerTransport, Peers, Requests},
     replica::{Identity, PROPOSAL_PERMITS, Replica},
 };
-
-/// A snapshot that a peer has not installed by then is sent again.
-const SNAPSHOT_TIMEOUT_MS: u64 = 10_000;
 
 /// When replicas speak and how long they wait, for all groups of a cluster alike.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +48,7 @@ pub struct Host {
 struct Shared {
     options: HostOptions,
     store: Store,
-    transport: Arc<dyn PeerTransport>,
+    peers: Arc<Peers>,
     environment: Environment,
     inbox: Inbox,
 }
@@ -63,8 +61,10 @@ impl Host {
         transport: Arc<dyn PeerTransport>,
         environment: Environment,
     ) -> Self {
-        let inbox = Inbox::default();
-        Self { shared: Arc::new(Shared { options, store, transport, environment, inbox }) }
+        let requests = Requests::new(&environment);
+        let inbox = Inbox::new(requests.clone());
+        let peers = Arc::new(Peers::new(transport, requests));
+        Self { shared: Arc::new(Shared { options, store, peers, environment, inbox }) }
     }
 
     /// The host of a node that is alone, with the default timing.
@@ -115,8 +115,8 @@ impl Host {
         self.shared.options.timing
     }
 
-    pub(crate) fn transport(&self) -> &Arc<dyn PeerTransport> {
-        &self.shared.transport
+    pub(crate) fn peers(&self) -> &Arc<Peers> {
+        &self.shared.peers
     }
 }
 
@@ -133,7 +133,6 @@ pub(crate) fn engine_config(group: GroupId, timing: Timing) -> Result<Arc<Config
         heartbeat_min_interval: Some(heartbeat_min_ms),
         election_timeout_min: election_min_ms,
         election_timeout_max: election_max_ms,
-        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
         // Snapshots are taken when a durable checkpoint has a new base, and the log is purged exactly up to it.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,

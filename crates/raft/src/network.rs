@@ -1,43 +1,44 @@
-//! openraft's network over a [`PeerTransport`]: one client per replica and class.
+//! openraft's network over the connections to peers: one client per replica and class.
+
+mod append_stream;
+mod snapshot_transfer;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fanfare_log::Payload;
+use futures_util::{Stream, future::BoxFuture, stream::BoxStream};
 use openraft::{
     OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
-    network::RPCOption,
+    network::{RPCOption, stream_append_sequential},
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-        TransferLeaderResponse, VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 
+use self::{append_stream::AppendStream, snapshot_transfer::SnapshotTransfer};
+pub(crate) use self::{append_stream::WINDOW_APPENDS_MAX, snapshot_transfer::SNAPSHOT_BYTES_MAX};
 use crate::{
     codec::Malformed,
     entry::{NodeAddress, Snapshot, Types, Vote},
     id::ReplicaId,
-    peer::{Message, PeerError, PeerTransport, TrafficClass},
+    peer::{Peer, PeerError, Peers, TrafficClass},
     replica::Identity,
     rpc,
 };
 
-/// An append that carries entries may wait for the follower's disk, so it has longer than a heartbeat; but
-/// not for ever, because a follower that takes entries and never answers keeps the leader's log from being
-/// purged.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Makes clients for the other replicas of one group.
 pub(crate) struct Network {
-    pub(crate) transport: Arc<dyn PeerTransport>,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) identity: Identity,
 }
 
 impl Network {
     fn client(&self, to: u64, at: &NodeAddress, class: TrafficClass) -> Client {
-        let (transport, identity) = (self.transport.clone(), self.identity);
-        Client { transport, identity, to: ReplicaId(to), at: at.clone(), class }
+        let peer = self.peers.peer(self.identity, ReplicaId(to), at);
+        Client { peers: self.peers.clone(), peer, class, transfer: None }
     }
 }
 
@@ -59,14 +60,15 @@ impl RaftNetworkFactory<Types> for Network {
 
 /// Speaks to one replica on one class.
 pub(crate) struct Client {
-    transport: Arc<dyn PeerTransport>,
-    identity: Identity,
-    to: ReplicaId,
-    at: NodeAddress,
+    peers: Arc<Peers>,
+    peer: Peer,
     class: TrafficClass,
+    /// The transfer that was under way last, to be resumed if the same snapshot is sent again.
+    transfer: Option<SnapshotTransfer>,
 }
 
 impl Client {
+    /// A unary request of class Control: a vote, a heartbeat, a transfer of leadership.
     async fn call<T>(
         &self,
         action: RPCTypes,
@@ -74,38 +76,50 @@ impl Client {
         timeout: Duration,
         decode: impl FnOnce(Bytes) -> Result<T, Malformed>,
     ) -> Result<T, RPCError<Types>> {
-        let class = if matches!(action, RPCTypes::Vote | RPCTypes::TransferLeader) {
-            TrafficClass::Control
-        } else {
-            self.class
-        };
-        let NodeAddress { node, address } = self.at.clone();
-        let Identity { group, replica } = self.identity;
-        let message = Message { group, to: self.to, node, address, class, body, timeout };
-        // The transport promises to give up in time; a broken one must not hold the log back for ever.
-        let answer = match tokio::time::timeout(timeout, self.transport.call(message)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error @ PeerError::Unreachable { .. })) => return Err(Unreachable::new(&error).into()),
-            Ok(Err(error @ PeerError::Refused(_))) => return Err(NetworkError::new(&error).into()),
-            Ok(Err(PeerError::Timeout { .. })) | Err(_) => {
-                return Err(Timeout { action, id: replica.0, target: self.to.0, timeout }.into());
-            }
-        };
+        let answer = self.peer.call(TrafficClass::Control, body, timeout).await;
+        let answer = answer.map_err(|error| rpc_error(&self.peer, action, timeout, &error))?;
         decode(answer).map_err(|malformed| NetworkError::new(&malformed).into())
+    }
+}
+
+fn rpc_error(peer: &Peer, action: RPCTypes, timeout: Duration, error: &PeerError) -> RPCError<Types> {
+    match error {
+        PeerError::Unreachable { .. } => Unreachable::new(error).into(),
+        PeerError::Broken | PeerError::Refused { .. } => NetworkError::new(error).into(),
+        PeerError::Timeout => Timeout { action, id: peer.from.0, target: peer.to.0, timeout }.into(),
     }
 }
 
 impl RaftNetworkV2<Types> for Client {
     type SnapshotData = Bytes;
 
+    /// A heartbeat; entries go through [`Self::stream_append`].
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let timeout = if request.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
-        let body = rpc::encode_append(request);
-        self.call(RPCTypes::AppendEntries, body, timeout, rpc::decode_appended).await
+        let body = rpc::encode_heartbeat(request);
+        self.call(RPCTypes::AppendEntries, body, option.hard_ttl(), rpc::decode_appended).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        if self.class == TrafficClass::Control {
+            // A heartbeat is a stream of one request to openraft. It must not wait behind appends, nor break them.
+            return stream_append_sequential(self, input, option);
+        }
+        let appended = AppendStream::new(self.peer.clone(), input).answers();
+        Box::pin(async move { Ok(appended) })
     }
 
     async fn vote(
@@ -131,13 +145,19 @@ impl RaftNetworkV2<Types> for Client {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        option: RPCOption,
+        _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let body = rpc::encode_snapshot(&vote, snapshot);
-        let sent = self.call(RPCTypes::InstallSnapshot, body, option.hard_ttl(), rpc::decode_installed);
+        let Self { peers, peer, transfer, .. } = self;
+        let sent = async {
+            let _slot = peers.outgoing_transfers.acquire().await;
+            SnapshotTransfer::resume(transfer, peer, vote, snapshot).run(peer).await
+        };
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            answer = sent => answer.map_err(StreamingError::from),
+            answer = sent => answer.map_err(|error| {
+                let timeout = snapshot_transfer::CHUNK_TIMEOUT;
+                rpc_error(peer, RPCTypes::InstallSnapshot, timeout, &error).into()
+            }),
         }
     }
 

@@ -1,31 +1,26 @@
-//! The seam between replicas: messages go out through a [`PeerTransport`] and come in through an [`Inbox`].
+//! The seam between nodes: messages leave through a [`PeerConnection`] and arrive at the [`Inbox`](crate::Inbox).
 //!
-//! Messages are opaque here and to the transport; it carries them to (group, replica) and brings the answer back.
+//! There is one connection per peer node, which all groups of a host share. No group owns a stream: a message names its
+//! group, its sender and its addressee, so that a transport may share credit and heartbeats among groups. Bodies are
+//! opaque to the transport.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, btree_map},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod peers;
+mod requests;
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use fanfare_log::Payload;
 use futures_util::future::BoxFuture;
-use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-use crate::{
-    apply::Adapter,
-    entry::{Types, voters},
-    id::{GroupId, ReplicaId},
-    rpc::{self, Request},
+pub(crate) use self::{
+    peers::Peers,
+    requests::{Answered, Peer, Requests, SequenceId},
 };
+use crate::id::{GroupId, ReplicaId};
 
 /// Traffic that must not wait for other traffic of the same peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TrafficClass {
     /// Votes, heartbeats, leadership transfers.
     Control,
@@ -33,152 +28,85 @@ pub enum TrafficClass {
     Snapshot,
 }
 
-/// One request of a group's replica to another of its replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageKind {
+    Request,
+    /// The receiver's answer to the request of the same correlation.
+    Answer,
+    /// The receiver did not take the request. The body is the reason, as text.
+    Refusal,
+}
+
+/// One message of a group's replica to another of its replicas.
 #[derive(Clone, Debug)]
 pub struct Message {
     pub group: GroupId,
-    /// The addressee. The receiver refuses messages for any other replica.
+    pub from: ReplicaId,
+    /// The addressee. The receiver refuses requests for any other replica.
     pub to: ReplicaId,
-    /// Node and address of the addressee.
-    pub node: u64,
-    pub address: String,
-    pub class: TrafficClass,
+    pub kind: MessageKind,
+    /// Unique among the requests of a host. An answer carries that of its request.
+    pub correlation: u64,
     /// Opaque; its parts share memory with the log.
     pub body: Payload,
-    /// Time after which nobody waits for the answer. A transport gives up by then, whatever the peer does: a peer that
-    /// takes messages and never answers would keep the log from being purged.
-    pub timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// Not worth an immediate retry.
-    #[error("replica {replica} of {group} is unreachable: {reason}")]
-    Unreachable { group: GroupId, replica: ReplicaId, reason: String },
-    #[error("replica {replica} of {group} did not answer in time")]
-    Timeout { group: GroupId, replica: ReplicaId },
-    /// The receiver does not take the message.
-    #[error("message refused: {0}")]
-    Refused(&'static str),
+    #[error("peer is unreachable: {reason}")]
+    Unreachable { reason: String },
+    /// The connection broke while the request was under way.
+    #[error("connection broke before the answer")]
+    Broken,
+    #[error("peer did not answer in time")]
+    Timeout,
+    /// The receiver did not take the request.
+    #[error("request refused: {reason}")]
+    Refused { reason: String },
 }
 
-/// Carries Raft messages between replicas of different nodes.
+/// Connects a node with its peers.
 pub trait PeerTransport: Send + Sync + 'static {
-    /// Brings the message to the [`Inbox`] of its node and the answer back. Messages of one class to one replica are
-    /// delivered in the order of the calls.
-    fn call(&self, message: Message) -> BoxFuture<'static, Result<Bytes, PeerError>>;
+    /// The connection to a node, for all groups of the host. Returns at once; the connection is established, and after a
+    /// break established again, when something is sent.
+    fn connect(&self, node: u64, address: &str) -> Arc<dyn PeerConnection>;
 }
 
-/// The transport of a node without peers: every call answers unreachable.
+/// Carries messages to one peer node, and takes part in bringing its messages to this node's inbox.
+///
+/// Messages of one class arrive in the order in which they were sent, or not at all. Loss, reordering and duplicates cost
+/// time, but neither safety nor progress. Classes do not wait for each other, and every queue has a limit in count and
+/// bytes.
+pub trait PeerConnection: Send + Sync + 'static {
+    /// Queues a message; waits while the queue of its class is full. A message whose future was dropped before it was
+    /// ready is not sent.
+    ///
+    /// # Errors
+    /// If the peer is known to be unreachable.
+    fn send(&self, class: TrafficClass, message: Message) -> BoxFuture<'static, Result<(), PeerError>>;
+
+    /// Number of times that this connection broke. What was under way at a break is lost, answers included.
+    fn breaks(&self) -> watch::Receiver<u64>;
+}
+
+/// The transport of a node without peers: every request is answered as unreachable.
 pub struct NoPeers;
 
 impl PeerTransport for NoPeers {
-    fn call(&self, message: Message) -> BoxFuture<'static, Result<Bytes, PeerError>> {
-        let Message { group, to: replica, .. } = message;
-        let reason = "this node has no peers".to_owned();
-        Box::pin(async move { Err(PeerError::Unreachable { group, replica, reason }) })
+    fn connect(&self, _node: u64, _address: &str) -> Arc<dyn PeerConnection> {
+        Arc::new(NoConnection(watch::Sender::default()))
     }
 }
 
-/// The open groups of one host, as a transport delivers to them. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Inbox {
-    groups: Arc<Mutex<BTreeMap<GroupId, Endpoint>>>,
-}
+struct NoConnection(watch::Sender<u64>);
 
-impl Inbox {
-    /// Handles one message for replica `to` of `group`; returns the answer to bring back.
-    ///
-    /// # Errors
-    /// If that replica is not open here, has stopped, or cannot read the message.
-    pub async fn receive(&self, group: GroupId, to: ReplicaId, body: Bytes) -> Result<Bytes, PeerError> {
-        let endpoint = self.groups.lock().get(&group).cloned();
-        let endpoint = endpoint.ok_or(PeerError::Refused("the group is not open here"))?;
-        if endpoint.replica != to {
-            return Err(PeerError::Refused("it is for another replica"));
-        }
-        endpoint.receive(body).await
+impl PeerConnection for NoConnection {
+    fn send(&self, _class: TrafficClass, _message: Message) -> BoxFuture<'static, Result<(), PeerError>> {
+        Box::pin(async { Err(PeerError::Unreachable { reason: "this node has no peers".to_owned() }) })
     }
 
-    /// # Panics
-    /// If the group is open already.
-    pub(crate) fn register(&self, group: GroupId, endpoint: Endpoint) -> Registration {
-        let mut groups = self.groups.lock();
-        let btree_map::Entry::Vacant(vacant) = groups.entry(group) else {
-            panic!("group {group} is open on this host already");
-        };
-        vacant.insert(endpoint);
-        drop(groups);
-        Registration { inbox: self.clone(), group, removed: AtomicBool::new(false) }
-    }
-}
-
-/// An open group's row in the table. Removed on drop.
-pub(crate) struct Registration {
-    inbox: Inbox,
-    group: GroupId,
-    removed: AtomicBool,
-}
-
-impl Registration {
-    pub(crate) fn remove(&self) {
-        // Only once: after a shutdown the row may already be that of the reopened group.
-        if !self.removed.swap(true, Ordering::AcqRel) {
-            self.inbox.groups.lock().remove(&self.group);
-        }
-    }
-}
-
-/// One open replica as the receiver of messages.
-#[derive(Clone)]
-pub(crate) struct Endpoint {
-    pub(crate) replica: ReplicaId,
-    pub(crate) raft: openraft::Raft<Types, Adapter>,
-    /// Until then no vote is granted: a leader may count on a lease that this replica granted before its restart and
-    /// has forgotten since.
-    pub(crate) silent_until: Option<Instant>,
-}
-
-impl Endpoint {
-    async fn receive(&self, body: Bytes) -> Result<Bytes, PeerError> {
-        let stopped = PeerError::Refused("the group has stopped");
-        let request = Request::decode(body).map_err(|malformed| PeerError::Refused(malformed.0))?;
-        let answer = match request {
-            Request::Append(append) => {
-                self.raft.append_entries(append).await.map(|r| rpc::encode_appended(&r))
-            }
-            Request::Vote(_) | Request::PreVote(_) if self.owes_silence().await => {
-                return Err(PeerError::Refused("it started less than a leader's lease ago"));
-            }
-            Request::Vote(vote) => self.raft.vote(vote).await.map(|r| rpc::encode_voted(&r)),
-            Request::PreVote(vote) => self.raft.pre_vote(vote).await.map(|r| rpc::encode_voted(&r)),
-            Request::Snapshot { vote, snapshot } => {
-                let installed = self.raft.install_full_snapshot(vote, snapshot).await;
-                return installed.map(|r| rpc::encode_installed(&r)).map_err(|_| stopped);
-            }
-            Request::TransferLeader(transfer) => {
-                let transferred = self.raft.handle_transfer_leader(transfer).await;
-                return transferred.map(|r| rpc::encode_transferred(&r)).map_err(|_| stopped);
-            }
-        };
-        answer.map_err(|_| stopped)
-    }
-
-    async fn owes_silence(&self) -> bool {
-        if self.silent_until.is_none_or(|until| until <= Instant::now()) {
-            return false;
-        }
-        // A sole voter has no peer whose lease it could break.
-        let own = BTreeSet::from([self.replica.0]);
-        let is_sole_voter = self
-            .raft
-            .with_raft_state(move |state| voters(state.membership_state.effective().membership()) == own);
-        !is_sole_voter.await.unwrap_or(false)
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.remove();
+    fn breaks(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
     }
 }

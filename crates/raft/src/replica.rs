@@ -30,10 +30,10 @@ use crate::{
     group::GroupOptions,
     host::{Host, engine_config},
     id::{GroupId, ReplicaId},
+    inbox::{Endpoint, EndpointTasks, Registration},
     log_storage::LogStorage,
     machine::{Machine, Proposal},
     network::Network,
-    peer::{Endpoint, Registration},
     proposal::{PendingProposal, write_error},
     recovery::Recovery,
     role::{Role, RoleTask},
@@ -88,7 +88,7 @@ impl Replica {
             applied_leader: watch::Sender::new(None),
         };
         let applier = recover(applier, group, &environment).await?;
-        let network = Network { transport: host.transport().clone(), identity };
+        let network = Network { peers: host.peers().clone(), identity };
         let storage = LogStorage::new(log, applier.installed.clone(), environment);
         let damage = storage.damage();
         let failed = |reason: String| match damage.get() {
@@ -103,7 +103,9 @@ impl Replica {
         let role = watch::Sender::new(Role::Unknown);
         let lease = Duration::from_millis(host.timing().election_max_ms);
         let silent_until = has_voted.then(|| time::Instant::now() + lease);
-        let endpoint = Endpoint { replica, raft: raft.clone(), silent_until };
+        let receiving = EndpointTasks { tasks: tasks.clone(), stop: stop.clone() };
+        let transfers = host.inbox().transfers().clone();
+        let endpoint = Endpoint::new(replica, raft.clone(), silent_until, transfers, receiving);
         let open = Self {
             identity,
             raft: raft.clone(),

@@ -3,43 +3,66 @@
 //! An entry's payload travels as the parts it has in the log, and is a slice of the message on the other
 //! side.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+mod chunk;
+
+use bytes::{BufMut, Bytes, BytesMut};
 use fanfare_log::Payload;
-use openraft::entry::RaftEntry;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+use openraft::{
+    entry::RaftEntry,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult,
+        TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
 };
 
-use crate::codec::{self, Malformed};
-use crate::entry::{Entry, EntryPayload, Snapshot, SnapshotMeta, Types, Vote};
-use crate::machine::{KIND_BLANK, KIND_MEMBERSHIP, Proposal};
+pub(crate) use self::chunk::{Chunk, ChunkAnswer, SnapshotHeader};
+use crate::{
+    codec::{self, Malformed},
+    entry::{Entry, EntryPayload, Types},
+    machine::{KIND_BLANK, KIND_MEMBERSHIP, Proposal},
+    peer::SequenceId,
+};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-const APPEND: u8 = 1;
+const HEARTBEAT: u8 = 1;
 const VOTE: u8 = 2;
 const PRE_VOTE: u8 = 3;
-const SNAPSHOT: u8 = 4;
+const SNAPSHOT_CHUNK: u8 = 4;
 const TRANSFER_LEADER: u8 = 5;
+const APPEND: u8 = 6;
 
 /// A message as the receiver sees it.
 pub(crate) enum Request {
-    Append(AppendEntriesRequest<Types>),
+    /// An append without entries, outside of every stream.
+    Heartbeat(AppendEntriesRequest<Types>),
+    Append(StreamedAppend),
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
-    Snapshot { vote: Vote, snapshot: Snapshot },
+    SnapshotChunk(Chunk),
     TransferLeader(TransferLeaderRequest<Types>),
+}
+
+/// An append with its place in an append stream.
+pub(crate) struct StreamedAppend {
+    pub(crate) stream: SequenceId,
+    /// 0 for the first append of the stream.
+    pub(crate) number: u64,
+    pub(crate) request: AppendEntriesRequest<Types>,
 }
 
 impl Request {
     pub(crate) fn decode(mut from: Bytes) -> Result<Self, Malformed> {
         codec::expect_version(&mut from, VERSION, "message version")?;
         let request = match codec::take_u8(&mut from)? {
-            APPEND => Self::Append(take_append(&mut from)?),
+            HEARTBEAT => Self::Heartbeat(take_heartbeat(&mut from)?),
+            APPEND => {
+                let (stream, number) = (take_sequence(&mut from)?, codec::take_u64(&mut from)?);
+                Self::Append(StreamedAppend { stream, number, request: take_append(&mut from)? })
+            }
             VOTE => Self::Vote(take_vote_request(&mut from)?),
             PRE_VOTE => Self::PreVote(take_vote_request(&mut from)?),
-            SNAPSHOT => take_snapshot(&mut from)?,
+            SNAPSHOT_CHUNK => Self::SnapshotChunk(Chunk::take(&mut from)?),
             TRANSFER_LEADER => {
                 let (vote, to) = (codec::take_vote(&mut from)?, codec::take_u64(&mut from)?);
                 let last = codec::take_log_id_option(&mut from)?;
@@ -52,8 +75,19 @@ impl Request {
     }
 }
 
-pub(crate) fn encode_append(request: AppendEntriesRequest<Types>) -> Payload {
+pub(crate) fn encode_heartbeat(request: AppendEntriesRequest<Types>) -> Payload {
+    assert!(request.entries.is_empty(), "entries go through an append stream");
+    put_append(vec![VERSION, HEARTBEAT], request)
+}
+
+pub(crate) fn encode_append(append: StreamedAppend) -> Payload {
     let mut head = vec![VERSION, APPEND];
+    put_sequence(&mut head, append.stream);
+    head.put_u64_le(append.number);
+    put_append(head, append.request)
+}
+
+fn put_append(mut head: Vec<u8>, request: AppendEntriesRequest<Types>) -> Payload {
     codec::put_vote(&mut head, &request.vote);
     codec::put_log_id_option(&mut head, request.prev_log_id.as_ref());
     codec::put_log_id_option(&mut head, request.leader_commit.as_ref());
@@ -75,6 +109,11 @@ fn put_entry(parts: &mut Vec<Bytes>, entry: Entry) {
     head.put_u32_le(u32::try_from(frame.payload.len()).expect("the log refuses payloads of 4 GiB"));
     parts.push(head.into());
     parts.extend_from_slice(frame.payload.parts());
+}
+
+fn take_heartbeat(from: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malformed> {
+    let request = take_append(from)?;
+    if request.entries.is_empty() { Ok(request) } else { Err(Malformed("heartbeat: it has entries")) }
 }
 
 fn take_append(from: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malformed> {
@@ -122,23 +161,6 @@ fn take_vote_request(from: &mut Bytes) -> Result<VoteRequest<Types>, Malformed> 
     Ok(request)
 }
 
-pub(crate) fn encode_snapshot(vote: &Vote, snapshot: Snapshot) -> Payload {
-    let mut out = vec![VERSION, SNAPSHOT];
-    codec::put_vote(&mut out, vote);
-    codec::put_log_id_option(&mut out, snapshot.meta.last_log_id.as_ref());
-    codec::put_stored_membership(&mut out, &snapshot.meta.last_membership);
-    Payload::new(vec![out.into(), snapshot.snapshot])
-}
-
-fn take_snapshot(from: &mut Bytes) -> Result<Request, Malformed> {
-    let vote = codec::take_vote(from)?;
-    let last_log_id = codec::take_log_id_option(from)?;
-    let last_membership = codec::take_stored_membership(from)?;
-    let meta = SnapshotMeta { last_log_id, last_membership };
-    let data = from.copy_to_bytes(from.remaining());
-    Ok(Request::Snapshot { vote, snapshot: Snapshot { meta, snapshot: data } })
-}
-
 pub(crate) fn encode_transfer(request: &TransferLeaderRequest<Types>) -> Payload {
     let mut out = vec![VERSION, TRANSFER_LEADER];
     codec::put_vote(&mut out, request.from_leader());
@@ -177,6 +199,47 @@ pub(crate) fn decode_appended(mut from: Bytes) -> Result<AppendEntriesResponse<T
     Ok(response)
 }
 
+/// The answer to one append of a stream.
+pub(crate) fn encode_stream_appended(result: &StreamAppendResult<Types>) -> Bytes {
+    let mut out = vec![VERSION];
+    match result {
+        Ok(matching) => {
+            out.put_u8(0);
+            codec::put_log_id_option(&mut out, matching.as_ref());
+        }
+        Err(StreamAppendError::Conflict(at)) => {
+            out.put_u8(1);
+            codec::put_log_id(&mut out, at);
+        }
+        Err(StreamAppendError::HigherVote(vote)) => {
+            out.put_u8(2);
+            codec::put_vote(&mut out, vote);
+        }
+    }
+    out.into()
+}
+
+pub(crate) fn decode_stream_appended(mut from: Bytes) -> Result<StreamAppendResult<Types>, Malformed> {
+    codec::expect_version(&mut from, VERSION, "answer version")?;
+    let result = match codec::take_u8(&mut from)? {
+        0 => Ok(codec::take_log_id_option(&mut from)?),
+        1 => Err(StreamAppendError::Conflict(codec::take_log_id(&mut from)?)),
+        2 => Err(StreamAppendError::HigherVote(codec::take_vote(&mut from)?)),
+        _ => return Err(Malformed("answer kind")),
+    };
+    codec::finish(from, "answer")?;
+    Ok(result)
+}
+
+fn put_sequence(out: &mut Vec<u8>, sequence: SequenceId) {
+    out.put_u64_le(sequence.session);
+    out.put_u64_le(sequence.number);
+}
+
+fn take_sequence(from: &mut Bytes) -> Result<SequenceId, Malformed> {
+    Ok(SequenceId { session: codec::take_u64(from)?, number: codec::take_u64(from)? })
+}
+
 pub(crate) fn encode_voted(response: &VoteResponse<Types>) -> Bytes {
     let mut out = vec![VERSION];
     codec::put_vote(&mut out, &response.vote);
@@ -192,19 +255,6 @@ pub(crate) fn decode_voted(mut from: Bytes) -> Result<VoteResponse<Types>, Malfo
     let last_log_id = codec::take_log_id_option(&mut from)?;
     codec::finish(from, "answer")?;
     Ok(VoteResponse::new(vote, last_log_id, granted))
-}
-
-pub(crate) fn encode_installed(response: &SnapshotResponse<Types>) -> Bytes {
-    let mut out = vec![VERSION];
-    codec::put_vote(&mut out, &response.vote);
-    out.into()
-}
-
-pub(crate) fn decode_installed(mut from: Bytes) -> Result<SnapshotResponse<Types>, Malformed> {
-    codec::expect_version(&mut from, VERSION, "answer version")?;
-    let response = SnapshotResponse::new(codec::take_vote(&mut from)?);
-    codec::finish(from, "answer")?;
-    Ok(response)
 }
 
 pub(crate) fn encode_transferred(response: &TransferLeaderResponse<Types>) -> Bytes {
@@ -245,6 +295,9 @@ pub(crate) fn decode_transferred(mut from: Bytes) -> Result<TransferLeaderRespon
 
 /// The message in one piece, as it is on a wire.
 pub(crate) fn joined(body: &Payload) -> Bytes {
+    if let [whole] = body.parts() {
+        return whole.clone();
+    }
     let mut whole = BytesMut::with_capacity(body.len());
     body.parts().iter().for_each(|part| whole.extend_from_slice(part));
     whole.freeze()

@@ -1,6 +1,7 @@
 //! Groups of real replicas in one process, over the log's in-memory file system or a temporary directory.
 
 mod anchored;
+mod cluster;
 mod crash;
 mod group_of_one;
 mod ledger;
@@ -8,3 +9,4 @@ mod node;
 mod recovery;
 mod repair;
 mod store_suite;
+mod transport;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::entry::{LeaderId, LogId};
+use crate::entry::{LeaderId, LogId, SnapshotMeta, Vote};
 
 fn log_id(term: u64, index: u64) -> LogId {
     LogId { leader_id: LeaderId { term, node_id: 3 }, index }
@@ -11,6 +11,12 @@ fn vote() -> Vote {
 
 fn decoded(body: &Payload) -> Request {
     Request::decode(joined(body)).map_err(|e| e.to_string()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+const STREAM: SequenceId = SequenceId { session: 7, number: 8 };
+
+fn streamed(request: AppendEntriesRequest<Types>) -> Payload {
+    encode_append(StreamedAppend { stream: STREAM, number: 3, request })
 }
 
 fn append() -> AppendEntriesRequest<Types> {
@@ -29,7 +35,9 @@ fn append() -> AppendEntriesRequest<Types> {
 
 #[test]
 fn an_append_arrives_as_it_was_sent() {
-    let Request::Append(received) = decoded(&encode_append(append())) else { panic!("not an append") };
+    let Request::Append(streamed) = decoded(&streamed(append())) else { panic!("not an append") };
+    assert_eq!((streamed.stream, streamed.number), (STREAM, 3));
+    let received = streamed.request;
     let sent = append();
     assert_eq!(
         (received.vote, received.prev_log_id, received.leader_commit),
@@ -48,19 +56,42 @@ fn a_message_shares_the_payload_with_the_log() {
     let entry = append().entries.pop().unwrap();
     let EntryPayload::Application(proposal) = &entry.payload else { panic!("not a proposal") };
     let part = proposal.payload.parts()[0].as_ptr();
-    let body = encode_append(AppendEntriesRequest { entries: vec![entry], ..append() });
+    let body = streamed(AppendEntriesRequest { entries: vec![entry], ..append() });
     assert!(body.parts().iter().any(|sent| sent.as_ptr() == part));
 }
 
 #[test]
 fn a_cut_or_longer_append_is_refused() {
-    let bytes = joined(&encode_append(append()));
+    let bytes = joined(&streamed(append()));
     for end in 0..bytes.len() {
         assert!(Request::decode(bytes.slice(..end)).is_err(), "cut at {end}");
     }
     let mut longer = bytes.to_vec();
     longer.push(0);
     assert!(Request::decode(longer.into()).is_err());
+}
+
+#[test]
+fn a_heartbeat_with_entries_is_refused() {
+    let heartbeat = AppendEntriesRequest { entries: Vec::new(), ..append() };
+    let bytes = joined(&encode_heartbeat(heartbeat));
+    let Ok(Request::Heartbeat(received)) = Request::decode(bytes.clone()) else { panic!("not a heartbeat") };
+    assert_eq!(received.prev_log_id, append().prev_log_id);
+    let with_entries = joined(&put_append(vec![VERSION, HEARTBEAT], append()));
+    assert!(with_entries.len() > bytes.len());
+    assert!(Request::decode(with_entries).is_err());
+}
+
+#[test]
+fn a_chunk_arrives_as_it_was_sent_and_never_ends_behind_its_snapshot() {
+    let meta = SnapshotMeta { last_log_id: Some(log_id(4, 8)), last_membership: Default::default() };
+    let header = SnapshotHeader { transfer: STREAM, vote: vote(), meta, total_bytes: 9, checksum: 10 };
+    let data = Bytes::from_static(b"chunk");
+    let chunk = Chunk { header, offset: 4, checksum: 11, data };
+    let Request::SnapshotChunk(received) = decoded(&chunk.clone().encode()) else { panic!("not a chunk") };
+    assert_eq!(received, chunk);
+    let beyond = Chunk { offset: 5, ..chunk };
+    assert!(Request::decode(joined(&beyond.encode())).is_err());
 }
 
 #[test]
@@ -93,8 +124,20 @@ fn answers_arrive_as_they_were_sent() {
     }
     let voted = VoteResponse::new(vote(), upto, true);
     assert_eq!(decode_voted(encode_voted(&voted)), Ok(voted));
-    let installed = SnapshotResponse::new(vote());
-    assert_eq!(decode_installed(encode_installed(&installed)), Ok(installed));
+    let streamed = [
+        Ok(upto),
+        Ok(None),
+        Err(StreamAppendError::Conflict(log_id(4, 8))),
+        Err(StreamAppendError::HigherVote(vote())),
+    ];
+    for answer in streamed {
+        assert_eq!(decode_stream_appended(encode_stream_appended(&answer)), Ok(answer));
+    }
+    let chunks =
+        [ChunkAnswer::Received { next: 9 }, ChunkAnswer::Restart, ChunkAnswer::Installed { vote: vote() }];
+    for answer in chunks {
+        assert_eq!(ChunkAnswer::decode(answer.encode()), Ok(answer));
+    }
     let transferred = [
         Ok(()),
         Err(TransferLeaderError::VoteChanged { expected: vote(), actual: vote() }),

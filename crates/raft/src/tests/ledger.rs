@@ -11,6 +11,7 @@ use crate::{Anchor, ApplyMode, Proposal, RestoreError, StateMachine};
 
 pub(super) const ADD: u8 = 1;
 const TRIM: u8 = 2;
+const ANCHOR_BYTES: usize = 32;
 
 /// Counts what was asked of a machine, across its restarts.
 #[derive(Default)]
@@ -53,6 +54,8 @@ pub(super) struct Ledger {
     /// Of every payload byte ever applied, trimmed or not.
     pub(super) sum: u64,
     pub(super) anchor: Option<Anchor>,
+    /// Makes checkpoints of machines with an anchor as large as a test wants them.
+    pub(super) padding: Vec<u8>,
     pub(super) applied: watch::Sender<Position>,
     calls: Arc<Calls>,
 }
@@ -64,7 +67,8 @@ impl Ledger {
     }
 
     pub(super) fn unanchored(calls: Arc<Calls>) -> Self {
-        Self { seen: Vec::new(), sum: 0, anchor: None, applied: watch::Sender::default(), calls }
+        let (seen, padding) = (Vec::new(), Vec::new());
+        Self { seen, sum: 0, anchor: None, padding, applied: watch::Sender::default(), calls }
     }
 
     fn note(&mut self, frame: &Frame) {
@@ -101,7 +105,10 @@ impl StateMachine for Ledger {
 
     fn checkpoint(&self) -> Vec<u8> {
         let mut out = self.sum.to_le_bytes().to_vec();
-        out.extend(self.anchor.map(encode_anchor).unwrap_or_default());
+        if let Some(anchor) = self.anchor {
+            out.extend(encode_anchor(anchor));
+            out.extend(&self.padding);
+        }
         out
     }
 
@@ -110,6 +117,7 @@ impl StateMachine for Ledger {
         let (sum, anchor) = bytes.split_first_chunk().ok_or(RestoreError("cut short"))?;
         self.sum = u64::from_le_bytes(*sum);
         self.anchor = if anchor.is_empty() { None } else { Some(decode_anchor(anchor)?) };
+        self.padding = anchor.get(ANCHOR_BYTES..).map(<[u8]>::to_vec).unwrap_or_default();
         self.seen.clear();
         Ok(())
     }
