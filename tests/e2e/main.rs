@@ -7,3 +7,4 @@ mod damage;
 mod full_disk;
 mod real_input;
 mod start;
+mod unusable_entry;

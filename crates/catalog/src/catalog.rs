@@ -260,14 +260,22 @@ async fn open_group(
     };
     let group = host.open(GROUP, FOUNDER, log, machine, options).await.map_err(OpenError::Group)?;
     let own = Member { replica: FOUNDER, node, address: String::new() };
-    group.initialize(vec![own]).await.map_err(|_| OpenError::Failed)?;
+    let failed = || OpenError::Failed { reason: failure_of(&group) };
+    group.initialize(vec![own]).await.map_err(|_| failed())?;
     let mut role = group.role();
     // A leader has applied the first entry of its term, so every earlier entry too.
     let decided = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
     match time::timeout(LEADER_WAIT, decided).await.map(|role| role.map(|role| *role)) {
         Ok(Ok(Role::Leader { .. })) => Ok(group),
-        Ok(_) => Err(OpenError::Failed),
+        Ok(_) => Err(failed()),
         Err(_) => Err(OpenError::NoLeader { waited_s: LEADER_WAIT.as_secs() }),
+    }
+}
+
+fn failure_of(group: &Group<Machine>) -> String {
+    match group.failure() {
+        Some(failure) => format!("{failure}; {}", failure.remedy()),
+        None => "the node's log names the cause".to_owned(),
     }
 }
 

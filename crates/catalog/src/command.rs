@@ -168,11 +168,11 @@ pub(crate) struct CreatedSubscription {
 /// understand them, so they fail the group.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CommandError {
-    #[error("is of version {version} and this program knows up to {VERSION}: run the newer program again")]
+    #[error("is of version {version} and this program knows up to {VERSION}")]
     Newer { version: u32 },
     #[error("is of version {version}, written by an older program: this one reads from {VERSION} on")]
     Older { version: u32 },
-    #[error("is of the unknown kind {kind}: run the newer program again")]
+    #[error("is of the unknown kind {kind}")]
     UnknownKind { kind: u8 },
     #[error("is malformed: {0}")]
     Malformed(String),

@@ -91,9 +91,10 @@ pub enum OpenError {
     Group(#[source] fanfare_raft::OpenError),
     #[error("open the catalog's log")]
     Log(#[source] fanfare_log::OpenError),
-    /// The group failed while it started; its log lines say of what.
-    #[error("open the catalog: its group failed")]
-    Failed,
+    /// The group failed while it started. `reason` names the entry and the remedy; empty if the disk failed, which is
+    /// in the node's log.
+    #[error("open the catalog: its group failed: {reason}")]
+    Failed { reason: String },
     #[error("open the catalog: no leader within {waited_s} s")]
     NoLeader { waited_s: u64 },
     #[error("register this node in the catalog")]

@@ -9,8 +9,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use fanfare_log::{Frame, Log, Position, ReadError};
-use fanfare_raft::{Anchor, ApplyMode, RestoreError, StateMachine};
+use fanfare_log::{Frame, Log, Position};
+use fanfare_raft::{Anchor, ApplyMode, MachineError, RecoveryError, StateMachine};
 use tokio::sync::watch;
 
 use crate::{
@@ -82,13 +82,11 @@ impl Machine {
 impl StateMachine for Machine {
     type Reply = Reply;
 
-    /// # Panics
+    /// # Errors
     /// If the entry is no command of this program's format. Passing over it would make this replica differ from those
     /// that understand it.
-    fn apply(&mut self, frame: &Frame, _mode: ApplyMode) -> Reply {
-        self.apply_frame(frame).unwrap_or_else(|error| {
-            panic!("catalog stopped: the command at index {} {error}", frame.header.position.index)
-        })
+    fn apply(&mut self, frame: &Frame, _mode: ApplyMode) -> Result<Reply, MachineError> {
+        self.apply_frame(frame).map_err(machine_error)
     }
 
     fn publish(&self, position: Position) {
@@ -112,11 +110,13 @@ impl StateMachine for Machine {
         self.state.encode()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        let restored = State::decode(bytes).map_err(|error| match error {
-            DocumentError::Newer => RestoreError("the catalog's state was written by a newer program"),
-            DocumentError::Older => RestoreError("the catalog's state was written by an older program"),
-            DocumentError::Malformed => RestoreError("the catalog's state is malformed"),
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
+        let restored = State::decode(bytes).map_err(|error| {
+            let detail = error.to_string();
+            match error {
+                DocumentError::Newer => MachineError::Newer { detail },
+                DocumentError::Older | DocumentError::Malformed => MachineError::Invalid { detail },
+            }
         })?;
         if restored.applied_index() > self.state.applied_index() {
             self.state = restored;
@@ -130,7 +130,7 @@ impl StateMachine for Machine {
 
     /// Applies commands that the group had applied and the checkpoint does not contain. A program that stopped at a
     /// command of a newer one may have left such commands; ordinarily only entries of the group's own are there.
-    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError> {
+    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), RecoveryError> {
         let purged = log.bounds().purged.map_or(0, |purged| purged.index);
         let mut next = self.state.applied_index().max(purged) + 1;
         while next <= upto.index {
@@ -140,13 +140,19 @@ impl StateMachine for Machine {
             for frame in frames.iter().filter(|frame| !GROUP_KINDS.contains(&frame.header.kind)) {
                 let index = frame.header.position.index;
                 // Nobody waits for the replies of a start.
-                self.apply_frame(frame).map(drop).map_err(|error| ReadError::Io {
-                    path: format!("the catalog's command at index {index}"),
-                    message: format!("it {error}"),
-                })?;
+                let applied = self.apply_frame(frame).map(drop);
+                applied.map_err(|error| RecoveryError::Entry { index, source: machine_error(error) })?;
             }
         }
         Ok(())
+    }
+}
+
+fn machine_error(error: CommandError) -> MachineError {
+    let detail = format!("the command {error}");
+    match error {
+        CommandError::Newer { .. } | CommandError::UnknownKind { .. } => MachineError::Newer { detail },
+        CommandError::Older { .. } | CommandError::Malformed(_) => MachineError::Invalid { detail },
     }
 }
 

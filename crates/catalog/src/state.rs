@@ -3,6 +3,7 @@
 
 mod accounts;
 mod brokers;
+mod changed;
 mod document;
 mod event_types;
 mod schemas;

@@ -111,7 +111,7 @@ impl Command {
         let mut fields = Decoder(bytes);
         match fields.u16()? {
             VERSION => {}
-            version => return Err(CodecError::Version { what: "command", version }),
+            version => return Err(CodecError::Version { what: "command", version, known: VERSION }),
         }
         let command = match fields.u8()? {
             1 => Self::Attach {

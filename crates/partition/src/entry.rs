@@ -229,7 +229,7 @@ impl EntryTable {
         let mut head = Decoder(&head);
         match head.u16()? {
             VERSION => {}
-            version => return Err(CodecError::Version { what: "entry", version }),
+            version => return Err(CodecError::Version { what: "entry", version, known: VERSION }),
         }
         if head.u16()? != 0 {
             return Err(CodecError::Value("entry head"));

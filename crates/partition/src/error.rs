@@ -124,8 +124,8 @@ pub(crate) enum CodecError {
     Short,
     #[error("bytes are left over")]
     Trailing,
-    #[error("{what} of version {version} was written by another version of this program")]
-    Version { what: &'static str, version: u16 },
+    #[error("{what} of version {version}, and this program knows version {known}")]
+    Version { what: &'static str, version: u16, known: u16 },
     #[error("{0} has no such value")]
     Value(&'static str),
     #[error("the checksum does not match")]

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use fanfare_log::{Frame, FrameHeader, Log, Position, ReadError};
 use fanfare_model::{AccountId, Offset, Stream, Timestamp};
-use fanfare_raft::{Anchor, ApplyMode, RestoreError, StateMachine};
+use fanfare_raft::{Anchor, ApplyMode, MachineError, RecoveryError, StateMachine};
 use tokio::sync::watch;
 
 use crate::{
@@ -90,20 +90,11 @@ impl Machine {
     }
 
     fn apply_frame(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, ApplyError> {
+        // Decoded before anything changes: after an error the machine is still read.
+        let entry = entry_of(frame)?;
         let reply = self.state.apply(frame, mode)?;
-        self.remember_identities(frame)?;
+        self.remember(&frame.header, entry.as_ref().map(Entry::table))?;
         Ok(reply)
-    }
-
-    /// Adds the identities of a frame's events to the dedup window.
-    fn remember_identities(&mut self, frame: &Frame) -> Result<(), ApplyError> {
-        let header = &frame.header;
-        if header.kind != entry::KIND {
-            return self.remember(header, None);
-        }
-        let entry = Entry::decode(&frame.payload, header.count)
-            .map_err(|source| ApplyError::Decode { index: header.position.index, source })?;
-        self.remember(header, Some(entry.table()))
     }
 
     /// Adds the identities of an entry's table, or those of a filler.
@@ -124,7 +115,7 @@ impl Machine {
     }
 
     /// Observes the frames of `from..=last` by their headers and tables; payloads are skipped on disk.
-    fn observe_tables(&mut self, log: &Log, from: u64, last: u64) -> Result<(), ReadError> {
+    fn observe_tables(&mut self, log: &Log, from: u64, last: u64) -> Result<(), RecoveryError> {
         let mut next = from;
         while next <= last {
             let (mut unproven, mut failed) = (None, None);
@@ -154,14 +145,16 @@ impl Machine {
                 }
             })?;
             if let Some(error) = failed {
-                return Err(unusable(&error));
+                return Err(recover_error(&error));
             }
             // The whole frame has a checksum of its own: reading it tells damage from an entry of another version.
             next = match unproven {
                 Some(index) => {
                     for frame in &log.read(index, index + 1, 1)? {
+                        let entry = entry_of(frame).map_err(|error| recover_error(&error))?;
                         self.state.observe(&frame.header);
-                        self.remember_identities(frame).map_err(|error| unusable(&error))?;
+                        let remembered = self.remember(&frame.header, entry.as_ref().map(Entry::table));
+                        remembered.map_err(|error| recover_error(&error))?;
                     }
                     index + 1
                 }
@@ -189,8 +182,8 @@ impl Machine {
 impl StateMachine for Machine {
     type Reply = Reply;
 
-    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Reply {
-        self.apply_frame(frame, mode).unwrap_or_else(|error| panic!("{error}"))
+    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, MachineError> {
+        self.apply_frame(frame, mode).map_err(|error| machine_error(&error))
     }
 
     fn publish(&self, _applied: Position) {
@@ -201,15 +194,9 @@ impl StateMachine for Machine {
         self.state.checkpoint()
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
-        self.state = PartitionState::restored(bytes, self.parts.stream).map_err(|error| {
-            RestoreError(match error {
-                CodecError::Version { .. } => "it was written by another version of this program",
-                CodecError::Short | CodecError::Trailing | CodecError::Value(_) | CodecError::Checksum => {
-                    "it is not a checkpoint of this partition"
-                }
-            })
-        })?;
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
+        self.state =
+            PartitionState::restored(bytes, self.parts.stream).map_err(|error| undecodable(&error))?;
         self.dedup = self.parts.empty_window();
         self.publish_positions();
         Ok(())
@@ -221,7 +208,7 @@ impl StateMachine for Machine {
         Some(self.state.anchor().unwrap_or_else(start))
     }
 
-    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError> {
+    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), RecoveryError> {
         let bounds = log.bounds();
         let first = first_index(&bounds);
         self.state.reset_derived(Offset(bounds.start_offset), upto.index);
@@ -229,7 +216,11 @@ impl StateMachine for Machine {
         let holds_applied = bounds.last.is_some_and(|last| first <= upto.index && upto.index <= last.index);
         if holds_applied {
             let newest = log.read(upto.index, upto.index + 1, 1)?;
-            let newest = newest.first().expect("a read of a kept index returns its frame");
+            let Some(newest) = newest.first() else {
+                let detail = format!("the log reaches to {:?} and does not return it", bounds.last);
+                let source = MachineError::Invalid { detail };
+                return Err(RecoveryError::Entry { index: upto.index, source });
+            };
             let from = self.dedup_start(log, newest)?;
             self.observe_tables(log, from, upto.index)?;
         }
@@ -238,9 +229,46 @@ impl StateMachine for Machine {
     }
 }
 
+/// The entry of a frame; None of a command or a filler.
+fn entry_of(frame: &Frame) -> Result<Option<Entry<'_>>, ApplyError> {
+    let FrameHeader { kind, count, position, .. } = frame.header;
+    if kind != entry::KIND {
+        return Ok(None);
+    }
+    let decoded = Entry::decode(&frame.payload, count);
+    decoded.map(Some).map_err(|source| ApplyError::Decode { index: position.index, source })
+}
+
+fn machine_error(error: &ApplyError) -> MachineError {
+    match error {
+        ApplyError::UnknownKind { kind, .. } => {
+            MachineError::Newer { detail: format!("this program does not know its kind {kind}") }
+        }
+        ApplyError::Decode { source, .. } => undecodable(source),
+        ApplyError::Invariant { detail, .. } => {
+            MachineError::Invalid { detail: format!("invariant violation: {detail}") }
+        }
+    }
+}
+
+fn undecodable(error: &CodecError) -> MachineError {
+    let detail = error.to_string();
+    match error {
+        CodecError::Version { version, known, .. } if version > known => MachineError::Newer { detail },
+        CodecError::Version { .. }
+        | CodecError::Short
+        | CodecError::Trailing
+        | CodecError::Value(_)
+        | CodecError::Checksum => MachineError::Invalid { detail },
+    }
+}
+
 /// The log holds an entry that this version cannot use: the group does not open, the others do.
-fn unusable(error: &ApplyError) -> ReadError {
-    ReadError::Corrupt { path: "the partition's log".to_owned(), at: 0, what: error.to_string() }
+fn recover_error(error: &ApplyError) -> RecoveryError {
+    let (ApplyError::UnknownKind { index, .. }
+    | ApplyError::Decode { index, .. }
+    | ApplyError::Invariant { index, .. }) = error;
+    RecoveryError::Entry { index: *index, source: machine_error(error) }
 }
 
 pub(crate) fn first_index(bounds: &fanfare_log::Bounds) -> u64 {

@@ -12,7 +12,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use fanfare_environment::Environment;
 use fanfare_log::Frame;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
-use fanfare_raft::Group;
+use fanfare_raft::{Group, GroupFailure};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -356,19 +356,27 @@ impl Reader {
 
     /// The end of the applied entries is not the end of the committed ones if the group failed at an entry above it.
     fn check_damage(&self, chunk: ReadChunk) -> Result<ReadChunk, ReadError> {
-        if self.group.damage().is_some() { Err(self.group_failure()) } else { Ok(chunk) }
+        if self.group.failure().is_some() { Err(self.group_failure()) } else { Ok(chunk) }
     }
 
     /// The error of every read above the applied entries of a group that has failed.
     pub(crate) fn group_failure(&self) -> ReadError {
-        let unknown = Offset::ZERO..Offset::ZERO;
-        let detail = self.group.damage().unwrap_or("the group has stopped; the node's log names the cause");
-        self.data_loss(self.unapplied_offsets().unwrap_or(unknown), detail)
+        let offsets = self.unapplied_offsets().unwrap_or(Offset::ZERO..Offset::ZERO);
+        let partition = self.parts.id;
+        match self.group.failure() {
+            Some(GroupFailure::Damaged { detail }) => self.data_loss(offsets, detail),
+            // The entry is intact: there is no loss to accept.
+            Some(failure @ (GroupFailure::Entry { .. } | GroupFailure::State { .. })) => {
+                let detail = format!("{failure}; {}", failure.remedy());
+                ReadError::DataLoss { partition, detail, offsets }
+            }
+            None => self.data_loss(offsets, "the group has stopped; the node's log names the cause"),
+        }
     }
 
-    /// Offsets that can no longer be applied, if the group failed at a damaged entry.
+    /// Offsets that can no longer be applied, if the group failed at an entry.
     pub(crate) fn unapplied_offsets(&self) -> Option<Range<Offset>> {
-        self.group.damage()?;
+        self.group.failure()?;
         let applied = self.view(Offset::ZERO).positions.high_watermark;
         Some(applied..Offset(self.group.log().bounds().next_offset))
     }

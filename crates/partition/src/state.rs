@@ -10,6 +10,7 @@
 //! A broken invariant is an error that names the entry, never a panic of the state.
 
 mod checkpoint;
+mod content;
 mod subscription_ledger;
 pub(crate) mod usage;
 
@@ -23,13 +24,14 @@ use fanfare_model::{AccountId, Offset, Stream, SubscriptionId, Timestamp};
 use fanfare_raft::{Anchor, ApplyMode};
 
 use self::{
+    content::FrameContent,
     subscription_ledger::{FILTER_BYTES_MAX, SubscriptionLedger},
     usage::RetainedBytes,
 };
 use crate::{
     Advance, AttachedFilter, Attachment, CodecError, Counters, CursorRecord, DeliveryState, Positions,
     Reason, Refusal,
-    command::{self, Command, Start},
+    command::{Command, Start},
     entry::{self, Entry},
     filler,
     quota::Usage,
@@ -131,29 +133,35 @@ impl PartitionState {
         let header = &frame.header;
         let index = header.position.index;
         self.check_follows(header)?;
+        // Everything is decoded before anything changes: a state that refuses an entry is still read.
+        let content = FrameContent::decode(frame)?;
+        let counted = self.counted_entry(frame)?;
         self.observe(header);
-        let reply = match (header.kind, mode) {
-            (entry::KIND, ApplyMode::Live) => {
-                self.add_retained(frame)?;
+        let reply = match (content, mode) {
+            (FrameContent::Entry, ApplyMode::Live) => {
+                if let (Some(retained), Some(entry)) = (&mut self.retained, counted) {
+                    retained.add(&entry, Offset(header.end_offset()));
+                }
                 Reply::Appended
             }
-            (entry::KIND, ApplyMode::Replay) | (filler::KIND, _) => Reply::Appended,
-            (command::KIND, mode) => {
-                // Decoded in both modes: an unknown command fails the group where it is first read.
-                let payload = frame.payload.slice(0..frame.payload.len());
-                let command =
-                    Command::decode(&payload).map_err(|source| ApplyError::Decode { index, source })?;
-                match mode {
-                    ApplyMode::Live => self.execute(command, header),
-                    ApplyMode::Replay => Reply::Replayed,
-                }
-            }
-            (kind, _) => return Err(ApplyError::UnknownKind { index, kind }),
+            (FrameContent::Entry, ApplyMode::Replay) | (FrameContent::Filler, _) => Reply::Appended,
+            (FrameContent::Command(command), ApplyMode::Live) => self.execute(command, header),
+            (FrameContent::Command(_), ApplyMode::Replay) => Reply::Replayed,
         };
         if mode == ApplyMode::Live {
             self.check_positions(index)?;
         }
         Ok(reply)
+    }
+
+    /// The entry of a frame, if the stream's bytes are counted.
+    fn counted_entry<'a>(&self, frame: &'a Frame) -> Result<Option<Entry<'a>>, ApplyError> {
+        let FrameHeader { kind, count, position, .. } = frame.header;
+        if self.retained.is_none() || kind != entry::KIND {
+            return Ok(None);
+        }
+        let decoded = Entry::decode(&frame.payload, count);
+        decoded.map(Some).map_err(|source| ApplyError::Decode { index: position.index, source })
     }
 
     /// Refuses a frame that does not follow the newest observed one.
@@ -200,16 +208,6 @@ impl PartitionState {
         derived
             .recent
             .push_back(RecentEntry { base: Offset(header.base_offset), index: header.position.index });
-    }
-
-    /// Counts the bytes of an entry, if the stream's bytes are counted.
-    fn add_retained(&mut self, frame: &Frame) -> Result<(), ApplyError> {
-        let Some(retained) = &mut self.retained else { return Ok(()) };
-        let index = frame.header.position.index;
-        let entry = Entry::decode(&frame.payload, frame.header.count)
-            .map_err(|source| ApplyError::Decode { index, source })?;
-        retained.add(&entry, Offset(frame.header.end_offset()));
-        Ok(())
     }
 
     /// Resets derived state to the start of the retained log: the next frame begins at `next_offset`, above

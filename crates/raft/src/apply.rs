@@ -4,23 +4,25 @@
 //! It owns the place in the log that the machine has reached; machine and place change together, under
 //! `progress`.
 
-use std::io;
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use fanfare_log::Log;
 use futures_util::{Stream, StreamExt};
-use openraft::entry::RaftEntry;
-use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
-use openraft::{OptionalSend, RaftSnapshotBuilder};
+use openraft::{
+    OptionalSend, RaftSnapshotBuilder,
+    entry::RaftEntry,
+    storage::{ApplyResponder, EntryResponder, RaftStateMachine},
+};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::checkpoint::{Checkpoint, Checkpoints, effective_at};
-use crate::entry::{
-    AppliedEntry, Entry, LeaderId, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, position_of,
+use crate::{
+    checkpoint::{Checkpoint, Checkpoints, effective_at},
+    entry::{AppliedEntry, LeaderId, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, position_of},
+    failure::{FailureLatch, GroupFailure, MachineError},
+    machine::{Anchor, ApplyMode, Machine, RefusedEntry, Step},
 };
-use crate::machine::{Anchor, ApplyMode, Machine, Step};
 
 /// The machine's write lock is taken once for at most this many entries: readers wait that long.
 const RUN_ENTRIES_MAX: usize = 64;
@@ -47,17 +49,63 @@ impl Progress {
         }
     }
 
-    fn note(&mut self, entry: &Entry) -> ApplyMode {
-        let log_id = entry.log_id();
-        if let Some(membership) = entry.get_membership() {
-            self.memberships.push(StoredMembership::new(Some(log_id), membership));
-        }
-        self.applied = Some(log_id);
-        if log_id.index >= self.live_from { ApplyMode::Live } else { ApplyMode::Replay }
+    fn mode_of(&self, index: u64) -> ApplyMode {
+        if index >= self.live_from { ApplyMode::Live } else { ApplyMode::Replay }
+    }
+
+    fn note(&mut self, applied: Place) {
+        self.applied = Some(applied.log_id);
+        self.next_offset = applied.end_offset;
+        self.memberships.extend(applied.membership);
     }
 
     fn membership(&self) -> StoredMembership {
         self.memberships.last().cloned().unwrap_or_default()
+    }
+}
+
+/// The place in the log that one entry takes the machine to.
+struct Place {
+    log_id: LogId,
+    end_offset: u64,
+    membership: Option<StoredMembership>,
+}
+
+/// Entries that are applied under one lock.
+#[derive(Default)]
+struct Run {
+    steps: Vec<Step>,
+    places: Vec<Place>,
+    responders: Vec<Option<ApplyResponder<Types>>>,
+}
+
+impl Run {
+    fn push(&mut self, (entry, responder): EntryResponder<Types>, mode: ApplyMode) {
+        let log_id = entry.log_id();
+        let membership =
+            entry.get_membership().map(|membership| StoredMembership::new(Some(log_id), membership));
+        let frame = entry.into_frame();
+        self.places.push(Place { log_id, end_offset: frame.header.end_offset(), membership });
+        self.steps.push(Step { frame, mode, wants_reply: responder.is_some(), reply: None });
+        self.responders.push(responder);
+    }
+
+    /// Refuses entries that do not follow each other, the first of them `progress`. Everyone who computes an offset
+    /// relies on it.
+    fn check_follows(&self, progress: &Progress) -> Result<(), GroupFailure> {
+        let mut last_index = progress.applied.map(|last| last.index);
+        let mut next_offset = progress.next_offset;
+        for header in self.steps.iter().map(|step| &step.frame.header) {
+            let (index, base_offset) = (header.position.index, header.base_offset);
+            if last_index >= Some(index) || base_offset != next_offset {
+                let detail = format!(
+                    "it begins at offset {base_offset}; offset {next_offset} is next, after index {last_index:?}"
+                );
+                return Err(GroupFailure::Entry { index, error: MachineError::Invalid { detail } });
+            }
+            (last_index, next_offset) = (Some(index), header.end_offset());
+        }
+        Ok(())
     }
 }
 
@@ -71,41 +119,61 @@ pub(crate) struct Applier {
     pub(crate) installed: Arc<Mutex<Option<Anchor>>>,
     /// The leader whose entry was applied last: when it is this replica in its current term, it may act.
     pub(crate) applied_leader: watch::Sender<Option<LeaderId>>,
+    /// A failed machine sets it under `progress`: from then on its state is neither published nor saved.
+    pub(crate) failure: FailureLatch,
 }
 
 impl Applier {
-    fn apply_run(&self, run: Vec<EntryResponder<Types>>) {
+    /// Applies a run up to the first entry that the machine refuses, and answers the proposers of what is applied.
+    fn apply_run(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
         let mut progress = self.progress.lock();
-        let mut steps = Vec::with_capacity(run.len());
-        let mut responders: Vec<Option<ApplyResponder<Types>>> = Vec::with_capacity(run.len());
-        for (entry, responder) in run {
-            let mode = progress.note(&entry);
-            let step =
-                Step { frame: entry.into_frame(), mode, wants_reply: responder.is_some(), reply: None };
-            steps.push(step);
-            responders.push(responder);
+        let mut run = Run::default();
+        for (entry, responder) in entries {
+            let mode = progress.mode_of(entry.log_id().index);
+            run.push((entry, responder), mode);
         }
-        let (Some(last), Some(applied)) = (steps.last(), progress.applied) else { return };
-        progress.next_offset = last.frame.header.end_offset();
-        self.machine.apply_run(&mut steps, position_of(applied), &mut |steps| {
-            for (step, responder) in steps.iter_mut().zip(responders.iter_mut()) {
-                if let Some(responder) = responder.take() {
+        run.check_follows(&progress).map_err(|failure| self.fail(failure))?;
+        let Run { mut steps, places, responders } = run;
+        let mut places = places.into_iter();
+        let mut responders = responders.into_iter();
+        let result = self.machine.apply_run(&mut steps, &mut |applied| {
+            for ((step, place), responder) in applied.iter_mut().zip(&mut places).zip(&mut responders) {
+                progress.note(place);
+                if let Some(responder) = responder {
                     let base_offset = step.frame.header.base_offset;
                     responder.send(AppliedEntry { base_offset, reply: step.reply.take() });
                 }
             }
         });
+        if let Err(RefusedEntry { step, error }) = result {
+            let index = steps[step].frame.header.position.index;
+            return Err(self.fail(GroupFailure::Entry { index, error }));
+        }
+        let applied = progress.applied;
         drop(progress);
-        self.announce(applied.leader_id);
+        if let Some(applied) = applied {
+            self.announce(applied.leader_id);
+        }
+        Ok(())
+    }
+
+    /// Ends the group in order: openraft stops it when it gets the error. The caller holds `progress`.
+    fn fail(&self, failure: GroupFailure) -> io::Error {
+        let failure = self.failure.get_or_init(|| failure);
+        io::Error::other(format!("{failure}; {}", failure.remedy()))
     }
 
     fn announce(&self, leader: LeaderId) {
         self.applied_leader.send_if_modified(|known| known.replace(leader) != Some(leader));
     }
 
-    /// State and place of one moment, or None if nothing was applied yet.
+    /// State and place of one moment. None if nothing was applied yet, or the machine has failed.
     pub(crate) fn capture(&self) -> Option<Checkpoint> {
         let mut progress = self.progress.lock();
+        // The entry that the group failed of may have changed half of the machine.
+        if matches!(self.failure.get(), Some(GroupFailure::Entry { .. } | GroupFailure::State { .. })) {
+            return None;
+        }
         let applied = progress.applied?;
         let (machine, anchor) = self.machine.capture();
         let mut checkpoint = Checkpoint {
@@ -133,7 +201,10 @@ impl Applier {
         let _saving = self.checkpoints.saving.lock().await;
         {
             let mut progress = self.progress.lock();
-            self.machine.restore(&checkpoint.machine).map_err(io::Error::other)?;
+            let restored = self.machine.restore(&checkpoint.machine);
+            restored.map_err(|error| {
+                self.fail(GroupFailure::State { file: "a peer's snapshot".to_owned(), error })
+            })?;
             *progress = Progress::at(&checkpoint);
         }
         let position = position_of(base);
@@ -165,7 +236,7 @@ impl RaftStateMachine<Types> for Adapter {
     {
         let mut runs = entries.ready_chunks(RUN_ENTRIES_MAX);
         while let Some(run) = runs.next().await {
-            self.0.apply_run(run.into_iter().collect::<io::Result<Vec<_>>>()?);
+            self.0.apply_run(run.into_iter().collect::<io::Result<Vec<_>>>()?)?;
         }
         Ok(())
     }

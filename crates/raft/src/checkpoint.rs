@@ -146,6 +146,10 @@ pub(crate) fn load(store: &Store, file: &str) -> Result<StoredCheckpoint, OpenEr
         }
         Ok(Some((version, _))) => Err(OpenError::Newer { path: file.to_owned(), version }),
         Err(corrupt @ OpenError::Corrupt { .. }) => Ok(StoredCheckpoint::Damaged(corrupt.to_string())),
+        // The disk does not give it: as good as damaged, and the damage of this group alone.
+        Err(OpenError::Io(fatal)) if matches!(fatal.operation, "read" | "measure") => {
+            Ok(StoredCheckpoint::Damaged(fatal.to_string()))
+        }
         Err(other) => Err(other),
     }
 }

@@ -1,8 +1,13 @@
 //! Errors of opening a group, of proposals and of membership changes.
 
+use std::ops::Range;
+
 use fanfare_log::Bounds;
 
-use crate::id::{GroupId, ReplicaId};
+use crate::{
+    failure::GroupFailure,
+    id::{GroupId, ReplicaId},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -14,16 +19,15 @@ pub enum OpenError {
     },
     #[error("open group {group}: {reason}")]
     Group { group: GroupId, reason: String },
-    /// Files of this group are damaged; other groups of the store may be sound. `reason` names the file and the place
-    /// in it. A group does not open with damage, so none of its offsets can be read.
-    #[error("open group {group}: {reason}")]
-    Corrupt { group: GroupId, reason: String, first_offset: u64, end_offset: u64 },
+    /// Files of this group are damaged, or of no use to this program; other groups of the store may be sound. The group
+    /// does not open, so none of its `offsets` can be read.
+    #[error("open group {group}: {failure}; {}", .failure.remedy())]
+    Unusable { group: GroupId, failure: GroupFailure, offsets: Range<u64> },
 }
 
 impl OpenError {
-    pub(crate) fn corrupt(group: GroupId, reason: String, bounds: &Bounds) -> Self {
-        let (first_offset, end_offset) = (bounds.start_offset, bounds.next_offset);
-        Self::Corrupt { group, reason, first_offset, end_offset }
+    pub(crate) fn unusable(group: GroupId, failure: GroupFailure, bounds: &Bounds) -> Self {
+        Self::Unusable { group, failure, offsets: bounds.start_offset..bounds.next_offset }
     }
 }
 

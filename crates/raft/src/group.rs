@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::{
     entry::NodeAddress,
     error::{MembershipError, ProposeError},
+    failure::GroupFailure,
     id::ReplicaId,
     machine::{Proposal, StateMachine, is_application},
     proposal::PendingProposal,
@@ -107,10 +108,10 @@ impl<S: StateMachine> Group<S> {
         &self.replica.applier.log
     }
 
-    /// File and place of the damaged log entry that the group failed of, if it did.
+    /// The damage or the entry that the group failed of, if it did. A failed disk is not among them.
     #[must_use]
-    pub fn damage(&self) -> Option<&str> {
-        self.replica.damage.get().map(String::as_str)
+    pub fn failure(&self) -> Option<&GroupFailure> {
+        self.replica.applier.failure.get()
     }
 
     /// Adds a replica that receives the log and does not vote. Leader only; returns when the change is committed, not

@@ -16,6 +16,7 @@
 //! Invariant: what is persisted as applied never exceeds what the local log has flushed.
 
 mod error;
+mod failure;
 mod group;
 mod host;
 mod id;
@@ -41,11 +42,12 @@ mod runtime;
 pub mod memory;
 
 pub use error::{MembershipError, OpenError, ProposeError};
+pub use failure::{GroupFailure, MachineError, RecoveryError};
 pub use group::{Group, GroupOptions, Member};
 pub use host::{Host, HostOptions, Timing};
 pub use id::{GroupId, ReplicaId};
 pub use inbox::Inbox;
-pub use machine::{Anchor, ApplyMode, Proposal, RestoreError, StateMachine};
+pub use machine::{Anchor, ApplyMode, Proposal, StateMachine};
 pub use peer::{Message, MessageKind, NoPeers, PeerConnection, PeerError, PeerTransport, TrafficClass};
 pub use proposal::{Applied, PendingProposal};
 pub use repair::{GroupDamage, Repair};

@@ -7,7 +7,7 @@ use std::{
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use fanfare_environment::Environment;
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use crate::{
     codec,
     entry::{Entry, LogId, Types, Vote, log_id_of, position_of},
+    failure::{FailureLatch, GroupFailure},
     machine::Anchor,
 };
 
@@ -38,18 +39,19 @@ pub(crate) struct LogStorage {
     environment: Environment,
     /// New start of the log after an installed snapshot; the purge that follows the install takes the offset from it.
     installed: Arc<Mutex<Option<Anchor>>>,
-    damage: Arc<OnceLock<String>>,
+    /// Takes the first damage that a read meets, with its file and place: openraft's errors do not keep it apart
+    /// from others.
+    failure: FailureLatch,
 }
 
 impl LogStorage {
-    pub(crate) fn new(log: Log, installed: Arc<Mutex<Option<Anchor>>>, environment: Environment) -> Self {
-        Self { log, environment, installed, damage: Arc::default() }
-    }
-
-    /// The first corruption that a read met, with its file and place: openraft's errors do not keep it apart from
-    /// others.
-    pub(crate) fn damage(&self) -> Arc<OnceLock<String>> {
-        self.damage.clone()
+    pub(crate) fn new(
+        log: Log,
+        installed: Arc<Mutex<Option<Anchor>>>,
+        environment: Environment,
+        failure: FailureLatch,
+    ) -> Self {
+        Self { log, environment, installed, failure }
     }
 
     async fn frames(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Frame>> {
@@ -58,8 +60,8 @@ impl LogStorage {
         }
         let log = self.log.clone();
         let frames = self.environment.run_blocking(move || log.read(from, end, bytes_max)).await;
-        if let Err(error @ ReadError::Corrupt { .. }) = &frames {
-            self.damage.get_or_init(|| error.to_string());
+        if let Err(error @ (ReadError::Corrupt { .. } | ReadError::Io { .. })) = &frames {
+            self.failure.get_or_init(|| GroupFailure::damaged(error));
         }
         frames.map_err(io::Error::other)
     }

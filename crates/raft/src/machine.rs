@@ -6,8 +6,10 @@
 
 use std::any::Any;
 
-use fanfare_log::{Frame, Log, Payload, Position, ReadError};
+use fanfare_log::{Frame, Log, Payload, Position};
 use parking_lot::{RwLock, RwLockWriteGuard};
+
+use crate::failure::{MachineError, RecoveryError};
 
 /// A proposal: one entry of the group's log.
 #[derive(Clone, Debug)]
@@ -37,15 +39,15 @@ pub struct Anchor {
     pub next_offset: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("restore a checkpoint: {0}")]
-pub struct RestoreError(pub &'static str);
-
 /// A deterministic machine over committed entries. No clock, no IO, no randomness.
 pub trait StateMachine: Send + Sync + 'static {
     type Reply: Send + Sync + 'static;
     /// Called for every entry of kind 1..=254, in order.
-    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Self::Reply;
+    ///
+    /// # Errors
+    /// If the machine cannot apply the entry. The group fails in front of it: the machine is still read, and never asked
+    /// to apply, publish or checkpoint again.
+    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Self::Reply, MachineError>;
     /// Called once after each run of applied entries (also blanks) and after an installed snapshot, outside the write
     /// lock: publish positions to watchers here. The proposers of the run have been answered by then, so who is
     /// answered finds the entry in the machine, but maybe not yet in what is published.
@@ -53,14 +55,20 @@ pub trait StateMachine: Send + Sync + 'static {
     /// The whole accumulated state, versioned and self-contained.
     fn checkpoint(&self) -> Vec<u8>;
     /// Replaces all state, derived state included, by that of a checkpoint.
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
+    ///
+    /// # Errors
+    /// If the machine cannot read the checkpoint; the group does not open, or fails.
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError>;
     /// None: ordinary snapshots at the applied position. Some: the log is kept above the anchor, and the log
     /// below it is purged; a position with index 0 says that nothing was trimmed yet. Always the same of the
     /// two.
     fn anchor(&self) -> Option<Anchor>;
     /// After restore at start: rebuild what is derived from the retained log up to and including `upto`.
     /// Blocking reads are fine.
-    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError>;
+    ///
+    /// # Errors
+    /// If the log cannot be read, or holds an entry that the machine cannot use; the group does not open.
+    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), RecoveryError>;
 }
 
 /// A reply on its way from the machine to the proposer that knows its type.
@@ -74,29 +82,43 @@ pub(crate) struct Step {
     pub(crate) reply: Option<AnyReply>,
 }
 
+/// An entry of a run that the machine could not apply.
+pub(crate) struct RefusedEntry {
+    /// Its place in the run; the steps before it are applied.
+    pub(crate) step: usize,
+    pub(crate) error: MachineError,
+}
+
 /// A [`StateMachine`] whose type is forgotten.
 pub(crate) trait Machine: Send + Sync + 'static {
-    /// Applies a run under one write lock, then calls `settle` and the machine's `applied` outside it.
-    fn apply_run(&self, run: &mut [Step], applied: Position, settle: &mut dyn FnMut(&mut [Step]));
+    /// Applies a run under one write lock, up to the first refused entry. Then calls `settle` with the applied steps
+    /// and publishes the position of the last one, outside the lock.
+    fn apply_run(&self, run: &mut [Step], settle: &mut dyn FnMut(&mut [Step])) -> Result<(), RefusedEntry>;
     /// State and anchor of the same moment.
     fn capture(&self) -> (Vec<u8>, Option<Anchor>);
-    fn restore(&self, bytes: &[u8]) -> Result<(), RestoreError>;
-    fn recover(&self, log: &Log, upto: Position) -> Result<(), ReadError>;
+    fn restore(&self, bytes: &[u8]) -> Result<(), MachineError>;
+    fn recover(&self, log: &Log, upto: Position) -> Result<(), RecoveryError>;
     fn publish(&self, applied: Position);
 }
 
 impl<S: StateMachine> Machine for RwLock<S> {
-    fn apply_run(&self, run: &mut [Step], applied: Position, settle: &mut dyn FnMut(&mut [Step])) {
+    fn apply_run(&self, run: &mut [Step], settle: &mut dyn FnMut(&mut [Step])) -> Result<(), RefusedEntry> {
         let mut machine = self.write();
-        for step in run.iter_mut().filter(|step| is_application(step.frame.header.kind)) {
-            let reply = machine.apply(&step.frame, step.mode);
-            if step.wants_reply {
-                step.reply = Some(Box::new(reply));
-            }
-        }
+        let refused = run.iter_mut().enumerate().find_map(|(at, step)| {
+            let error = step.apply_to(&mut *machine).err()?;
+            Some(RefusedEntry { step: at, error })
+        });
+        let applied = refused.as_ref().map_or(run.len(), |refused| refused.step);
         let machine = RwLockWriteGuard::downgrade(machine);
-        settle(run);
-        machine.publish(applied);
+        settle(&mut run[..applied]);
+        // A refused entry may have changed half of the state: nothing of it is published or saved.
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        if let Some(last) = run.last() {
+            machine.publish(last.frame.header.position);
+        }
+        Ok(())
     }
 
     fn capture(&self) -> (Vec<u8>, Option<Anchor>) {
@@ -104,16 +126,29 @@ impl<S: StateMachine> Machine for RwLock<S> {
         (machine.checkpoint(), machine.anchor())
     }
 
-    fn restore(&self, bytes: &[u8]) -> Result<(), RestoreError> {
+    fn restore(&self, bytes: &[u8]) -> Result<(), MachineError> {
         self.write().restore(bytes)
     }
 
-    fn recover(&self, log: &Log, upto: Position) -> Result<(), ReadError> {
+    fn recover(&self, log: &Log, upto: Position) -> Result<(), RecoveryError> {
         self.write().recover(log, upto)
     }
 
     fn publish(&self, applied: Position) {
         self.read().publish(applied);
+    }
+}
+
+impl Step {
+    fn apply_to(&mut self, machine: &mut impl StateMachine) -> Result<(), MachineError> {
+        if !is_application(self.frame.header.kind) {
+            return Ok(());
+        }
+        let reply = machine.apply(&self.frame, self.mode)?;
+        if self.wants_reply {
+            self.reply = Some(Box::new(reply));
+        }
+        Ok(())
     }
 }
 

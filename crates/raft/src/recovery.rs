@@ -8,20 +8,18 @@
 use std::{io, sync::Arc};
 
 use fanfare_environment::Environment;
-use fanfare_log::{Log, Position, ReadError};
+use fanfare_log::{Log, Position};
 
 use crate::{
     apply::Progress,
     checkpoint::{Checkpoint, Checkpoints, StoredCheckpoint},
     entry::position_of,
     error::OpenError,
+    failure::{GroupFailure, MachineError, RecoveryError},
     id::GroupId,
     log_storage::durable,
     machine::Machine,
 };
-
-const OPERATOR_HINT: &str =
-    "remove this replica so that its peers rebuild it, or restore the directory from a backup";
 
 pub(crate) struct Recovery<'a> {
     pub(crate) group: GroupId,
@@ -35,7 +33,8 @@ impl Recovery<'_> {
     /// Restores the machine; returns the place in the log that it stands at.
     pub(crate) async fn run(&self) -> Result<Progress, OpenError> {
         let group = self.group;
-        match self.checkpoints.load().await.map_err(|source| OpenError::Log { group, source })? {
+        let stored = self.checkpoints.load().await;
+        match stored.map_err(|error| self.unloadable(error))? {
             StoredCheckpoint::Missing => self.replay_all("there is no checkpoint"),
             StoredCheckpoint::Damaged(reason) => {
                 tracing::warn!(%group, reason, "checkpoint is damaged; the retained log is replayed instead");
@@ -77,16 +76,17 @@ impl Recovery<'_> {
         if let Some(purged) = self.log.bounds().purged.filter(|purged| purged.index > applied.index) {
             let (applied, purged) = (applied.index, purged.index);
             return Err(self.unfit(&format!(
-                "the checkpoint stands at index {applied}, but the log was purged up to {purged}; \
-                 {OPERATOR_HINT}"
+                "the checkpoint stands at index {applied}, but the log was purged up to {purged}"
             )));
         }
-        self.machine.restore(&checkpoint.machine).map_err(|e| self.refused(e.to_string()))?;
+        self.machine.restore(&checkpoint.machine).map_err(|error| {
+            self.unusable(GroupFailure::State { file: self.checkpoints.file().to_owned(), error })
+        })?;
         self.rebuild_derived(applied).await.map_err(|error| match error {
-            ReadError::Corrupt { .. } => {
-                OpenError::corrupt(self.group, error.to_string(), &self.log.bounds())
+            RecoveryError::Log(error) => self.unusable(GroupFailure::damaged(error)),
+            RecoveryError::Entry { index, source: error } => {
+                self.unusable(GroupFailure::Entry { index, error })
             }
-            ReadError::Purged { .. } | ReadError::Io { .. } => self.refused(error.to_string()),
         })?;
         let progress = Progress::at(&checkpoint);
         self.checkpoints.adopt(checkpoint);
@@ -94,7 +94,7 @@ impl Recovery<'_> {
         Ok(progress)
     }
 
-    async fn rebuild_derived(&self, applied: Position) -> Result<(), ReadError> {
+    async fn rebuild_derived(&self, applied: Position) -> Result<(), RecoveryError> {
         let (machine, log) = (self.machine.clone(), self.log.clone());
         self.environment.run_blocking(move || machine.recover(&log, applied)).await
     }
@@ -103,8 +103,7 @@ impl Recovery<'_> {
         match self.log.bounds().purged {
             None => Ok(Progress::default()),
             Some(purged) => Err(self.unfit(&format!(
-                "{reason}, and the log was purged up to index {}: the state before it is gone; \
-                 {OPERATOR_HINT}",
+                "{reason}, and the log was purged up to index {}: the state before it is gone",
                 purged.index
             ))),
         }
@@ -112,7 +111,21 @@ impl Recovery<'_> {
 
     /// The checkpoint alone does not make up for the purged part of the log.
     fn unfit(&self, reason: &str) -> OpenError {
-        OpenError::corrupt(self.group, format!("{}: {reason}", self.checkpoints.file()), &self.log.bounds())
+        self.unusable(GroupFailure::damaged(format!("{}: {reason}", self.checkpoints.file())))
+    }
+
+    fn unloadable(&self, error: fanfare_log::OpenError) -> OpenError {
+        match error {
+            fanfare_log::OpenError::Newer { path: file, version } => {
+                let error = MachineError::Newer { detail: format!("it is of version {version}") };
+                self.unusable(GroupFailure::State { file, error })
+            }
+            source => OpenError::Log { group: self.group, source },
+        }
+    }
+
+    fn unusable(&self, failure: GroupFailure) -> OpenError {
+        OpenError::unusable(self.group, failure, &self.log.bounds())
     }
 
     fn refused(&self, reason: String) -> OpenError {

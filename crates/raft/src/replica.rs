@@ -1,12 +1,7 @@
 //! One open replica behind its [`Group`](crate::Group) handles: its engine, its tasks, its permits, without the type
 //! of its machine.
 
-use std::{
-    collections::BTreeSet,
-    marker::PhantomData,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeSet, marker::PhantomData, sync::Arc, time::Duration};
 
 use fanfare_environment::Environment;
 use fanfare_log::Log;
@@ -27,6 +22,7 @@ use crate::{
     checkpoint_task::{self, CheckpointTask},
     entry::{Application, LeaderId, ProposalResponder, Types, voters},
     error::{MembershipError, OpenError, ProposeError},
+    failure::FailureLatch,
     group::GroupOptions,
     host::{Host, engine_config},
     id::{GroupId, ReplicaId},
@@ -55,7 +51,6 @@ pub(crate) struct Replica {
     pub(crate) raft: openraft::Raft<Types, Adapter>,
     pub(crate) applier: Arc<Applier>,
     pub(crate) role: watch::Receiver<Role>,
-    pub(crate) damage: Arc<OnceLock<String>>,
     permits: Arc<Semaphore>,
     registration: Registration,
     tasks: TaskTracker,
@@ -86,13 +81,14 @@ impl Replica {
             log: log.clone(),
             installed: Arc::default(),
             applied_leader: watch::Sender::new(None),
+            failure: FailureLatch::default(),
         };
         let applier = recover(applier, group, &environment).await?;
         let network = Network { peers: host.peers().clone(), identity };
-        let storage = LogStorage::new(log, applier.installed.clone(), environment);
-        let damage = storage.damage();
-        let failed = |reason: String| match damage.get() {
-            Some(damage) => OpenError::corrupt(group, damage.clone(), &bounds),
+        let failure = applier.failure.clone();
+        let storage = LogStorage::new(log, applier.installed.clone(), environment, failure.clone());
+        let failed = |reason: String| match failure.get() {
+            Some(failure) => OpenError::unusable(group, failure.clone(), &bounds),
             None => refused(reason),
         };
         let raft = openraft::Raft::new(replica.0, config, network, storage, Adapter(applier.clone())).await;
@@ -111,7 +107,6 @@ impl Replica {
             raft: raft.clone(),
             applier: applier.clone(),
             role: role.subscribe(),
-            damage: damage.clone(),
             permits: Arc::new(Semaphore::new(PROPOSAL_PERMITS as usize)),
             registration: host.inbox().register(group, endpoint),
             tasks: tasks.clone(),

@@ -3,6 +3,7 @@
 mod anchored;
 mod cluster;
 mod crash;
+mod failures;
 mod group_of_one;
 mod ledger;
 mod node;

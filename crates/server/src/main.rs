@@ -44,6 +44,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    abort_on_panic();
     rustls::crypto::ring::default_provider().install_default().expect("the first and only crypto provider");
     let arguments = Arguments::parse();
     let result = match arguments.command {
@@ -60,4 +61,14 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A task that dies alone looks like one that hangs. The release aborts by its profile; other builds do the same, so that
+/// their tests show what the release does.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }

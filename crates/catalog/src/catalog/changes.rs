@@ -14,21 +14,10 @@ use crate::{
     Account, ChangeError, EventType, NewEventType, NewKey, NewSubscription, Schema, SinkChange, Tenant,
     command::{Change, CreatedSubscription, KeyRecord, NewAccount, NewBroker, SinkSpec},
     key::random_bytes,
-    state::{Changed, Object},
 };
 
 /// Standard Webhooks allows 24 to 64 bytes.
 const SIGNING_SECRET_BYTES: usize = 24;
-
-/// The object of the reply, which is of the command's kind.
-macro_rules! expect {
-    ($changed:expr, $kind:ident) => {
-        match $changed {
-            Changed { object: Object::$kind(object), .. } => Ok(object),
-            Changed { object, .. } => unreachable!("the command is answered with {object:?}"),
-        }
-    };
-}
 
 impl Catalog {
     /// Creates an account with `key`, if the catalog has no account yet. The caller stores the key before: no other key
@@ -44,7 +33,7 @@ impl Catalog {
         let record = key_record(key, "made at the first start");
         let account = self.new_account(account_name);
         match self.change(Change::Bootstrap { account, key: record }).await {
-            Ok(changed) => expect!(changed, Account).map(Some),
+            Ok(changed) => changed.account().map(Some),
             Err(ChangeError::Exists { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -53,7 +42,7 @@ impl Catalog {
     /// # Errors
     /// See [`ChangeError`].
     pub async fn create_account(&self, name: &str) -> Result<Arc<Account>, ChangeError> {
-        expect!(self.change(Change::CreateAccount(self.new_account(name))).await?, Account)
+        self.change(Change::CreateAccount(self.new_account(name))).await?.account()
     }
 
     /// # Errors
@@ -73,7 +62,7 @@ impl Catalog {
         new: NewEventType,
     ) -> Result<Arc<EventType>, ChangeError> {
         let account = tenant.account();
-        expect!(self.change(Change::CreateEventType { account, event_type: new }).await?, EventType)
+        self.change(Change::CreateEventType { account, event_type: new }).await?.event_type()
     }
 
     /// `expected_revision` is the revision that the caller read; none overwrites any revision.
@@ -87,10 +76,9 @@ impl Catalog {
         expected_revision: Option<u64>,
     ) -> Result<Arc<EventType>, ChangeError> {
         let account = tenant.account();
-        expect!(
-            self.change(Change::UpdateEventType { account, event_type: new, expected_revision }).await?,
-            EventType
-        )
+        self.change(Change::UpdateEventType { account, event_type: new, expected_revision })
+            .await?
+            .event_type()
     }
 
     /// # Errors
@@ -118,7 +106,7 @@ impl Catalog {
             description: description.to_owned(),
             document: document.to_owned(),
         };
-        expect!(self.change(change).await?, Schema)
+        self.change(change).await?.schema()
     }
 
     /// # Errors
@@ -132,7 +120,7 @@ impl Catalog {
         self.check_document(document)?;
         let (account, id, document) = (tenant.account(), id.to_owned(), document.to_owned());
         let change = Change::CreateSchemaVersion { account, id, document };
-        expect!(self.change(change).await?, Schema)
+        self.change(change).await?.schema()
     }
 
     /// `expected_revision` is the revision that the caller read; none overwrites any revision.
@@ -147,10 +135,7 @@ impl Catalog {
         expected_revision: Option<u64>,
     ) -> Result<Arc<Schema>, ChangeError> {
         let (account, id, description) = (tenant.account(), id.to_owned(), description.to_owned());
-        expect!(
-            self.change(Change::UpdateSchema { account, id, description, expected_revision }).await?,
-            Schema
-        )
+        self.change(Change::UpdateSchema { account, id, description, expected_revision }).await?.schema()
     }
 
     /// # Errors
@@ -172,7 +157,7 @@ impl Catalog {
     ) -> Result<Arc<Sink>, ChangeError> {
         let sink = SinkSpec { description: description.to_owned(), config: self.complete(config) };
         let (account, id) = (tenant.account(), SinkId::from_bytes(self.random_id()));
-        expect!(self.change(Change::CreateSink { account, id, sink }).await?, Sink)
+        self.change(Change::CreateSink { account, id, sink }).await?.sink()
     }
 
     /// # Errors
@@ -185,7 +170,7 @@ impl Catalog {
     ) -> Result<Arc<Sink>, ChangeError> {
         let SinkChange { description, config, expected_revision } = change;
         let (account, sink) = (tenant.account(), SinkSpec { description, config });
-        expect!(self.change(Change::UpdateSink { account, id, sink, expected_revision }).await?, Sink)
+        self.change(Change::UpdateSink { account, id, sink, expected_revision }).await?.sink()
     }
 
     /// # Errors
@@ -207,7 +192,7 @@ impl Catalog {
         let id = SubscriptionId::from_bytes(self.random_id());
         let subscription = CreatedSubscription { id, spec: new, start };
         let account = tenant.account();
-        expect!(self.change(Change::CreateSubscription { account, subscription }).await?, Subscription)
+        self.change(Change::CreateSubscription { account, subscription }).await?.subscription()
     }
 
     /// `expected_revision` is the revision that the caller read; none overwrites any revision.
@@ -223,7 +208,7 @@ impl Catalog {
     ) -> Result<Arc<Subscription>, ChangeError> {
         let change =
             Change::UpdateSubscription { account: tenant.account(), id, spec: new, expected_revision };
-        expect!(self.change(change).await?, Subscription)
+        self.change(change).await?.subscription()
     }
 
     /// # Errors
@@ -240,7 +225,7 @@ impl Catalog {
         id: SubscriptionId,
     ) -> Result<Arc<Subscription>, ChangeError> {
         let change = Change::PauseSubscription { account: tenant.account(), id };
-        expect!(self.change(change).await?, Subscription)
+        self.change(change).await?.subscription()
     }
 
     /// # Errors
@@ -251,7 +236,7 @@ impl Catalog {
         id: SubscriptionId,
     ) -> Result<Arc<Subscription>, ChangeError> {
         let change = Change::ResumeSubscription { account: tenant.account(), id };
-        expect!(self.change(change).await?, Subscription)
+        self.change(change).await?.subscription()
     }
 
     /// Places a replica of each of `partitions` on `broker`; one that is there stays as it is.
@@ -284,8 +269,8 @@ impl Catalog {
             return Ok(registered.id);
         }
         let new = NewBroker { incarnation, address: String::new(), founder: Some(BrokerId(FOUNDER.0)) };
-        let broker: Result<_, ChangeError> = expect!(self.change(Change::RegisterBroker(new)).await?, Broker);
-        broker.map(|broker| broker.id)
+        let broker = self.change(Change::RegisterBroker(new)).await?.broker()?;
+        Ok(broker.id)
     }
 
     /// Replicates the configured limits, if they changed.

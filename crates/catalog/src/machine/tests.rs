@@ -30,7 +30,7 @@ fn a_machine_ahead_of_its_log_skips_contained_commands() {
     for ahead in &history {
         let (mut machine, shown) = begin(ahead);
         for (index, stored) in (1..).zip(commands()) {
-            let reply = machine.apply(&frame(index, COMMAND, &stored), ApplyMode::Live);
+            let reply = machine.apply(&frame(index, COMMAND, &stored), ApplyMode::Live).unwrap();
             assert_eq!(reply.is_ok(), index > ahead.applied_index());
         }
         assert_eq!(machine.state, *last);
@@ -57,17 +57,23 @@ fn a_checkpoint_replaces_only_an_older_state() {
 }
 
 #[test]
-#[should_panic(expected = "the command at index 1 is of version 3")]
-fn a_command_of_a_newer_program_stops_the_machine() {
-    let (mut machine, _shown) = begin(&State::default());
-    drop(machine.apply(&frame(1, COMMAND, br#"{"v":3}"#), ApplyMode::Live));
-}
-
-#[test]
-#[should_panic(expected = "the command at index 1 is of the unknown kind 9")]
-fn an_entry_of_an_unknown_kind_stops_the_machine() {
-    let (mut machine, _shown) = begin(&State::default());
-    drop(machine.apply(&frame(1, 9, b"{}"), ApplyMode::Live));
+fn entries_that_this_program_does_not_know_are_errors_and_change_nothing() {
+    let before = history()[3].clone();
+    let index = before.applied_index() + 1;
+    for (kind, stored, expected) in [
+        (COMMAND, br#"{"v":3}"#.as_slice(), "the command is of version 3"),
+        (9, b"{}", "the command is of the unknown kind 9"),
+    ] {
+        let (mut machine, _shown) = begin(&before);
+        let refused = machine.apply(&frame(index, kind, stored), ApplyMode::Live);
+        let Err(MachineError::Newer { detail }) = refused else { panic!("kind {kind} is applied") };
+        assert!(detail.contains(expected), "{detail}");
+        assert_eq!(machine.state, before);
+    }
+    let (mut machine, _shown) = begin(&before);
+    let refused = machine.apply(&frame(index, COMMAND, br#"{"v":2"#), ApplyMode::Live);
+    assert!(matches!(refused, Err(MachineError::Invalid { .. })), "a malformed command is applied");
+    assert_eq!(machine.state, before);
 }
 
 #[test]
@@ -126,11 +132,12 @@ async fn recovery_applies_commands_after_the_checkpoint_and_stops_at_a_newer_one
         let (mut machine, _shown) = begin(own);
         machine.recover(&log, position(last + 2)).unwrap();
         assert_eq!(machine.state, *history.last().unwrap());
-        let refused = machine.recover(&log, position(last + 3)).unwrap_err().to_string();
-        assert!(
-            refused.contains("is of version 3") && refused.contains("run the newer program"),
-            "{refused}"
-        );
+        let refused = machine.recover(&log, position(last + 3)).unwrap_err();
+        let RecoveryError::Entry { index, source: MachineError::Newer { detail } } = refused else {
+            panic!("{refused}");
+        };
+        assert_eq!(index, last + 3);
+        assert!(detail.contains("is of version 3"), "{detail}");
         assert_eq!(machine.state, *history.last().unwrap());
     }
     store.close();

@@ -115,7 +115,7 @@ fn newer_version_is_refused_by_number() {
     let mut bytes = flat(&build(&[batch(1, &["a"])]).payload);
     bytes[0] = 3;
     let error = stored_batches(&frame(Payload::new(vec![bytes.into()]), 1), None).unwrap_err();
-    assert_eq!(error, CodecError::Version { what: "entry", version: 3 });
+    assert_eq!(error, CodecError::Version { what: "entry", version: 3, known: 2 });
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use fanfare_log::{Log, RollPolicy, Store};
 use fanfare_model::{Offset, PartitionId, ReplicaId};
-use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, Role};
+use fanfare_raft::{Group, GroupFailure, GroupId, GroupOptions, Host, Member, Role};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -33,13 +33,15 @@ const ALONE: ReplicaId = ReplicaId(1);
 /// Damage found while opening.
 struct Damage {
     detail: String,
+    /// Advice to the operator; None if the loss can be accepted.
+    remedy: Option<&'static str>,
     /// Empty if the offsets are unknown.
     offsets: Range<Offset>,
 }
 
 /// The reason why a partition did not open.
 enum Failure {
-    /// Damage of this partition's files alone; the node goes on without it.
+    /// Damage of this partition's files alone, or an entry that only this partition holds; the node goes on without it.
     Damaged(Damage),
     Error(OpenError),
 }
@@ -128,16 +130,15 @@ impl Partition {
     }
 
     fn unavailable(id: PartitionId, store: &Store, damage: Damage) -> Self {
-        let Damage { detail, offsets } = damage;
-        let detail = format!("{detail}{}. {}", offsets_lost(&offsets), operator_hint(id, store));
+        let detail = damage.told(id, store);
         tracing::error!(
             partition = %id,
             detail,
-            "the partition is damaged and unavailable; nothing was cut, and the other partitions serve",
+            "the partition is unavailable; nothing was cut, and the other partitions serve",
         );
         let unavailable = UnavailablePartition {
             detail,
-            offsets,
+            offsets: damage.offsets,
             role: watch::Sender::new(Role::Failed),
             positions: watch::Sender::new(Positions::default()),
         };
@@ -154,6 +155,14 @@ pub(crate) fn operator_hint(id: PartitionId, store: &Store) -> String {
     )
 }
 
+impl Damage {
+    /// Damage, lost offsets and advice, for the operator.
+    fn told(&self, id: PartitionId, store: &Store) -> String {
+        let remedy = self.remedy.map_or_else(|| operator_hint(id, store), str::to_owned);
+        format!("{}{}. {remedy}", self.detail, offsets_lost(&self.offsets))
+    }
+}
+
 impl Failure {
     fn of_log(id: PartitionId, error: fanfare_log::OpenError) -> Self {
         match damage_of_log(&error) {
@@ -167,8 +176,13 @@ impl Failure {
             fanfare_raft::OpenError::Log { source, .. } if damage_of_log(&source).is_some() => {
                 Self::of_log(id, source)
             }
-            fanfare_raft::OpenError::Corrupt { reason, first_offset, end_offset, .. } => {
-                Self::Damaged(Damage { detail: reason, offsets: Offset(first_offset)..Offset(end_offset) })
+            fanfare_raft::OpenError::Unusable { failure, offsets, .. } => {
+                let remedy = match failure {
+                    GroupFailure::Damaged { .. } => None,
+                    GroupFailure::Entry { .. } | GroupFailure::State { .. } => Some(failure.remedy()),
+                };
+                let offsets = Offset(offsets.start)..Offset(offsets.end);
+                Self::Damaged(Damage { detail: failure.to_string(), remedy, offsets })
             }
             source => Self::Error(OpenError::Group { partition: id, source }),
         }
@@ -180,11 +194,11 @@ fn damage_of_log(error: &fanfare_log::OpenError) -> Option<Damage> {
     let detail = error.to_string();
     match error {
         fanfare_log::OpenError::Corrupt { first_offset, end_offset, .. } => {
-            Some(Damage { detail, offsets: Offset(*first_offset)..Offset(*end_offset) })
+            Some(Damage { detail, remedy: None, offsets: Offset(*first_offset)..Offset(*end_offset) })
         }
         // A sector that the disk cannot read is damage of this log: opening reads this log's files alone.
         fanfare_log::OpenError::Io(fatal) if fatal.operation == "read" => {
-            Some(Damage { detail, offsets: Offset::ZERO..Offset::ZERO })
+            Some(Damage { detail, remedy: None, offsets: Offset::ZERO..Offset::ZERO })
         }
         _ => None,
     }

@@ -1,6 +1,7 @@
 //! A whole partition, alone, over files in memory: a crash leaves what was synced and nothing else.
 
 mod delivery;
+mod failure;
 mod lookup;
 mod publish;
 mod reading;

@@ -57,7 +57,7 @@ impl PartitionState {
         let mut fields = Decoder(bytes);
         match fields.u16()? {
             VERSION => {}
-            version => return Err(CodecError::Version { what: "checkpoint", version }),
+            version => return Err(CodecError::Version { what: "checkpoint", version, known: VERSION }),
         }
         let mut state = Self::new(stream);
         state.log_start = Offset(fields.u64()?);

@@ -10,7 +10,9 @@ use fanfare_log::Payload;
 use fanfare_model::{AccountId, KeyHash};
 
 use super::*;
-use crate::{CursorAdvance, Outcome, ParkedKey, RecordBatch, batch::tests::batch, entry::EntryBuilder};
+use crate::{
+    CursorAdvance, Outcome, ParkedKey, RecordBatch, batch::tests::batch, command, entry::EntryBuilder,
+};
 
 const TERM: u64 = 4;
 

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use fanfare_log::{Frame, Log, Payload, Position, ReadError};
+use fanfare_log::{Frame, Log, Payload, Position};
 use tokio::sync::watch;
 
-use crate::{Anchor, ApplyMode, Proposal, RestoreError, StateMachine};
+use crate::{Anchor, ApplyMode, MachineError, Proposal, RecoveryError, StateMachine};
 
 pub(super) const ADD: u8 = 1;
 const TRIM: u8 = 2;
 const ANCHOR_BYTES: usize = 32;
+/// A kind that the machine does not know, and one whose entries break its invariant.
+pub(super) const NEWER: u8 = 77;
+pub(super) const BROKEN: u8 = 78;
 
 /// Counts what was asked of a machine, across its restarts.
 #[derive(Default)]
@@ -84,11 +87,20 @@ impl Ledger {
 impl StateMachine for Ledger {
     type Reply = u64;
 
-    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> u64 {
+    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<u64, MachineError> {
+        match frame.header.kind {
+            NEWER => return Err(MachineError::Newer { detail: format!("it is of kind {NEWER}") }),
+            BROKEN => {
+                // Changes that must not get into a checkpoint.
+                self.sum += 1_000_000;
+                return Err(MachineError::Invalid { detail: "it breaks an invariant".to_owned() });
+            }
+            _ => (),
+        }
         self.note(frame);
         if mode == ApplyMode::Replay {
             self.calls.replayed.fetch_add(1, Ordering::SeqCst);
-            return self.sum;
+            return Ok(self.sum);
         }
         self.calls.live.fetch_add(1, Ordering::SeqCst);
         let payload = frame.payload.slice(0..frame.payload.len());
@@ -96,7 +108,7 @@ impl StateMachine for Ledger {
             TRIM => self.anchor = Some(decode_anchor(&payload).expect("tests write whole anchors")),
             _ => self.sum += payload.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
         }
-        self.sum
+        Ok(self.sum)
     }
 
     fn publish(&self, applied: Position) {
@@ -112,9 +124,9 @@ impl StateMachine for Ledger {
         out
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
         self.calls.restored.fetch_add(1, Ordering::SeqCst);
-        let (sum, anchor) = bytes.split_first_chunk().ok_or(RestoreError("cut short"))?;
+        let (sum, anchor) = bytes.split_first_chunk().ok_or_else(cut_short)?;
         self.sum = u64::from_le_bytes(*sum);
         self.anchor = if anchor.is_empty() { None } else { Some(decode_anchor(anchor)?) };
         self.padding = anchor.get(ANCHOR_BYTES..).map(<[u8]>::to_vec).unwrap_or_default();
@@ -126,7 +138,7 @@ impl StateMachine for Ledger {
         self.anchor
     }
 
-    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), ReadError> {
+    fn recover(&mut self, log: &Log, upto: Position) -> Result<(), RecoveryError> {
         self.calls.recovered.fetch_add(1, Ordering::SeqCst);
         let mut from = log.bounds().purged.map_or(0, |purged| purged.index + 1);
         while from <= upto.index {
@@ -157,10 +169,14 @@ fn encode_anchor(anchor: Anchor) -> Vec<u8> {
     [term, leader, index, anchor.next_offset].iter().flat_map(|field| field.to_le_bytes()).collect()
 }
 
-fn decode_anchor(bytes: &[u8]) -> Result<Anchor, RestoreError> {
+fn cut_short() -> MachineError {
+    MachineError::Invalid { detail: "cut short".to_owned() }
+}
+
+fn decode_anchor(bytes: &[u8]) -> Result<Anchor, MachineError> {
     let mut fields =
         bytes.chunks_exact(8).map(|field| u64::from_le_bytes(field.try_into().expect("8 bytes")));
-    let mut next = || fields.next().ok_or(RestoreError("anchor cut short"));
+    let mut next = || fields.next().ok_or_else(cut_short);
     let position = Position { term: next()?, leader: next()?, index: next()? };
     Ok(Anchor { position, next_offset: next()? })
 }

@@ -68,6 +68,7 @@ pub(super) fn applier(store: &Store, log: &Log) -> Arc<Applier> {
         log: log.clone(),
         installed: Arc::default(),
         applied_leader: watch::Sender::new(None),
+        failure: Arc::default(),
     })
 }
 

@@ -34,8 +34,8 @@ async fn trimmed_to_20() -> Files {
 
 pub(super) async fn cannot_open(files: Files) -> String {
     match Node::try_open(files, settings(1), Arc::new(NoPeers), Ledger::anchored).await {
-        Err(OpenError::Corrupt { reason, first_offset, end_offset, .. }) => {
-            format!("{reason}; offsets {first_offset}..{end_offset}")
+        Err(OpenError::Unusable { failure, offsets, .. }) => {
+            format!("{failure}; offsets {}..{}", offsets.start, offsets.end)
         }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("opened"),

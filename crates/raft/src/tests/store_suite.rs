@@ -25,8 +25,8 @@ impl StoreBuilder<Types, LogStorage, Adapter, ClosesStore> for OverMemory {
         let store = files.store();
         let log = files.log(&store, 1);
         let applier = applier(&store, &log);
-        let storage =
-            LogStorage::new(log, applier.installed.clone(), fanfare_environment::Environment::system());
+        let environment = fanfare_environment::Environment::system();
+        let storage = LogStorage::new(log, applier.installed.clone(), environment, applier.failure.clone());
         Ok((ClosesStore(store), storage, Adapter(applier)))
     }
 }
