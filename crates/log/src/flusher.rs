@@ -26,7 +26,7 @@ use crate::{
     },
     frame::Frame,
     journal::{PendingSync, SyncMark},
-    log::LogShared,
+    log::state::LogShared,
     segment::write_buffer::WriteBuffer,
     segment::writer::{SegmentWriter, WriteContext},
     store::shared::StoreShared,

@@ -3,7 +3,7 @@
 mod keyed;
 mod read;
 mod scan_headers;
-mod state;
+pub(crate) mod state;
 pub(crate) mod tail_cache;
 
 use std::sync::{Arc, atomic::Ordering};
@@ -12,35 +12,15 @@ use crate::{
     error::{Fatal, ReadError},
     flusher::queue::{OnDurable, OnRoom, Request, Work},
     frame::{Frame, NewFrame, Position},
-    log::tail_cache::TailCache,
+    log::{
+        state::{Bounds, LogShared, State},
+        tail_cache::TailCache,
+    },
     segment::SegmentSpan,
-    store::StoreHandle,
+    store::handle::StoreHandle,
 };
-pub(crate) use state::LogShared;
-use state::State;
 
 const VOTE_BYTES_MAX: usize = 64;
-
-/// Positions that bound a log. Indexes first..=last are readable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bounds {
-    pub purged: Option<Position>,
-    /// Position of the last frame; the purge point if there is none above it.
-    pub last: Option<Position>,
-    /// The last index known durable; 0 if none is.
-    pub synced_index: u64,
-    pub start_offset: u64,
-    pub next_offset: u64,
-    pub bytes: u64,
-}
-
-/// A segment ends when the next frame finds no room in it, or when that frame is `age_ms` younger than the oldest
-/// one in it that holds events.
-#[derive(Clone, Copy, Debug)]
-pub struct RollPolicy {
-    pub segment_bytes: u64,
-    pub age_ms: u64,
-}
 
 /// Cheap to clone; every method may be called from any thread. append, truncate, purge and save_vote only enqueue.
 #[derive(Clone)]

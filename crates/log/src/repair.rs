@@ -22,7 +22,11 @@ use crate::{
     frame::Position,
     journal::{LogFacts, SyncMark},
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader, is_unwritten},
-    store::{FILES_DIR, LOGS_DIR, Store, shared::StoreShared},
+    store::{
+        Store,
+        layout::{FILES_DIR, LOGS_DIR},
+        shared::StoreShared,
+    },
 };
 use files::{FileContent, Quarantine, read, replace};
 use segment::{ReadLimits, SegmentContents, Slot};

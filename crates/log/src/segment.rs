@@ -7,6 +7,7 @@ pub(crate) mod index;
 pub(crate) mod pool;
 pub(crate) mod preallocated;
 pub(crate) mod recovery;
+pub(crate) mod roll;
 pub(crate) mod scanner;
 pub(crate) mod write_buffer;
 pub(crate) mod writer;

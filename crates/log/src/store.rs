@@ -1,13 +1,15 @@
 //! One data directory: its lock, its identity, its workers, and the state that all of its logs share.
 
 pub(crate) mod fatal;
-mod identity;
+pub(crate) mod handle;
+pub(crate) mod identity;
+pub(crate) mod layout;
+pub(crate) mod options;
 mod pool_filler;
 pub(crate) mod sealed_file;
 pub(crate) mod shared;
 
 use std::{
-    collections::HashMap,
     io,
     path::Path,
     sync::{
@@ -17,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare_environment::{Environment, WorkerHandle};
+use fanfare_environment::Environment;
 use parking_lot::Mutex;
 
 use crate::{
@@ -29,98 +31,22 @@ use crate::{
     },
     fs::FileSystem,
     journal::LogFacts,
-    log::{Log, LogShared, RollPolicy},
+    log::{Log, state::LogShared},
     segment::pool::Pool,
     segment::recovery::Recovery,
-    store::{fatal::FatalLatch, pool_filler::PoolFiller, sealed_file::TEMPORARY_SUFFIX, shared::StoreShared},
+    segment::roll::RollPolicy,
+    store::{
+        fatal::FatalLatch,
+        handle::StoreHandle,
+        layout::{FILES_DIR, LOCK_NAME, LOGS_DIR, POOL_DIR},
+        options::StoreOptions,
+        pool_filler::PoolFiller,
+        sealed_file::TEMPORARY_SUFFIX,
+        shared::StoreShared,
+    },
 };
 pub use fatal::OnFatal;
 pub use identity::Identity;
-
-const LOCK_NAME: &str = "LOCK";
-pub(crate) const LOGS_DIR: &str = "logs";
-const POOL_DIR: &str = "pool";
-pub(crate) const FILES_DIR: &str = "files";
-
-/// A close waits this long for the chunk of a spare segment that is being written.
-const FILLING_ENDS_MAX: Duration = Duration::from_secs(5);
-
-#[derive(Clone, Debug)]
-pub struct StoreOptions {
-    /// Size of the spare files; logs that roll at this size use them.
-    pub segment_bytes: u64,
-    pub pool_segments_max: usize,
-    /// For frames kept in memory, of all logs together. What is not flushed yet stays in memory beyond it.
-    pub cache_bytes: u64,
-    /// `Log::when_room` waits while so much is on its way to disk.
-    pub queue_bytes_max: u64,
-    /// Upper bound of written and synced bytes in the operating system's page cache, roughly; 0 leaves them to the
-    /// system.
-    pub page_cache_bytes: u64,
-}
-
-/// Shared by all clones of a store and of its logs; the workers end with the last of them.
-pub(crate) struct StoreHandle {
-    pub(crate) shared: Arc<StoreShared>,
-    identity: Identity,
-    logs: Mutex<HashMap<String, LogSlot>>,
-    files_saved: AtomicU64,
-    /// Held while stopping, so that nobody returns from that before the workers have ended.
-    stopping: Mutex<()>,
-}
-
-/// Locked while its log is being opened.
-type LogSlot = Arc<Mutex<Option<Arc<LogShared>>>>;
-
-impl StoreHandle {
-    fn stop(&self, stop: Stop) {
-        let shared = &self.shared;
-        shared.queue.stop(stop);
-        shared.pool.close();
-        shared.index_builder.close();
-        // The last user may be a callback in a round of the flusher. The workers then end by themselves, and the lock
-        // is released with the last of them.
-        if shared.queue.flusher().is_some_and(WorkerHandle::is_current) {
-            return;
-        }
-        let _stopping = self.stopping.lock();
-        // A store that could not start its flusher has a background worker that nobody else stops.
-        if shared.queue.flusher().is_none() {
-            shared.background.stop();
-        }
-        // The flusher ends the background worker, whose jobs come from it alone.
-        for worker in [shared.queue.flusher(), shared.background.worker()].into_iter().flatten() {
-            worker.join();
-        }
-        shared.index_builder.join();
-        if !shared.pool.wait_until_unfilled(FILLING_ENDS_MAX) {
-            // A file may still get a name in the directory, so the lock stays until the last user has gone.
-            tracing::warn!(dir = %shared.dir.display(), "a spare segment is still being written; the directory stays locked");
-            return;
-        }
-        if let Some(filler) = shared.pool.filler() {
-            filler.join();
-        }
-        shared.lock.lock().take();
-    }
-}
-
-impl StoreHandle {
-    fn start(&self) -> io::Result<()> {
-        let shared = &self.shared;
-        let background = BackgroundWorker::new(shared.clone());
-        shared.background.start(shared.environment.start_worker("log-background", Box::new(background))?);
-        let flusher = Flusher::new(shared.clone());
-        shared.queue.start(shared.environment.start_worker("log-flusher", Box::new(flusher))?);
-        Ok(())
-    }
-}
-
-impl Drop for StoreHandle {
-    fn drop(&mut self) {
-        self.stop(Stop::Dropped);
-    }
-}
 
 /// One data directory: lock, identity, workers, recycled segments, journal, sealed files. Cheap to clone.
 #[derive(Clone)]
@@ -165,14 +91,8 @@ impl Store {
             lock: Mutex::new(Some(lock)),
             options,
         });
-        let handle = StoreHandle {
-            shared,
-            identity,
-            logs: Mutex::default(),
-            files_saved: AtomicU64::new(0),
-            stopping: Mutex::default(),
-        };
-        handle.start().map_err(|error| Fatal::new("start the workers of", dir, &error))?;
+        let handle = StoreHandle::new(shared, identity);
+        start_workers(&handle.shared).map_err(|error| Fatal::new("start the workers of", dir, &error))?;
         Ok(Self { handle: Arc::new(handle) })
     }
 
@@ -322,4 +242,12 @@ fn assert_path_safe(name: &str) {
             && !name.ends_with(TEMPORARY_SUFFIX),
         "{name:?} is not a path-safe name"
     );
+}
+
+fn start_workers(shared: &Arc<StoreShared>) -> io::Result<()> {
+    let background = BackgroundWorker::new(shared.clone());
+    shared.background.start(shared.environment.start_worker("log-background", Box::new(background))?);
+    let flusher = Flusher::new(shared.clone());
+    shared.queue.start(shared.environment.start_worker("log-flusher", Box::new(flusher))?);
+    Ok(())
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::{
     error::Fatal,
     frame::{Frame, Position},
-    log::LogShared,
+    log::state::LogShared,
     segment::active::LogEnd,
 };
 

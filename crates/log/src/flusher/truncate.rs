@@ -9,7 +9,7 @@ use crate::{
     error::Fatal,
     frame::Position,
     journal::{LogFacts, Truncation},
-    log::LogShared,
+    log::state::LogShared,
     segment::active::{ActiveSegment, Continuation},
     segment::pool::Spare,
     segment::writer::SegmentWriter,

@@ -8,7 +8,6 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Bounds, RollPolicy};
 use crate::{
     frame::{self, Frame, NewFrame, Position},
     journal::{LogFacts, SyncMark},
@@ -17,8 +16,22 @@ use crate::{
     segment::active::{ActiveSegment, LogEnd},
     segment::index::{Extent, Placed},
     segment::recovery::Recovered,
+    segment::roll::RollPolicy,
     segment::{Segment, SegmentHeader, SegmentSpan, TruncationTarget},
 };
+
+/// Positions that bound a log. Indexes first..=last are readable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bounds {
+    pub purged: Option<Position>,
+    /// Position of the last frame; the purge point if there is none above it.
+    pub last: Option<Position>,
+    /// The last index known durable; 0 if none is.
+    pub synced_index: u64,
+    pub start_offset: u64,
+    pub next_offset: u64,
+    pub bytes: u64,
+}
 
 pub(crate) struct LogShared {
     pub(crate) id: u32,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     fs::{File, FileSystem},
-    log::LogShared,
+    log::state::LogShared,
     segment::{
         SegmentHeader,
         scanner::{ScanError, Scanner},

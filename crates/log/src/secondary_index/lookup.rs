@@ -12,7 +12,7 @@ use crate::{
     error::ReadError,
     frame::Frame,
     fs::File,
-    log::{Log, LogShared},
+    log::{Log, state::LogShared},
     segment::{Segment, SegmentHeader, index::Extent, scanner::Scanner},
 };
 

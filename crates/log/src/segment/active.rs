@@ -6,7 +6,7 @@ use crate::{
     codec::to_usize,
     frame::{FrameHeader, Link, Position},
     fs::{File, PAGE_BYTES},
-    log::RollPolicy,
+    segment::roll::RollPolicy,
     segment::{Predecessor, Segment},
     written::WrittenRange,
 };

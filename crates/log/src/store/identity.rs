@@ -10,7 +10,7 @@ use crate::{
     fs::FileSystem,
     journal::Journal,
     store::{
-        FILES_DIR, LOGS_DIR, POOL_DIR,
+        layout::{FILES_DIR, LOGS_DIR, POOL_DIR},
         sealed_file::{self, TEMPORARY_SUFFIX},
     },
 };

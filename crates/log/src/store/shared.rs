@@ -17,7 +17,7 @@ use crate::{
     journal::Journal,
     secondary_index,
     segment::pool::Pool,
-    store::{StoreOptions, fatal::FatalLatch},
+    store::{fatal::FatalLatch, options::StoreOptions},
 };
 
 pub(crate) struct StoreShared {
