@@ -53,6 +53,7 @@ impl Cursor {
     pub(super) async fn wait_for_more(&mut self) {
         let (next, mut role) = (self.next, self.partition.role());
         let is_open = tokio::select! {
+            biased;
             more = self.positions.wait_for(|positions| positions.high_watermark > next) => more.is_ok(),
             failed = role.wait_for(|role| *role == Role::Failed) => failed.is_ok(),
         };

@@ -6,15 +6,40 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-const fn v4(a: u8, b: u8, c: u8, prefix: u32) -> (u32, u32) {
-    (Ipv4Addr::new(a, b, c, 0).to_bits(), prefix)
+/// A network of addresses that begin with the same `prefix` bits.
+#[derive(Clone, Copy)]
+struct NetworkV4 {
+    bits: u32,
+    prefix: u32,
 }
 
-const fn v6(a: u16, b: u16, c: u16, prefix: u32) -> (u128, u32) {
-    (Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).to_bits(), prefix)
+#[derive(Clone, Copy)]
+struct NetworkV6 {
+    bits: u128,
+    prefix: u32,
 }
 
-const NOT_PUBLIC_V4: [(u32, u32); 14] = [
+impl NetworkV4 {
+    fn contains(self, address: u32) -> bool {
+        (address ^ self.bits).checked_shr(32 - self.prefix).unwrap_or(0) == 0
+    }
+}
+
+impl NetworkV6 {
+    fn contains(self, address: u128) -> bool {
+        (address ^ self.bits).checked_shr(128 - self.prefix).unwrap_or(0) == 0
+    }
+}
+
+const fn v4(a: u8, b: u8, c: u8, prefix: u32) -> NetworkV4 {
+    NetworkV4 { bits: Ipv4Addr::new(a, b, c, 0).to_bits(), prefix }
+}
+
+const fn v6(a: u16, b: u16, c: u16, prefix: u32) -> NetworkV6 {
+    NetworkV6 { bits: Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).to_bits(), prefix }
+}
+
+const NOT_PUBLIC_V4: [NetworkV4; 14] = [
     v4(0, 0, 0, 8),
     v4(10, 0, 0, 8),
     v4(100, 64, 0, 10),
@@ -32,24 +57,24 @@ const NOT_PUBLIC_V4: [(u32, u32); 14] = [
 ];
 
 /// All public IPv6 unicast addresses are in here, and in none of the networks below.
-const GLOBAL_V6: (u128, u32) = v6(0x2000, 0, 0, 3);
+const GLOBAL_V6: NetworkV6 = v6(0x2000, 0, 0, 3);
 
-const NOT_PUBLIC_V6: [(u128, u32); 4] =
+const NOT_PUBLIC_V6: [NetworkV6; 4] =
     [v6(0x2001, 0, 0, 23), v6(0x2001, 0xdb8, 0, 32), v6(0x2002, 0, 0, 16), v6(0x3fff, 0, 0, 20)];
 
 /// Networks whose addresses end in an IPv4 address, to which a translating router forwards.
-const MAPPED: (u128, u32) = (0xffff_u128 << 32, 96);
-const COMPATIBLE: (u128, u32) = (0, 96);
-const TRANSLATED: (u128, u32) = v6(0x64, 0xff9b, 0, 96);
-const TRANSLATED_LOCALLY: (u128, u32) = v6(0x64, 0xff9b, 1, 48);
+const MAPPED: NetworkV6 = NetworkV6 { bits: 0xffff_u128 << 32, prefix: 96 };
+const COMPATIBLE: NetworkV6 = NetworkV6 { bits: 0, prefix: 96 };
+const TRANSLATED: NetworkV6 = v6(0x64, 0xff9b, 0, 96);
+const TRANSLATED_LOCALLY: NetworkV6 = v6(0x64, 0xff9b, 1, 48);
 /// IPv4 right after the prefix.
-const SIX_TO_FOUR: (u128, u32) = v6(0x2002, 0, 0, 16);
+const SIX_TO_FOUR: NetworkV6 = v6(0x2002, 0, 0, 16);
 
 /// The address that packets to `address` may reach: `address` itself, or the IPv4 address within.
 pub(super) fn effective(address: IpAddr) -> IpAddr {
     let IpAddr::V6(six) = address else { return address };
     let bits = six.to_bits();
-    if within_v6(bits, MAPPED) || within_v6(bits, TRANSLATED) {
+    if MAPPED.contains(bits) || TRANSLATED.contains(bits) {
         return IpAddr::V4(low_v4(bits));
     }
     address
@@ -57,10 +82,10 @@ pub(super) fn effective(address: IpAddr) -> IpAddr {
 
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(four) => !NOT_PUBLIC_V4.iter().any(|&network| within_v4(four.to_bits(), network)),
+        IpAddr::V4(four) => !NOT_PUBLIC_V4.iter().any(|network| network.contains(four.to_bits())),
         IpAddr::V6(six) => {
             let bits = six.to_bits();
-            within_v6(bits, GLOBAL_V6) && !NOT_PUBLIC_V6.iter().any(|&network| within_v6(bits, network))
+            GLOBAL_V6.contains(bits) && !NOT_PUBLIC_V6.iter().any(|network| network.contains(bits))
         }
     }
 }
@@ -93,21 +118,13 @@ pub(super) fn is_metadata_service(address: IpAddr) -> bool {
 }
 
 fn carried_v4(bits: u128) -> Option<Ipv4Addr> {
-    if [MAPPED, COMPATIBLE, TRANSLATED, TRANSLATED_LOCALLY].iter().any(|&network| within_v6(bits, network)) {
+    if [MAPPED, COMPATIBLE, TRANSLATED, TRANSLATED_LOCALLY].iter().any(|network| network.contains(bits)) {
         return Some(low_v4(bits));
     }
-    within_v6(bits, SIX_TO_FOUR).then(|| low_v4(bits >> 80))
+    SIX_TO_FOUR.contains(bits).then(|| low_v4(bits >> 80))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low 32 bits are the address")]
 fn low_v4(bits: u128) -> Ipv4Addr {
     Ipv4Addr::from_bits(bits as u32)
-}
-
-fn within_v4(bits: u32, (network, prefix): (u32, u32)) -> bool {
-    (bits ^ network).checked_shr(32 - prefix).unwrap_or(0) == 0
-}
-
-fn within_v6(bits: u128, (network, prefix): (u128, u32)) -> bool {
-    (bits ^ network).checked_shr(128 - prefix).unwrap_or(0) == 0
 }
