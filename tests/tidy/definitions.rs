@@ -94,7 +94,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("catalog", "Catalog", 442),
     ("catalog", "Draft", 456),
     ("delivery", "PartitionLeader", 674),
-    ("delivery", "SubscriptionState", 860),
+    ("delivery", "SubscriptionState", 859),
     ("log", "Log", 406),
     ("partition", "Partition", 401),
 ];

@@ -26,7 +26,7 @@ use crate::{
     subscription::{
         Subscription,
         buffered_event::AttemptItem,
-        event::{Action, Actions, AttemptResult, CheckedEvent, SubscriptionEvent},
+        event::{Action, Actions, AttemptResult, CheckedEvent, DeadLetterFailure, SubscriptionEvent},
         state::SubscriptionState,
     },
 };
@@ -50,6 +50,8 @@ struct Worker {
     breaker: Option<BreakerWatch>,
     attempts_running: usize,
     progress_floor: ProgressFloor,
+    /// The last dead letter was refused for its quota.
+    is_over_quota: bool,
 }
 
 struct SinkPermit {
@@ -85,6 +87,7 @@ pub(crate) fn spawn(context: &Arc<LeaderContext>, subscription: &Arc<Subscriptio
         breaker: None,
         attempts_running: 0,
         progress_floor: ProgressFloor::default(),
+        is_over_quota: false,
     };
     context.tasks.spawn(worker.run());
 }
@@ -355,16 +358,23 @@ impl Worker {
                 SubscriptionEvent::ReadFailed(read)
             }
             Completion::DeadLetter { request, result: Ok(()) } => {
+                self.is_over_quota = false;
                 SubscriptionEvent::DeadLetterWritten(request)
             }
-            Completion::DeadLetter { request, result: Err(AppendError::OverQuota { .. }) } => {
-                SubscriptionEvent::DeadLetterOverQuota(request)
-            }
             Completion::DeadLetter { request, result: Err(error) } => {
-                let (subscription, offset) = (self.subscription.id, request.item.event.offset);
-                tracing::warn!(%subscription, %offset, %error, "failed to write dead letter; the event is held");
-                let disk_is_full = matches!(error, AppendError::DiskFull { .. });
-                SubscriptionEvent::DeadLetterFailed { request, disk_is_full }
+                let why = match error {
+                    AppendError::OverQuota { .. } => DeadLetterFailure::OverQuota,
+                    AppendError::DiskFull { .. } => DeadLetterFailure::DiskFull,
+                    _ => DeadLetterFailure::Unavailable,
+                };
+                // Over quota, all that is held fails again and again: the first failure tells.
+                let is_repeat =
+                    why == DeadLetterFailure::OverQuota && std::mem::replace(&mut self.is_over_quota, true);
+                if !is_repeat {
+                    let (subscription, offset) = (self.subscription.id, request.item.event.offset);
+                    tracing::warn!(%subscription, %offset, %error, "failed to write dead letter; the event is held");
+                }
+                SubscriptionEvent::DeadLetterFailed { request, why }
             }
         };
         self.on(event);

@@ -88,7 +88,7 @@ pub(crate) struct StorageConfig {
     pub(crate) retention_bytes: ByteSize,
     /// Age at which dead letters leave the log.
     pub(crate) dead_letter_retention: Span,
-    /// Size of all dead letters; beyond it events that are given up expire.
+    /// Size of all dead letters; beyond it events that are given up are held until they expire.
     pub(crate) dead_letter_retention_bytes: ByteSize,
     /// Size of a segment file.
     pub(crate) segment_bytes: ByteSize,

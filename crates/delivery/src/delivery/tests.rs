@@ -10,6 +10,7 @@ mod directory;
 mod filters;
 mod order;
 mod outage;
+mod quota;
 mod restart;
 mod retention;
 

@@ -4,7 +4,7 @@ use fanfare_partition::{Outcome, Reason};
 
 use super::{
     buffered_event::{BufferedEvent, DeadLetterRequest},
-    event::{Action, Actions, Inputs, ReadAction},
+    event::{Action, Actions, DeadLetterFailure, Inputs, ReadAction},
     parked_keys::{Due, GivenUp, Phase},
     state::{Candidate, Mode, SubscriptionState},
 };
@@ -48,16 +48,18 @@ impl SubscriptionState {
     }
 
     /// The dead letter could not be written: the event is held until it can. An event that retention overtakes is not
-    /// held for want of disk space, as trimming alone may free some.
+    /// held over quota, which would keep the log from being trimmed, nor for want of disk space, as trimming alone may
+    /// free some.
     pub(super) fn on_dead_letter_failed(
         &mut self,
         request: DeadLetterRequest,
-        disk_is_full: bool,
+        why: DeadLetterFailure,
         inputs: &Inputs<'_>,
     ) {
         let BufferedEvent { offset, key, .. } = request.item.event;
-        if disk_is_full && (request.reason == Reason::Retention || offset < self.expire_below) {
-            self.settle(&request.item, Outcome::Expired(Reason::Retention), inputs.now_ms);
+        let is_overtaken = request.reason == Reason::Retention || offset < self.expire_below;
+        if let Some(reason) = why.reason_to_expire().filter(|_| is_overtaken) {
+            self.settle(&request.item, Outcome::Expired(reason), inputs.now_ms);
             return;
         }
         let delay_ms = probe_delay_ms(&self.options.retry, DEAD_LETTER_BACKOFF, None, inputs.random);

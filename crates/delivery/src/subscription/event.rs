@@ -1,6 +1,7 @@
 //! Everything that can happen to a subscription, and the actions that may follow.
 
 use fanfare_model::{KeyHash, Offset};
+use fanfare_partition::Reason;
 use fanfare_sinks::{Abilities, Outcome};
 
 use super::buffered_event::{AttemptItem, BufferedEvent, DeadLetterRequest, SchemaCheck};
@@ -39,12 +40,10 @@ pub(crate) enum SubscriptionEvent {
     ReadFailed(ReadAction),
     /// The dead letter is committed.
     DeadLetterWritten(DeadLetterRequest),
-    /// The dead letter is over quota: the event expires instead.
-    DeadLetterOverQuota(DeadLetterRequest),
     /// The dead letter could not be written; another try may succeed.
     DeadLetterFailed {
         request: DeadLetterRequest,
-        disk_is_full: bool,
+        why: DeadLetterFailure,
     },
     PauseChanged {
         paused: bool,
@@ -73,7 +72,6 @@ impl SubscriptionEvent {
             | Self::KeyScanned { .. }
             | Self::ReadFailed(_)
             | Self::DeadLetterWritten(_)
-            | Self::DeadLetterOverQuota(_)
             | Self::DeadLetterFailed { .. } => true,
             Self::PermitGranted(_)
             | Self::SchemasChecked(_)
@@ -92,6 +90,27 @@ impl SubscriptionEvent {
 pub(crate) struct AttemptResult {
     pub(crate) item: AttemptItem,
     pub(crate) outcome: Outcome,
+}
+
+/// Reason why a dead letter was not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeadLetterFailure {
+    /// The dead letters of the account, or of all accounts, are at their limit.
+    OverQuota,
+    DiskFull,
+    /// No leader, an overload, an unknown outcome.
+    Unavailable,
+}
+
+impl DeadLetterFailure {
+    /// The reason to expire an event that retention overtakes; none if the event goes on to be held.
+    pub(super) fn reason_to_expire(self) -> Option<Reason> {
+        match self {
+            Self::OverQuota => Some(Reason::DeadLetterBudget),
+            Self::DiskFull => Some(Reason::Retention),
+            Self::Unavailable => None,
+        }
+    }
 }
 
 /// An event of the window read again; none if the event is not matched as it was.

@@ -140,11 +140,8 @@ impl SubscriptionState {
             SubscriptionEvent::DeadLetterWritten(request) => {
                 self.settle(&request.item, Outcome::DeadLettered(request.reason), inputs.now_ms);
             }
-            SubscriptionEvent::DeadLetterOverQuota(request) => {
-                self.settle(&request.item, Outcome::Expired(Reason::DeadLetterBudget), inputs.now_ms);
-            }
-            SubscriptionEvent::DeadLetterFailed { request, disk_is_full } => {
-                self.on_dead_letter_failed(request, disk_is_full, inputs);
+            SubscriptionEvent::DeadLetterFailed { request, why } => {
+                self.on_dead_letter_failed(request, why, inputs);
             }
             SubscriptionEvent::PauseChanged { paused } => {
                 self.mode = if paused { Mode::Paused } else { Mode::Active };

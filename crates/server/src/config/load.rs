@@ -132,6 +132,14 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "must not exceed storage.dead_letter_retention_bytes",
         );
     }
+    // Dead letters leave with whole segments, and their count with up to 16MiB of others.
+    if config.limits.dead_letter_bytes_max.0 < config.storage.segment_bytes.0 + (32 << 20) {
+        return refuse(
+            "limits.dead_letter_bytes_max",
+            config.limits.dead_letter_bytes_max.to_string(),
+            "must be at least storage.segment_bytes and 32MiB: less would never get room again",
+        );
+    }
     if config.delivery.window_events == 0 {
         return refuse("delivery.window_events", "0".into(), "must be at least 1");
     }

@@ -126,33 +126,7 @@ async fn pinned_subscription_gets_valid_events_with_the_version_and_dead_letters
     assert_eq!(letters[0].attempts, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_over_the_quota_expire_and_a_crash_does_not_reset_the_usage() {
-    let mut setup = Setup::default();
-    setup.dead_letter_quota.account_bytes_max = 2_000;
-    let world = World::with(setup).await;
-    let orders = world.subscribe("orders", &["order"]).await;
-    let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
-    world.sink("orders").fail_key(KeyHash::of("poison"), Answer::Rejected { why });
-    world.publish("order", &["poison"], 0..50).await;
-    let stats = world.settled(&orders, 50).await;
-    let kept = dead_letters(&world, &orders).await;
-    assert_eq!(stats.dead_lettered, kept.len() as u64, "each event counted as dead-lettered is stored");
-    assert!((3..50).contains(&kept.len()), "{} letters of some 160 bytes in 2000", kept.len());
-    assert_eq!(stats.expired, 50 - stats.dead_lettered);
-    assert_eq!(stats.reasons.get("dead_letter_budget"), Some(&stats.expired));
-
-    let world = world.crash().await;
-    world.sink("orders").fail_key(
-        KeyHash::of("poison"),
-        Answer::Rejected { why: Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400) },
-    );
-    world.publish("order", &["poison"], 50..60).await;
-    let after = world.settled(&orders, 60).await;
-    assert!(after.expired >= stats.expired + 9, "dead letters from before the crash still count: {after:?}");
-}
-
-fn record<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> DeadLetterRecord<'a> {
+pub(super) fn record<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> DeadLetterRecord<'a> {
     let Subscription { id, epoch, .. } = *subscription;
     DeadLetterRecord {
         key: DeadLetterKey { subscription: id, epoch, partition: 0, offset: Offset(offset) },
@@ -163,53 +137,6 @@ fn record<'a>(subscription: &Subscription, offset: u64, event: &'a [u8]) -> Dead
         detail: "",
         event,
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn event_with_a_dead_letter_from_before_a_crash_does_not_expire_over_the_quota() {
-    let mut setup = Setup::default();
-    setup.dead_letter_quota.account_bytes_max = 500;
-    // Outcomes are not replicated before the crash.
-    setup.delivery.advance_interval_ms = 600_000;
-    let mut world = World::with(setup).await;
-    let orders = world.subscribe("orders", &["order"]).await;
-    world.sink("orders").fail_key(KeyHash::of("poison"), rejected());
-    world.publish("order", &["poison"], 0..5).await;
-    let before = world.stats_when(&orders, |stats| stats.dead_lettered + stats.expired == 5).await;
-    assert!((1..5).contains(&before.dead_lettered), "{before:?}");
-
-    world.machine.setup.delivery.advance_interval_ms = 20;
-    let world = world.crash().await;
-    let after = world.settled(&orders, 5).await;
-    assert_eq!((after.dead_lettered, after.expired), (before.dead_lettered, before.expired));
-    assert_eq!(dead_letters(&world, &orders).await.len() as u64, after.dead_lettered);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_stream_keeps_its_dead_letters_and_refuses_new_ones_of_any_account() {
-    let mut setup = Setup::default();
-    setup.dead_letter_quota.stream_bytes_max = 512 << 10;
-    setup.partition.segment_bytes = 16 << 10;
-    let world = World::with(setup).await;
-    let orders = world.subscribe("orders", &["order"]).await;
-    world.sink("orders").fail_key(KeyHash::of("poison"), rejected());
-    world.publish("order", &["poison"], 0..1).await;
-    assert_eq!(world.settled(&orders, 1).await.dead_lettered, 1);
-
-    let stream = &world.delivery.context.dead_letters;
-    let other = AccountId::from_bytes([9; 16]);
-    let mut count = 0;
-    for event in [[0; 4 << 10].as_slice(), &[0]] {
-        while stream.append(other, KeyHash::of("a"), &record(&orders, 100 + count, event)).await.is_ok() {
-            count += 1;
-            assert!(count < 200, "{count} dead letters of 4 KiB in 512 KiB");
-        }
-        assert!(count > 10, "only {count} dead letters of 4 KiB in 512 KiB");
-    }
-    world.publish("order", &["poison"], 1..2).await;
-    assert_eq!(world.settled(&orders, 2).await.reasons.get("dead_letter_budget"), Some(&1));
-    assert_eq!(world.dead_letters.trim_target(), None);
-    assert_eq!(dead_letters(&world, &orders).await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

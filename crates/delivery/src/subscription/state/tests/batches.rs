@@ -8,7 +8,7 @@ fn why() -> Failure {
     Failure { class: "test", status: 400, message: String::new() }
 }
 
-fn rejected() -> Answer {
+pub(super) fn rejected() -> Answer {
     Answer::Rejected { why: why() }
 }
 
@@ -21,7 +21,7 @@ fn offsets(items: &[AttemptItem]) -> Vec<u64> {
 }
 
 /// A world whose machine is live and was handed these events.
-fn handed_over(keys: &[u64]) -> World {
+pub(super) fn handed_over(keys: &[u64]) -> World {
     let mut world = World::new(keys.to_vec(), 0);
     world.fan_out(keys.len() as u64);
     world
@@ -42,7 +42,7 @@ fn handed_over_with_invalid(keys: &[u64], invalid: u64) -> World {
 }
 
 /// The dead letters to write, from the last attempt and from a tick.
-fn dead_letters(world: &mut World) -> Vec<DeadLetterRequest> {
+pub(super) fn dead_letters(world: &mut World) -> Vec<DeadLetterRequest> {
     world.begin_actions();
     std::mem::take(&mut world.works)
         .into_iter()
@@ -61,7 +61,7 @@ fn dead_letters_fail(world: &mut World, requests: Vec<DeadLetterRequest>) {
     world.apply();
 }
 
-fn finish(
+pub(super) fn finish(
     world: &mut World,
     items: Vec<AttemptItem>,
     outcomes: impl IntoIterator<Item = Answer>,
@@ -154,21 +154,6 @@ fn refused_event_starts_no_probe() {
     let small = Abilities { event_bytes_max: 4, ..BATCH };
     assert!(world.attempt(small).is_empty());
     assert_eq!(world.breaker.allowed(0), crate::judgement::Allowed::OneProbe);
-}
-
-#[test]
-fn retention_settles_without_a_dead_letter_when_the_disk_is_full() {
-    let mut world = handed_over(&[1, 2]);
-    world.on(SubscriptionEvent::ExpireBelow(Offset(1)));
-    let [request] = <[DeadLetterRequest; 1]>::try_from(dead_letters(&mut world)).unwrap();
-    world.end_dead_letter(request, false);
-    assert!(dead_letters(&mut world).is_empty(), "the dead letter waits before the next try");
-    world.now_ms = world.tick().wake_at_ms.expect("the dead letter is tried again");
-    let [request] = <[DeadLetterRequest; 1]>::try_from(dead_letters(&mut world)).unwrap();
-    world.on(SubscriptionEvent::DeadLetterFailed { request, disk_is_full: true });
-    assert_eq!(world.machine.low_water(), Some(Offset(1)));
-    let expired = BTreeMap::from([(Outcome::Expired(Reason::Retention), 1)]);
-    assert_eq!(world.machine.counters().settled, expired);
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! Dead letters that cannot be written: held events, and events that retention overtakes.
+
+use super::{
+    batches::{dead_letters, finish, handed_over, rejected},
+    *,
+};
+
+fn refuse(world: &mut World, why: DeadLetterFailure) {
+    let [request] = <[DeadLetterRequest; 1]>::try_from(dead_letters(world)).expect("one dead letter");
+    world.on(SubscriptionEvent::DeadLetterFailed { request, why });
+}
+
+/// Passes the time until the next try.
+fn wait(world: &mut World) {
+    assert!(dead_letters(world).is_empty(), "the dead letter waits before the next try");
+    world.now_ms = world.tick().wake_at_ms.expect("the dead letter is tried again");
+}
+
+#[test]
+fn retention_settles_without_a_dead_letter_when_the_stream_is_full_or_the_disk() {
+    let table = [
+        (DeadLetterFailure::DiskFull, Reason::Retention),
+        (DeadLetterFailure::OverQuota, Reason::DeadLetterBudget),
+    ];
+    for (why, reason) in table {
+        let mut world = handed_over(&[1, 2]);
+        world.on(SubscriptionEvent::ExpireBelow(Offset(1)));
+        refuse(&mut world, DeadLetterFailure::Unavailable);
+        wait(&mut world);
+        refuse(&mut world, why);
+        assert_eq!(world.machine.low_water(), Some(Offset(1)));
+        assert_eq!(world.machine.counters().settled, BTreeMap::from([(Outcome::Expired(reason), 1)]));
+    }
+}
+
+#[test]
+fn event_over_quota_is_held_with_its_key_until_there_is_room() {
+    let mut world = handed_over(&[1, 1, 2]);
+    let items = world.attempt(SINGLE);
+    finish(&mut world, items, [rejected()], false);
+    refuse(&mut world, DeadLetterFailure::OverQuota);
+    let items = world.attempt(SINGLE);
+    assert_eq!(items[0].event.offset, Offset(2), "only the key of the held event waits");
+    finish(&mut world, items, [Answer::Delivered], false);
+    for _ in 0..3 {
+        wait(&mut world);
+        refuse(&mut world, DeadLetterFailure::OverQuota);
+        assert!(world.attempt(SINGLE).is_empty());
+    }
+    assert_eq!(world.machine.counters().settled, BTreeMap::from([(Outcome::Delivered, 1)]));
+    wait(&mut world);
+    for request in dead_letters(&mut world) {
+        world.end_dead_letter(request, true);
+    }
+    assert_eq!(world.dead_lettered, BTreeSet::from([0]));
+    assert_eq!(world.attempt(SINGLE)[0].event.offset, Offset(1));
+}
+
+#[test]
+fn parked_event_over_quota_stays_parked_until_retention_overtakes_it() {
+    let mut world = handed_over(&[1, 1]);
+    // The first event fails; between the attempts its key is parked and read again.
+    let request = 'attempts: loop {
+        world.begin();
+        for work in std::mem::take(&mut world.works) {
+            match work {
+                Work::Attempt(item) => world.end(Work::Attempt(item), How::Later),
+                Work::Read(read) => world.end(Work::Read(read), How::Well),
+                Work::DeadLetter(request) => break 'attempts request,
+            }
+        }
+        world.now_ms += 60;
+        assert!(world.now_ms < 60_000, "an event is given up after its last attempt");
+    };
+    assert!(request.item.parked);
+    world.on(SubscriptionEvent::DeadLetterFailed { request, why: DeadLetterFailure::OverQuota });
+    assert_eq!((world.machine.parked_keys(), world.machine.low_water()), (1, Some(Offset(0))));
+    wait(&mut world);
+    refuse(&mut world, DeadLetterFailure::OverQuota);
+    assert!(world.attempt(SINGLE).is_empty(), "the event was given up and is not attempted again");
+
+    world.on(SubscriptionEvent::ExpireBelow(Offset(1)));
+    wait(&mut world);
+    refuse(&mut world, DeadLetterFailure::OverQuota);
+    let expired = BTreeMap::from([(Outcome::Expired(Reason::DeadLetterBudget), 1)]);
+    assert_eq!(world.machine.counters().settled, expired);
+    assert_eq!(world.machine.low_water(), Some(Offset(1)));
+}
