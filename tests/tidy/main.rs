@@ -2,6 +2,7 @@
 //!
 //! A rule with exceptions carries them as a ratchet: each names its limit and may only shrink.
 
+mod circles;
 mod definitions;
 mod edges;
 mod size;
