@@ -12,6 +12,7 @@ use fanfare_codec::{Malformed, Reader, Writer};
 use crate::{codec::to_u32, segment::write_buffer::WriteBuffer};
 
 pub(crate) const HEADER_BYTES: usize = 64;
+const NONCE_TAG_AT: usize = 56;
 const FLAG_FRAME: u8 = 0;
 const FLAG_EPOCH: u8 = 1;
 
@@ -185,7 +186,7 @@ fn seal_header(mut bytes: Vec<u8>, link: Link, out: &mut WriteBuffer) -> Link {
 pub(crate) fn parse(bytes: &[u8; HEADER_BYTES], link: Link) -> Result<Parsed, &'static str> {
     let (sealed, chain) = bytes.split_last_chunk::<4>().ok_or("frame header cut short")?;
     let chain = u32::from_le_bytes(*chain);
-    if sealed[56..] != link.nonce_tag() {
+    if sealed[NONCE_TAG_AT..] != link.nonce_tag() {
         return Err("frame of another segment or epoch");
     }
     if chain != link.checksum(sealed) {
@@ -198,10 +199,16 @@ pub(crate) fn parse(bytes: &[u8; HEADER_BYTES], link: Link) -> Result<Parsed, &'
 pub(crate) fn parse_unlinked(bytes: &[u8], nonce: u64) -> Option<Parsed> {
     let (sealed, chain) = bytes.first_chunk::<HEADER_BYTES>()?.split_last_chunk::<4>()?;
     let link = Link { nonce, chain: u32::from_le_bytes(*chain) };
-    if sealed[56..] != link.nonce_tag() {
+    if sealed[NONCE_TAG_AT..] != link.nonce_tag() {
         return None;
     }
     read_header(sealed, link).ok()
+}
+
+/// True if `bytes` hold what looks like a header that carries the nonce, whole or not.
+pub(crate) fn holds_nonce(bytes: &[u8], nonce: u64) -> bool {
+    let tag = Link { nonce, chain: 0 }.nonce_tag();
+    bytes.get(NONCE_TAG_AT..).is_some_and(|tags| tags.windows(tag.len()).any(|found| found == tag))
 }
 
 fn read_header(sealed: &[u8], link: Link) -> Result<Parsed, Malformed> {

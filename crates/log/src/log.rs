@@ -38,6 +38,15 @@ impl Log {
         self.log.state.lock().bounds()
     }
 
+    /// True if the log ended in a torn tail when it was opened: bytes of a frame stood behind the last whole one.
+    ///
+    /// A torn tail is what a crash leaves of frames that were being written, and never what was recorded as synced.
+    /// Damage within the 100 ms before a crash looks the same, though, and may have hit a frame that was acknowledged.
+    /// So a replica with a torn tail does not vote before it has heard how far the log of the others reaches.
+    pub fn was_tail_torn(&self) -> bool {
+        self.log.was_tail_torn
+    }
+
     /// The last one that is durable.
     pub fn vote(&self) -> Option<Vec<u8>> {
         self.log.state.lock().vote.clone()

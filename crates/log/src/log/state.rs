@@ -38,6 +38,8 @@ pub(crate) struct LogShared {
     pub(crate) name_checksum: u32,
     pub(crate) replica: u64,
     pub(crate) dir: PathBuf,
+    /// True if the log ended in a torn tail when it was opened.
+    pub(super) was_tail_torn: bool,
     pub(crate) secondary_index: SecondaryIndex,
     pub(super) state: Mutex<State>,
 }
@@ -130,7 +132,7 @@ impl LogShared {
         roll: RollPolicy,
         recovered: Recovered,
     ) -> (Self, LogEnd) {
-        let Recovered { segments, next_segment, continuation } = recovered;
+        let Recovered { segments, next_segment, continuation, is_tail_torn } = recovered;
         let newest = segments.last();
         let written = newest.and_then(newest_position);
         let last = written.max_by_index(facts.purged);
@@ -154,6 +156,7 @@ impl LogShared {
             name_checksum: crc32fast::hash(facts.name.as_bytes()),
             replica: facts.replica,
             dir,
+            was_tail_torn: is_tail_torn,
             secondary_index: SecondaryIndex::default(),
             state: Mutex::new(State { segments: segments.into(), ..state }),
         };

@@ -8,7 +8,9 @@ use std::{
 };
 
 use crate::{
+    codec::to_usize,
     error::{Fatal, OpenError},
+    frame,
     fs::{File, FileSystem},
     journal::LogFacts,
     segment::active::Continuation,
@@ -18,11 +20,17 @@ use crate::{
     store::sealed_file,
 };
 
+/// A torn tail is looked for in so many bytes behind the end. The first pages of the last round may be lost and later
+/// ones kept, but a disk that keeps pages so far apart and none between them is not worth reading all of a segment.
+const TORN_TAIL_BYTES_MAX: u64 = 1024 * 1024;
+
 pub(crate) struct Recovered {
     /// Oldest first; the last one is not sealed.
     pub(crate) segments: Vec<Segment>,
     pub(crate) next_segment: u64,
     pub(crate) continuation: Continuation,
+    /// True if bytes of a frame stand behind the last whole one.
+    pub(crate) is_tail_torn: bool,
 }
 
 pub(crate) struct Recovery<'a> {
@@ -54,19 +62,24 @@ impl Recovery<'_> {
         let chain = self.chain(&live)?;
         self.remove_dead(&names, &chain)?;
         let mut segments = Vec::new();
+        let mut is_tail_torn = false;
         let mut newer = chain.into_iter().peekable();
         while let Some(found) = newer.next() {
             let successor = newer.peek().and_then(|next| next.header.predecessor);
             segments.push(match successor {
                 Some(end) => self.sealed(found, end)?,
-                None => self.newest(found)?,
+                None => {
+                    let newest = self.newest(found)?;
+                    is_tail_torn = self.is_tail_torn(&newest)?;
+                    newest
+                }
             });
         }
         let continuation = match (segments.last(), self.facts.truncation) {
             (Some(newest), Some(cut)) if cut.segment == newest.header.sequence => Continuation::Truncated,
             _ => Continuation::NewEpoch,
         };
-        Ok(Recovered { segments, next_segment, continuation })
+        Ok(Recovered { segments, next_segment, continuation, is_tail_torn })
     }
 
     fn list(&self) -> Result<Vec<String>, OpenError> {
@@ -235,6 +248,29 @@ impl Recovery<'_> {
         // The recovered frames may be in the page cache only, but count as durable from here on.
         file.sync().map_err(|error| Fatal::new("sync", &path, &error))?;
         Ok(Segment { header, path, file, file_bytes: length, extent, sealed: false })
+    }
+
+    /// True if a header of the newest segment's own nonce stands behind its end: the log was stopped in the middle of a
+    /// write, or lost a frame above the recorded synced end.
+    ///
+    /// Bytes of other nonces are what a recycled file held before, and say nothing.
+    fn is_tail_torn(&self, newest: &Segment) -> Result<bool, OpenError> {
+        let Segment { path, file, file_bytes, extent, .. } = newest;
+        let is_cut = self.facts.truncation.is_some_and(|cut| cut.segment == newest.header.sequence);
+        // After a stop in order, or a truncation, the end is recorded: frames behind it were removed on purpose.
+        if self.closed || is_cut {
+            return Ok(false);
+        }
+        let length = file_bytes.saturating_sub(extent.end_byte).min(TORN_TAIL_BYTES_MAX);
+        let mut tail = vec![0; to_usize(length)];
+        let filled =
+            file.read_at(&mut tail, extent.end_byte).map_err(|error| Fatal::new("read", path, &error))?;
+        tail.truncate(filled);
+        let is_torn = frame::holds_nonce(&tail, extent.link.nonce);
+        if is_torn {
+            tracing::warn!(path = %path.display(), byte = extent.end_byte, "found a torn tail; the log ends before it");
+        }
+        Ok(is_torn)
     }
 }
 

@@ -90,21 +90,27 @@ fn damage_of_synced_frames_is_corruption_and_loses_nothing_silently() {
     }
 }
 
-#[test]
-fn damage_above_the_synced_end_is_a_torn_tail() {
-    let (fs, frames) = written(false);
-    // A power loss right after the last frames: the record of their sync was not durable yet.
-    let (store, log) = open(&fs).expect("open");
+/// A power loss right after some more frames: the record of their sync was not durable yet. All frames that the log
+/// holds then, the frames before among them.
+fn with_unrecorded_frames(fs: &MemoryFileSystem, frames: &[Frame]) -> (MemoryFileSystem, Vec<Frame>) {
+    let (store, log) = open(fs).expect("open");
     let (sender, operations) = mpsc::sync_channel(1);
     let counted = fs.clone();
-    let frames_after = (24..27).map(|index| frame(index, 2, 80)).collect();
-    log.append(frames_after, Box::new(move |_| sender.send(counted.operations()).expect("the test waits")));
+    let more = (24..27).map(|index| frame(index, 2, 80)).collect();
+    log.append(more, Box::new(move |_| sender.send(counted.operations()).expect("the test waits")));
     let operations = operations.recv().expect("append");
     let crashed = fs.after(operations).crashed(|_| Keep::Nothing);
     drop((store, log));
-    let mut longer = frames.clone();
+    let mut longer = frames.to_vec();
     longer.extend(read_all(&open(&copy(&crashed)).expect("open").1).into_iter().skip(frames.len()));
     assert_eq!(longer.len(), frames.len() + 3);
+    (crashed, longer)
+}
+
+#[test]
+fn damage_above_the_synced_end_is_a_torn_tail() {
+    let (fs, frames) = written(false);
+    let (crashed, longer) = with_unrecorded_frames(&fs, &frames);
     let mut torn = 0;
     damage_each_byte(&crashed, &newest_segment(&crashed), |damaged, _, story| {
         match look(damaged, &longer, story) {
@@ -114,6 +120,54 @@ fn damage_above_the_synced_end_is_a_torn_tail() {
         }
     });
     assert!(torn > 300, "only {torn} torn tails");
+}
+
+/// The part of a nonce that a header carries, by which a torn frame is known.
+const NONCE_TAG_BYTES: usize = 4;
+
+#[test]
+fn a_torn_tail_is_told_from_a_whole_end() {
+    let (fs, frames) = written(false);
+    let (crashed, longer) = with_unrecorded_frames(&fs, &frames);
+    let was_torn = |fs: &MemoryFileSystem| open(fs).map(|(_store, log)| log.was_tail_torn());
+    assert!(!was_torn(&copy(&crashed)).expect("whole"), "nothing was cut");
+    let path = newest_segment(&crashed);
+    let (mut known, mut unknown) = (0, 0);
+    for at in 0..length(&crashed, &path) {
+        let damaged = copy(&crashed);
+        damaged.flip(&path, at, 1 << (at % 8));
+        let Ok((_store, log)) = open(&damaged) else { continue };
+        assert!(read_all(&log).len() < longer.len(), "byte {at}");
+        if log.was_tail_torn() { known += 1 } else { unknown += 1 }
+    }
+    // A flip in the tag of the very last frame leaves nothing that names the frame. A flip in that of the epoch mark
+    // leaves frames of a nonce that nothing names.
+    assert!(known > 300 && unknown <= 2 * NONCE_TAG_BYTES, "{known} torn tails are known, {unknown} are not");
+    // A torn tail is reported again until the log goes on behind the end.
+    let damaged = copy(&crashed);
+    damaged.flip(&path, length(&crashed, &path) - 1, 1);
+    assert!(was_torn(&damaged).expect("open") && was_torn(&copy(&damaged)).expect("open"));
+    let (store, log) = open(&damaged).expect("open");
+    append_range(&log, 26..27, 3, 80);
+    let again = damaged.crashed(|_| Keep::All);
+    drop((store, log));
+    assert!(!was_torn(&again).expect("open"), "the log goes on with another nonce");
+}
+
+#[test]
+fn frames_that_were_truncated_are_no_torn_tail() {
+    for clean in [true, false] {
+        let fs = MemoryFileSystem::default();
+        let (store, log) = open(&fs).expect("open");
+        append_range(&log, 1..6, 1, 150);
+        wait(|done| log.truncate_after(Some(3), done)).expect("truncate");
+        if clean {
+            store.close();
+        }
+        drop((store, log));
+        let (_store, log) = open(&fs.crashed(|_| Keep::All)).expect("reopen");
+        assert!(!log.was_tail_torn() && read_all(&log).len() == 3, "clean: {clean}");
+    }
 }
 
 #[test]
