@@ -12,9 +12,12 @@ use fanfare_log::{
     StoreOptions, memory::Keep,
 };
 
-use crate::support::{
-    DIR, LOG, REPLICA, SEGMENT_BYTES, append, append_range, frame, open, open_store, open_with, options,
-    read_all, roll, wait,
+use crate::{
+    support::{
+        DIR, LOG, REPLICA, SEGMENT_BYTES, append, append_range, frame, open, open_store, open_with, options,
+        read_all, roll, timeless, wait,
+    },
+    watched::{CallKind, FLUSHER, WatchedFileSystem},
 };
 
 fn files(fs: &MemoryFileSystem, kind: &str) -> Vec<PathBuf> {
@@ -144,20 +147,21 @@ fn a_small_file_is_replaced_whole_and_damage_is_told() {
 const FULL: u64 = 4;
 
 #[test]
-fn the_next_segment_is_there_before_it_is_needed_and_costs_no_sync_of_its_own() {
-    let fs = MemoryFileSystem::default();
-    let (_store, log) = open(&fs).expect("open");
+fn the_next_segment_is_there_before_it_is_needed_and_costs_the_flusher_no_sync_of_its_own() {
+    let fs = WatchedFileSystem::default();
+    let store = fs.open_store(&timeless(), options());
+    let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
     append_range(&log, 1..1 + FULL, 1, 300);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while files(&fs, "seg").len() < 2 {
+    while files(&fs.memory, "seg").len() < 2 {
         assert!(Instant::now() < deadline, "no segment was made");
         thread::yield_now();
     }
-    // Its directory has been synced, too.
-    wait(|done| log.save_vote(vec![1], done)).expect("vote");
-    let before = fs.syncs();
+    fs.take_calls(FLUSHER);
     append(&log, vec![frame(1 + FULL, 1, 300)]).expect("append");
-    assert_eq!(fs.syncs() - before, 1);
+    let mut calls = fs.take_calls(FLUSHER);
+    calls.retain(|call| call.kind != CallKind::Write);
+    assert_eq!(calls.iter().map(|call| call.kind).collect::<Vec<_>>(), [CallKind::Sync], "{calls:?}");
     assert_eq!(log.segments().len(), 2);
 }
 

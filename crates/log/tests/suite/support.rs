@@ -6,10 +6,11 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
-use fanfare_environment::{Environment, Random};
+use fanfare_environment::{Clock, Environment, Random};
 use fanfare_log::{
     Fatal, Frame, Log, MemoryFileSystem, NewFrame, OnDurable, OpenError, Payload, Position, RollPolicy,
     Store, StoreOptions, memory::Keep,
@@ -20,6 +21,8 @@ pub(crate) const DIR: &str = "/data";
 pub(crate) const SEGMENT_BYTES: u64 = 2048;
 pub(crate) const LOG: &str = "events-0";
 pub(crate) const REPLICA: u64 = 7;
+/// A request that waits longer is taken for one that is never answered.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 pub(crate) fn options() -> StoreOptions {
     StoreOptions {
@@ -68,6 +71,32 @@ pub(crate) fn open_in(
     Store::open(environment, Arc::new(fs.clone()), Path::new(DIR), options, Box::new(|_| {}))
 }
 
+/// A clock that stands still until a test sets it, so that no deadline of the log passes by itself.
+#[derive(Default)]
+pub(crate) struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    pub(crate) fn advance(&self, time: Duration) {
+        let time_ms = u64::try_from(time.as_millis()).expect("a short time");
+        self.0.fetch_add(time_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn unix_ms(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// The machine with a clock that stands still.
+pub(crate) fn timeless() -> Environment {
+    Environment::system().with_clock(Arc::new(ManualClock::default()))
+}
+
 /// The splitmix64 sequence: the same in every run, and no number twice.
 #[derive(Default)]
 pub(crate) struct NumberSequence(AtomicU64);
@@ -108,7 +137,7 @@ pub(crate) fn frame(index: u64, term: u64, payload_bytes: usize) -> NewFrame {
 pub(crate) fn wait(request: impl FnOnce(OnDurable)) -> Result<(), Fatal> {
     let (sender, receiver) = mpsc::sync_channel(1);
     request(Box::new(move |result| sender.send(result).expect("the test waits")));
-    receiver.recv().expect("every request is answered")
+    receiver.recv_timeout(ANSWERED_WITHIN).expect("every request is answered")
 }
 
 pub(crate) fn append(log: &Log, frames: Vec<NewFrame>) -> Result<(), Fatal> {
