@@ -19,6 +19,7 @@ pub fn store(directory: &Path, spare_segments: usize) -> anyhow::Result<Store> {
         pool_segments_max: spare_segments,
         cache_bytes: 32 << 20,
         queue_bytes_max: 64 << 20,
+        index_draft_bytes_max: 64 << 20,
         page_cache_bytes: 256 << 20,
     };
     let store = Store::open(

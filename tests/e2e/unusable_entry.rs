@@ -25,6 +25,7 @@ fn append_unknown(data_dir: &Path, name: &str) -> anyhow::Result<bool> {
         pool_segments_max: 0,
         cache_bytes: 1 << 20,
         queue_bytes_max: 1 << 20,
+        index_draft_bytes_max: 64 << 20,
         page_cache_bytes: 0,
     };
     let files = Arc::new(DiskFileSystem);

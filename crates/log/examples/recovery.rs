@@ -56,6 +56,7 @@ fn open(data: &Path) -> Result<Store, OpenError> {
         pool_segments_max: 0,
         cache_bytes: 32 << 20,
         queue_bytes_max: 64 << 20,
+        index_draft_bytes_max: 64 << 20,
         page_cache_bytes: 256 << 20,
     };
     Store::open(

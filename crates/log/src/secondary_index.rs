@@ -62,11 +62,18 @@ pub(crate) struct SegmentRef {
     pub(crate) end: FrameLocation,
 }
 
-/// The builder's result for one sealed segment.
+/// The builder's work on one sealed segment. No entry means that the builder has yet to begin.
 #[derive(Clone, Copy, Debug)]
-struct BuildOutcome {
+struct Build {
     segment: SegmentRef,
-    is_written: bool,
+    state: BuildState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BuildState {
+    Running,
+    Written,
+    Failed,
 }
 
 /// One log's part of the index.
@@ -76,8 +83,8 @@ pub(crate) struct SecondaryIndex {
     published_bytes: AtomicU64,
     /// Keys of the newest segment, or of one that was the newest until just now.
     draft: Mutex<Option<Draft>>,
-    /// Sealed segments that the builder has worked on, by sequence.
-    outcomes: Mutex<BTreeMap<u64, BuildOutcome>>,
+    /// Sealed segments that the builder works or has worked on, by sequence.
+    builds: Mutex<BTreeMap<u64, Build>>,
     /// Set while sealed segments may wait for the builder.
     has_pending: AtomicBool,
 }
@@ -99,6 +106,16 @@ impl SecondaryIndex {
         self.started.get().map(|(_, builder)| &**builder)
     }
 
+    fn draft_bytes(&self) -> u64 {
+        self.draft.lock().as_ref().map_or(0, Draft::bytes)
+    }
+
+    fn abandon_draft(&self) {
+        if let Some(draft) = &mut *self.draft.lock() {
+            draft.abandon();
+        }
+    }
+
     /// Counts bytes that became readable, and wakes the builder once enough have. Called by the flusher alone.
     pub(crate) fn note_published(&self, bytes: u64) {
         let Some(builder) = self.builder() else { return };
@@ -118,39 +135,54 @@ impl SecondaryIndex {
         }
     }
 
+    /// The index file is gone. A build that runs meanwhile may have looked at that file, so it does not count.
     fn request_rebuild(&self, sequence: u64) {
-        self.outcomes.lock().remove(&sequence);
+        self.builds.lock().remove(&sequence);
         self.note_pending();
     }
 
     fn is_written(&self, segment: &SegmentRef) -> bool {
-        let outcomes = self.outcomes.lock();
-        outcomes
+        let builds = self.builds.lock();
+        builds
             .get(&segment.sequence)
-            .is_some_and(|outcome| outcome.is_written && outcome.segment == *segment)
+            .is_some_and(|build| build.state == BuildState::Written && build.segment == *segment)
     }
 
-    fn record_outcome(&self, segment: SegmentRef, is_written: bool) {
-        self.outcomes.lock().insert(segment.sequence, BuildOutcome { segment, is_written });
+    /// `finish_build` follows, unless the store closes.
+    fn begin_build(&self, segment: SegmentRef) {
+        self.builds.lock().insert(segment.sequence, Build { segment, state: BuildState::Running });
+    }
+
+    /// The segment stays pending if a rebuild was requested since `begin_build`.
+    fn finish_build(&self, segment: &SegmentRef, is_written: bool) {
+        let mut builds = self.builds.lock();
+        // Without this check a file that a lookup has removed as damaged would be recorded as written, and lookups
+        // would read the whole segment until one of them misses the file.
+        if let Some(build) = builds.get_mut(&segment.sequence)
+            && build.state == BuildState::Running
+            && build.segment == *segment
+        {
+            build.state = if is_written { BuildState::Written } else { BuildState::Failed };
+        }
     }
 
     fn take_has_pending(&self) -> bool {
         self.has_pending.swap(false, Ordering::AcqRel)
     }
 
-    /// Sequences of the `sealed` segments that wait for the builder. Outcomes of all other segments are forgotten.
+    /// Sequences of the `sealed` segments that wait for the builder.
     pub(crate) fn pending_of(&self, sealed: &[SegmentRef]) -> Vec<u64> {
-        let mut outcomes = self.outcomes.lock();
-        let mut current = BTreeMap::new();
-        let mut pending = Vec::new();
-        for segment in sealed {
-            match outcomes.get(&segment.sequence).filter(|outcome| outcome.segment == *segment) {
-                Some(outcome) => drop(current.insert(segment.sequence, *outcome)),
-                None => pending.push(segment.sequence),
-            }
-        }
-        *outcomes = current;
-        pending
+        let builds = self.builds.lock();
+        let is_pending = |segment: &&SegmentRef| {
+            let build = builds.get(&segment.sequence).filter(|build| build.segment == **segment);
+            build.is_none_or(|build| build.state == BuildState::Running)
+        };
+        sealed.iter().filter(is_pending).map(|segment| segment.sequence).collect()
+    }
+
+    /// Forgets the build of a segment that is gone.
+    fn forget_build(&self, sequence: u64) {
+        self.builds.lock().remove(&sequence);
     }
 }
 

@@ -98,6 +98,8 @@ pub(crate) struct StorageConfig {
     pub(crate) cache_bytes: ByteSize,
     /// Bytes handed to the disk and not yet written.
     pub(crate) queue_bytes_max: ByteSize,
+    /// Memory for the secondary index of segments that are still written, all partitions together.
+    pub(crate) index_draft_bytes: ByteSize,
     /// Upper bound of written log pages that stay in the system's page cache.
     pub(crate) page_cache_bytes: ByteSize,
     /// Memory for parts of the log that lagging readers read again, all partitions together.
@@ -117,6 +119,7 @@ impl Default for StorageConfig {
             pool_segments_max: 8,
             cache_bytes: ByteSize::mib(96),
             queue_bytes_max: ByteSize::mib(64),
+            index_draft_bytes: ByteSize::mib(64),
             page_cache_bytes: ByteSize::mib(256),
             read_cache_bytes: ByteSize::mib(52),
             checkpoint_interval: Span::seconds(5),
@@ -302,6 +305,7 @@ impl StorageConfig {
             pool_segments_max: self.pool_segments_max,
             cache_bytes: self.cache_bytes.0,
             queue_bytes_max: self.queue_bytes_max.0,
+            index_draft_bytes_max: self.index_draft_bytes.0,
             page_cache_bytes: self.page_cache_bytes.0,
         }
     }

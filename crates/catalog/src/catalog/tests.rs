@@ -37,6 +37,7 @@ fn open_store(files: &MemoryFileSystem) -> Store {
         pool_segments_max: 1,
         cache_bytes: 8 << 20,
         queue_bytes_max: 8 << 20,
+        index_draft_bytes_max: 64 << 20,
         page_cache_bytes: 0,
     };
     Store::open(

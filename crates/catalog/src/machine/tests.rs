@@ -97,6 +97,7 @@ async fn log_of(frames: Vec<(u8, Vec<u8>)>) -> (Store, Log) {
         pool_segments_max: 0,
         cache_bytes: 1 << 20,
         queue_bytes_max: 1 << 20,
+        index_draft_bytes_max: 64 << 20,
         page_cache_bytes: 0,
     };
     let files = Arc::new(MemoryFileSystem::default());

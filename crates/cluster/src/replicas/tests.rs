@@ -50,6 +50,7 @@ impl Node {
             pool_segments_max: 1,
             cache_bytes: 8 << 20,
             queue_bytes_max: 8 << 20,
+            index_draft_bytes_max: 64 << 20,
             page_cache_bytes: 0,
         };
         let environment = Environment::system();

@@ -170,6 +170,7 @@ impl World {
             pool_segments_max: 2,
             cache_bytes,
             queue_bytes_max: 16 << 20,
+            index_draft_bytes_max: 64 << 20,
             page_cache_bytes: 0,
         };
         let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));

@@ -32,9 +32,10 @@ use crate::{
 const APPENDED_FRAMES_MAX: u64 = 1024;
 
 /// One per data directory.
-#[derive(Default)]
 pub(crate) struct Builder {
     logs: Mutex<Vec<Weak<LogShared>>>,
+    /// Memory for the drafts of all logs together.
+    draft_bytes_max: u64,
     closed: AtomicBool,
     pub(super) open_files: Mutex<OpenFiles>,
     /// Started with the first log that is indexed.
@@ -49,6 +50,16 @@ pub(crate) struct BuildJob {
 }
 
 impl Builder {
+    pub(crate) fn new(draft_bytes_max: u64) -> Self {
+        Self {
+            logs: Mutex::default(),
+            draft_bytes_max,
+            closed: AtomicBool::new(false),
+            open_files: Mutex::default(),
+            worker: OnceLock::new(),
+        }
+    }
+
     /// Indexes `log` from now on.
     pub(super) fn add(
         self: &Arc<Self>,
@@ -94,6 +105,26 @@ impl Builder {
 
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Abandons the largest drafts until those of all logs fit their budget. Lookups read an abandoned draft's segment
+    /// frame by frame, and the segment is read again when it is sealed. Only the one worker that extends drafts calls
+    /// this, so no draft grows meanwhile.
+    fn bound_drafts(&self) {
+        let mut drafts: Vec<(u64, Arc<LogShared>)> = Vec::new();
+        for log in self.logs() {
+            let bytes = log.secondary_index.draft_bytes();
+            drafts.push((bytes, log));
+        }
+        let mut total: u64 = drafts.iter().map(|(bytes, _)| bytes).sum();
+        drafts.sort_by_key(|(bytes, _)| *bytes);
+        while total > self.draft_bytes_max
+            && let Some((bytes, log)) = drafts.pop()
+        {
+            tracing::debug!(log = %log.dir.display(), bytes, "abandoned a draft of the secondary index; all drafts are over their budget");
+            log.secondary_index.abandon_draft();
+            total -= bytes;
+        }
     }
 
     fn logs(&self) -> Vec<Arc<LogShared>> {
@@ -171,9 +202,7 @@ impl Indexer {
         drop(draft);
         if let Err(BuildError::Scan(error)) = self.extend(log, keys, &newest) {
             warn_unreadable(&error, log, newest.header.sequence);
-            if let Some(draft) = &mut *log.secondary_index.draft.lock() {
-                draft.abandon();
-            }
+            log.secondary_index.abandon_draft();
         }
     }
 
@@ -193,6 +222,7 @@ impl Indexer {
             if let Some(draft) = &mut *log.secondary_index.draft.lock() {
                 draft.append(more);
             }
+            self.builder.bound_drafts();
         }
     }
 
@@ -219,6 +249,7 @@ impl Indexer {
     fn build(&self, log: &LogShared, keys: IndexKeys, job: &BuildJob) {
         let sequence = job.header.sequence;
         let path = log.dir.join(SegmentHeader::keys_name(sequence));
+        log.secondary_index.begin_build(job.segment);
         let built = self.build_file(log, keys, job, &path);
         let is_written = built.is_ok();
         match built {
@@ -229,7 +260,7 @@ impl Indexer {
                 tracing::warn!(path = %path.display(), %error, "failed to write an index file; lookups read the whole segment");
             }
         }
-        log.secondary_index.record_outcome(job.segment, is_written);
+        log.secondary_index.finish_build(&job.segment, is_written);
         let mut draft = log.secondary_index.draft.lock();
         if draft.as_ref().is_some_and(|draft| draft.belongs_to(&job.segment)) {
             *draft = None;
@@ -237,6 +268,7 @@ impl Indexer {
         drop(draft);
         // A purge that freed the segment meanwhile removed the index file before there was one: remove it again.
         if !log.has_segment(&job.segment) {
+            log.secondary_index.forget_build(sequence);
             remove_file(&*self.fs, &path);
         }
     }

@@ -88,6 +88,12 @@ impl Draft {
         self.end
     }
 
+    /// Memory that the draft takes.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.locations.capacity() * size_of::<FrameLocation>()
+            + self.postings.capacity() * size_of::<Posting>()) as u64
+    }
+
     pub(super) fn is_abandoned(&self) -> bool {
         self.is_abandoned
     }

@@ -333,6 +333,7 @@ impl LogShared {
     /// Forgets the index of a segment that is gone; the path of its index file, if there can be one.
     pub(crate) fn forget_index(&self, sequence: u64) -> Option<PathBuf> {
         let builder = self.secondary_index.builder()?;
+        self.secondary_index.forget_build(sequence);
         builder.open_files.lock().remove(Key { log: self.id, sequence });
         Some(self.dir.join(SegmentHeader::keys_name(sequence)))
     }

@@ -10,6 +10,9 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// `Log::when_room` waits while so much is on its way to disk.
     pub queue_bytes_max: u64,
+    /// For the secondary index of segments that are still written, of all logs together. Segments that find no room are
+    /// looked through frame by frame until they are sealed.
+    pub index_draft_bytes_max: u64,
     /// Upper bound of written and synced bytes in the operating system's page cache, roughly; 0 leaves them to the
     /// system.
     pub page_cache_bytes: u64,

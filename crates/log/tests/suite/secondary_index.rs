@@ -19,6 +19,7 @@ use crate::{
         DIR, LOG, NumberSequence, REPLICA, after_power_loss, any_options, append, append_range, frame, open,
         open_in, open_store, open_with, options, read_all, roll, wait,
     },
+    watched::{CallKind, INDEXER, WatchedFileSystem},
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -330,6 +331,33 @@ fn every_flipped_byte_of_an_index_is_noticed_and_mended() {
     }
 }
 
+/// The builder has found a file whole, and does not know yet that a lookup has removed the file as damaged.
+#[test]
+fn a_file_that_a_lookup_discards_while_the_builder_checks_the_file_is_built_again() {
+    let memory = MemoryFileSystem::default();
+    let (store, log) = open_indexed(&memory);
+    append_range(&log, 1..40, 1, 300);
+    settle(&log);
+    store.close();
+    drop((store, log));
+    // The builder begins with the newest file.
+    let path = index_files(&memory).pop().expect("index files");
+    let whole = memory.content(&path).expect("index");
+    // The last block of postings, which the builder does not read.
+    flip(&memory, &path, whole.len() as u64 - 1);
+    let fs = WatchedFileSystem::of(&memory);
+    let hold = fs.hold(|call| call.is(INDEXER, CallKind::Open));
+    let store = fs.open_store(&Environment::system(), options());
+    let log = store.open_log(LOG, REPLICA, roll()).expect("open log");
+    log.start_index(KEYS).expect("a thread");
+    fs.wait_until_held();
+    check(&log);
+    assert!(memory.content(&path).is_err(), "the lookups removed the damaged file");
+    drop(hold);
+    settle(&log);
+    assert!(memory.content(&path).is_ok_and(|content| content == whole), "the file was not built again");
+}
+
 /// What this version writes is what the file beside this says. A difference is a change of format.
 #[test]
 fn the_format_of_an_index_has_not_changed() {
@@ -420,4 +448,30 @@ fn lookups_use_the_draft_of_the_newest_segment() {
     }
     assert_eq!(log.segments().len(), 1);
     check(&log);
+}
+
+#[test]
+fn drafts_of_all_logs_share_one_budget_and_the_largest_go_first() {
+    // Drafts of about 390, 200 and 2 KiB.
+    for (budget, is_drafted) in [(1 << 20, [true, true, true]), (450_000, [false, true, true])] {
+        let fs = MemoryFileSystem::default();
+        let store =
+            open_with(&fs, StoreOptions { index_draft_bytes_max: budget, ..options() }).expect("open");
+        let large = fanfare_log::RollPolicy { segment_bytes: 8 << 20, ..roll() };
+        let logs = [3000_u64, 2000, 10].map(|frames| {
+            let log = store.open_log(&format!("events-{frames}"), frames, large).expect("open log");
+            append(&log, (1..=frames).map(|index| frame(index, 1, 10)).collect()).expect("append");
+            log.start_index(KEYS).expect("a thread");
+            log
+        });
+        let covers = |log: &Log| log.peek(RARE, 1..2).expect("peek").is_some();
+        // The builder goes through the logs in their order, so with the last one all are drafted as far as they can be.
+        let deadline = Instant::now() + DEADLINE;
+        while !covers(&logs[2]) {
+            assert!(Instant::now() < deadline, "the last log is not drafted");
+            std::thread::yield_now();
+        }
+        assert!(logs.iter().all(|log| log.read_cached(1, 2, 0).is_none()), "frames are read from disk");
+        assert_eq!(logs.each_ref().map(covers), is_drafted, "budget {budget}");
+    }
 }

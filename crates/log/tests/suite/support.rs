@@ -30,6 +30,7 @@ pub(crate) fn options() -> StoreOptions {
         pool_segments_max: 2,
         cache_bytes: 0,
         queue_bytes_max: 1 << 20,
+        index_draft_bytes_max: 64 << 20,
         page_cache_bytes: 0,
     }
 }

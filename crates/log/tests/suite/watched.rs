@@ -16,6 +16,7 @@ use crate::support::DIR;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) const FLUSHER: &str = "log-flusher";
 pub(crate) const BACKGROUND: &str = "log-background";
+pub(crate) const INDEXER: &str = "log-index";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallKind {
@@ -97,6 +98,10 @@ pub(crate) struct WatchedFileSystem {
 }
 
 impl WatchedFileSystem {
+    pub(crate) fn of(memory: &MemoryFileSystem) -> Self {
+        Self { memory: memory.clone(), watch: Arc::default() }
+    }
+
     pub(crate) fn open_store(&self, environment: &Environment, options: StoreOptions) -> Store {
         Store::open(environment, Arc::new(self.clone()), Path::new(DIR), options, Box::new(|_| {}))
             .expect("open")

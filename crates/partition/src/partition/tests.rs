@@ -96,6 +96,7 @@ impl Node {
             pool_segments_max: 2,
             cache_bytes: 1 << 20,
             queue_bytes_max: 8 << 20,
+            index_draft_bytes_max: 64 << 20,
             page_cache_bytes: 0,
         };
         let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));

@@ -67,6 +67,7 @@ impl Replica {
             segment_bytes: 1 << 20,
             pool_segments_max: 1,
             cache_bytes: 1 << 20,
+            index_draft_bytes_max: 64 << 20,
             page_cache_bytes: 0,
             queue_bytes_max: 8 << 20,
         };

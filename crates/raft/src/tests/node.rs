@@ -41,6 +41,7 @@ impl Files {
             pool_segments_max: 2,
             cache_bytes: 64 << 20,
             queue_bytes_max: 64 << 20,
+            index_draft_bytes_max: 64 << 20,
             page_cache_bytes: 0,
         };
         Store::open(

@@ -121,6 +121,7 @@ async fn open(files: &Counting) -> Node {
         pool_segments_max: 0,
         cache_bytes: 0,
         queue_bytes_max: 8 << 20,
+        index_draft_bytes_max: 64 << 20,
         page_cache_bytes: 0,
     };
     let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
