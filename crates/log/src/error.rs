@@ -17,6 +17,12 @@ impl Fatal {
         Self { operation, path: path.display().to_string(), message: error.to_string(), disk_full }
     }
 
+    /// The files of the log in `dir` cannot be read, which `operation` needs.
+    pub(crate) fn unreadable(operation: &'static str, dir: &Path, error: &ReadError) -> Self {
+        let path = dir.display().to_string();
+        Self { operation, path, message: error.to_string(), disk_full: false }
+    }
+
     pub(crate) fn closed(dir: &Path) -> Self {
         let message = "the store is closed".to_owned();
         Self { operation: "use", path: dir.display().to_string(), message, disk_full: false }

@@ -38,11 +38,8 @@ impl Log {
         self.log.state.lock().bounds()
     }
 
-    /// True if the log ended in a torn tail when it was opened: bytes of a frame stood behind the last whole one.
-    ///
-    /// A torn tail is what a crash leaves of frames that were being written, and never what was recorded as synced.
-    /// Damage within the 100 ms before a crash looks the same, though, and may have hit a frame that was acknowledged.
-    /// So a replica with a torn tail does not vote before it has heard how far the log of the others reaches.
+    /// True if the log ended in a torn tail when it was opened. A replica of such a log may have lost frames that it had
+    /// acknowledged, so it does not vote before it has heard how far the logs of the others reach.
     pub fn was_tail_torn(&self) -> bool {
         self.log.was_tail_torn
     }
@@ -81,7 +78,7 @@ impl Log {
         let last = match index.map(|index| self.log.read(index, index + 1, 0)) {
             None | Some(Err(ReadError::Purged { .. })) => Ok(None),
             Some(Ok(frames)) => Ok(frames.into_iter().next().map(|frame| frame.header)),
-            Some(Err(error)) => Err(self.unreadable(&error)),
+            Some(Err(error)) => Err(Fatal::unreadable("truncate", &self.log.dir, &error)),
         };
         let mut uncached = Vec::new();
         self.submit(on_durable, |state| {
@@ -119,17 +116,16 @@ impl Log {
             state.start_offset =
                 if restarts { next_offset } else { state.offset_after(position, next_offset) };
             state.purged = Some(position);
-            let start_offset = state.start_offset;
             if !restarts {
                 uncached =
                     state.uncache(&self.handle.shared.cached_bytes, |cache| cache.drop_up_to(position.index));
-                return Work::Purge { position, start_offset };
+                return Work::Purge { position, start_offset: state.start_offset };
             }
             state.last = Some(position);
             state.next_offset = next_offset;
             state.resets_pending += 1;
             uncached = state.uncache(&self.handle.shared.cached_bytes, TailCache::clear);
-            Work::Restart { position, start_offset }
+            Work::Restart { position, start_offset: state.start_offset }
         });
         drop(uncached);
     }
@@ -182,11 +178,6 @@ impl Log {
         if let Err(refused) = pushed {
             (refused.on_durable)(Err(Fatal::closed(&shared.dir)));
         }
-    }
-
-    fn unreadable(&self, error: &ReadError) -> Fatal {
-        let path = self.log.dir.display().to_string();
-        Fatal { operation: "truncate", path, message: error.to_string(), disk_full: false }
     }
 }
 

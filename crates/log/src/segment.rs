@@ -8,6 +8,7 @@ pub(crate) mod pool;
 pub(crate) mod preallocated;
 pub(crate) mod recovery;
 pub(crate) mod roll;
+mod scan_position;
 pub(crate) mod scanner;
 pub(crate) mod write_buffer;
 pub(crate) mod writer;

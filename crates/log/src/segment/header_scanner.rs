@@ -5,10 +5,14 @@
 //! segment. A payload's checksum covers the whole payload, so its first bytes are not proven here.
 use std::sync::Arc;
 
-use super::{index::Entry, scanner::ScanError};
+use super::{
+    index::Entry,
+    scan_position::{ProvenHeader, ScanPosition},
+    scanner::ScanError,
+};
 use crate::{
     codec::to_usize,
-    frame::{self, FrameHeader, HEADER_BYTES, Link, Parsed},
+    frame::{FrameHeader, HEADER_BYTES, Link},
     fs::{File, PAGE_BYTES},
 };
 
@@ -19,11 +23,7 @@ const SKIP_BYTES_MIN: u64 = 64 * 1024;
 
 pub(crate) struct HeaderScanner {
     file: Arc<dyn File>,
-    end_byte: u64,
-    byte: u64,
-    link: Link,
-    next_index: u64,
-    next_offset: u64,
+    position: ScanPosition,
     window: Vec<u8>,
     /// Where in the file the window starts.
     window_byte: u64,
@@ -34,22 +34,14 @@ pub(crate) struct HeaderScanner {
 impl HeaderScanner {
     /// Frames from `start` up to `end_byte`.
     pub(crate) fn new(file: Arc<dyn File>, start: Entry, end_byte: u64) -> Self {
-        Self {
-            file,
-            end_byte,
-            byte: start.byte,
-            link: start.link,
-            next_index: start.index,
-            next_offset: start.base_offset,
-            window: Vec::new(),
-            window_byte: start.byte,
-            read_bytes: to_usize(PAGE_BYTES),
-        }
+        let position = ScanPosition::new(start, end_byte);
+        let read_bytes = to_usize(PAGE_BYTES);
+        Self { file, position, window: Vec::new(), window_byte: start.byte, read_bytes }
     }
 
     /// Index of the frame that `next` would give.
     pub(crate) fn next_index(&self) -> u64 {
-        self.next_index
+        self.position.next_index
     }
 
     /// The next header and the first bytes of its payload, as many as `prefix_bytes` asks for. None at `end_byte`
@@ -58,19 +50,12 @@ impl HeaderScanner {
         &mut self,
         prefix_bytes: &dyn Fn(&FrameHeader) -> usize,
     ) -> Result<Option<(FrameHeader, &[u8])>, ScanError> {
-        while self.byte < self.end_byte {
+        while !self.position.is_at_end() {
             let mut header = [0; HEADER_BYTES];
-            header.copy_from_slice(self.take(self.byte, HEADER_BYTES)?);
-            match frame::parse(&header, self.link).map_err(|what| self.bad(what))? {
-                Parsed::Epoch { link } => {
-                    self.link = link;
-                    self.byte += HEADER_BYTES as u64;
-                }
-                Parsed::Frame { header, link, .. } => {
-                    let prefix_bytes = prefix_bytes(&header).min(header.payload_bytes as usize);
-                    return self.pass(header, link, prefix_bytes).map(Some);
-                }
-            }
+            header.copy_from_slice(self.take(self.position.byte, HEADER_BYTES)?);
+            let Some(ProvenHeader { header, link, .. }) = self.position.prove(&header)? else { continue };
+            let prefix_bytes = prefix_bytes(&header).min(header.payload_bytes as usize);
+            return self.pass(header, link, prefix_bytes).map(Some);
         }
         Ok(None)
     }
@@ -81,30 +66,16 @@ impl HeaderScanner {
         link: Link,
         prefix_bytes: usize,
     ) -> Result<(FrameHeader, &[u8]), ScanError> {
-        if header.position.index != self.next_index || header.base_offset != self.next_offset {
-            return Err(self.bad("frame does not continue the log"));
-        }
-        let start = self.byte + HEADER_BYTES as u64;
-        let end = self.byte + header.disk_bytes();
-        if end > self.end_byte {
-            return Err(self.bad("frame cut short"));
-        }
+        let start = self.position.payload_byte();
         self.fill(start, prefix_bytes)?;
+        self.position.pass(&header, link);
         // Frames of a log resemble each other: the next read takes what this frame needed, or a large window where
         // skipping would not pay.
-        let gap = end - (start + prefix_bytes as u64);
+        let gap = self.position.byte - (start + prefix_bytes as u64);
         let needed = (HEADER_BYTES + prefix_bytes).next_multiple_of(to_usize(PAGE_BYTES));
         self.read_bytes = if gap < SKIP_BYTES_MIN { WINDOW_BYTES } else { needed };
-        self.byte = end;
-        self.link = link;
-        self.next_index += 1;
-        self.next_offset = header.end_offset();
         let at = to_usize(start - self.window_byte);
         Ok((header, &self.window[at..at + prefix_bytes]))
-    }
-
-    fn bad(&self, what: &'static str) -> ScanError {
-        ScanError::Bad { at: self.byte, what }
     }
 
     fn take(&mut self, from: u64, length: usize) -> Result<&[u8], ScanError> {
@@ -115,18 +86,16 @@ impl HeaderScanner {
 
     /// Makes the window hold `length` bytes from `from` on.
     fn fill(&mut self, from: u64, length: usize) -> Result<(), ScanError> {
-        if from.checked_add(length as u64).is_none_or(|end| end > self.end_byte) {
-            return Err(self.bad("frame cut short"));
-        }
+        self.position.check_range(from, length)?;
         let window_end = self.window_byte + self.window.len() as u64;
         if self.window_byte <= from && from + length as u64 <= window_end {
             return Ok(());
         }
-        let read_bytes = to_usize(self.end_byte - from).min(length.max(self.read_bytes));
+        let read_bytes = to_usize(self.position.end_byte - from).min(length.max(self.read_bytes));
         self.window.resize(read_bytes, 0);
         let filled = self.file.read_at(&mut self.window, from)?;
         self.window.truncate(filled);
         self.window_byte = from;
-        if filled < length { Err(self.bad("frame cut short")) } else { Ok(()) }
+        if filled < length { Err(self.position.bad("frame cut short")) } else { Ok(()) }
     }
 }

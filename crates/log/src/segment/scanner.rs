@@ -8,10 +8,11 @@ use bytes::Bytes;
 use crate::{
     codec::to_usize,
     error::{Fatal, ReadError},
-    frame::{self, Frame, HEADER_BYTES, Link, Parsed, Payload},
+    frame::{Frame, HEADER_BYTES, Link, Payload},
     fs::File,
     segment::SegmentHeader,
     segment::index::{Entry, Extent, Placed},
+    segment::scan_position::{ProvenHeader, ScanPosition},
 };
 
 const WINDOW_BYTES: usize = 256 * 1024;
@@ -29,11 +30,7 @@ impl From<io::Error> for ScanError {
 
 pub(crate) struct Scanner {
     file: Arc<dyn File>,
-    end_byte: u64,
-    byte: u64,
-    link: Link,
-    next_index: u64,
-    next_offset: u64,
+    position: ScanPosition,
     window: Bytes,
     window_byte: u64,
 }
@@ -41,60 +38,39 @@ pub(crate) struct Scanner {
 impl Scanner {
     /// Frames from `start` up to `end_byte`.
     pub(crate) fn new(file: Arc<dyn File>, start: Entry, end_byte: u64) -> Self {
-        Self {
-            file,
-            end_byte,
-            byte: start.byte,
-            link: start.link,
-            next_index: start.index,
-            next_offset: start.base_offset,
-            window: Bytes::new(),
-            window_byte: start.byte,
-        }
+        let position = ScanPosition::new(start, end_byte);
+        Self { file, position, window: Bytes::new(), window_byte: start.byte }
     }
 
     pub(crate) fn byte(&self) -> u64 {
-        self.byte
+        self.position.byte
     }
 
     pub(crate) fn link(&self) -> Link {
-        self.link
+        self.position.link
     }
 
     /// Index of the frame that `next` would return.
     pub(crate) fn next_index(&self) -> u64 {
-        self.next_index
+        self.position.next_index
     }
 
     /// None at `end_byte` exactly. After an error the scanner stands before the bad frame.
     pub(crate) fn next(&mut self) -> Result<Option<(Frame, Placed)>, ScanError> {
-        while self.byte < self.end_byte {
-            let header = self.take(self.byte, HEADER_BYTES)?;
+        while !self.position.is_at_end() {
+            let header = self.take(self.position.byte, HEADER_BYTES)?;
             let header: &[u8; HEADER_BYTES] =
-                header.first_chunk().ok_or_else(|| self.bad("frame cut short"))?;
-            match frame::parse(header, self.link).map_err(|what| self.bad(what))? {
-                Parsed::Epoch { link } => {
-                    self.link = link;
-                    self.byte += HEADER_BYTES as u64;
-                }
-                Parsed::Frame { header, payload_crc, link } => {
-                    if header.position.index != self.next_index || header.base_offset != self.next_offset {
-                        return Err(self.bad("frame does not continue the log"));
-                    }
-                    let payload =
-                        self.take(self.byte + HEADER_BYTES as u64, header.payload_bytes as usize)?;
-                    if crc32fast::hash(&payload) != payload_crc {
-                        return Err(self.bad("payload checksum differs"));
-                    }
-                    let placed =
-                        Placed { header: header.clone(), byte: self.byte, before: self.link, after: link };
-                    self.byte += header.disk_bytes();
-                    self.link = link;
-                    self.next_index += 1;
-                    self.next_offset = header.end_offset();
-                    return Ok(Some((Frame { header, payload: Payload::new(vec![payload]) }, placed)));
-                }
+                header.first_chunk().ok_or_else(|| self.position.bad("frame cut short"))?;
+            let Some(proven) = self.position.prove(header)? else { continue };
+            let ProvenHeader { header, payload_crc, link } = proven;
+            let payload = self.take(self.position.payload_byte(), header.payload_bytes as usize)?;
+            if crc32fast::hash(&payload) != payload_crc {
+                return Err(self.position.bad("payload checksum differs"));
             }
+            let ScanPosition { byte, link: before, .. } = self.position;
+            let placed = Placed { header: header.clone(), byte, before, after: link };
+            self.position.pass(&header, link);
+            return Ok(Some((Frame { header, payload: Payload::new(vec![payload]) }, placed)));
         }
         Ok(None)
     }
@@ -102,36 +78,30 @@ impl Scanner {
     /// Pushes the frames up to `index`, or all up to the end where there is none, onto `extent`, which ends where the
     /// scanner stands.
     fn extend(mut self, mut extent: Extent, index: Option<u64>) -> Result<Extent, ScanError> {
-        while index.is_none_or(|index| self.next_index <= index) {
+        while index.is_none_or(|index| self.position.next_index <= index) {
             let Some((_, placed)) = self.next()? else { break };
             extent.push(&placed);
         }
         // An epoch mark may stand behind the last frame. It belongs to the extent of a whole segment.
-        extent.end_byte = self.byte;
-        extent.link = self.link;
+        extent.end_byte = self.position.byte;
+        extent.link = self.position.link;
         Ok(extent)
     }
 
-    fn bad(&self, what: &'static str) -> ScanError {
-        ScanError::Bad { at: self.byte, what }
-    }
-
     fn take(&mut self, from: u64, length: usize) -> Result<Bytes, ScanError> {
-        if from.checked_add(length as u64).is_none_or(|end| end > self.end_byte) {
-            return Err(self.bad("frame cut short"));
-        }
+        self.position.check_range(from, length)?;
         let start = to_usize(from - self.window_byte);
         if let Some(end) = start.checked_add(length).filter(|end| *end <= self.window.len()) {
             return Ok(self.window.slice(start..end));
         }
-        let wanted = to_usize(self.end_byte - from).min(length.max(WINDOW_BYTES));
+        let wanted = to_usize(self.position.end_byte - from).min(length.max(WINDOW_BYTES));
         let mut window = vec![0; wanted];
         let filled = self.file.read_at(&mut window, from)?;
         window.truncate(filled);
         self.window = Bytes::from(window);
         self.window_byte = from;
         if filled < length {
-            return Err(self.bad("frame cut short"));
+            return Err(self.position.bad("frame cut short"));
         }
         Ok(self.window.slice(..length))
     }
