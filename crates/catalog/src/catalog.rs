@@ -10,7 +10,7 @@ use std::{
 use fanfare_environment::Environment;
 use fanfare_log::{Payload, RollPolicy};
 use fanfare_model::{BrokerId, ReplicaId, Timestamp};
-use fanfare_raft::{Group, GroupId, GroupOptions, Host, Member, Proposal, ProposeError, Role};
+use fanfare_raft::{FormatVersion, Group, GroupId, GroupOptions, Host, Member, Proposal, ProposeError, Role};
 use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -124,6 +124,7 @@ impl Catalog {
 
         let group = Box::pin(open_group(host, log.clone(), machine, &options)).await?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(follow_format_version(host.clone(), views.clone(), stop.clone()));
         let stored_index = watch::Sender::new(opened.stored_index());
         #[cfg(test)]
         let watched_index = stored_index.subscribe();
@@ -235,15 +236,34 @@ impl Catalog {
         // A proposal that is refused here was not appended.
         let pending = self.shared.group.propose(term, proposal).await;
         let pending = pending.map_err(|_| ChangeError::Unavailable)?;
-        let changed = pending.applied().await.map_err(|error| match error {
-            ProposeError::NotLeader { .. } | ProposeError::TermEnded => ChangeError::Unavailable,
-            ProposeError::Unknown | ProposeError::Stopped => ChangeError::Unknown,
-        })?;
+        let changed = pending.applied().await.map_err(|error| unapplied(&error))?;
         let changed = changed.reply?;
         let mut views = self.shared.views.clone();
         let shown = views.wait_for(|view| view.revision >= changed.revision).await;
         shown.map_err(|_| ChangeError::Unknown)?;
         Ok(changed)
+    }
+}
+
+/// The error of a change whose command was handed over.
+fn unapplied(error: &ProposeError) -> ChangeError {
+    match error {
+        ProposeError::NotLeader { .. } | ProposeError::TermEnded | ProposeError::AboveFormat { .. } => {
+            ChangeError::Unavailable
+        }
+        ProposeError::Unknown | ProposeError::Stopped => ChangeError::Unknown,
+    }
+}
+
+/// Tells the node's groups the format version that each view names.
+async fn follow_format_version(host: Host, mut views: watch::Receiver<Arc<View>>, stop: CancellationToken) {
+    loop {
+        let version = views.borrow_and_update().cluster.format_version;
+        host.raise_format_version(FormatVersion(version));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = views.changed() => if changed.is_err() { return },
+        }
     }
 }
 

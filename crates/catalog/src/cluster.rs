@@ -54,6 +54,11 @@ pub struct PlacedReplica {
 }
 
 impl ClusterView {
+    /// False if the cluster has been raised above this program: it could not read what the others write.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.format_version <= FORMAT_VERSION
+    }
+
     /// The broker with this data directory.
     #[must_use]
     pub fn broker_of(&self, incarnation: [u8; 16]) -> Option<&Broker> {

@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use fanfare_log::{Frame, Log, Position};
-use fanfare_raft::{Anchor, ApplyMode, MachineError, RecoveryError, StateMachine};
+use fanfare_raft::{Anchor, ApplyMode, FormatVersion, MachineError, Proposal, RecoveryError, StateMachine};
 use tokio::sync::watch;
 
 use crate::{
@@ -87,6 +87,11 @@ impl StateMachine for Machine {
     /// that understand it.
     fn apply(&mut self, frame: &Frame, _mode: ApplyMode) -> Result<Reply, MachineError> {
         self.apply_frame(frame).map_err(machine_error)
+    }
+
+    /// Every command is of the first format: no later one exists.
+    fn format_version(_proposal: &Proposal) -> FormatVersion {
+        FormatVersion::FIRST
     }
 
     fn publish(&self, position: Position) {

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use fanfare_log::{Frame, FrameHeader, Log, Position, ReadError};
 use fanfare_model::{AccountId, Offset, Stream, Timestamp};
-use fanfare_raft::{Anchor, ApplyMode, MachineError, RecoveryError, StateMachine};
+use fanfare_raft::{Anchor, ApplyMode, FormatVersion, MachineError, Proposal, RecoveryError, StateMachine};
 use tokio::sync::watch;
 
 use crate::{
@@ -184,6 +184,11 @@ impl StateMachine for Machine {
 
     fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, MachineError> {
         self.apply_frame(frame, mode).map_err(|error| machine_error(&error))
+    }
+
+    /// Every kind of entry is of the first format: no later one exists.
+    fn format_version(_proposal: &Proposal) -> FormatVersion {
+        FormatVersion::FIRST
     }
 
     fn publish(&self, _applied: Position) {

@@ -348,14 +348,12 @@ impl Partition {
         let payload = Payload::new(vec![command.encode().into()]);
         let time_ms = open.append_clock.next(previous).0;
         let proposal = Proposal { kind: command::KIND, count: 0, time_ms, payload };
-        let pending = open.group.propose(term, proposal).await.map_err(|error| match error {
-            ProposeError::NotLeader { .. } | ProposeError::TermEnded => self.not_leader(),
-            ProposeError::Unknown => CommandError::Unknown,
-            ProposeError::Stopped => self.stopped(),
-        })?;
+        let pending = open.group.propose(term, proposal).await;
+        let pending = pending.map_err(|error| command_error(self.id, &error))?;
         let applied = pending.applied().await.map_err(|error| match error {
-            ProposeError::NotLeader { .. } | ProposeError::TermEnded => self.not_leader(),
-            ProposeError::Unknown | ProposeError::Stopped => CommandError::Unknown,
+            // The command was handed over: a group that stops does not say how far it came.
+            ProposeError::Stopped => CommandError::Unknown,
+            other => command_error(self.id, &other),
         })?;
         Ok(applied.reply)
     }
@@ -381,6 +379,16 @@ impl Partition {
 
     fn not_leader(&self) -> CommandError {
         CommandError::NotLeader { partition: self.id }
+    }
+}
+
+fn command_error(partition: PartitionId, error: &ProposeError) -> CommandError {
+    match error {
+        ProposeError::NotLeader { .. } | ProposeError::TermEnded | ProposeError::AboveFormat { .. } => {
+            CommandError::NotLeader { partition }
+        }
+        ProposeError::Unknown => CommandError::Unknown,
+        ProposeError::Stopped => CommandError::Stopped { partition },
     }
 }
 

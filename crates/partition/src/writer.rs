@@ -433,7 +433,10 @@ impl Writer {
             ProposeError::NotLeader { leader } => {
                 AppendError::NotLeader { partition, leader: leader.map(|leader| leader.0) }
             }
-            ProposeError::TermEnded => AppendError::NotLeader { partition, leader: None },
+            // A leader encodes at the cluster's version, so the refusal is a defect of this node, not of the cluster.
+            ProposeError::TermEnded | ProposeError::AboveFormat { .. } => {
+                AppendError::NotLeader { partition, leader: None }
+            }
             ProposeError::Unknown => AppendError::Unknown { partition },
             ProposeError::Stopped => AppendError::Stopped { partition },
         }
@@ -443,9 +446,10 @@ impl Writer {
         match error {
             // The entry was handed over: a group that stops does not say how far the entry came.
             ProposeError::Stopped => AppendError::Unknown { partition: self.parts.id },
-            ProposeError::NotLeader { .. } | ProposeError::TermEnded | ProposeError::Unknown => {
-                self.propose_error(error)
-            }
+            ProposeError::NotLeader { .. }
+            | ProposeError::TermEnded
+            | ProposeError::Unknown
+            | ProposeError::AboveFormat { .. } => self.propose_error(error),
         }
     }
 }

@@ -6,6 +6,7 @@ use fanfare_log::Bounds;
 
 use crate::{
     failure::GroupFailure,
+    format_version::FormatVersion,
     id::{GroupId, ReplicaId},
 };
 
@@ -44,6 +45,9 @@ pub enum ProposeError {
     Unknown,
     #[error("the group has stopped")]
     Stopped,
+    /// Not proposed: some member of the cluster could not apply the entry.
+    #[error("the entry is of format version {}, the cluster is at {}", .needed.0, .cluster.0)]
+    AboveFormat { needed: FormatVersion, cluster: FormatVersion },
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

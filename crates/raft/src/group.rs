@@ -80,7 +80,8 @@ impl<S: StateMachine> Group<S> {
     /// Bounded: waits while too many are in flight.
     ///
     /// # Errors
-    /// If this replica does not lead in `term`; the proposal is then certainly not applied.
+    /// If this replica does not lead in `term`, or the cluster's format version is too low; the proposal is then
+    /// certainly not applied.
     ///
     /// # Panics
     /// If the proposal's kind is 0 or 255.
@@ -90,6 +91,7 @@ impl<S: StateMachine> Group<S> {
         proposal: Proposal,
     ) -> Result<PendingProposal<S::Reply>, ProposeError> {
         assert!(is_application(proposal.kind), "kinds 0 and 255 are not the proposer's");
+        self.replica.check_format(S::format_version(&proposal))?;
         self.replica.propose(term, proposal).await
     }
 

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 
 use crate::{
     error::OpenError,
+    format_version::{ClusterFormat, FormatVersion},
     group::{Group, GroupOptions},
     id::{GroupId, ReplicaId},
     inbox::Inbox,
@@ -51,6 +52,7 @@ struct Shared {
     peers: Arc<Peers>,
     environment: Environment,
     inbox: Inbox,
+    format: ClusterFormat,
 }
 
 impl Host {
@@ -64,7 +66,8 @@ impl Host {
         let requests = Requests::new(&environment);
         let inbox = Inbox::new(requests.clone());
         let peers = Arc::new(Peers::new(transport, requests));
-        Self { shared: Arc::new(Shared { options, store, peers, environment, inbox }) }
+        let format = ClusterFormat::default();
+        Self { shared: Arc::new(Shared { options, store, peers, environment, inbox, format }) }
     }
 
     /// The host of a node that is alone, with the default timing.
@@ -92,6 +95,22 @@ impl Host {
         let machine = Arc::new(RwLock::new(machine));
         let replica = Replica::open(self, Identity { group, replica }, log, machine.clone(), options).await?;
         Ok(Group::new(machine, Arc::new(replica)))
+    }
+
+    /// Tells the groups which format version the cluster is at; until then the first. Nothing above it is proposed. A
+    /// lower version than an earlier one changes nothing.
+    pub fn raise_format_version(&self, version: FormatVersion) {
+        self.shared.format.raise(version);
+    }
+
+    /// The format version to encode at.
+    #[must_use]
+    pub fn format_version(&self) -> FormatVersion {
+        self.shared.format.current()
+    }
+
+    pub(crate) fn format(&self) -> &ClusterFormat {
+        &self.shared.format
     }
 
     /// The transport delivers here what peers send to any group of this host.

@@ -17,6 +17,7 @@
 
 mod error;
 mod failure;
+mod format_version;
 mod group;
 mod host;
 mod id;
@@ -43,6 +44,7 @@ pub mod memory;
 
 pub use error::{MembershipError, OpenError, ProposeError};
 pub use failure::{GroupFailure, MachineError, RecoveryError};
+pub use format_version::FormatVersion;
 pub use group::{Group, GroupOptions, Member};
 pub use host::{Host, HostOptions, Timing};
 pub use id::{GroupId, ReplicaId};

@@ -9,7 +9,10 @@ use std::any::Any;
 use fanfare_log::{Frame, Log, Payload, Position};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
-use crate::failure::{MachineError, RecoveryError};
+use crate::{
+    failure::{MachineError, RecoveryError},
+    format_version::FormatVersion,
+};
 
 /// A proposal: one entry of the group's log.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub trait StateMachine: Send + Sync + 'static {
     /// If the machine cannot apply the entry. The group fails in front of it: the machine is still read, and never asked
     /// to apply, publish or checkpoint again.
     fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Self::Reply, MachineError>;
+    /// The lowest format version of a cluster whose members can all apply such an entry.
+    fn format_version(proposal: &Proposal) -> FormatVersion;
     /// Called once after each run of applied entries (also blanks) and after an installed snapshot, outside the write
     /// lock: publish positions to watchers here. The proposers of the run have been answered by then, so who is
     /// answered finds the entry in the machine, but maybe not yet in what is published.

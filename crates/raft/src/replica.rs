@@ -23,6 +23,7 @@ use crate::{
     entry::{Application, LeaderId, ProposalResponder, Types, voters},
     error::{MembershipError, OpenError, ProposeError},
     failure::FailureLatch,
+    format_version::{ClusterFormat, FormatVersion},
     group::GroupOptions,
     host::{Host, engine_config},
     id::{GroupId, ReplicaId},
@@ -51,6 +52,7 @@ pub(crate) struct Replica {
     pub(crate) raft: openraft::Raft<Types, Adapter>,
     pub(crate) applier: Arc<Applier>,
     pub(crate) role: watch::Receiver<Role>,
+    format: ClusterFormat,
     permits: Arc<Semaphore>,
     registration: Registration,
     tasks: TaskTracker,
@@ -107,6 +109,7 @@ impl Replica {
             raft: raft.clone(),
             applier: applier.clone(),
             role: role.subscribe(),
+            format: host.format().clone(),
             permits: Arc::new(Semaphore::new(PROPOSAL_PERMITS as usize)),
             registration: host.inbox().register(group, endpoint),
             tasks: tasks.clone(),
@@ -118,6 +121,20 @@ impl Replica {
         tasks.spawn(RoleTask { raft, identity, applied_leader, role, stop }.run());
         open.begin_elections(silent_until).await.map_err(|e| failed(e.to_string()))?;
         Ok(open)
+    }
+
+    /// An entry above the cluster's format would stop this group on every member that has not been upgraded.
+    pub(crate) fn check_format(&self, needed: FormatVersion) -> Result<(), ProposeError> {
+        let cluster = self.format.current();
+        if needed <= cluster {
+            return Ok(());
+        }
+        let Identity { group, replica } = self.identity;
+        tracing::error!(
+            %group, %replica, needed = needed.0, cluster = cluster.0,
+            "refused to propose an entry above the cluster's format version"
+        );
+        Err(ProposeError::AboveFormat { needed, cluster })
     }
 
     /// Waits for permits, then hands the proposal over.

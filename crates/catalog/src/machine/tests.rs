@@ -77,6 +77,16 @@ fn entries_that_this_program_does_not_know_are_errors_and_change_nothing() {
 }
 
 #[test]
+fn a_state_of_a_cluster_above_this_program_is_refused() {
+    let mut raised = history()[3].clone();
+    Arc::make_mut(&mut Arc::make_mut(&mut raised.view).cluster).format_version += 1;
+    let (mut machine, _shown) = begin(&State::default());
+    let refused = machine.restore(&raised.encode());
+    assert!(matches!(refused, Err(MachineError::Newer { .. })), "{refused:?}");
+    assert_eq!(machine.state, State::default());
+}
+
+#[test]
 fn nothing_is_shown_before_it_is_applied_and_nothing_older_after() {
     let history = history();
     let (machine, shown) = begin(&history[4]);

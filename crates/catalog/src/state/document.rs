@@ -90,6 +90,9 @@ impl State {
             _ => return Err(DocumentError::Newer),
         }
         let read: Read = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;
+        if !read.cluster.is_readable() {
+            return Err(DocumentError::Newer);
+        }
         Ok(Self::assemble(read.header, read.cluster, read.accounts))
     }
 

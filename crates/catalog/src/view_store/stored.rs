@@ -78,7 +78,11 @@ impl StoredView {
         if digest != (Digest { records: header.records, sum: u128::from_be_bytes(header.digest) }) {
             return Err(RebuildReason::Damaged(ViewStoreError::Digest));
         }
-        let cluster = cluster.ok_or(RebuildReason::Damaged(ViewStoreError::Digest))?;
+        let cluster: Arc<ClusterView> = cluster.ok_or(RebuildReason::Damaged(ViewStoreError::Digest))?;
+        // The checkpoint has the same version, and is refused with a message.
+        if !cluster.is_readable() {
+            return Err(RebuildReason::Foreign);
+        }
         let accounts = accounts.into_iter().map(|(id, view)| (id, Arc::new(view))).collect();
         let state = State::assemble(header.state, cluster, accounts);
         Ok(Self { state, position: Some(header.position.into()), digest })

@@ -8,9 +8,9 @@ use fanfare_log::{DiskFileSystem, MemoryFileSystem};
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::ledger::{Ledger, add};
+use super::ledger::{Ledger, SECOND_FORMAT, add};
 use super::node::{DEADLINE, Files, Node, Settings, member, settings};
-use crate::{NoPeers, ProposeError, Role, Timing};
+use crate::{FormatVersion, NoPeers, Proposal, ProposeError, Role, Timing};
 
 async fn started(files: Files) -> (Node, u64) {
     let node = Node::open(files, 1, Arc::new(NoPeers)).await;
@@ -171,5 +171,23 @@ async fn a_failed_sync_stops_the_group_for_good() {
     timeout(DEADLINE, failed).await.expect("fails in time").unwrap();
     assert_eq!(node.group.propose(term, add(1, b"z")).await.err(), Some(ProposeError::Stopped));
     assert_eq!(node.group.read(|ledger| ledger.seen.len()), 1, "what was not synced is not applied");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_above_the_format_version_of_the_cluster_is_proposed() {
+    let (node, term) = started(Files::in_memory()).await;
+    let newer = || Proposal { kind: SECOND_FORMAT, ..add(1, b"x") };
+    let (needed, cluster) = (FormatVersion(2), FormatVersion(1));
+    let last = node.group.log().bounds().last;
+    let refused = node.group.propose(term, newer()).await.err();
+    assert_eq!(refused, Some(ProposeError::AboveFormat { needed, cluster }));
+    assert_eq!(node.group.log().bounds().last, last, "nothing is appended");
+
+    node.host.raise_format_version(FormatVersion(2));
+    node.apply(term, newer()).await;
+    node.host.raise_format_version(FormatVersion(1));
+    node.apply(term, newer()).await;
+    assert_eq!(node.group.read(|ledger| ledger.sum), 2 * u64::from(b'x'));
     node.stop().await;
 }

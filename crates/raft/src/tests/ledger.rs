@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fanfare_log::{Frame, Log, Payload, Position};
 use tokio::sync::watch;
 
-use crate::{Anchor, ApplyMode, MachineError, Proposal, RecoveryError, StateMachine};
+use crate::{Anchor, ApplyMode, FormatVersion, MachineError, Proposal, RecoveryError, StateMachine};
 
 pub(super) const ADD: u8 = 1;
 const TRIM: u8 = 2;
@@ -15,6 +15,8 @@ const ANCHOR_BYTES: usize = 32;
 /// A kind that the machine does not know, and one whose entries break its invariant.
 pub(super) const NEWER: u8 = 77;
 pub(super) const BROKEN: u8 = 78;
+/// As [`ADD`], and only members of format version 2 know it.
+pub(super) const SECOND_FORMAT: u8 = 79;
 
 /// Counts what was asked of a machine, across its restarts.
 #[derive(Default)]
@@ -109,6 +111,10 @@ impl StateMachine for Ledger {
             _ => self.sum += payload.iter().map(|byte| u64::from(*byte)).sum::<u64>(),
         }
         Ok(self.sum)
+    }
+
+    fn format_version(proposal: &Proposal) -> FormatVersion {
+        FormatVersion(if proposal.kind == SECOND_FORMAT { 2 } else { 1 })
     }
 
     fn publish(&self, applied: Position) {

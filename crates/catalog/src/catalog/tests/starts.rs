@@ -213,3 +213,33 @@ async fn a_view_older_than_the_checkpoint_costs_nothing_and_one_older_than_the_l
     assert_eq!(node.catalog.state().hash(), hash);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn the_node_learns_the_format_version_of_each_view() {
+    let store = open_store(&MemoryFileSystem::default());
+    let host = Host::without_peers(store.clone(), environment());
+    let at_version = |version| {
+        let mut view = View::default();
+        Arc::make_mut(&mut view.cluster).format_version = version;
+        Arc::new(view)
+    };
+    let learns = async |version| {
+        let mut look = time::interval(Duration::from_millis(1));
+        let learnt = async {
+            while host.format_version() != FormatVersion(version) {
+                look.tick().await;
+            }
+        };
+        timeout(DEADLINE, learnt).await.expect("it learns in time");
+    };
+    let (views, watched) = watch::channel(at_version(3));
+    let tasks = TaskTracker::new();
+    tasks.spawn(follow_format_version(host.clone(), watched, CancellationToken::new()));
+    learns(3).await;
+    views.send_replace(at_version(4));
+    learns(4).await;
+    drop(views);
+    tasks.close();
+    timeout(DEADLINE, tasks.wait()).await.expect("nothing is followed when the catalog is gone");
+    store.close();
+}
