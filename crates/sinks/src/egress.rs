@@ -7,6 +7,7 @@
 mod address;
 mod connector;
 mod destination;
+mod network_stack;
 
 use std::net::IpAddr;
 
@@ -14,6 +15,8 @@ use ipnet::IpNet;
 
 pub(crate) use connector::{Connector, DialError, resolve};
 pub(crate) use destination::parse_url;
+pub(crate) use network_stack::SystemNetwork;
+pub use network_stack::{NetworkStack, Socket};
 
 /// The addresses that sinks may connect to: public ones, and those that the operator adds.
 #[derive(Clone, Debug, Default)]

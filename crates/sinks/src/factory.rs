@@ -8,7 +8,7 @@ use http::Uri;
 
 use crate::{
     ConfigError, Sink,
-    egress::{Connector, EgressPolicy},
+    egress::{Connector, EgressPolicy, NetworkStack},
     kinesis::Kinesis,
     memory,
     webhook::{self, Webhook},
@@ -26,6 +26,8 @@ pub struct Factory {
 enum Destinations {
     /// The network. The certificate authorities are read when the first sink needs them.
     Network(Arc<OnceLock<Connector>>),
+    /// A simulated network, without encryption.
+    Simulated(Connector),
     Memory(memory::Network),
 }
 
@@ -35,6 +37,13 @@ impl Factory {
     #[must_use]
     pub fn new(policy: EgressPolicy, environment: Environment) -> Self {
         Self::with_destinations(policy, environment, Destinations::Network(Arc::default()))
+    }
+
+    /// A factory of webhooks that connect over `network` with plain `http`, for a simulation.
+    #[must_use]
+    pub fn over(network: Arc<dyn NetworkStack>, policy: EgressPolicy, environment: Environment) -> Self {
+        let connector = Connector::over(network, Arc::new(policy.clone()));
+        Self::with_destinations(policy, environment, Destinations::Simulated(connector))
     }
 
     /// A factory whose sinks record instead of sending; see [`memory`]. Configurations are checked as by [`Self::new`].
@@ -63,19 +72,19 @@ impl Factory {
     /// # Errors
     /// As [`Self::check`].
     pub fn build(&self, config: &SinkConfig) -> Result<Arc<dyn Sink>, ConfigError> {
-        let system_roots = match &self.destinations {
-            Destinations::Network(system_roots) => system_roots,
-            Destinations::Memory(network) => {
-                self.check(config)?;
-                return Ok(network.sink(memory::destination(config)));
-            }
-        };
+        if let Destinations::Memory(network) = &self.destinations {
+            self.check(config)?;
+            return Ok(network.sink(memory::destination(config)));
+        }
         match config {
             SinkConfig::Webhook(config) => {
-                let connect = |origin: &Uri| match origin.scheme_str() {
-                    Some("http") => Connector::without_roots(self.policy.clone()),
-                    _ => {
+                let connect = |origin: &Uri| match (&self.destinations, origin.scheme_str()) {
+                    (Destinations::Simulated(connector), _) => connector.clone(),
+                    (Destinations::Network(system_roots), Some("https")) => {
                         system_roots.get_or_init(|| Connector::with_system_roots(self.policy.clone())).clone()
+                    }
+                    (Destinations::Network(_) | Destinations::Memory(_), _) => {
+                        Connector::without_roots(self.policy.clone())
                     }
                 };
                 let clock = self.environment.clock().clone();

@@ -17,13 +17,13 @@ use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, client::WantsClientCert, crypto::ring,
 };
-use tokio::{
-    net::{TcpStream, lookup_host},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tower::Service;
 
-use super::EgressPolicy;
+use super::{
+    EgressPolicy,
+    network_stack::{NetworkStack, Socket, SystemNetwork},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Only the first addresses of a name are dialled; all are checked.
@@ -32,7 +32,7 @@ const ADDRESSES_DIALLED_MAX: usize = 8;
 const HEAD_START: Duration = Duration::from_millis(100);
 
 /// A connection to a destination, encrypted if the scheme is `https`.
-pub(crate) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(crate) type Stream = MaybeHttpsStream<TokioIo<Socket>>;
 
 /// The reason that there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,13 @@ impl Connector {
 
     /// Trusts no certificate authority: for plain `http`.
     pub(crate) fn without_roots(policy: Arc<EgressPolicy>) -> Self {
-        Self::with_verifier(policy, tls().with_root_certificates(RootCertStore::empty()))
+        Self::over(Arc::new(SystemNetwork), policy)
+    }
+
+    /// Connects over `network`, for plain `http`.
+    pub(crate) fn over(network: Arc<dyn NetworkStack>, policy: Arc<EgressPolicy>) -> Self {
+        let roots = tls().with_root_certificates(RootCertStore::empty());
+        Self::with_dialer(Dialer { network, policy }, roots)
     }
 
     #[cfg(test)]
@@ -74,9 +80,13 @@ impl Connector {
     }
 
     fn with_verifier(policy: Arc<EgressPolicy>, roots: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
+        Self::with_dialer(Dialer { network: Arc::new(SystemNetwork), policy }, roots)
+    }
+
+    fn with_dialer(dialer: Dialer, roots: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
         let config = roots.with_no_client_auth();
         let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1();
-        Self(https.wrap_connector(Dialer { policy }))
+        Self(https.wrap_connector(dialer))
     }
 
     /// Connects to the host of `origin` within `limit`, at most 5 s.
@@ -98,6 +108,7 @@ fn tls() -> ConfigBuilder<ClientConfig, WantsVerifier> {
 
 /// The addresses of `host`, a name or an address: at least one, all of them allowed.
 pub(crate) async fn resolve(
+    network: &dyn NetworkStack,
     policy: &EgressPolicy,
     host: &str,
     port: u16,
@@ -105,7 +116,7 @@ pub(crate) async fn resolve(
     let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let addresses = match literal.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, port)],
-        Err(_) => lookup_host((host, port)).await.map_err(DialError::Resolve)?.collect(),
+        Err(_) => network.resolve(host, port).await.map_err(DialError::Resolve)?,
     };
     if addresses.is_empty() {
         return Err(DialError::Resolve(io::ErrorKind::NotFound.into()));
@@ -119,31 +130,32 @@ pub(crate) async fn resolve(
 /// Opens TCP connections to allowed addresses.
 #[derive(Clone)]
 pub(crate) struct Dialer {
+    network: Arc<dyn NetworkStack>,
     policy: Arc<EgressPolicy>,
 }
 
 impl Dialer {
-    async fn dial(&self, uri: Uri) -> Result<TcpStream, DialError> {
+    async fn dial(&self, uri: Uri) -> Result<Socket, DialError> {
         let host = uri.host().ok_or_else(|| DialError::Resolve(io::ErrorKind::InvalidInput.into()))?;
         let default_port = if uri.scheme_str() == Some("http") { 80 } else { 443 };
-        let addresses = resolve(&self.policy, host, uri.port_u16().unwrap_or(default_port)).await?;
+        let port = uri.port_u16().unwrap_or(default_port);
+        let addresses = resolve(&*self.network, &self.policy, host, port).await?;
         let attempts = (0..).zip(addresses).map(|(index, address)| {
             Box::pin(async move {
                 if index > 0 {
                     sleep(HEAD_START * index).await;
                 }
-                TcpStream::connect(address).await
+                self.network.connect(address).await
             })
         });
-        let (stream, _) =
+        let (socket, _) =
             select_ok(attempts.take(ADDRESSES_DIALLED_MAX)).await.map_err(DialError::Connect)?;
-        stream.set_nodelay(true).map_err(DialError::Connect)?;
-        Ok(stream)
+        Ok(socket)
     }
 }
 
 impl Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Socket>;
     type Error = DialError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, DialError>> + Send>>;
 

@@ -21,7 +21,7 @@ use fanfare_model::KinesisConfig;
 use super::arn::{StreamArn, role_partition};
 use crate::{
     ConfigError, EgressPolicy,
-    egress::{parse_url, resolve},
+    egress::{SystemNetwork, parse_url, resolve},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -205,7 +205,8 @@ struct RestrictedResolver {
 impl ResolveDns for RestrictedResolver {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
-            let addresses = resolve(&self.policy, name, 0).await.map_err(ResolveDnsError::new)?;
+            let addresses =
+                resolve(&SystemNetwork, &self.policy, name, 0).await.map_err(ResolveDnsError::new)?;
             Ok(addresses.into_iter().map(|address| address.ip()).collect())
         })
     }
