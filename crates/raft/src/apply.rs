@@ -139,6 +139,8 @@ impl Applier {
         let result = self.machine.apply_run(&mut steps, &mut |applied| {
             for ((step, place), responder) in applied.iter_mut().zip(&mut places).zip(&mut responders) {
                 progress.note(place);
+                let Step { frame, mode, .. } = &*step;
+                tracing::trace!(group = self.checkpoints.file(), ?mode, header = ?frame.header, "applied");
                 if let Some(responder) = responder {
                     let base_offset = step.frame.header.base_offset;
                     responder.send(AppliedEntry { base_offset, reply: step.reply.take() });

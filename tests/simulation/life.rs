@@ -1,0 +1,356 @@
+//! One life of the node: a runtime of its own, from the start to a crash, a stop or the end of the simulation.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use fanfare_catalog::NewKey;
+use fanfare_control::ListRequest;
+use fanfare_environment::{Environment, Simulation};
+use fanfare_ingest::{ReadFrom, ReadQuery};
+use fanfare_model::{Event, PartitionId};
+use fanfare_raft::Role;
+use parking_lot::Mutex;
+use tokio::{
+    runtime::{Builder, RngSeed, Runtime, UnhandledPanic},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    disk::SimulatedDisk,
+    event::EventName,
+    node::{NodeParts, PARTITIONS, SimulatedNode},
+    oracle::SeenEvent,
+    plan::LifePlan,
+    producer::{PRODUCERS, Producer},
+    receiver::{Mood, SimulatedNetwork},
+    setup::Account,
+    world::{End, Power, World},
+};
+
+/// Simulated time after which a node without faults must have delivered everything.
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+/// Simulated time that an orderly stop may take.
+const STOPPED_WITHIN: Duration = Duration::from_secs(60);
+
+/// One life of the node.
+pub(crate) struct Life {
+    pub(crate) number: u64,
+    pub(crate) world: Arc<World>,
+    pub(crate) key: NewKey,
+    pub(crate) plan: LifePlan,
+    /// Simulated time at its beginning, since the first start.
+    pub(crate) started_us: u64,
+}
+
+/// Result of one life.
+pub(crate) struct Lived {
+    pub(crate) end: End,
+    pub(crate) elapsed_us: u64,
+}
+
+/// The parts of a running life.
+struct Running {
+    world: Arc<World>,
+    power: Arc<Power>,
+    disk: SimulatedDisk,
+    mood: Arc<Mutex<Mood>>,
+    simulation: Simulation,
+    tasks: TaskTracker,
+    plan: LifePlan,
+}
+
+impl Life {
+    /// Runs to the end, and hands the disk over to the next life.
+    pub(crate) fn run(self) -> Lived {
+        let seed = self.world.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(self.number);
+        let runtime = runtime(seed);
+        let power = Arc::new(Power::default());
+        let disk = SimulatedDisk::new(self.world.clone(), power.clone());
+        fanfare_raft::seed_elections(seed);
+        let world = self.world.clone();
+        let lived = runtime.block_on(async {
+            let began = Instant::now();
+            let ticking = tick(&world, self.started_us);
+            let end = tokio::select! {
+                biased;
+                end = power.off() => end,
+                end = Box::pin(self.live(seed, power.clone(), disk.clone())) => end,
+                () = ticking => unreachable!("time goes on"),
+            };
+            let elapsed_us = u64::try_from(began.elapsed().as_micros()).expect("a short life");
+            Lived { end, elapsed_us }
+        });
+        world.trace.add(format_args!("life ends: {:?}", lived.end));
+        disk.hand_over();
+        // From here on nobody looks: tasks are dropped wherever they are, as the machine drops them.
+        power.cut(lived.end.clone());
+        drop(runtime);
+        lived
+    }
+
+    async fn live(self, seed: u64, power: Arc<Power>, disk: SimulatedDisk) -> End {
+        let simulation = Simulation::new(seed);
+        let offset_ms = i64::try_from(self.started_us / 1_000).expect("a short simulation");
+        simulation.clock().jump_ms(offset_ms);
+        let Self { world, key, plan, .. } = self;
+        let running = Running {
+            mood: Arc::new(Mutex::new(plan.first_mood)),
+            tasks: TaskTracker::new(),
+            world,
+            power,
+            disk,
+            simulation,
+            plan,
+        };
+        running.run(&key).await
+    }
+}
+
+/// Keeps the trace's time, which its lines begin with.
+async fn tick(world: &World, started_us: u64) {
+    let began = Instant::now();
+    loop {
+        let elapsed_us = u64::try_from(began.elapsed().as_micros()).expect("a short life");
+        world.trace.set_now(started_us + elapsed_us);
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn runtime(seed: u64) -> Runtime {
+    Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
+        .unhandled_panic(UnhandledPanic::ShutdownRuntime)
+        .build()
+        .expect("a runtime without threads")
+}
+
+impl Running {
+    async fn run(self, key: &NewKey) -> End {
+        self.plan.arm(&self.world, &self.disk);
+        let started = async {
+            let node = SimulatedNode::start(self.node_parts()).await?;
+            let account = Account::ensure(&node, key).await?;
+            anyhow::Ok((node, account))
+        };
+        let (node, account) = match started.await {
+            Ok(started) => started,
+            Err(error) => {
+                let end = End::Exit(format!("{error:#}"));
+                self.disk.end_now(end.clone());
+                return end;
+            }
+        };
+        self.world.trace.add(format_args!("ready"));
+        let account = Arc::new(account);
+        let node = Arc::new(node);
+        self.start_producers(&node, &account);
+        self.tasks.spawn(moods(self.world.clone(), self.mood.clone(), self.plan.clone()));
+        match self.plan.end_after_ms.clone() {
+            Some((after_ms, end)) => {
+                self.watch(&node, &account, Duration::from_millis(after_ms)).await;
+                if end == End::Stop {
+                    return self.stop(&node).await;
+                }
+                self.disk.end_now(end.clone());
+                end
+            }
+            None => self.finish(&node, &account).await,
+        }
+    }
+
+    fn node_parts(&self) -> NodeParts {
+        NodeParts {
+            world: self.world.clone(),
+            power: self.power.clone(),
+            disk: self.disk.clone(),
+            network: SimulatedNetwork {
+                world: self.world.clone(),
+                power: self.power.clone(),
+                mood: self.mood.clone(),
+                tasks: self.tasks.clone(),
+            },
+            environment: Environment::simulated(&self.simulation),
+        }
+    }
+
+    fn start_producers(&self, node: &SimulatedNode, account: &Account) {
+        for index in 0..PRODUCERS {
+            let producer = Producer {
+                index,
+                world: self.world.clone(),
+                power: self.power.clone(),
+                ingest: node.ingest.clone(),
+                tenant: account.tenant,
+                pause_ms_max: self.plan.pause_ms_max,
+            };
+            self.tasks.spawn(producer.run());
+        }
+    }
+
+    /// Reads the whole log again and again for `time`.
+    async fn watch(&self, node: &SimulatedNode, account: &Account, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.read_all(node, account).await;
+            let left = until.saturating_duration_since(Instant::now());
+            sleep(left.min(Duration::from_millis(self.world.dice.between(100, 900)))).await;
+        }
+    }
+
+    async fn read_all(&self, node: &SimulatedNode, account: &Account) {
+        for partition in 0..PARTITIONS {
+            match self.read(node, account, partition).await {
+                Ok(()) => {}
+                Err(error) => self.world.trace.add(format_args!("read {partition} failed: {error:#}")),
+            }
+        }
+    }
+
+    async fn read(&self, node: &SimulatedNode, account: &Account, partition: u16) -> anyhow::Result<()> {
+        let handle = node.directory.local(PartitionId::events(partition))?;
+        let before = *handle.positions().borrow();
+        let promised_end = self.world.oracle.lock().promised_end(partition);
+        let query = ReadQuery {
+            partition: Some(partition.into()),
+            from: ReadFrom::Earliest,
+            follow: false,
+            types: BTreeSet::new(),
+            limit: None,
+        };
+        let mut pages = node.reader.open(account.tenant, query).await?;
+        let mut events = Vec::new();
+        while let Some(page) = pages.next().await {
+            for stored in page?.events {
+                let event = Event::parse(&stored.bytes).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+                let name = EventName::parse(event.id).ok_or_else(|| anyhow::anyhow!("id {}", event.id))?;
+                let hash = xxh3_64(&stored.bytes);
+                events.push(SeenEvent { offset: stored.offset.0, name, hash });
+            }
+        }
+        if self.power.is_off() {
+            return std::future::pending().await;
+        }
+        let after = *handle.positions().borrow();
+        let mut oracle = self.world.oracle.lock();
+        if after.log_start == before.log_start {
+            oracle.read_whole(partition, before.log_start.0, promised_end, &events);
+        } else {
+            oracle.read(partition, before.log_start.0, &events);
+        }
+        Ok(())
+    }
+
+    /// An orderly stop.
+    async fn stop(&self, node: &SimulatedNode) -> End {
+        if timeout(STOPPED_WITHIN, node.shutdown()).await.is_err() {
+            self.world.oracle.lock().violate("the node did not stop within a minute".to_owned());
+        }
+        self.disk.end_now(End::Stop);
+        End::Stop
+    }
+
+    /// No faults any more: everything that was published is delivered in bounded time, and every count is exact.
+    async fn finish(&self, node: &SimulatedNode, account: &Account) -> End {
+        sleep(Duration::from_secs(2)).await;
+        self.world.producers.lock().iter_mut().for_each(|producer| producer.end());
+        let deadline = Instant::now() + SETTLED_WITHIN;
+        while !self.is_settled(node, account) {
+            if Instant::now() > deadline {
+                let text = self.unsettled(node, account);
+                self.world.oracle.lock().violate(text);
+                return End::Stop;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        self.read_all(node, account).await;
+        if let Err(error) = self.judge(node, account).await {
+            self.world.oracle.lock().violate(format!("the last look failed: {error:#}"));
+        }
+        self.stop(node).await
+    }
+
+    fn is_settled(&self, node: &SimulatedNode, account: &Account) -> bool {
+        let published = self.world.producers.lock().iter().all(|producer| producer.is_done());
+        let matched = (0..PARTITIONS).all(|index| {
+            node.directory.local(PartitionId::events(index)).is_ok_and(|partition| {
+                let positions = *partition.positions().borrow();
+                positions.frontier == positions.high_watermark
+            })
+        });
+        published
+            && matched
+            && account.subscriptions.iter().all(|subscription| {
+                node.control
+                    .subscription_stats(account.tenant, &subscription.id)
+                    .is_ok_and(|stats| stats.pending == 0)
+            })
+    }
+
+    fn unsettled(&self, node: &SimulatedNode, account: &Account) -> String {
+        let producers = self.world.producers.lock().clone();
+        let stats: Vec<_> = account
+            .subscriptions
+            .iter()
+            .map(|subscription| node.control.subscription_stats(account.tenant, &subscription.id))
+            .collect();
+        let roles: Vec<Option<Role>> = (0..PARTITIONS)
+            .map(|index| Some(*node.directory.local(PartitionId::events(index)).ok()?.role().borrow()))
+            .collect();
+        format!("not everything was delivered in {SETTLED_WITHIN:?}: {producers:?} {stats:?} {roles:?}")
+    }
+
+    async fn judge(&self, node: &SimulatedNode, account: &Account) -> anyhow::Result<()> {
+        for subscription in &account.subscriptions {
+            let stats = node.control.subscription_stats(account.tenant, &subscription.id)?;
+            let mut dead_letters = BTreeSet::new();
+            let mut after = None;
+            loop {
+                let request = ListRequest { after, limit: 100 };
+                let page =
+                    node.control.list_dead_letters(account.tenant, Some(&subscription.id), request).await?;
+                for letter in page.items {
+                    let event = Event::parse(&letter.event).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+                    dead_letters.extend(EventName::parse(event.id));
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            let route = subscription.route;
+            let mut oracle = self.world.oracle.lock();
+            let due: Vec<EventName> = oracle
+                .stored()
+                .map(|(name, _)| name)
+                .filter(|name| route.types.contains(&name.event_type()))
+                .collect();
+            self.world.trace.add(format_args!("{} has {stats:?}", route.path));
+            if stats.matched != due.len() as u64 {
+                oracle.violate(format!("{} matched {} of {} events", route.path, stats.matched, due.len()));
+            }
+            let settled = stats.delivered + stats.dead_lettered + stats.expired + stats.cancelled;
+            if stats.matched != settled + stats.pending || stats.expired + stats.cancelled > 0 {
+                oracle.violate(format!("{}: the counts do not add up: {stats:?}", route.path));
+            }
+            if stats.dead_lettered != dead_letters.len() as u64 {
+                let stored = dead_letters.len();
+                oracle.violate(format!("{}: {stored} dead letters are stored: {stats:?}", route.path));
+            }
+            oracle.deliveries.check_all(route.path, due.into_iter(), &dead_letters);
+        }
+        Ok(())
+    }
+}
+
+/// Changes the receiver's mood from time to time.
+async fn moods(world: Arc<World>, mood: Arc<Mutex<Mood>>, plan: LifePlan) {
+    loop {
+        sleep(Duration::from_millis(world.dice.between(100, 2_000))).await;
+        let next = plan.mood(&world.dice);
+        world.trace.add(format_args!("the receiver is {next:?}"));
+        *mood.lock() = next;
+    }
+}

@@ -1,0 +1,145 @@
+//! Producers: each owns some keys, sends their events in order, and repeats what was not acknowledged until it is.
+
+use std::{sync::Arc, time::Duration};
+
+use fanfare_catalog::Tenant;
+use fanfare_ingest::Ingest;
+use tokio::time::sleep;
+
+use crate::{
+    event::EventName,
+    world::{Power, World},
+};
+
+pub(crate) const PRODUCERS: u32 = 3;
+const KEYS_PER_PRODUCER: u32 = 4;
+const BATCH_EVENTS_MAX: u64 = 6;
+/// Only the newest events of a key are repeated: older ones may have left the log, and with it the dedup window.
+const REPEATED_MAX: u64 = 8;
+
+/// The part of a producer that outlives the node.
+#[derive(Clone, Debug)]
+pub(crate) struct ProducerState {
+    /// Number of the next event of each key.
+    next: Vec<u32>,
+    /// Sent and not acknowledged, in order.
+    pub(crate) pending: Vec<EventName>,
+    is_ended: bool,
+}
+
+impl ProducerState {
+    pub(crate) fn new() -> Self {
+        Self { next: vec![0; KEYS_PER_PRODUCER as usize], pending: Vec::new(), is_ended: false }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_ended && self.pending.is_empty()
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.is_ended = true;
+    }
+}
+
+/// One producer in one life of the node.
+pub(crate) struct Producer {
+    pub(crate) index: u32,
+    pub(crate) world: Arc<World>,
+    pub(crate) power: Arc<Power>,
+    pub(crate) ingest: Ingest,
+    pub(crate) tenant: Tenant,
+    pub(crate) pause_ms_max: u64,
+}
+
+impl Producer {
+    pub(crate) async fn run(self) {
+        loop {
+            if let Some(batch) = self.next_batch() {
+                self.publish(&batch).await;
+            }
+            let world = &self.world;
+            match world.dice.below(20) {
+                0 => self.repeat().await,
+                1 => self.contradict().await,
+                _ => {}
+            }
+            sleep(Duration::from_millis(world.dice.below(self.pause_ms_max))).await;
+        }
+    }
+
+    /// What is pending, or new events.
+    fn next_batch(&self) -> Option<Vec<EventName>> {
+        let mut producers = self.world.producers.lock();
+        let state = &mut producers[self.index as usize];
+        if state.pending.is_empty() {
+            if state.is_ended {
+                return None;
+            }
+            for _ in 0..self.world.dice.between(1, BATCH_EVENTS_MAX) {
+                let key = u32::try_from(self.world.dice.below(KEYS_PER_PRODUCER.into())).expect("few keys");
+                let number = state.next[key as usize];
+                state.next[key as usize] += 1;
+                state.pending.push(EventName { key: self.index * KEYS_PER_PRODUCER + key, number });
+            }
+        }
+        Some(state.pending.clone())
+    }
+
+    async fn publish(&self, batch: &[EventName]) {
+        let world = &self.world;
+        world.trace.add(format_args!("publish {batch:?}"));
+        let events: Vec<Vec<u8>> = batch.iter().map(|name| name.encode()).collect();
+        let outcomes = self.ingest.publish(self.tenant, events.iter().map(Vec::as_slice)).await;
+        if self.power.is_off() {
+            return std::future::pending().await;
+        }
+        for (name, outcome) in batch.iter().zip(&outcomes) {
+            world.trace.add(format_args!("outcome {} {outcome:?}", name.id()));
+            if let Ok(committed) = outcome {
+                world.oracle.lock().acknowledged(*name, *committed);
+                let mut producers = world.producers.lock();
+                producers[self.index as usize].pending.retain(|pending| pending != name);
+            }
+        }
+    }
+
+    /// Publishes an acknowledged event once more.
+    async fn repeat(&self) {
+        if let Some(name) = self.any_acknowledged() {
+            self.world.count("an acknowledged event was published again");
+            self.publish(&[name]).await;
+        }
+    }
+
+    /// Publishes another event under the id of an acknowledged one.
+    async fn contradict(&self) {
+        let Some(name) = self.any_acknowledged() else { return };
+        self.world.count("another event was published under a known id");
+        let event = name.encode_as(1);
+        let outcomes = self.ingest.publish(self.tenant, std::iter::once(event.as_slice())).await;
+        if self.power.is_off() {
+            return std::future::pending().await;
+        }
+        self.world.trace.add(format_args!("contradiction {} {outcomes:?}", name.id()));
+        let mut oracle = self.world.oracle.lock();
+        match &outcomes[0] {
+            Ok(committed) => {
+                oracle
+                    .violate(format!("another event under the id of {} was taken: {committed:?}", name.id()));
+            }
+            Err(refusal) => oracle.conflicted(name, refusal),
+        }
+    }
+
+    fn any_acknowledged(&self) -> Option<EventName> {
+        let key = u32::try_from(self.world.dice.below(KEYS_PER_PRODUCER.into())).expect("few keys");
+        let producers = self.world.producers.lock();
+        let state = &producers[self.index as usize];
+        let key_of = self.index * KEYS_PER_PRODUCER + key;
+        let pending = state.pending.iter().filter(|name| name.key == key_of).map(|name| name.number).min();
+        let end = pending.unwrap_or(state.next[key as usize]);
+        let back = u32::try_from(self.world.dice.between(1, REPEATED_MAX)).expect("a small number");
+        let number = end.checked_sub(back)?;
+        Some(EventName { key: key_of, number })
+    }
+}

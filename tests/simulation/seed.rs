@@ -1,0 +1,94 @@
+//! One seed from its first start to its verdict.
+
+use std::{process::ExitCode, sync::Arc};
+
+use fanfare_catalog::{MemoryView, NewKey};
+use fanfare_environment::Random;
+use fanfare_log::MemoryFileSystem;
+use parking_lot::Mutex;
+use tracing_subscriber::{Registry, filter::EnvFilter, layer::SubscriberExt};
+
+use crate::{
+    faults::FaultCounts,
+    life::Life,
+    oracle::Oracle,
+    plan::LifePlan,
+    producer::{PRODUCERS, ProducerState},
+    trace::{Trace, TraceLayer},
+    world::{Dice, End, World},
+};
+
+/// Runs `seed`; prints a line of JSON with its verdict, and before it the trace if `prints`.
+pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
+    let trace = Trace::new(prints);
+    let filter = EnvFilter::new("info,fanfare_raft::apply=trace,openraft=warn");
+    let subscriber = Registry::default().with(filter).with(TraceLayer(trace.clone()));
+    tracing::subscriber::set_global_default(subscriber).expect("the first subscriber");
+    let dice = Dice::new(seed);
+    let key = NewKey::generate(&KeyDice(dice.clone()));
+    let world = Arc::new(World {
+        seed,
+        trace,
+        dice: dice.clone(),
+        disk: Mutex::new(MemoryFileSystem::default()),
+        view: MemoryView::default(),
+        oracle: Mutex::new(Oracle::default()),
+        producers: Mutex::new((0..PRODUCERS).map(|_| ProducerState::new()).collect()),
+        faults: Mutex::new(FaultCounts::default()),
+    });
+    let lives = dice.between(2, 6);
+    let mut started_us = 0;
+    let mut ends = Vec::new();
+    for number in 0..=lives {
+        let plan = if number == lives { LifePlan::calm() } else { LifePlan::draw(&dice) };
+        world.trace.add(format_args!("life {number} begins: {plan:?}"));
+        let after_stop = matches!(ends.last(), Some(End::Stop));
+        world.oracle.lock().begin_life(after_stop);
+        let life = Life { number, world: world.clone(), key: key.clone(), plan, started_us };
+        let lived = life.run();
+        started_us += lived.elapsed_us + 1_000_000;
+        {
+            let mut oracle = world.oracle.lock();
+            let partitions: std::collections::BTreeMap<u32, u16> =
+                oracle.stored().map(|(name, (partition, _))| (name.key, partition)).collect();
+            oracle.deliveries.check_repeats(|key| partitions.get(&key).copied());
+        }
+        ends.push(lived.end);
+        if world.oracle.lock().violation().is_some() {
+            break;
+        }
+    }
+    report(&world, &ends, started_us)
+}
+
+fn report(world: &World, ends: &[End], elapsed_us: u64) -> ExitCode {
+    let oracle = world.oracle.lock();
+    let violation = oracle.violation();
+    let faults: serde_json::Map<String, serde_json::Value> =
+        world.faults.lock().iter().map(|(fault, count)| (fault.to_owned(), count.into())).collect();
+    let verdict = serde_json::json!({
+        "seed": world.seed,
+        "hash": format!("{:016x}", world.trace.hash()),
+        "lines": world.trace.lines(),
+        "simulated_s": elapsed_us as f64 / 1e6,
+        "acknowledged": oracle.acknowledged,
+        "duplicates": oracle.duplicates,
+        "requests": oracle.deliveries.requests,
+        "repeats_max": oracle.deliveries.repeats_max,
+        "ends": ends.iter().map(|end| format!("{end:?}")).collect::<Vec<_>>(),
+        "faults": faults,
+        "violation": violation,
+    });
+    println!("{verdict}");
+    if violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+struct KeyDice(Dice);
+
+impl Random for KeyDice {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = u8::try_from(self.0.below(256)).expect("below 256");
+        }
+    }
+}
