@@ -94,7 +94,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("catalog", "Catalog", 440),
     ("catalog", "Draft", 456),
     ("delivery", "PartitionLeader", 674),
-    ("delivery", "SubscriptionState", 859),
+    ("delivery", "SubscriptionState", 857),
     ("log", "Log", 406),
 ];
 

@@ -7,15 +7,19 @@
 
 mod blocking;
 mod clock;
+mod planted;
 mod random;
 mod simulated;
 mod worker;
 
 use std::{io, sync::Arc};
 
+#[cfg(feature = "planted-bugs")]
+pub use self::planted::plant;
 pub use self::{
     blocking::BlockingPool,
     clock::Clock,
+    planted::{Bug, planted},
     random::Random,
     simulated::{SimulatedClock, Simulation},
     worker::{Next, Worker, WorkerHandle, Workers},

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare_environment::{Next, Worker};
+use fanfare_environment::{Bug, Next, Worker, planted};
 
 use crate::{
     background::BackgroundJob,
@@ -47,6 +47,8 @@ pub(crate) struct Flusher {
     buffer: WriteBuffer,
     syncers: Syncers,
     page_cache: PageCache,
+    /// Files that a planted bug leaves to the next round; none otherwise.
+    unsynced: Vec<DirtyFile>,
     /// Logs of the round whose callbacks have been or are about to be called.
     appended: Vec<Arc<LogShared>>,
     /// When the journal must be synced at the latest, by the monotonic clock.
@@ -96,6 +98,7 @@ impl Flusher {
             buffer: WriteBuffer::default(),
             syncers: Syncers::new(store.environment.clone()),
             page_cache: PageCache::new(store.options.page_cache_bytes),
+            unsynced: Vec::new(),
             appended: Vec::new(),
             mark_sync_deadline: None,
             mark_write_deadline: None,
@@ -185,10 +188,14 @@ impl Flusher {
                 by_log.entry(request.log.id).or_insert((&request.log, Vec::new())).1.push(frames);
             }
         }
-        let mut dirty = Vec::new();
+        let mut dirty = std::mem::take(&mut self.unsynced);
         for (log, appends) in by_log.values() {
             dirty.extend(self.write(log, appends)?);
         }
+        if planted(Bug::AckBeforeSync) {
+            self.unsynced = std::mem::take(&mut dirty);
+        }
+        // Durable before anybody is told: the callbacks follow, and readers find the frames.
         self.sync(dirty)?;
         let mut marks: Vec<(u32, SyncMark)> = Vec::new();
         for (id, (log, _)) in by_log {

@@ -6,6 +6,7 @@
 
 use std::ops::ControlFlow;
 
+use fanfare_environment::{Bug, planted};
 use fanfare_log::{Frame, FrameHeader, Log, Position, ReadError};
 use fanfare_model::{AccountId, Offset, Stream, Timestamp};
 use fanfare_raft::{Anchor, ApplyMode, FormatVersion, MachineError, Proposal, RecoveryError, StateMachine};
@@ -228,6 +229,9 @@ impl StateMachine for Machine {
             };
             let from = self.dedup_start(log, newest)?;
             self.observe_tables(log, from, upto.index)?;
+        }
+        if planted(Bug::DedupForgotten) {
+            self.dedup = self.parts.empty_window();
         }
         self.publish_positions();
         Ok(())

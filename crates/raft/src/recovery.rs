@@ -7,7 +7,7 @@
 
 use std::{io, sync::Arc};
 
-use fanfare_environment::Environment;
+use fanfare_environment::{Bug, Environment, planted};
 use fanfare_log::{Log, Position};
 
 use crate::{
@@ -44,7 +44,9 @@ impl Recovery<'_> {
                 self.finish_install(&checkpoint).await.map_err(|e| self.refused(e.to_string()))?;
                 self.restore(checkpoint).await
             }
-            StoredCheckpoint::Intact(checkpoint) if self.is_above_log(&checkpoint) => {
+            StoredCheckpoint::Intact(checkpoint)
+                if self.is_above_log(&checkpoint) && !planted(Bug::AppliedAheadOfFlush) =>
+            {
                 let (applied, bounds) = (checkpoint.applied.index, self.log.bounds());
                 let last = bounds.last.or(bounds.purged).map(|last| last.index);
                 tracing::warn!(

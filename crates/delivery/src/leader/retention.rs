@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fanfare_environment::{Bug, planted};
 use fanfare_model::Offset;
 use fanfare_partition::{CommandError, Positions};
 use tokio::time::Instant;
@@ -100,7 +101,7 @@ impl PartitionLeader {
                 let oldest = subscription.lock().machine.low_water();
                 oldest.is_none_or(|oldest| oldest >= target)
             });
-        if !settled {
+        if !settled && !planted(Bug::TrimOverUnsettled) {
             return;
         }
         self.trims.target = None;

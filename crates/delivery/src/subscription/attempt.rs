@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use fanfare_environment::{Bug, planted};
 use fanfare_model::KeyHash;
 use fanfare_partition::{Outcome as Settlement, Reason};
 use fanfare_sinks::{Abilities, Failure, Outcome};
@@ -13,6 +14,7 @@ use super::{
     state::{Candidate, LastOutage, Mode, SubscriptionState},
 };
 use crate::{
+    RetryPolicy,
     backoff::{probe_delay_ms, retry_delay_ms},
     judgement::{Allowed, History, KeySource, Verdict, judge},
 };
@@ -53,6 +55,7 @@ impl SubscriptionState {
             Allowed::Nothing { .. } => 0,
         };
         let items = self.choose(events_max, abilities);
+        settle_sent_if_planted(self, &items, inputs.now_ms);
         if !items.is_empty() {
             let probe = (allowed == Allowed::OneProbe).then(|| inputs.breaker.start_probe());
             actions.work.push(Action::StartAttempt { items, probe });
@@ -221,7 +224,7 @@ impl SubscriptionState {
                     self.failures.last_outage = Some(LastOutage { offset, passes });
                 }
                 self.refund(refund, inputs.now_ms);
-                self.trip(after, inputs);
+                trip(&self.options.retry, after, inputs);
                 self.put_back(&item, inputs.now_ms);
             }
         }
@@ -298,11 +301,6 @@ impl SubscriptionState {
         Some(AttemptItem { event, parked })
     }
 
-    fn trip(&mut self, after: Option<Duration>, inputs: &mut Inputs<'_>) {
-        let (retry, random) = (&self.options.retry, inputs.random);
-        inputs.breaker.trip(inputs.now_ms, |probes| probe_delay_ms(retry, probes, after, random));
-    }
-
     /// The event may be attempted again as if it had not been.
     fn put_back(&mut self, item: &AttemptItem, now_ms: u64) {
         if item.parked {
@@ -312,6 +310,8 @@ impl SubscriptionState {
         } else if self.window.get(item.event.offset).is_some() {
             self.window.set_busy(item.event.offset, false);
             self.ready.push_back(Candidate::Window(item.event.offset));
+            // The key's queue stays closed: later events of the key wait for this one.
+            release_next_if_planted(self, item.event.key);
         }
     }
 
@@ -327,7 +327,7 @@ impl SubscriptionState {
             return;
         }
         if !item.parked && self.parked_keys.len() >= self.options.parked_keys_max {
-            self.trip(after, inputs);
+            trip(&self.options.retry, after, inputs);
             self.put_back(&item, inputs.now_ms);
             return;
         }
@@ -354,6 +354,27 @@ impl SubscriptionState {
         );
         self.key_queues.close(event.key);
         self.parked_keys.insert(event, attempts, offsets.len() as u64);
+    }
+}
+
+fn trip(retry: &RetryPolicy, after: Option<Duration>, inputs: &mut Inputs<'_>) {
+    let random = inputs.random;
+    inputs.breaker.trip(inputs.now_ms, |probes| probe_delay_ms(retry, probes, after, random));
+}
+
+fn settle_sent_if_planted(state: &mut SubscriptionState, items: &[AttemptItem], now_ms: u64) {
+    if planted(Bug::CursorAheadOfOutcome) {
+        for item in items.iter().filter(|item| !item.parked) {
+            state.settle(item, Settlement::Delivered, now_ms);
+        }
+    }
+}
+
+fn release_next_if_planted(state: &mut SubscriptionState, key: KeyHash) {
+    if planted(Bug::KeyOutOfOrder)
+        && let Some(next) = state.key_queues.leave(key)
+    {
+        state.take_turn(next);
     }
 }
 

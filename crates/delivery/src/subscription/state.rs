@@ -273,7 +273,7 @@ impl SubscriptionState {
     }
 
     /// The event is the first of its key in the window: it is a candidate once its schema is checked.
-    fn take_turn(&mut self, offset: Offset) {
+    pub(super) fn take_turn(&mut self, offset: Offset) {
         if self.window.takes_turn(offset) {
             self.ready.push_back(Candidate::Window(offset));
         }

@@ -4,6 +4,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
+use fanfare_environment::{Bug, planted};
 
 use crate::{
     codec::to_usize,
@@ -64,7 +65,7 @@ impl Scanner {
             let Some(proven) = self.position.prove(header)? else { continue };
             let ProvenHeader { header, payload_crc, link } = proven;
             let payload = self.take(self.position.payload_byte(), header.payload_bytes as usize)?;
-            if crc32fast::hash(&payload) != payload_crc {
+            if crc32fast::hash(&payload) != payload_crc && !planted(Bug::TornTailServed) {
                 return Err(self.position.bad("payload checksum differs"));
             }
             let ScanPosition { byte, link: before, .. } = self.position;

@@ -3,6 +3,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use fanfare_environment::{Bug, planted};
+
 use crate::{
     background::BackgroundJob,
     error::Fatal,
@@ -186,7 +188,9 @@ fn create(context: &WriteContext<'_>, header: SegmentHeader) -> Result<Segment, 
     // The header is durable before the file has its name: a recycled file never shows an old header under a new name.
     unnamed.file.sync().map_err(|error| Fatal::new("sync", &unnamed.path, &error))?;
     store.fs.rename(&unnamed.path, &path).map_err(|error| Fatal::new("rename", &path, &error))?;
-    store.fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))?;
+    if !planted(Bug::NoDirectorySync) {
+        store.fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))?;
+    }
     let extent = Extent::empty(&header);
     Ok(Segment { header, path, file: unnamed.file, file_bytes, extent, sealed: false })
 }
