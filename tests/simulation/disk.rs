@@ -30,11 +30,36 @@ struct Shared {
     state: Mutex<DiskState>,
 }
 
+/// A moment between two operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Before the operation that comes after so many.
+    Operation(u64),
+    /// After so many operations on files whose path has `part` in it.
+    After { part: &'static str, passing: u64 },
+}
+
+impl Moment {
+    /// Notes an operation on `path`; true if the life ends before it.
+    fn pass(&mut self, path: &Path) -> bool {
+        match self {
+            Self::Operation(0) | Self::After { passing: 0, .. } => return true,
+            Self::Operation(passing) => *passing -= 1,
+            Self::After { part, passing } => {
+                *passing -= u64::from(path.to_string_lossy().contains(*part));
+            }
+        }
+        false
+    }
+}
+
 #[derive(Default)]
 struct DiskState {
     operations: u64,
-    /// The power fails, or the process is killed, before the operation of this number.
-    ends_at: Option<(u64, End)>,
+    /// How the life ends in the middle of the disk's work.
+    ending: Option<(Moment, End)>,
+    /// Calls that failed because the simulation wanted them to.
+    failures: u64,
     /// The disk as the next life finds it.
     left: Option<MemoryFileSystem>,
 }
@@ -45,10 +70,18 @@ impl SimulatedDisk {
         Self { shared: Arc::new(Shared { world, power, memory, state: Mutex::default() }) }
     }
 
-    /// Ends the life before the operation that comes after `passing` more ones.
-    pub(crate) fn end_after(&self, passing: u64, end: End) {
-        let mut state = self.shared.state.lock();
-        state.ends_at = Some((state.operations + passing, end));
+    pub(crate) fn memory(&self) -> &MemoryFileSystem {
+        &self.shared.memory
+    }
+
+    /// Ends the life at `moment`, if it comes.
+    pub(crate) fn end_at(&self, moment: Moment, end: End) {
+        self.shared.state.lock().ending = Some((moment, end));
+    }
+
+    /// Calls of this life that failed.
+    pub(crate) fn failures(&self) -> u64 {
+        self.shared.state.lock().failures
     }
 
     /// Ends the life now.
@@ -92,8 +125,7 @@ impl Shared {
         if self.power.is_off() {
             return;
         }
-        let operations = state.operations;
-        if let Some((_, end)) = state.ends_at.take_if(|(at, _)| *at <= operations) {
+        if let Some((_, end)) = state.ending.take_if(|(moment, _)| moment.pass(path)) {
             self.end(&mut state, end);
             return;
         }
@@ -106,10 +138,16 @@ impl Shared {
             && !self.power.is_off()
         {
             self.world.trace.add(format_args!("disk {what} failed: {error}"));
-            match error.raw_os_error() {
-                Some(5) => self.world.count("a call failed with EIO"),
-                Some(28) => self.world.count("a write found the disk full"),
-                _ => {}
+            let fault = match error.raw_os_error() {
+                Some(5) if what.starts_with("sync") => Some("a sync failed with EIO"),
+                Some(5) if what == "write" => Some("a write failed with EIO"),
+                Some(5) => Some("another call failed with EIO"),
+                Some(28) => Some("a write found the disk full"),
+                _ => None,
+            };
+            if let Some(fault) = fault {
+                self.state.lock().failures += 1;
+                self.world.count(fault);
             }
         }
         result

@@ -1,11 +1,16 @@
 //! One life of the node: a runtime of its own, from the start to a crash, a stop or the end of the simulation.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use fanfare_catalog::NewKey;
 use fanfare_control::ListRequest;
 use fanfare_environment::{Environment, Simulation};
-use fanfare_ingest::{ReadFrom, ReadQuery};
+use fanfare_ingest::{ReadError, ReadFrom, ReadQuery, ReadRefusal};
 use fanfare_model::{Event, PartitionId};
 use fanfare_raft::Role;
 use parking_lot::Mutex;
@@ -30,6 +35,8 @@ use crate::{
 
 /// Simulated time after which a node without faults must have delivered everything.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
+/// Simulated time that a start may take.
+const STARTED_WITHIN: Duration = Duration::from_secs(60);
 /// Simulated time that an orderly stop may take.
 const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -69,7 +76,7 @@ impl Life {
         let disk = SimulatedDisk::new(self.world.clone(), power.clone());
         fanfare_raft::seed_elections(seed);
         let world = self.world.clone();
-        let lived = runtime.block_on(async {
+        let living = AssertUnwindSafe(async {
             let began = Instant::now();
             let ticking = tick(&world, self.started_us);
             let end = tokio::select! {
@@ -81,6 +88,18 @@ impl Life {
             let elapsed_us = u64::try_from(began.elapsed().as_micros()).expect("a short life");
             Lived { end, elapsed_us }
         });
+        // A task that panics shuts the runtime down: the program would abort.
+        let lived = catch_unwind(AssertUnwindSafe(|| runtime.block_on(living.0))).unwrap_or_else(|_| {
+            if !power.is_off() {
+                world.oracle.lock().violate("the node panicked".to_owned());
+            }
+            Lived { end: End::Exit("it panicked".to_owned()), elapsed_us: 0 }
+        });
+        if let End::Exit(reason) = &lived.end
+            && disk.failures() == 0
+        {
+            world.oracle.lock().violate(format!("the node ended without a fault of the disk: {reason}"));
+        }
         world.trace.add(format_args!("life ends: {:?}", lived.end));
         disk.hand_over();
         // From here on nobody looks: tasks are dropped wherever they are, as the machine drops them.
@@ -129,18 +148,22 @@ fn runtime(seed: u64) -> Runtime {
 
 impl Running {
     async fn run(self, key: &NewKey) -> End {
-        self.plan.arm(&self.world, &self.disk);
+        self.plan.arm(&self.disk);
         let started = async {
             let node = SimulatedNode::start(self.node_parts()).await?;
             let account = Account::ensure(&node, key).await?;
             anyhow::Ok((node, account))
         };
-        let (node, account) = match started.await {
-            Ok(started) => started,
-            Err(error) => {
+        let (node, account) = match timeout(STARTED_WITHIN, started).await {
+            Ok(Ok(started)) => started,
+            Ok(Err(error)) => {
                 let end = End::Exit(format!("{error:#}"));
                 self.disk.end_now(end.clone());
                 return end;
+            }
+            Err(_) => {
+                self.blame(format!("the node did not start within {STARTED_WITHIN:?}"));
+                return End::Exit("it never started".to_owned());
             }
         };
         self.world.trace.add(format_args!("ready"));
@@ -148,6 +171,7 @@ impl Running {
         let node = Arc::new(node);
         self.start_producers(&node, &account);
         self.tasks.spawn(moods(self.world.clone(), self.mood.clone(), self.plan.clone()));
+        self.tasks.spawn(jump_clock(self.world.clone(), self.simulation.clone(), self.plan.clone()));
         match self.plan.end_after_ms.clone() {
             Some((after_ms, end)) => {
                 self.watch(&node, &account, Duration::from_millis(after_ms)).await;
@@ -202,9 +226,12 @@ impl Running {
 
     async fn read_all(&self, node: &SimulatedNode, account: &Account) {
         for partition in 0..PARTITIONS {
-            match self.read(node, account, partition).await {
-                Ok(()) => {}
-                Err(error) => self.world.trace.add(format_args!("read {partition} failed: {error:#}")),
+            if let Err(error) = self.read(node, account, partition).await {
+                self.world.trace.add(format_args!("read {partition} failed: {error:#}"));
+                let damage = error.downcast_ref::<ReadRefusal>();
+                if matches!(damage, Some(ReadRefusal::Read(ReadError::DataLoss { .. }))) {
+                    self.blame(format!("{error:#}"));
+                }
             }
         }
     }
@@ -243,10 +270,17 @@ impl Running {
         Ok(())
     }
 
+    /// The node failed in some way: a fault of the disk may be the reason, and nothing else.
+    fn blame(&self, failure: String) {
+        if self.disk.failures() == 0 && !self.power.is_off() {
+            self.world.oracle.lock().violate(format!("without a fault of the disk: {failure}"));
+        }
+    }
+
     /// An orderly stop.
     async fn stop(&self, node: &SimulatedNode) -> End {
         if timeout(STOPPED_WITHIN, node.shutdown()).await.is_err() {
-            self.world.oracle.lock().violate("the node did not stop within a minute".to_owned());
+            self.blame(format!("the node did not stop within {STOPPED_WITHIN:?}"));
         }
         self.disk.end_now(End::Stop);
         End::Stop
@@ -256,6 +290,7 @@ impl Running {
     async fn finish(&self, node: &SimulatedNode, account: &Account) -> End {
         sleep(Duration::from_secs(2)).await;
         self.world.producers.lock().iter_mut().for_each(|producer| producer.end());
+        self.read_all(node, account).await;
         let deadline = Instant::now() + SETTLED_WITHIN;
         while !self.is_settled(node, account) {
             if Instant::now() > deadline {
@@ -352,5 +387,15 @@ async fn moods(world: Arc<World>, mood: Arc<Mutex<Mood>>, plan: LifePlan) {
         let next = plan.mood(&world.dice);
         world.trace.add(format_args!("the receiver is {next:?}"));
         *mood.lock() = next;
+    }
+}
+
+/// Sets the wall clock off, once in a while.
+async fn jump_clock(world: Arc<World>, simulation: Simulation, plan: LifePlan) {
+    for jump_ms in plan.clock_jumps_ms {
+        sleep(Duration::from_millis(world.dice.between(100, 3_000))).await;
+        world.count("the wall clock jumped");
+        world.trace.add(format_args!("the wall clock jumps by {jump_ms} ms"));
+        simulation.clock().jump_ms(jump_ms);
     }
 }

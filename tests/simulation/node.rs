@@ -153,7 +153,7 @@ fn streams() -> Vec<StreamOptions> {
         segment_bytes: SEGMENT_BYTES,
         entry_bytes_max: 16 << 10,
         dedup_window_ms: 600_000,
-        checkpoint_interval_ms: 1_000,
+        checkpoint_interval_ms: 300,
         quota: None,
     };
     let quota = Some(Quota { account_bytes_max: 32 << 20, stream_bytes_max: 64 << 20 });

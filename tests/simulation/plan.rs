@@ -1,9 +1,11 @@
-//! The faults of one seed, drawn before each life.
+//! The faults of one life, drawn before it begins.
+
+use fanfare_log::memory::Failure;
 
 use crate::{
-    disk::SimulatedDisk,
+    disk::{Moment, SimulatedDisk},
     receiver::Mood,
-    world::{Dice, End, World},
+    world::{Dice, End},
 };
 
 #[derive(Clone, Debug)]
@@ -12,13 +14,42 @@ pub(crate) struct LifePlan {
     moods: &'static [Mood],
     /// None in the last life, which ends when everything is delivered.
     pub(crate) end_after_ms: Option<(u64, End)>,
-    /// The life ends before the disk operation of this number, if it comes first.
-    end_at_operation: Option<(u64, End)>,
+    /// The life ends there, if the moment comes before.
+    end_at: Option<(Moment, End)>,
+    disk_fault: Option<DiskFault>,
+    /// The system moves so few bytes at a time.
+    transfer_bytes_max: Option<usize>,
+    /// Moves of the wall clock, in milliseconds.
+    pub(crate) clock_jumps_ms: Vec<i64>,
     pub(crate) pause_ms_max: u64,
 }
 
+/// A fault of the disk after so many calls of its kind.
+#[derive(Clone, Copy, Debug)]
+enum DiskFault {
+    Call {
+        passing: u64,
+    },
+    Write {
+        passing: u64,
+        failure: Failure,
+    },
+    Sync {
+        passing: u64,
+    },
+    /// Only so much fits in any more.
+    Full {
+        free_bytes: u64,
+    },
+}
+
+const FINE: &[Mood] = &[Mood::Well, Mood::Well, Mood::Shaky];
 const STORMY: &[Mood] =
     &[Mood::Well, Mood::Shaky, Mood::Shaky, Mood::Failing, Mood::Throttling, Mood::Hanging, Mood::Refusing];
+/// Parts of paths whose operations a crash may follow closely.
+const PLACES: [&str; 6] = ["/files", ".seg", "/journal", "/pool", ".keys", "/logs"];
+/// The wall clock jumps by so much at most, either way: all jumps of a simulation are within the dedup window.
+const CLOCK_JUMP_MS_MAX: u64 = 30_000;
 
 impl LifePlan {
     pub(crate) fn draw(dice: &Dice) -> Self {
@@ -27,12 +58,23 @@ impl LifePlan {
             1 => End::Kill,
             _ => End::PowerLoss,
         };
-        let by_operation = end != End::Stop && dice.chance(70);
+        let end_at = match dice.below(10) {
+            _ if end == End::Stop => None,
+            0..4 => Some(Moment::Operation(dice.below(2_000))),
+            4..8 => {
+                let place = usize::try_from(dice.below(PLACES.len() as u64)).expect("few places");
+                Some(Moment::After { part: PLACES[place], passing: dice.between(1, 80) })
+            }
+            _ => None,
+        };
         Self {
             first_mood: if dice.chance(50) { Mood::Well } else { Mood::Shaky },
-            moods: if dice.chance(60) { STORMY } else { &[Mood::Well, Mood::Shaky] },
-            end_at_operation: by_operation.then(|| (dice.below(2_000), end.clone())),
+            moods: if dice.chance(60) { STORMY } else { FINE },
+            end_at: end_at.map(|moment| (moment, end.clone())),
             end_after_ms: Some((dice.between(500, 6_000), end)),
+            disk_fault: dice.chance(30).then(|| DiskFault::draw(dice)),
+            transfer_bytes_max: dice.chance(10).then_some(4096),
+            clock_jumps_ms: clock_jumps(dice),
             pause_ms_max: dice.between(5, 80),
         }
     }
@@ -43,7 +85,10 @@ impl LifePlan {
             first_mood: Mood::Well,
             moods: &[Mood::Well],
             end_after_ms: None,
-            end_at_operation: None,
+            end_at: None,
+            disk_fault: None,
+            transfer_bytes_max: None,
+            clock_jumps_ms: Vec::new(),
             pause_ms_max: 40,
         }
     }
@@ -53,9 +98,42 @@ impl LifePlan {
     }
 
     /// Sets the faults of the disk.
-    pub(crate) fn arm(&self, _world: &World, disk: &SimulatedDisk) {
-        if let Some((operation, end)) = &self.end_at_operation {
-            disk.end_after(*operation, end.clone());
+    pub(crate) fn arm(&self, disk: &SimulatedDisk) {
+        if let Some((moment, end)) = &self.end_at {
+            disk.end_at(*moment, end.clone());
+        }
+        let memory = disk.memory();
+        match self.disk_fault {
+            None => {}
+            Some(DiskFault::Call { passing }) => memory.fail_call(passing, Failure::Io),
+            Some(DiskFault::Write { passing, failure }) => memory.fail_write(passing, failure),
+            Some(DiskFault::Sync { passing }) => memory.fail_sync(passing, Failure::Io),
+            Some(DiskFault::Full { free_bytes }) => memory.leave_free(free_bytes),
+        }
+        if let Some(bytes) = self.transfer_bytes_max {
+            memory.shorten_transfers(bytes);
         }
     }
+}
+
+impl DiskFault {
+    fn draw(dice: &Dice) -> Self {
+        let passing = dice.below(1_000);
+        match dice.below(5) {
+            0 => Self::Call { passing },
+            1 => Self::Write { passing: passing / 2, failure: Failure::Io },
+            2 => Self::Write { passing: passing / 2, failure: Failure::DiskFull },
+            3 => Self::Sync { passing: passing / 2 },
+            _ => Self::Full { free_bytes: dice.between(1 << 10, 3 << 20) },
+        }
+    }
+}
+
+fn clock_jumps(dice: &Dice) -> Vec<i64> {
+    let jumps = if dice.chance(20) { dice.between(1, 2) } else { 0 };
+    let jump = |_| {
+        let ms = i64::try_from(dice.between(1, CLOCK_JUMP_MS_MAX)).expect("a small number");
+        if dice.chance(50) { ms } else { -ms }
+    };
+    (0..jumps).map(jump).collect()
 }
