@@ -6,9 +6,9 @@ use std::{ops::Range, path::PathBuf};
 
 use fanfare_log::Store;
 use fanfare_model::{Offset, PartitionId};
-use fanfare_raft::{GroupDamage, GroupId, Repair};
+use fanfare_raft::{GroupDamage, GroupId, Repair, RepairError};
 
-use crate::{OpenError, filler, state::PartitionState};
+use crate::{filler, state::PartitionState};
 
 /// The damage of a partition, and the events that stay readable.
 #[derive(Clone, Debug)]
@@ -25,6 +25,9 @@ pub struct DamageReport {
     pub next_offset: Offset,
     /// Directory that keeps the damaged files as they are.
     pub quarantine: PathBuf,
+    /// Replicas that the partition has had, if there were others than this one: they hold what is lost here, so the
+    /// replica is replaced and its loss is never accepted.
+    pub members: Option<String>,
 }
 
 /// A damaged part of a file, and the events lost with it.
@@ -44,7 +47,7 @@ impl DamageReport {
     }
 
     fn new(damage: GroupDamage) -> Self {
-        let GroupDamage { log, state } = damage;
+        let GroupDamage { log, state, members } = damage;
         let range = |range: fanfare_log::DamagedRange| DamagedRange {
             path: range.path,
             byte: range.byte,
@@ -58,6 +61,7 @@ impl DamageReport {
             kept_events: log.readable_offsets,
             next_offset: Offset(log.next_offset),
             quarantine: log.quarantine,
+            members,
         }
     }
 }
@@ -66,20 +70,20 @@ impl DamageReport {
 ///
 /// # Errors
 /// If there is no such partition, or its files cannot be read at all.
-pub fn survey_damage(store: &Store, id: PartitionId) -> Result<DamageReport, OpenError> {
+pub fn survey_damage(store: &Store, id: PartitionId) -> Result<DamageReport, RepairError> {
     let survey = Repair { store, group: GroupId::Partition(id) }.inspect();
-    survey.map(DamageReport::new).map_err(|source| OpenError::Group { partition: id, source })
+    survey.map(DamageReport::new)
 }
 
 /// Gives up the events that [`survey_damage`] reports, of a partition that is not open. Deletes nothing: the damaged
 /// files are kept in the quarantine. Durable at return; to be repeated after an error. Blocking.
 ///
 /// # Errors
-/// If a file cannot be read or written.
-pub fn accept_loss(store: &Store, id: PartitionId) -> Result<DamageReport, OpenError> {
+/// If the partition has had another replica, which then holds what is lost here, or a file cannot be read or written.
+pub fn accept_loss(store: &Store, id: PartitionId) -> Result<DamageReport, RepairError> {
     // State derived from the log is rebuilt at the next start.
     let empty_state = |anchor| PartitionState::empty_at(anchor, id.stream).checkpoint();
     let repair = Repair { store, group: GroupId::Partition(id) };
     let accepted = repair.accept_loss(filler::KIND, empty_state);
-    accepted.map(DamageReport::new).map_err(|source| OpenError::Group { partition: id, source })
+    accepted.map(DamageReport::new)
 }

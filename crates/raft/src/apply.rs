@@ -22,6 +22,7 @@ use crate::{
     entry::{AppliedEntry, LeaderId, LogId, Snapshot, SnapshotMeta, StoredMembership, Types, position_of},
     failure::{FailureLatch, GroupFailure, MachineError},
     machine::{Anchor, ApplyMode, Machine, RefusedEntry, Step},
+    members::MembersRecord,
 };
 
 /// The machine's write lock is taken once for at most this many entries: readers wait that long.
@@ -117,6 +118,7 @@ pub(crate) struct Applier {
     pub(crate) checkpoints: Checkpoints,
     pub(crate) log: Log,
     pub(crate) installed: Arc<Mutex<Option<Anchor>>>,
+    pub(crate) members: Arc<MembersRecord>,
     /// The leader whose entry was applied last: when it is this replica in its current term, it may act.
     pub(crate) applied_leader: watch::Sender<Option<LeaderId>>,
     /// A failed machine sets it under `progress`: from then on its state is neither published nor saved.
@@ -200,6 +202,7 @@ impl Applier {
         let received = Checkpoint::decode(data).map_err(io::Error::other)?;
         let checkpoint = received.rebased(base, meta.last_membership.clone()).map_err(io::Error::other)?;
 
+        self.members.note(meta.last_membership.membership()).await.map_err(io::Error::other)?;
         let _saving = self.checkpoints.saving.lock().await;
         {
             let mut progress = self.progress.lock();

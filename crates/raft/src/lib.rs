@@ -23,6 +23,7 @@ mod host;
 mod id;
 mod inbox;
 mod machine;
+mod members;
 mod peer;
 mod proposal;
 mod role;
@@ -52,7 +53,7 @@ pub use inbox::Inbox;
 pub use machine::{Anchor, ApplyMode, Proposal, StateMachine};
 pub use peer::{Message, MessageKind, NoPeers, PeerConnection, PeerError, PeerTransport, TrafficClass};
 pub use proposal::{Applied, PendingProposal};
-pub use repair::{GroupDamage, Repair};
+pub use repair::{GroupDamage, Repair, RepairError};
 pub use role::Role;
 pub use runtime::seed_elections;
 

@@ -21,10 +21,12 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::{
+    apply::Applier,
     codec,
-    entry::{Entry, LogId, Types, Vote, log_id_of, position_of},
+    entry::{Entry, EntryPayload, LogId, Types, Vote, log_id_of, position_of},
     failure::{FailureLatch, GroupFailure},
     machine::Anchor,
+    members::MembersRecord,
 };
 
 /// One message to a follower carries at most this much payload, or one entry.
@@ -39,19 +41,18 @@ pub(crate) struct LogStorage {
     environment: Environment,
     /// New start of the log after an installed snapshot; the purge that follows the install takes the offset from it.
     installed: Arc<Mutex<Option<Anchor>>>,
+    members: Arc<MembersRecord>,
     /// Takes the first damage that a read meets, with its file and place: openraft's errors do not keep it apart
     /// from others.
     failure: FailureLatch,
 }
 
 impl LogStorage {
-    pub(crate) fn new(
-        log: Log,
-        installed: Arc<Mutex<Option<Anchor>>>,
-        environment: Environment,
-        failure: FailureLatch,
-    ) -> Self {
-        Self { log, environment, installed, failure }
+    /// The log of a replica and what its storage shares with its machine.
+    pub(crate) fn new(applier: &Applier, environment: Environment) -> Self {
+        let Applier { log, installed, members, failure, .. } = applier;
+        let (installed, members, failure) = (installed.clone(), members.clone(), failure.clone());
+        Self { log: log.clone(), environment, installed, members, failure }
     }
 
     async fn frames(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Frame>> {
@@ -174,6 +175,13 @@ impl RaftLogStorage<Types> for LogStorage {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        for entry in &entries {
+            if let EntryPayload::Membership(membership) = &entry.payload {
+                // Before the log holds it: once it does, this replica's acknowledgements count in a group of several.
+                self.members.note(membership).await.map_err(io::Error::other)?;
+            }
+        }
         let frames = entries.into_iter().map(Entry::into_new_frame).collect();
         let done = move |result: Result<(), Fatal>| callback.io_completed(result.map_err(io::Error::other));
         let (ready, room) = oneshot::channel();

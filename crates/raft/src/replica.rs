@@ -30,6 +30,7 @@ use crate::{
     inbox::{Endpoint, EndpointTasks, Registration},
     log_storage::LogStorage,
     machine::{Machine, Proposal},
+    members::MembersRecord,
     network::Network,
     proposal::{PendingProposal, write_error},
     recovery::Recovery,
@@ -82,13 +83,14 @@ impl Replica {
             checkpoints: Checkpoints::new(host.store().clone(), group, environment.clone()),
             log: log.clone(),
             installed: Arc::default(),
+            members: Arc::new(MembersRecord::new(host.store().clone(), group, environment.clone())),
             applied_leader: watch::Sender::new(None),
             failure: FailureLatch::default(),
         };
         let applier = recover(applier, group, &environment).await?;
         let network = Network { peers: host.peers().clone(), identity };
         let failure = applier.failure.clone();
-        let storage = LogStorage::new(log, applier.installed.clone(), environment, failure.clone());
+        let storage = LogStorage::new(&applier, environment);
         let failed = |reason: String| match failure.get() {
             Some(failure) => OpenError::unusable(group, failure.clone(), &bounds),
             None => refused(reason),

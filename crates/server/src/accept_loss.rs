@@ -1,4 +1,4 @@
-//! `fanfare log accept-loss`: what an operator of a node without peers can do about a damaged partition.
+//! `fanfare log accept-loss`: what an operator can do about a damaged partition that has no other replica.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,8 @@ enum LogSubcommand {
     ///
     /// Reads every entry of the partition and says what is lost. With --yes, empty entries take the place of the
     /// lost ones, so that every other event stays readable at its offset and no offset is given away twice. Damaged
-    /// files are kept in the data directory, under quarantine/. The node must be stopped.
+    /// files are kept in the data directory, under quarantine/. The node must be stopped. Refused for a partition
+    /// that ever had another replica: a new replica is filled from the others instead.
     AcceptLoss(AcceptLossArguments),
 }
 
@@ -81,6 +82,12 @@ fn repair(store: &Store, id: PartitionId, accept: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     print!("{}", told(id, &found));
+    if let Some(members) = &found.members {
+        bail!(
+            "nothing was changed: partition {id} has had other replicas ({members}), which hold what is lost here. \
+             Remove this replica and place a new one on this node, which is filled from the others"
+        );
+    }
     if !accept {
         println!("Nothing was changed. To accept this loss, run the command again with --yes.");
         return Ok(());
@@ -151,6 +158,7 @@ mod tests {
             kept_events: 7,
             next_offset: fanfare_model::Offset(12),
             quarantine: "/d/quarantine/events-0".into(),
+            members: None,
         };
         let told = told(PartitionId::events(0), &report);
         for words in [
@@ -175,6 +183,7 @@ mod tests {
             kept_events: 7,
             next_offset: fanfare_model::Offset(12),
             quarantine: "/d/quarantine/events-0".into(),
+            members: None,
         };
         assert!(!report.is_empty());
         let told = told(PartitionId::events(0), &report);

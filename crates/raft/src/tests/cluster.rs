@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fanfare_log::MemoryFileSystem;
 use tokio::time::timeout;
 
 use super::{
@@ -23,9 +24,14 @@ pub(super) async fn leave(network: &MemoryNetwork, node: Node) -> Files {
 
 /// Three voters, the first of which began the group.
 pub(super) async fn three(network: &MemoryNetwork) -> Vec<Node> {
+    three_on(network, &[(); 3].map(|()| MemoryFileSystem::default())).await
+}
+
+/// Three voters, each on its disk.
+pub(super) async fn three_on(network: &MemoryNetwork, disks: &[MemoryFileSystem; 3]) -> Vec<Node> {
     let mut nodes = Vec::new();
-    for replica in 1..=3 {
-        nodes.push(join(network, Files::in_memory(), replica).await);
+    for (replica, disk) in (1..).zip(disks) {
+        nodes.push(join(network, Files::over(disk.clone()), replica).await);
     }
     nodes[0].group.initialize((1..=3).map(member).collect()).await.unwrap();
     nodes

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::timeout};
 use super::ledger::{Calls, Ledger};
 use crate::{
     Group, GroupId, GroupOptions, Host, HostOptions, Member, OpenError, PeerTransport, PendingProposal,
-    Proposal, ReplicaId, Role, Timing, apply::Applier, checkpoint::Checkpoints,
+    Proposal, ReplicaId, Role, Timing, apply::Applier, checkpoint::Checkpoints, members::MembersRecord,
 };
 
 /// Longer than anything takes on a busy machine; a test that waits this long has failed.
@@ -68,6 +68,7 @@ pub(super) fn applier(store: &Store, log: &Log) -> Arc<Applier> {
         checkpoints: Checkpoints::new(store.clone(), GROUP, Environment::system()),
         log: log.clone(),
         installed: Arc::default(),
+        members: Arc::new(MembersRecord::new(store.clone(), GROUP, Environment::system())),
         applied_leader: watch::Sender::new(None),
         failure: Arc::default(),
     })

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use fanfare_log::MemoryFileSystem;
 use fanfare_log::memory::Keep;
 
+use super::cluster::{leader, leave, publish, three_on, trim_to};
 use super::ledger::{Ledger, add, trim};
 use super::node::{Files, GROUP, Node};
 use super::recovery::{cannot_open, edit_checkpoint, with_entries, with_entries_in};
-use crate::{Anchor, GroupDamage, NoPeers, Repair, StateMachine};
+use crate::{Anchor, GroupDamage, NoPeers, Repair, RepairError, StateMachine, memory::MemoryNetwork};
 
 const FILLER: u8 = 9;
 
@@ -101,4 +102,74 @@ async fn a_checkpoint_from_below_the_log_is_a_lost_state() {
     let term = node.leading().await;
     assert_eq!(node.apply(term, add(1, b"c")).await.base_offset, 80);
     node.stop().await;
+}
+
+/// Every file with its content.
+fn contents(fs: &MemoryFileSystem) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let read = |path: std::path::PathBuf| (path.clone(), fs.content(&path).unwrap());
+    fs.paths().into_iter().map(read).collect()
+}
+
+/// The loss of a replica that has peers is refused, and nothing is changed.
+fn is_refused(fs: &MemoryFileSystem, story: &str) {
+    let files = Files::over(fs.clone());
+    // A start writes to the journal: the files are compared between two starts.
+    let found = inspect(&files);
+    assert!(found.members.is_some_and(|members| members.contains("replica 3 on node 3")), "{story}");
+    let store = files.store();
+    let before = contents(fs);
+    let refused = Repair { store: &store, group: GROUP }.accept_loss(FILLER, empty_state);
+    assert_eq!(contents(fs), before, "{story}");
+    store.close();
+    let Err(RepairError::HasPeers { group: GROUP, members }) = refused else {
+        panic!("{story}: {refused:?}");
+    };
+    for replica in 1..=3 {
+        assert!(members.contains(&format!("replica {replica} on node {replica}")), "{story}: {members}");
+    }
+}
+
+/// Three replicas; stops one of them that does not lead.
+async fn victim_of_three(trimmed_to: Option<usize>) -> MemoryFileSystem {
+    let network = MemoryNetwork::default();
+    let disks = [(); 3].map(|()| MemoryFileSystem::default());
+    let mut nodes = three_on(&network, &disks).await;
+    let (at, term) = leader(&nodes).await;
+    publish(&nodes[at], term, 60).await;
+    let victim = (at + 1) % 3;
+    let last = nodes[at].group.read(|ledger| ledger.seen.last().unwrap().position.index);
+    nodes[victim].applies_upto(last).await;
+    if let Some(nth) = trimmed_to {
+        let anchor = trim_to(&nodes[at], term, nth).await;
+        nodes[victim].purges_upto(anchor.position.index).await;
+    }
+    leave(&network, nodes.remove(victim)).await;
+    for node in nodes {
+        leave(&network, node).await;
+    }
+    disks[victim].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_one_of_three_replicas_is_not_accepted_whatever_is_damaged() {
+    let fs = victim_of_three(Some(30)).await;
+    edit_checkpoint(&Files::over(fs.clone()), |bytes| bytes.truncate(10));
+    is_refused(&fs, "the checkpoint, and the first memberships are purged");
+
+    let fs = victim_of_three(None).await;
+    let segment =
+        fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg")).unwrap();
+    (600..3600).step_by(300).for_each(|at| fs.flip(&segment, at, 1));
+    is_refused(&fs, "committed entries");
+
+    edit_checkpoint(&Files::over(fs.clone()), |bytes| bytes.truncate(10));
+    is_refused(&fs, "committed entries, the first membership and the checkpoint");
+
+    let record = fs.paths().into_iter().find(|path| path.ends_with(format!("members-{GROUP}"))).unwrap();
+    fs.flip(&record, 40, 1);
+    let store = Files::over(fs).store();
+    let refused = Repair { store: &store, group: GROUP }.accept_loss(FILLER, empty_state);
+    store.close();
+    let Err(RepairError::HasPeers { members, .. }) = refused else { panic!("{refused:?}") };
+    assert!(members.contains("cannot be read"), "a damaged record is evidence of others, too: {members}");
 }

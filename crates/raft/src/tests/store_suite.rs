@@ -26,7 +26,7 @@ impl StoreBuilder<Types, LogStorage, Adapter, ClosesStore> for OverMemory {
         let log = files.log(&store, 1);
         let applier = applier(&store, &log);
         let environment = fanfare_environment::Environment::system();
-        let storage = LogStorage::new(log, applier.installed.clone(), environment, applier.failure.clone());
+        let storage = LogStorage::new(&applier, environment);
         Ok((ClosesStore(store), storage, Adapter(applier)))
     }
 }
