@@ -4,32 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A named, partitioned log with its own retention. The numbers are stored: they never change meaning.
+/// A named, partitioned log with its own retention. The names are stored: they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[repr(u8)]
 pub enum Stream {
     /// Events that producers publish.
-    Events = 1,
+    Events,
     /// Copies of events that a subscription could not deliver.
-    DeadLetters = 2,
+    DeadLetters,
 }
 
 impl Stream {
-    /// The stream stored as `number`, if there is one.
-    #[must_use]
-    pub fn from_number(number: u8) -> Option<Self> {
-        match number {
-            1 => Some(Self::Events),
-            2 => Some(Self::DeadLetters),
-            _ => None,
-        }
-    }
-
-    #[must_use]
-    pub fn number(self) -> u8 {
-        self as u8
-    }
+    pub const ALL: [Self; 2] = [Self::Events, Self::DeadLetters];
 
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -51,11 +51,11 @@ fn partition(text: &str) -> Result<PartitionId, String> {
     }
     let known = || {
         let (stream, index) = text.split_once('/')?;
-        let stream =
-            [Stream::Events, Stream::DeadLetters].into_iter().find(|known| known.name() == stream)?;
+        let stream = Stream::ALL.into_iter().find(|known| known.name() == stream)?;
         Some(PartitionId { stream, index: index.parse().ok()? })
     };
-    known().ok_or_else(|| "write events/NUMBER or dead-letters/NUMBER".to_owned())
+    let forms = || Stream::ALL.map(|stream| format!("{}/NUMBER", stream.name())).join(" or ");
+    known().ok_or_else(|| format!("write {}", forms()))
 }
 
 /// # Errors

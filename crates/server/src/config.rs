@@ -4,6 +4,7 @@
 //! `deploy/config.example.toml`; a test holds the two equal.
 
 mod load;
+mod streams;
 mod units;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -12,7 +13,6 @@ use fanfare_delivery::{DeliveryOptions, RetryPolicy};
 use fanfare_edge::ListenerLimits;
 use fanfare_ingest::{IngestLimits, ReadLimits};
 use fanfare_log::StoreOptions;
-use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, Quota};
 use fanfare_sinks::EgressPolicy;
 use serde::{Deserialize, Serialize};
 
@@ -312,41 +312,6 @@ impl StorageConfig {
 }
 
 impl Config {
-    pub(crate) fn events_options(&self) -> PartitionOptions {
-        PartitionOptions {
-            retention_ms: self.storage.retention.as_millis(),
-            retention_bytes: self.storage.retention_bytes.0,
-            segment_bytes: self.storage.segment_bytes.0,
-            entry_bytes_max: self.publish.entry_bytes_max.as_u32(),
-            dedup_window_ms: self.publish.dedup_window.as_millis(),
-            checkpoint_interval_ms: self.storage.checkpoint_interval.as_millis(),
-            quota: None,
-        }
-    }
-
-    /// Memory of the whole node, divided among its open partitions: those of events and the one of dead letters.
-    pub(crate) fn budgets(&self) -> Budgets {
-        let limits = MemoryLimits {
-            dedup_bytes_max: self.publish.dedup_bytes.0,
-            queue_bytes_max: self.publish.queue_bytes_max.0,
-            read_cache_bytes_max: self.storage.read_cache_bytes.0,
-        };
-        Budgets::new(limits, u64::from(self.publish.partitions) + 1)
-    }
-
-    pub(crate) fn dead_letters_options(&self) -> PartitionOptions {
-        PartitionOptions {
-            retention_ms: self.storage.dead_letter_retention.as_millis(),
-            // The quota bounds the size; a trim by size would remove dead letters before their time.
-            retention_bytes: u64::MAX,
-            quota: Some(Quota {
-                account_bytes_max: self.limits.dead_letter_bytes_max.0,
-                stream_bytes_max: self.storage.dead_letter_retention_bytes.0,
-            }),
-            ..self.events_options()
-        }
-    }
-
     pub(crate) fn delivery_options(&self) -> DeliveryOptions {
         let delivery = &self.delivery;
         DeliveryOptions {

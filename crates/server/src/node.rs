@@ -4,14 +4,13 @@ use std::{io, net::SocketAddr, process, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use fanfare_catalog::{Catalog, CatalogOptions, ViewStorage};
-use fanfare_cluster::{NoForwarder, Replicas, ReplicasParts, StreamOptions};
+use fanfare_cluster::{NoForwarder, Replicas, ReplicasParts};
 use fanfare_control::Control;
 use fanfare_delivery::{Delivery, DeliveryParts};
 use fanfare_edge::{ListenerLimits, Services};
 use fanfare_environment::Environment;
 use fanfare_ingest::{EventReader, Ingest, IngestParts};
 use fanfare_log::{DiskFileSystem, Fatal, OpenError, Store};
-use fanfare_model::Stream;
 use fanfare_raft::Host;
 use fanfare_sinks::{EgressPolicy, Factory};
 use tokio::net::TcpListener;
@@ -59,7 +58,7 @@ impl Node {
             catalog: catalog.clone(),
             host,
             budgets: config.budgets(),
-            streams: streams(&config),
+            streams: config.streams(),
             forwarder: Arc::new(NoForwarder),
             tasks: tasks.clone(),
         })
@@ -164,21 +163,6 @@ pub(crate) async fn open_catalog(config: &Config, host: &Host) -> anyhow::Result
     };
     let view = ViewStorage::Directory(config.node.data_dir.join("catalog"));
     Ok(Catalog::open(host, view, options).await?)
-}
-
-/// The streams of a node: published events, and one partition of dead letters.
-fn streams(config: &Config) -> Vec<StreamOptions> {
-    let events = StreamOptions {
-        stream: Stream::Events,
-        partitions: config.publish.partitions,
-        partition: config.events_options(),
-    };
-    let dead_letters = StreamOptions {
-        stream: Stream::DeadLetters,
-        partitions: 1,
-        partition: config.dead_letters_options(),
-    };
-    vec![events, dead_letters]
 }
 
 /// A node that cannot serve is of no use: the process ends, and whoever watches it starts it again.
