@@ -366,7 +366,11 @@ impl Reader {
         match self.group.failure() {
             Some(GroupFailure::Damaged { detail }) => self.data_loss(offsets, detail),
             // The entry is intact: there is no loss to accept.
-            Some(failure @ (GroupFailure::Entry { .. } | GroupFailure::State { .. })) => {
+            Some(
+                failure @ (GroupFailure::Entry { .. }
+                | GroupFailure::State { .. }
+                | GroupFailure::Diverged { .. }),
+            ) => {
                 let detail = format!("{failure}; {}", failure.remedy());
                 ReadError::DataLoss { partition, detail, offsets }
             }

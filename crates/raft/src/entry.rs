@@ -134,11 +134,11 @@ impl RaftPayload for EntryPayload {
     }
 }
 
-/// One entry. `base_offset` is the log's to give: it is known only of entries that were read from the log.
+/// One entry. The log gives the base offset: None of a proposal, the leader's claim of an entry that a peer has sent.
 #[derive(Debug)]
 pub(crate) struct Entry {
     log_id: LogId,
-    pub(crate) base_offset: u64,
+    pub(crate) base_offset: Option<u64>,
     pub(crate) payload: EntryPayload,
 }
 
@@ -153,7 +153,7 @@ impl RaftEntry for Entry {
     type Payload = EntryPayload;
 
     fn new(log_id: LogId, payload: EntryPayload) -> Self {
-        Self { log_id, base_offset: 0, payload }
+        Self { log_id, base_offset: None, payload }
     }
 
     fn log_id_parts(&self) -> (&LeaderId, u64) {
@@ -170,6 +170,19 @@ impl RaftEntry for Entry {
 }
 
 impl Entry {
+    /// The entry as a peer sends it, with the offset that its log gives it.
+    pub(crate) fn at_offset(self, base_offset: u64) -> Self {
+        Self { base_offset: Some(base_offset), ..self }
+    }
+
+    /// How many offsets the entry takes.
+    pub(crate) fn count(&self) -> u32 {
+        match &self.payload {
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+            EntryPayload::Application(proposal) => proposal.count,
+        }
+    }
+
     pub(crate) fn into_new_frame(self) -> NewFrame {
         let position = position_of(self.log_id);
         match self.payload {
@@ -196,7 +209,7 @@ impl Entry {
             }
             kind => EntryPayload::Application(Proposal { kind, count, time_ms, payload }),
         };
-        Ok(Self { log_id: log_id_of(position), base_offset, payload })
+        Ok(Self { log_id: log_id_of(position), base_offset: Some(base_offset), payload })
     }
 
     /// The frame as a machine sees it. Blank and membership entries come without a payload.
@@ -210,8 +223,8 @@ impl Entry {
         };
         let payload_bytes = u32::try_from(payload.len()).expect("the log refuses payloads of 4 GiB");
         let position = position_of(self.log_id);
-        let header =
-            FrameHeader { kind, position, base_offset: self.base_offset, count, time_ms, payload_bytes };
+        let base_offset = self.base_offset.unwrap_or_default();
+        let header = FrameHeader { kind, position, base_offset, count, time_ms, payload_bytes };
         Frame { header, payload }
     }
 }

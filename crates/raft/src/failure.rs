@@ -38,6 +38,11 @@ pub enum GroupFailure {
     /// A committed entry is intact, and this program cannot apply it.
     #[error("entry {index} cannot be applied: {error}")]
     Entry { index: u64, error: MachineError },
+    /// The leader's log and this replica's give the same entry different offsets. The entry was not acknowledged.
+    #[error(
+        "the replicas have diverged: entry {index} begins at offset {leader_offset} at its leader, and at {own_offset} here"
+    )]
+    Diverged { index: u64, leader_offset: u64, own_offset: u64 },
     /// The state of a checkpoint or snapshot is intact, and this program cannot read it.
     #[error("the state in {file} cannot be read: {error}")]
     State { file: String, error: MachineError },
@@ -54,6 +59,9 @@ impl GroupFailure {
         match self {
             Self::Damaged { .. } => {
                 "remove this replica so that its peers rebuild it, or restore the directory from a backup"
+            }
+            Self::Diverged { .. } => {
+                "keep the directory for an investigation, remove this replica and place a new one on this node"
             }
             Self::Entry { error: MachineError::Newer { .. }, .. }
             | Self::State { error: MachineError::Newer { .. }, .. } => {

@@ -15,6 +15,7 @@ use fanfare_log::{Fatal, Frame, Log, OnDurable, ReadError};
 use futures_util::{Stream, TryStreamExt, stream};
 use openraft::{
     LogState, OptionalSend, RaftLogReader,
+    entry::RaftEntry,
     storage::{IOFlushed, RaftLogStorage},
 };
 use parking_lot::Mutex;
@@ -87,6 +88,22 @@ impl LogStorage {
         Ok(installed.map_or(bounds.next_offset, |anchor| anchor.next_offset))
     }
 
+    /// Refuses entries to which a leader has given other offsets than this log would: one of the two has lost or gained
+    /// an entry, and an acknowledgement would hide it. The caller appends them next.
+    fn check_offsets(&self, entries: &[Entry]) -> io::Result<()> {
+        let mut own_offset = self.log.bounds().next_offset;
+        for entry in entries {
+            if let Some(leader_offset) = entry.base_offset.filter(|claimed| *claimed != own_offset) {
+                let index = entry.log_id().index;
+                let failure = GroupFailure::Diverged { index, leader_offset, own_offset };
+                let failure = self.failure.get_or_init(|| failure);
+                return Err(io::Error::other(format!("{failure}; {}", failure.remedy())));
+            }
+            own_offset += u64::from(entry.count());
+        }
+        Ok(())
+    }
+
     /// The part of `range` that the log holds, as from..end.
     fn held(&self, range: impl RangeBounds<u64>) -> (u64, u64) {
         let wanted_from = match range.start_bound() {
@@ -120,7 +137,7 @@ impl RaftLogReader<Types> for LogStorage {
         let mut entries = Vec::new();
         while from < end {
             entries.extend(self.entries(from, end, APPLY_BYTES_MAX).await?);
-            from = entries.last().map_or(end, |entry| openraft::entry::RaftEntry::index(entry) + 1);
+            from = entries.last().map_or(end, |entry| entry.index() + 1);
         }
         Ok(entries)
     }
@@ -182,6 +199,7 @@ impl RaftLogStorage<Types> for LogStorage {
                 self.members.note(membership).await.map_err(io::Error::other)?;
             }
         }
+        self.check_offsets(&entries)?;
         let frames = entries.into_iter().map(Entry::into_new_frame).collect();
         let done = move |result: Result<(), Fatal>| callback.io_completed(result.map_err(io::Error::other));
         let (ready, room) = oneshot::channel();

@@ -23,7 +23,7 @@ use crate::{
     peer::SequenceId,
 };
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 const HEARTBEAT: u8 = 1;
 const VOTE: u8 = 2;
@@ -100,13 +100,18 @@ fn put_append(mut head: Vec<u8>, request: AppendEntriesRequest<Types>) -> Payloa
 }
 
 fn put_entry(parts: &mut Vec<Bytes>, entry: Entry) {
-    let mut head = Vec::with_capacity(48);
+    let mut head = Vec::with_capacity(64);
     codec::put_log_id(&mut head, &entry.log_id());
+    head.put_u64_le(entry.base_offset.expect("an entry is sent as the leader's log has it"));
     let frame = entry.into_new_frame();
     head.put_u8(frame.kind);
     head.put_u32_le(frame.count);
     head.put_u64_le(frame.time_ms);
     head.put_u32_le(u32::try_from(frame.payload.len()).expect("the log refuses payloads of 4 GiB"));
+    let mut checksum = crc32fast::Hasher::new();
+    checksum.update(&head);
+    frame.payload.parts().iter().for_each(|part| checksum.update(part));
+    head.put_u32_le(checksum.finalize());
     parts.push(head.into());
     parts.extend_from_slice(frame.payload.parts());
 }
@@ -125,10 +130,20 @@ fn take_append(from: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malforme
 }
 
 fn take_entry(from: &mut Bytes) -> Result<Entry, Malformed> {
+    let whole = from.clone();
     let log_id = codec::take_log_id(from)?;
+    let base_offset = codec::take_u64(from)?;
     let (kind, count, time_ms) = (codec::take_u8(from)?, codec::take_u32(from)?, codec::take_u64(from)?);
     let length = usize::try_from(codec::take_u32(from)?).map_err(|_| Malformed("payload length"))?;
+    let head = whole.slice(..whole.len() - from.len());
+    let sent = codec::take_u32(from)?;
     let body = codec::take_bytes(from, length)?;
+    let mut checksum = crc32fast::Hasher::new();
+    checksum.update(&head);
+    checksum.update(&body);
+    if checksum.finalize() != sent {
+        return Err(Malformed("entry: its checksum differs from the sender's"));
+    }
     let payload = match kind {
         KIND_BLANK => EntryPayload::Blank,
         KIND_MEMBERSHIP => EntryPayload::Membership(codec::decode_membership(&body)?),
@@ -136,7 +151,7 @@ fn take_entry(from: &mut Bytes) -> Result<Entry, Malformed> {
             EntryPayload::Application(Proposal { kind, count, time_ms, payload: Payload::new(vec![body]) })
         }
     };
-    Ok(Entry::new(log_id, payload))
+    Ok(Entry::new(log_id, payload).at_offset(base_offset))
 }
 
 pub(crate) fn encode_vote(request: &VoteRequest<Types>) -> Payload {

@@ -179,7 +179,9 @@ impl Failure {
             fanfare_raft::OpenError::Unusable { failure, offsets, .. } => {
                 let remedy = match failure {
                     GroupFailure::Damaged { .. } => None,
-                    GroupFailure::Entry { .. } | GroupFailure::State { .. } => Some(failure.remedy()),
+                    GroupFailure::Entry { .. }
+                    | GroupFailure::State { .. }
+                    | GroupFailure::Diverged { .. } => Some(failure.remedy()),
                 };
                 let offsets = Offset(offsets.start)..Offset(offsets.end);
                 Self::Damaged(Damage { detail: failure.to_string(), remedy, offsets })

@@ -88,7 +88,11 @@ impl AppendReceiver {
         let append = match Request::decode(rpc::joined(&request.message.body)) {
             Ok(Request::Append(append)) => append,
             Ok(_) => return request.refuse("it belongs to another traffic class").await,
-            Err(malformed) => return request.refuse(malformed.0).await,
+            Err(malformed) => {
+                let from = request.message.from;
+                tracing::error!(%from, reason = malformed.0, "refused an append that arrived damaged");
+                return request.refuse(malformed.0).await;
+            }
         };
         let is_known = |stream: &ReceivedStream| !append.stream.replaces(stream.id);
         if !self.current.as_ref().is_some_and(is_known) {

@@ -26,8 +26,8 @@ fn append() -> AppendEntriesRequest<Types> {
         vote: vote(),
         prev_log_id: Some(log_id(4, 8)),
         entries: vec![
-            Entry::new(log_id(5, 9), EntryPayload::Blank),
-            Entry::new(log_id(5, 10), EntryPayload::Application(proposal)),
+            Entry::new(log_id(5, 9), EntryPayload::Blank).at_offset(70),
+            Entry::new(log_id(5, 10), EntryPayload::Application(proposal)).at_offset(70),
         ],
         leader_commit: Some(log_id(4, 7)),
     }
@@ -45,7 +45,7 @@ fn an_append_arrives_as_it_was_sent() {
     );
     assert_eq!(received.entries.len(), 2);
     assert!(matches!(received.entries[0].payload, EntryPayload::Blank));
-    assert_eq!(received.entries[1].log_id(), log_id(5, 10));
+    assert_eq!((received.entries[1].log_id(), received.entries[1].base_offset), (log_id(5, 10), Some(70)));
     let EntryPayload::Application(proposal) = &received.entries[1].payload else { panic!("not a proposal") };
     assert_eq!((proposal.kind, proposal.count, proposal.time_ms), (7, 2, 1234));
     assert_eq!(proposal.payload, Payload::new(vec![Bytes::from_static(b"onetwo")]));
@@ -69,6 +69,19 @@ fn a_cut_or_longer_append_is_refused() {
     let mut longer = bytes.to_vec();
     longer.push(0);
     assert!(Request::decode(longer.into()).is_err());
+}
+
+#[test]
+fn a_flipped_bit_of_an_entry_is_refused() {
+    let whole = joined(&streamed(append()));
+    let without = joined(&streamed(AppendEntriesRequest { entries: Vec::new(), ..append() }));
+    for at in without.len()..whole.len() {
+        for bit in 0..8 {
+            let mut flipped = whole.to_vec();
+            flipped[at] ^= 1 << bit;
+            assert!(Request::decode(flipped.into()).is_err(), "byte {at}, bit {bit}");
+        }
+    }
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use fanfare_log::{NewFrame, Payload, Position};
 use tokio::time::timeout;
 
 use super::{
-    ledger::{BROKEN, Ledger, NEWER, add},
+    cluster::{join, leader, leave, publish, three},
+    ledger::{ADD, BROKEN, Ledger, NEWER, add},
     node::{DEADLINE, Files, GROUP, Node, settings},
     recovery::{edit_checkpoint, with_entries_in},
 };
@@ -13,6 +15,7 @@ use crate::{
     GroupFailure, GroupId, GroupOptions, MachineError, NoPeers, OpenError, Proposal, ProposeError, ReplicaId,
     Role, StateMachine,
     checkpoint::{CHECKPOINT_VERSION, Checkpoint},
+    memory::MemoryNetwork,
 };
 
 fn of_kind(kind: u8) -> Proposal {
@@ -130,4 +133,41 @@ async fn a_checkpoint_that_this_program_cannot_read_fails_its_group_alone() {
     let failure = unusable().await;
     assert!(matches!(failure, GroupFailure::State { error: MachineError::Newer { .. }, .. }), "{failure}");
     assert!(failure.remedy().contains("upgrade"), "{}", failure.remedy());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_with_other_offsets_than_its_leaders_is_refused_and_not_acknowledged() {
+    let network = MemoryNetwork::default();
+    let mut nodes = three(&network).await;
+    let (at, term) = leader(&nodes).await;
+    publish(&nodes[at], term, 10).await;
+    let last = nodes[at].group.log().bounds().last.unwrap();
+    let follower = (at + 1) % 3;
+    nodes[follower].applies_upto(last.index).await;
+    let (lead, replica) = (nodes[at].replica, nodes[follower].replica);
+    let files = leave(&network, nodes.remove(follower)).await;
+    let leader = nodes.iter().find(|node| node.replica == lead).unwrap();
+    // The same log id, and another number of events: Raft itself takes the two entries for one.
+    publish(leader, term, 1).await;
+    let position = Position { index: last.index + 1, ..leader.group.log().bounds().last.unwrap() };
+    let store = files.store();
+    let payload = Payload::new(vec![bytes::Bytes::from_static(b"other")]);
+    let other = NewFrame { kind: ADD, position, count: 9, time_ms: 1, payload };
+    files.log(&store, replica).append(vec![other], Box::new(|result| result.unwrap()));
+    store.close();
+
+    let diverged = join(&network, files, replica).await;
+    publish(leader, term, 1).await;
+    let failure = fails(&diverged).await;
+    assert_eq!(
+        failure,
+        GroupFailure::Diverged { index: last.index + 2, leader_offset: 77, own_offset: 79 },
+        "{failure}"
+    );
+    assert_eq!(diverged.group.log().bounds().last, Some(position), "the entry is not in the log");
+    publish(leader, term, 10).await;
+    leave(&network, diverged).await;
+    for node in nodes {
+        leave(&network, node).await;
+    }
 }
