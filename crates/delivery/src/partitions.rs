@@ -174,7 +174,8 @@ async fn lead(context: Arc<DeliveryContext>, slot: Arc<PartitionSlot>, cancel: C
 
 /// Ends when this node no longer leads in `term`, or the partition has stopped.
 async fn lost(role: &mut watch::Receiver<Role>, term: u64) {
-    let changed = role.wait_for(|role| *role != Role::Leader { term }).await;
+    // A leader whose lease has expired pauses; it is the same one when a quorum answers again.
+    let changed = role.wait_for(|role| role.elected_term() != Some(term)).await;
     drop(changed);
 }
 
@@ -191,8 +192,34 @@ async fn keep_trimmed(context: Arc<DeliveryContext>, partition: Partition, cance
         }
         let role = *partition.role().borrow();
         let (Role::Leader { term }, Some(target)) = (role, partition.trim_target()) else { continue };
-        if let Err(error) = partition.trim(term, target).await {
+        // It waits while no quorum answers; a shutdown does not.
+        let trimmed = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = context.draining.cancelled() => return,
+            trimmed = partition.trim(term, target) => trimmed,
+        };
+        if let Err(error) = trimmed {
             tracing::warn!(partition = %partition.id(), %error, "failed to trim the log; the next check tries again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leadership_is_lost_with_the_term_and_not_with_the_lease() {
+        let (sender, mut role) = watch::channel(Role::Leader { term: 3 });
+        let mut lost = Box::pin(lost(&mut role, 3));
+        let mut has_ended = || futures_util::FutureExt::now_or_never(&mut lost).is_some();
+        assert!(!has_ended());
+        sender.send_replace(Role::LeaseExpired { term: 3 });
+        assert!(!has_ended(), "the scope pauses");
+        sender.send_replace(Role::Leader { term: 3 });
+        assert!(!has_ended());
+        sender.send_replace(Role::LeaseExpired { term: 4 });
+        assert!(has_ended());
     }
 }

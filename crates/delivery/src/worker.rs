@@ -7,7 +7,7 @@ mod work;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use fanfare_partition::AppendError;
+use fanfare_partition::{AppendError, LeaderLease};
 use fanfare_sinks::{Failure, Outcome, Sink};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
@@ -52,6 +52,32 @@ struct Worker {
     progress_floor: ProgressFloor,
     /// The last dead letter was refused for its quota.
     is_over_quota: bool,
+    lease: AttemptLease,
+}
+
+/// The leader's lease, as attempts ask it.
+struct AttemptLease {
+    /// None of a partition that never leads.
+    lease: Option<LeaderLease>,
+    /// An attempt waits for it.
+    is_awaited: bool,
+}
+
+impl AttemptLease {
+    /// True if an attempt may begin in this moment. If not, [`Self::renewed`] ends when one may.
+    fn allows_attempt(&mut self) -> bool {
+        let is_valid = self.lease.as_ref().is_some_and(LeaderLease::is_valid);
+        self.is_awaited = !is_valid;
+        is_valid
+    }
+
+    /// Never ends while no attempt waits.
+    async fn renewed(&mut self) {
+        match &mut self.lease {
+            Some(lease) if self.is_awaited => lease.valid().await,
+            Some(_) | None => std::future::pending().await,
+        }
+    }
 }
 
 struct SinkPermit {
@@ -88,6 +114,7 @@ pub(crate) fn spawn(context: &Arc<LeaderContext>, subscription: &Arc<Subscriptio
         attempts_running: 0,
         progress_floor: ProgressFloor::default(),
         is_over_quota: false,
+        lease: AttemptLease { lease: context.partition.lease(), is_awaited: false },
     };
     context.tasks.spawn(worker.run());
 }
@@ -133,6 +160,7 @@ impl Worker {
                 }
                 () = subscription.wake.notified() => {}
                 () = changed(&mut self.breaker) => {}
+                () = self.lease.renewed() => {}
                 () = &mut timer, if wake_at_ms.is_some() => {}
             }
         }
@@ -161,6 +189,7 @@ impl Worker {
 
     /// Starts everything that may start now.
     fn start_actions(&mut self) -> Next {
+        self.lease.is_awaited = false;
         let locked = self.subscription.lock();
         self.filters = locked.filters.clone();
         if self.filters.is_none() && !locked.machine.is_detached() {
@@ -190,7 +219,9 @@ impl Worker {
                 locked.run(context.input_values(), &mut self.actions, |machine, inputs, _| {
                     machine.wants_attempt(inputs)
                 });
-            if !wants_attempt || self.is_held_back(&locked.machine) {
+            // Right before the attempt: past its lease, another leader may be attempting the same events.
+            let may_attempt = wants_attempt && self.lease.allows_attempt();
+            if !may_attempt || self.is_held_back(&locked.machine) {
                 self.permit = None;
                 return;
             }

@@ -31,7 +31,7 @@ mod reader;
 mod retention_policy;
 
 /// Leadership of a partition on this node.
-pub use fanfare_raft::Role;
+pub use fanfare_raft::{LeaderLease, Role};
 
 pub(crate) use self::error::CodecError;
 pub use self::{

@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 
 use fanfare_log::Payload;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, StartAt, SubscriptionId, Timestamp};
-use fanfare_raft::{Group, Proposal, ProposeError, Role};
+use fanfare_raft::{Group, LeaderLease, Proposal, ProposeError, Role};
 use tokio::{
     sync::{mpsc, watch},
     time::{Duration, timeout},
@@ -100,6 +100,12 @@ impl Partition {
             Backing::Open(open) => open.role.clone(),
             Backing::Unavailable(unavailable) => unavailable.role.subscribe(),
         }
+    }
+
+    /// The lease to look at right before each action of a leader. None if the partition is unavailable.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaderLease> {
+        self.open_backing().ok().map(|open| open.group.lease())
     }
 
     /// Positions; they change once per run of applied entries.
@@ -336,26 +342,11 @@ impl Partition {
         open.group.shutdown().await;
     }
 
-    /// Proposes a command in `term` (the current one if none) and waits until it is applied.
+    /// Proposes a command in `term` (the current one if none) and waits until it is applied. Within a given term it
+    /// waits out an expired lease: whoever acts in that term pauses and goes on.
     async fn command(&self, term: Option<u64>, command: &Command) -> Result<Reply, CommandError> {
         let open = self.open_backing().map_err(|_| self.stopped())?;
-        let term = match (term, *open.role.borrow()) {
-            (Some(term), _) | (None, Role::Leader { term }) => term,
-            (None, Role::Failed) => return Err(self.stopped()),
-            (None, Role::Unknown | Role::Follower { .. }) => return Err(self.not_leader()),
-        };
-        let previous = open.group.read(|machine| machine.last_time());
-        let payload = Payload::new(vec![command.encode().into()]);
-        let time_ms = open.append_clock.next(previous).0;
-        let proposal = Proposal { kind: command::KIND, count: 0, time_ms, payload };
-        let pending = open.group.propose(term, proposal).await;
-        let pending = pending.map_err(|error| command_error(self.id, &error))?;
-        let applied = pending.applied().await.map_err(|error| match error {
-            // The command was handed over: a group that stops does not say how far it came.
-            ProposeError::Stopped => CommandError::Unknown,
-            other => command_error(self.id, &other),
-        })?;
-        Ok(applied.reply)
+        open.command(self.id, term, command).await
     }
 
     fn open_backing(&self) -> Result<&OpenPartition, &UnavailablePartition> {
@@ -376,9 +367,44 @@ impl Partition {
     fn stopped(&self) -> CommandError {
         CommandError::Stopped { partition: self.id }
     }
+}
 
-    fn not_leader(&self) -> CommandError {
-        CommandError::NotLeader { partition: self.id }
+impl OpenPartition {
+    async fn command(
+        &self,
+        partition: PartitionId,
+        term: Option<u64>,
+        command: &Command,
+    ) -> Result<Reply, CommandError> {
+        let term = self.command_term(term).await.map_err(|role| match role {
+            Role::Failed => CommandError::Stopped { partition },
+            _ => CommandError::NotLeader { partition },
+        })?;
+        let previous = self.group.read(|machine| machine.last_time());
+        let payload = Payload::new(vec![command.encode().into()]);
+        let time_ms = self.append_clock.next(previous).0;
+        let proposal = Proposal { kind: command::KIND, count: 0, time_ms, payload };
+        let pending = self.group.propose(term, proposal).await;
+        let pending = pending.map_err(|error| command_error(partition, &error))?;
+        let applied = pending.applied().await.map_err(|error| match error {
+            // The command was handed over: a group that stops does not say how far it came.
+            ProposeError::Stopped => CommandError::Unknown,
+            other => command_error(partition, &other),
+        })?;
+        Ok(applied.reply)
+    }
+
+    /// The term to propose a command in: the given one when its lease is not expired, or the current one. The error is
+    /// the role that has none.
+    async fn command_term(&self, given: Option<u64>) -> Result<u64, Role> {
+        let Some(term) = given else {
+            let role = *self.role.borrow();
+            return if let Role::Leader { term } = role { Ok(term) } else { Err(role) };
+        };
+        let (mut role, expired) = (self.role.clone(), Role::LeaseExpired { term });
+        // A role that ends here ends the proposal as well.
+        drop(role.wait_for(|role| *role != expired).await);
+        Ok(term)
     }
 }
 

@@ -172,7 +172,8 @@ impl Writer {
     /// True if another entry may be proposed. After a failure, and when the term has ended, the entries in flight
     /// resolve first: only then are the offsets of the next entry known.
     fn can_propose(&self) -> bool {
-        let same_term = || !self.offsets_unknown && *self.role.borrow() == Role::Leader { term: self.term };
+        // With an expired lease, too: what waits is refused then, not held until a quorum answers again.
+        let same_term = || !self.offsets_unknown && self.role.borrow().elected_term() == Some(self.term);
         self.inflight.is_empty() || (self.inflight.len() < INFLIGHT_ENTRIES_MAX && same_term())
     }
 
@@ -465,7 +466,9 @@ pub(crate) fn role_error(partition: PartitionId, role: Role) -> AppendError {
     match role {
         Role::Failed => AppendError::Stopped { partition },
         Role::Follower { leader } => AppendError::NotLeader { partition, leader: Some(leader.0) },
-        Role::Unknown | Role::Leader { .. } => AppendError::NotLeader { partition, leader: None },
+        Role::Unknown | Role::Leader { .. } | Role::LeaseExpired { .. } => {
+            AppendError::NotLeader { partition, leader: None }
+        }
     }
 }
 

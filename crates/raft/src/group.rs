@@ -18,6 +18,7 @@ use crate::{
     error::{MembershipError, ProposeError},
     failure::GroupFailure,
     id::ReplicaId,
+    lease::LeaderLease,
     machine::{Proposal, StateMachine, is_application},
     proposal::PendingProposal,
     replica::Replica,
@@ -98,6 +99,12 @@ impl<S: StateMachine> Group<S> {
     #[must_use]
     pub fn role(&self) -> watch::Receiver<Role> {
         self.replica.role.clone()
+    }
+
+    /// The lease to look at right before each action of a leader. The role follows it within a moment.
+    #[must_use]
+    pub fn lease(&self) -> LeaderLease {
+        self.replica.lease.clone()
     }
 
     /// Reads the machine between two applied runs. Keep it short: applying waits.

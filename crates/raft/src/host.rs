@@ -152,6 +152,9 @@ pub(crate) fn engine_config(group: GroupId, timing: Timing) -> Result<Arc<Config
         heartbeat_min_interval: Some(heartbeat_min_ms),
         election_timeout_min: election_min_ms,
         election_timeout_max: election_max_ms,
+        // CheckQuorum: a leader that no quorum answers falls silent for a while, so that those who still hear it elect
+        // another. Without that, a cut in one direction would leave the group without writes for ever.
+        quorum_loss_probe_interval: Some(2 * election_max_ms),
         // Snapshots are taken when a durable checkpoint has a new base, and the log is purged exactly up to it.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,

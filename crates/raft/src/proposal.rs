@@ -13,12 +13,14 @@ use crate::{
     entry::{Types, position_of},
     error::ProposeError,
     id::ReplicaId,
+    lease::LeaseRefusals,
 };
 
 /// Resolves when the proposal is applied. Dropping it does not cancel the proposal.
 pub struct PendingProposal<R> {
     pub(crate) result: oneshot::Receiver<ClientWriteResult<Types>>,
     pub(crate) replica: ReplicaId,
+    pub(crate) refusals: LeaseRefusals,
     pub(crate) reply: PhantomData<fn() -> R>,
 }
 
@@ -37,7 +39,7 @@ impl<R: Any> PendingProposal<R> {
         let response = match self.result.await {
             // The engine dropped the responder: it stopped with the proposal somewhere in its queues.
             Err(_) => return Err(ProposeError::Unknown),
-            Ok(Err(refusal)) => return Err(write_error(&refusal, self.replica)),
+            Ok(Err(refusal)) => return Err(write_error(&refusal, self.replica, &self.refusals)),
             Ok(Ok(response)) => response,
         };
         let reply = response.data.reply.expect("an applied proposal has a reply");
@@ -48,12 +50,19 @@ impl<R: Any> PendingProposal<R> {
     }
 }
 
-pub(crate) fn write_error(refusal: &ClientWriteError<Types>, replica: ReplicaId) -> ProposeError {
+pub(crate) fn write_error(
+    refusal: &ClientWriteError<Types>,
+    replica: ReplicaId,
+    refusals: &LeaseRefusals,
+) -> ProposeError {
     match refusal {
         ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, reason, .. }) => {
             match (leader_id, reason) {
                 (Some(leader), ForwardReason::NotLeader) if *leader == replica.0 => ProposeError::TermEnded,
-                (_, ForwardReason::LeaseExpired) => ProposeError::NotLeader { leader: None },
+                (_, ForwardReason::LeaseExpired) => {
+                    refusals.count();
+                    ProposeError::NotLeader { leader: None }
+                }
                 (leader, _) => ProposeError::NotLeader { leader: leader.map(ReplicaId) },
             }
         }

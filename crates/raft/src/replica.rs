@@ -28,6 +28,7 @@ use crate::{
     host::{Host, engine_config},
     id::{GroupId, ReplicaId},
     inbox::{Endpoint, EndpointTasks, Registration},
+    lease::LeaderLease,
     log_storage::LogStorage,
     machine::{Machine, Proposal},
     members::MembersRecord,
@@ -54,6 +55,7 @@ pub(crate) struct Replica {
     pub(crate) applier: Arc<Applier>,
     pub(crate) role: watch::Receiver<Role>,
     format: ClusterFormat,
+    pub(crate) lease: LeaderLease,
     permits: Arc<Semaphore>,
     registration: Registration,
     tasks: TaskTracker,
@@ -102,6 +104,7 @@ impl Replica {
         let tasks = TaskTracker::new();
         let role = watch::Sender::new(Role::Unknown);
         let lease = Duration::from_millis(host.timing().election_max_ms);
+        let leader_lease = LeaderLease::new(&raft, lease);
         let silent_until = has_voted.then(|| time::Instant::now() + lease);
         let receiving = EndpointTasks { tasks: tasks.clone(), stop: stop.clone() };
         let transfers = host.inbox().transfers().clone();
@@ -112,6 +115,7 @@ impl Replica {
             applier: applier.clone(),
             role: role.subscribe(),
             format: host.format().clone(),
+            lease: leader_lease.clone(),
             permits: Arc::new(Semaphore::new(PROPOSAL_PERMITS as usize)),
             registration: host.inbox().register(group, endpoint),
             tasks: tasks.clone(),
@@ -120,7 +124,7 @@ impl Replica {
         };
         tasks.spawn(CheckpointTask::new(options, applier.clone(), raft.clone(), stop.clone()).run());
         let applied_leader = applier.applied_leader.subscribe();
-        tasks.spawn(RoleTask { raft, identity, applied_leader, role, stop }.run());
+        tasks.spawn(RoleTask { raft, identity, applied_leader, lease: leader_lease, role, stop }.run());
         open.begin_elections(silent_until).await.map_err(|e| failed(e.to_string()))?;
         Ok(open)
     }
@@ -150,6 +154,10 @@ impl Replica {
             Role::Leader { term: current } if current == term => (),
             Role::Leader { .. } => return Err(ProposeError::TermEnded),
             Role::Follower { leader } => return Err(ProposeError::NotLeader { leader: Some(leader) }),
+            Role::LeaseExpired { .. } => {
+                self.lease.counter().count();
+                return Err(ProposeError::NotLeader { leader: None });
+            }
             Role::Unknown => return Err(ProposeError::NotLeader { leader: None }),
             Role::Failed => return Err(ProposeError::Stopped),
         }
@@ -175,7 +183,7 @@ impl Replica {
         let responder = ProposalResponder { sender, _permit: permit };
         let write = self.raft.write(Application(proposal)).with_leader(leader).responder(responder);
         write.await.map_err(|_| ProposeError::Stopped)?;
-        Ok(PendingProposal { result, replica, reply: PhantomData })
+        Ok(PendingProposal { result, replica, refusals: self.lease.counter().clone(), reply: PhantomData })
     }
 
     /// A sole voter campaigns at once: it has nobody to wait for. Any other replica first keeps the silence that its
@@ -221,7 +229,9 @@ impl Replica {
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(refusal))) => {
                 Err(MembershipError::Refused { reason: refusal.to_string() })
             }
-            Err(RaftError::APIError(other)) => Err(write_error(&other, self.identity.replica).into()),
+            Err(RaftError::APIError(other)) => {
+                Err(write_error(&other, self.identity.replica, self.lease.counter()).into())
+            }
             Err(RaftError::Fatal(_)) => Err(ProposeError::Stopped.into()),
         }
     }

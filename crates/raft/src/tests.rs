@@ -5,6 +5,7 @@ mod cluster;
 mod crash;
 mod failures;
 mod group_of_one;
+mod leadership;
 mod ledger;
 mod node;
 mod recovery;

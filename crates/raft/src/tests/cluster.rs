@@ -7,9 +7,9 @@ use tokio::time::timeout;
 
 use super::{
     ledger::{Ledger, Seen, add, trim},
-    node::{DEADLINE, Files, Node, member},
+    node::{DEADLINE, Files, Node, Settings, member, settings},
 };
-use crate::{Role, memory::MemoryNetwork};
+use crate::{Role, Timing, memory::MemoryNetwork};
 
 pub(super) async fn join(network: &MemoryNetwork, files: Files, replica: u64) -> Node {
     let node = Node::open(files, replica, network.transport(replica)).await;
@@ -24,14 +24,26 @@ pub(super) async fn leave(network: &MemoryNetwork, node: Node) -> Files {
 
 /// Three voters, the first of which began the group.
 pub(super) async fn three(network: &MemoryNetwork) -> Vec<Node> {
-    three_on(network, &[(); 3].map(|()| MemoryFileSystem::default())).await
+    three_with(network, &[(); 3].map(|()| MemoryFileSystem::default()), settings(1).timing).await
 }
 
 /// Three voters, each on its disk.
 pub(super) async fn three_on(network: &MemoryNetwork, disks: &[MemoryFileSystem; 3]) -> Vec<Node> {
+    three_with(network, disks, settings(1).timing).await
+}
+
+pub(super) async fn three_with(
+    network: &MemoryNetwork,
+    disks: &[MemoryFileSystem; 3],
+    timing: Timing,
+) -> Vec<Node> {
     let mut nodes = Vec::new();
     for (replica, disk) in (1..).zip(disks) {
-        nodes.push(join(network, Files::over(disk.clone()), replica).await);
+        let (files, transport) = (Files::over(disk.clone()), network.transport(replica));
+        let settings = Settings { replica, timing };
+        let node = Node::try_open(files, settings, transport, Ledger::anchored).await.unwrap();
+        network.join(replica, node.host.inbox().clone());
+        nodes.push(node);
     }
     nodes[0].group.initialize((1..=3).map(member).collect()).await.unwrap();
     nodes
