@@ -86,6 +86,19 @@ impl PartitionSlot {
         self.leader.borrow().as_ref()?.subscriptions().get(account, id).cloned()
     }
 
+    /// # Panics
+    /// If a leader runs already: two would deliver the events of a key out of order.
+    pub(crate) fn set_leader(&self, leader: Arc<LeaderContext>) {
+        let earlier = self.leader.send_replace(Some(leader));
+        assert!(earlier.is_none(), "invariant violation: two leaders deliver from one partition");
+        self.notify();
+    }
+
+    pub(crate) fn remove_leader(&self) {
+        self.leader.send_replace(None);
+        self.notify();
+    }
+
     pub(crate) fn notify(&self) {
         self.changed.send_modify(|version| *version += 1);
     }

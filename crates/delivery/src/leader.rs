@@ -133,14 +133,13 @@ impl PartitionLeader {
     }
 
     pub(crate) async fn run(mut self) -> Exit {
-        self.slot.leader.send_replace(Some(self.context.clone()));
-        self.slot.notify();
+        self.slot.set_leader(self.context.clone());
         let exit = self.drive().await;
         if exit == Exit::Failed {
+            // Before the slot is free: the next leader of this term starts from the state that the command leaves.
             self.pipeline.end(&self.context.cancel).await;
         }
-        self.slot.leader.send_replace(None);
-        self.slot.notify();
+        self.slot.remove_leader();
         self.context.cancel.cancel();
         self.context.tasks.close();
         self.context.tasks.wait().await;
@@ -316,6 +315,22 @@ impl ProposalPipeline {
             waiting_since: None,
             retry_at: None,
         }
+    }
+
+    fn check_advance(&self, frontier: Offset) {
+        let before = self.frontier;
+        assert!(
+            frontier >= before,
+            "invariant violation: the frontier goes back from {before} to {frontier}"
+        );
+    }
+
+    fn check_trim(&self, log_start: Offset) {
+        let frontier = self.frontier;
+        assert!(
+            log_start <= frontier,
+            "invariant violation: the log is trimmed to {log_start}, and matched to {frontier}"
+        );
     }
 
     /// Waits for the command under way, whatever becomes of it: the next leader of the same term must not read the

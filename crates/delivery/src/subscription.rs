@@ -73,6 +73,13 @@ impl Subscription {
         Arc::new(Self { id, account, epoch, wake: Notify::new(), locked: Mutex::new(locked) })
     }
 
+    /// # Panics
+    /// If the epoch is not a later one: progress of this one would count again.
+    pub(crate) fn check_replaced_by(&self, epoch: u64) {
+        let (id, own) = (self.id, self.epoch);
+        assert!(epoch > own, "invariant violation: epoch {epoch} of subscription {id} replaces epoch {own}");
+    }
+
     /// For looking. Changes of the machine go through [`crate::leader::LeaderContext::update`], which wakes worker and
     /// leader.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Locked> {

@@ -376,7 +376,8 @@ impl Worker {
     fn complete(&mut self, completion: Completion) {
         let event = match completion {
             Completion::Attempt { results, atomic, ticket } => {
-                self.attempts_running -= 1;
+                self.attempts_running =
+                    self.attempts_running.checked_sub(1).expect("an attempt that ends has begun");
                 self.on(SubscriptionEvent::AttemptFinished { results, atomic });
                 // After the outcome is taken into account: the probe has ended, and the ticket has nothing to return.
                 drop(ticket);

@@ -41,7 +41,7 @@ use fanfare_sinks::{
 use tokio::time::{interval, timeout};
 
 use super::*;
-use crate::{RetryPolicy, State};
+use crate::{RetryPolicy, State, leader::LeaderContext};
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -376,6 +376,18 @@ impl World {
         stats
     }
 
+    /// Watches of the leaders that run now; see [`check_uninterrupted`].
+    fn leaders(&self) -> Vec<watch::Receiver<Option<Arc<LeaderContext>>>> {
+        let slots = self.delivery.slots.borrow().clone();
+        let leaders = slots.values().map(|slot| slot.leader.subscribe());
+        leaders
+            .map(|mut leader| {
+                assert!(leader.borrow_and_update().is_some(), "a leader runs");
+                leader
+            })
+            .collect()
+    }
+
     /// Damages everything but the beginning of the oldest segment of a partition whose log is in a directory so called.
     fn damage(&self, partition: &str) {
         let fs = &self.machine.fs;
@@ -393,6 +405,14 @@ impl World {
         let sink = self.sink(sink);
         let delivered = sink.delivered_when(|delivered| delivered.len() >= count);
         timeout(DEADLINE, delivered).await.unwrap_or_else(|_| panic!("{} of {count}", sink.delivered().len()))
+    }
+}
+
+/// A leader that begins anew starts from what is replicated, and rightly repeats up to a window of each subscription.
+/// No test without a crash expects that to happen.
+fn check_uninterrupted(leaders: &[watch::Receiver<Option<Arc<LeaderContext>>>]) {
+    for leader in leaders {
+        assert!(!leader.has_changed().expect("the slot is there"), "deliveries of a partition began anew");
     }
 }
 

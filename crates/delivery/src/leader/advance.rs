@@ -74,6 +74,7 @@ impl AdvanceBatch {
         if progress.lost > 0 {
             self.lost.push(LostEvents { subscription: subscription.id, count: progress.lost });
         }
+        progress.check(values.fan_out_offset);
         let size_bytes = progress.size_bytes();
         self.cursors.push(CursorAdvance {
             subscription: subscription.id,
@@ -131,11 +132,7 @@ impl PartitionLeader {
         if !unfit.is_empty() {
             self.context.progress.put_back(unfit);
         }
-        assert!(
-            frontier >= self.pipeline.frontier,
-            "invariant violation: the frontier goes back from {} to {frontier}",
-            self.pipeline.frontier
-        );
+        self.pipeline.check_advance(frontier);
         let advance = Advance { frontier, cursors };
         let (partition, term) = (self.context.partition.clone(), self.term);
         self.pipeline.running = Some(Box::pin(async move {
@@ -155,6 +152,7 @@ impl PartitionLeader {
             tracing::warn!(%partition, %error, "failed to replicate progress; restarting the partition's delivery");
             return Err(Exit::Failed);
         }
+        // Only now: a frontier that may be lost again must not let the log be trimmed.
         self.pipeline.frontier = frontier;
         self.trims.advanced();
         for subscription in subscriptions {

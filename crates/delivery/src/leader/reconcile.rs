@@ -232,6 +232,7 @@ impl PartitionLeader {
                 self.newest_attached = self.newest_attached.max(attachment.filter_revision());
                 return changed.map_err(|error| self.unreadable(attachment, &error));
             }
+            subscription.check_replaced_by(attachment.epoch);
             self.detach(subscription);
         }
         self.add_subscription(attachment)

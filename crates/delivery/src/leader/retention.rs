@@ -113,6 +113,7 @@ impl PartitionLeader {
     pub(super) fn trimmed(&mut self, result: Result<Offset, CommandError>) -> Result<(), Exit> {
         match result {
             Ok(log_start) => {
+                self.pipeline.check_trim(log_start);
                 tracing::debug!(partition = %self.context.partition.id(), %log_start, "trimmed");
                 self.trims.trimmed_at = Some(Instant::now());
                 Ok(())

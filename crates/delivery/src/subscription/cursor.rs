@@ -25,6 +25,28 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Checks the progress before it leaves for an advance to `frontier`.
+    ///
+    /// # Panics
+    /// If the progress names an event that the frontier has not passed, or an event twice.
+    pub(crate) fn check(&self, frontier: Offset) {
+        assert!(
+            self.matched_to.is_none_or(|matched_to| matched_to <= frontier),
+            "invariant violation: matched to {:?}, and the frontier is {frontier}",
+            self.matched_to
+        );
+        let Some(CursorRecord { read_to, window, parked }) = &self.record else { return };
+        let is_ascending = window.is_sorted_by(|one, next| one < next);
+        assert!(
+            is_ascending && window.last().is_none_or(|last| last < read_to) && *read_to <= frontier,
+            "invariant violation: read to {read_to} of {frontier}, and the window is {window:?}"
+        );
+        assert!(
+            parked.iter().all(|parked| parked.pending > 0 && parked.from < frontier),
+            "invariant violation: a key is parked without an event below {frontier}: {parked:?}"
+        );
+    }
+
     pub(crate) fn size_bytes(&self) -> usize {
         self.record
             .as_ref()

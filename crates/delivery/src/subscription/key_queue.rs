@@ -52,6 +52,7 @@ impl KeyQueues {
     /// The first event that was let through is settled. The next one that may go, if it was the only one.
     pub(crate) fn leave(&mut self, key: KeyHash) -> Option<Offset> {
         let queue = self.queues.get_mut(&key)?;
+        assert!(queue.released > 0, "invariant violation: an event leaves a key queue that let none through");
         queue.released -= 1;
         if queue.released > 0 {
             return None;

@@ -85,7 +85,11 @@ impl LogPosition {
     }
 
     /// The event at `offset` found no room: the subscription lags from there on.
+    ///
+    /// # Panics
+    /// If the fan-out did not hand the event over: a backlog would be forgotten.
     pub(super) fn lag_from(&mut self, offset: Offset, append_time: Timestamp) {
+        assert!(self.takes(offset), "invariant violation: {offset} was not handed over by the fan-out");
         self.catch_up = CatchUp::Lagging(Backlog::at(offset, Some(append_time)));
     }
 

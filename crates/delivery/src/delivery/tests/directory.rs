@@ -106,6 +106,35 @@ async fn deliveries_end_where_a_partition_leaves_and_begin_where_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leader_that_begins_anew_repeats_only_what_was_not_replicated_and_counts_it_once() {
+    let mut setup = Setup::default();
+    // Progress is replicated at half a window only.
+    setup.delivery.advance_interval_ms = 600_000;
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let home = world.home(&orders).clone();
+    world.publish("order", &KEYS, 0..40).await;
+    world.stats_when(&orders, |stats| stats.delivered == 40).await;
+    let replicated = || home.counters(orders.id).unwrap().0.settled.values().sum::<u64>();
+    world.publish("order", &KEYS, 40..45).await;
+    world.stats_when(&orders, |stats| stats.delivered == 45).await;
+    let leaders = world.leaders();
+
+    world.locate(home.id(), remote());
+    world.led(home.id(), false).await;
+    assert!(std::panic::catch_unwind(|| check_uninterrupted(&leaders)).is_err(), "the restart is seen");
+    let lost = usize::try_from(45 - replicated()).unwrap();
+    assert!((1..=WINDOW).contains(&lost), "{lost} deliveries are not replicated");
+    world.locate(home.id(), Some(Location::Local(home.clone())));
+    world.delivered("orders", 45 + lost).await;
+    let stats = world.stats_when(&orders, |stats| stats.pending == 0).await;
+    assert_eq!((stats.matched, stats.delivered), (45, 45));
+    let delivered = world.sink("orders").delivered();
+    assert_eq!(delivered.len(), 45 + lost);
+    check_order(&delivered);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn change_of_a_subscription_waits_for_a_partition_that_opens_later() {
     let world = World::new().await;
     let first = world.subscribe("first", &["order"]).await;

@@ -10,6 +10,7 @@ async fn every_matched_event_is_delivered_once_and_in_order_per_key() {
     let orders = world.subscribe("orders", &["order"]).await;
     let all = world.subscribe("all", &["order", "refund"]).await;
     world.create_type("other", None).await;
+    let leaders = world.leaders();
     for start in (0..600).step_by(60) {
         world.publish("order", &KEYS, start..start + 40).await;
         world.publish("refund", &KEYS, start + 40..start + 50).await;
@@ -18,6 +19,8 @@ async fn every_matched_event_is_delivered_once_and_in_order_per_key() {
     let stats = world.settled(&orders, 400).await;
     assert_eq!((stats.delivered, stats.state), (400, State::Active));
     assert_eq!(world.settled(&all, 500).await.delivered, 500);
+    // Before the deliveries are looked at: repeats have their cause in the message.
+    check_uninterrupted(&leaders);
     let delivered = world.sink("orders").delivered();
     check_order(&delivered);
     assert_eq!(sorted(&delivered), (0..600).filter(|number| number % 60 < 40).collect::<Vec<_>>());
