@@ -111,6 +111,30 @@ impl<'a> Reader<'a> {
         if fits { Ok(count) } else { Err(Malformed(self.what)) }
     }
 
+    /// As many items as [`Self::count`] says.
+    ///
+    /// # Errors
+    /// If what is left cannot hold so many, or one of them cannot be read.
+    pub fn list<T, E: From<Malformed>>(
+        &mut self,
+        item_bytes_min: usize,
+        mut item: impl FnMut(&mut Self) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        let count = self.count(item_bytes_min)?;
+        (0..count).map(|_| item(self)).collect()
+    }
+
+    /// A presence byte, 0 or 1, and the value behind a 1.
+    ///
+    /// # Errors
+    /// If there is no such byte, or the value cannot be read.
+    pub fn optional<T, E: From<Malformed>>(
+        &mut self,
+        value: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        if self.bool()? { value(self).map(Some) } else { Ok(None) }
+    }
+
     /// Everything that is left.
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
@@ -198,6 +222,15 @@ impl Writer {
         self.u32(u32::try_from(count).expect("fewer than 2^32 items"))
     }
 
+    /// A presence byte, and the value if there is one.
+    pub fn optional<T>(&mut self, value: Option<T>, put: impl FnOnce(&mut Self, T)) -> &mut Self {
+        self.bool(value.is_some());
+        if let Some(value) = value {
+            put(self, value);
+        }
+        self
+    }
+
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -227,6 +260,11 @@ mod tests {
     fn fields_come_back_as_written_and_every_cut_is_malformed() {
         let mut writer = Writer::new();
         writer.u8(1).u16(2).u32(3).u64(4).u128(5).bool(true).text("six").byte_string(&[7]).count(0);
+        let put = |out: &mut Writer, value| {
+            out.u8(value);
+        };
+        writer.optional(Some(8), put).optional(None, put);
+        writer.count(2).u8(9).u8(10);
         let bytes = writer.finish();
         let read = |bytes: &[u8]| -> Result<(), Malformed> {
             let mut reader = Reader::new(bytes, "test");
@@ -239,6 +277,9 @@ mod tests {
             assert_eq!(reader.text()?, "six");
             assert_eq!(reader.byte_string()?, [7]);
             assert_eq!(reader.count(1)?, 0);
+            assert_eq!(reader.optional(Reader::u8)?, Some(8));
+            assert_eq!(reader.optional(Reader::u8)?, None);
+            assert_eq!(reader.list(1, Reader::u8)?, [9, 10]);
             reader.finish()
         };
         assert_eq!(read(&bytes), Ok(()));
@@ -248,9 +289,15 @@ mod tests {
     }
 
     #[test]
+    fn only_0_and_1_say_presence() {
+        assert_eq!(Reader::new(&[2, 7], "test").optional(Reader::u8), Err(Malformed("test")));
+    }
+
+    #[test]
     fn a_forged_count_is_malformed() {
         let mut writer = Writer::new();
         writer.count(1_000).bytes(&[0; 999]);
         assert_eq!(Reader::new(writer.as_slice(), "test").count(1), Err(Malformed("test")));
+        assert_eq!(Reader::new(writer.as_slice(), "test").list(1, Reader::u8), Err(Malformed("test")));
     }
 }

@@ -14,13 +14,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use fanfare_codec::{Malformed, Reader, Writer};
 use fanfare_log::Position;
 use fanfare_model::{AccountId, KeyHash, Offset, SubscriptionId, Timestamp};
 
-use crate::{
-    Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason,
-    codec::{Decoder, Encoder},
-};
+use crate::{Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason};
 
 /// Kind of the frames that hold a control command.
 pub(crate) const KIND: u8 = 2;
@@ -64,51 +62,35 @@ pub(crate) enum Start {
 
 impl Command {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder::default();
+        let mut out = Writer::new();
         out.u16(VERSION);
         match self {
             Self::Attach { subscription, account, epoch, filter_revision, filter, start } => {
-                out.u8(1);
-                out.bytes(subscription.as_bytes());
-                out.bytes(account.as_bytes());
-                out.u64(*epoch);
-                out.u64(*filter_revision);
-                out.blob(filter);
+                out.u8(1).bytes(subscription.as_bytes()).bytes(account.as_bytes());
+                out.u64(*epoch).u64(*filter_revision).byte_string(filter);
                 match start {
                     Start::Next => out.u8(1),
                     Start::Earliest => out.u8(2),
-                    Start::Time { time, offset } => {
-                        out.u8(3);
-                        out.u64(time.0);
-                        out.u64(offset.0);
-                    }
-                }
+                    Start::Time { time, offset } => out.u8(3).u64(time.0).u64(offset.0),
+                };
             }
             Self::Detach { subscription, epoch, reason } => {
-                out.u8(2);
-                out.bytes(subscription.as_bytes());
-                out.u64(*epoch);
-                out.u8(*reason as u8);
+                out.u8(2).bytes(subscription.as_bytes()).u64(*epoch).u8(*reason as u8);
             }
             Self::Advance { term, advance } => {
-                out.u8(3);
-                out.u64(*term);
-                out.u64(advance.frontier.0);
-                out.count(advance.cursors.len());
+                out.u8(3).u64(*term).u64(advance.frontier.0).count(advance.cursors.len());
                 advance.cursors.iter().for_each(|cursor| encode_cursor(&mut out, cursor));
             }
             Self::Trim { term, to, position } => {
-                out.u8(4);
-                out.u64(*term);
-                out.u64(to.0);
+                out.u8(4).u64(*term).u64(to.0);
                 encode_position(&mut out, *position);
             }
         }
-        out.0
+        out.finish()
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        let mut fields = Decoder(bytes);
+        let mut fields = Reader::new(bytes, "command");
         match fields.u16()? {
             VERSION => {}
             version => return Err(CodecError::Version { what: "command", version, known: VERSION }),
@@ -119,7 +101,7 @@ impl Command {
                 account: AccountId::from_bytes(fields.array()?),
                 epoch: fields.u64()?,
                 filter_revision: fields.u64()?,
-                filter: fields.blob()?.into(),
+                filter: fields.byte_string()?.into(),
                 start: match fields.u8()? {
                     1 => Start::Next,
                     2 => Start::Earliest,
@@ -146,21 +128,21 @@ impl Command {
             },
             _ => return Err(CodecError::Value("command")),
         };
-        fields.end()?;
+        fields.finish()?;
         Ok(command)
     }
 }
 
-fn encode_cursor(out: &mut Encoder, cursor: &CursorAdvance) {
-    out.bytes(cursor.subscription.as_bytes());
-    out.u64(cursor.epoch);
-    out.u64(cursor.matched);
-    out.optional(cursor.matched_to, |out, offset| out.u64(offset.0));
+fn encode_cursor(out: &mut Writer, cursor: &CursorAdvance) {
+    out.bytes(cursor.subscription.as_bytes()).u64(cursor.epoch).u64(cursor.matched);
+    out.optional(cursor.matched_to, |out, offset| {
+        out.u64(offset.0);
+    });
     encode_settled(out, &cursor.settled);
     out.optional(cursor.record.as_ref(), encode_record);
 }
 
-fn decode_cursor(fields: &mut Decoder<'_>) -> Result<CursorAdvance, CodecError> {
+fn decode_cursor(fields: &mut Reader<'_>) -> Result<CursorAdvance, CodecError> {
     Ok(CursorAdvance {
         subscription: SubscriptionId::from_bytes(fields.array()?),
         epoch: fields.u64()?,
@@ -171,17 +153,15 @@ fn decode_cursor(fields: &mut Decoder<'_>) -> Result<CursorAdvance, CodecError> 
     })
 }
 
-fn encode_settled(out: &mut Encoder, settled: &BTreeMap<Outcome, u64>) {
+fn encode_settled(out: &mut Writer, settled: &BTreeMap<Outcome, u64>) {
     out.count(settled.len());
     for (outcome, events) in settled {
         let (outcome, reason) = outcome.numbers();
-        out.u8(outcome);
-        out.u8(reason);
-        out.u64(*events);
+        out.u8(outcome).u8(reason).u64(*events);
     }
 }
 
-fn decode_settled(fields: &mut Decoder<'_>) -> Result<BTreeMap<Outcome, u64>, CodecError> {
+fn decode_settled(fields: &mut Reader<'_>) -> Result<BTreeMap<Outcome, u64>, CodecError> {
     let mut settled = BTreeMap::new();
     for _ in 0..fields.count(10)? {
         let outcome =
@@ -194,13 +174,13 @@ fn decode_settled(fields: &mut Decoder<'_>) -> Result<BTreeMap<Outcome, u64>, Co
     Ok(settled)
 }
 
-pub(crate) fn encode_counters(out: &mut Encoder, counters: &Counters) {
+pub(crate) fn encode_counters(out: &mut Writer, counters: &Counters) {
     out.u64(counters.matched);
     encode_settled(out, &counters.settled);
 }
 
 /// Refuses counters that settled more than they matched.
-pub(crate) fn decode_counters(fields: &mut Decoder<'_>) -> Result<Counters, CodecError> {
+pub(crate) fn decode_counters(fields: &mut Reader<'_>) -> Result<Counters, CodecError> {
     let counters = Counters { matched: fields.u64()?, settled: decode_settled(fields)? };
     let settled = counters.settled.values().try_fold(0_u64, |sum, &events| sum.checked_add(events));
     match settled {
@@ -209,26 +189,25 @@ pub(crate) fn decode_counters(fields: &mut Decoder<'_>) -> Result<Counters, Code
     }
 }
 
-pub(crate) fn encode_record(out: &mut Encoder, record: &CursorRecord) {
+pub(crate) fn encode_record(out: &mut Writer, record: &CursorRecord) {
     out.u64(record.read_to.0);
     out.count(record.window.len());
-    record.window.iter().for_each(|offset| out.u64(offset.0));
+    for offset in &record.window {
+        out.u64(offset.0);
+    }
     out.count(record.parked.len());
     for parked in &record.parked {
-        out.u64(parked.key.0);
-        out.u64(parked.from.0);
-        out.u32(parked.attempts);
-        out.u64(parked.retry_in_ms);
-        out.u64(parked.pending);
+        out.u64(parked.key.0).u64(parked.from.0).u32(parked.attempts);
+        out.u64(parked.retry_in_ms).u64(parked.pending);
     }
 }
 
-pub(crate) fn decode_record(fields: &mut Decoder<'_>) -> Result<CursorRecord, CodecError> {
+pub(crate) fn decode_record(fields: &mut Reader<'_>) -> Result<CursorRecord, CodecError> {
     Ok(CursorRecord {
         read_to: Offset(fields.u64()?),
         window: fields.list(8, |fields| fields.u64().map(Offset))?,
         parked: fields.list(36, |fields| {
-            Ok(ParkedKey {
+            Ok::<_, Malformed>(ParkedKey {
                 key: KeyHash(fields.u64()?),
                 from: Offset(fields.u64()?),
                 attempts: fields.u32()?,
@@ -239,13 +218,11 @@ pub(crate) fn decode_record(fields: &mut Decoder<'_>) -> Result<CursorRecord, Co
     })
 }
 
-pub(crate) fn encode_position(out: &mut Encoder, position: Position) {
-    out.u64(position.term);
-    out.u64(position.leader);
-    out.u64(position.index);
+pub(crate) fn encode_position(out: &mut Writer, position: Position) {
+    out.u64(position.term).u64(position.leader).u64(position.index);
 }
 
-pub(crate) fn decode_position(fields: &mut Decoder<'_>) -> Result<Position, CodecError> {
+pub(crate) fn decode_position(fields: &mut Reader<'_>) -> Result<Position, Malformed> {
     Ok(Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? })
 }
 

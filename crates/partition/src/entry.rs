@@ -14,14 +14,18 @@
 use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use fanfare_codec::{Malformed, Reader};
 use fanfare_log::{Frame, Payload};
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, Timestamp};
 
-use crate::{CodecError, RecordBatch, RecordHeader, StoredBatch, codec::Decoder};
+use crate::{CodecError, RecordBatch, RecordHeader, StoredBatch};
 
 /// Kind of the frames that hold an entry of batches.
 pub(crate) const KIND: u8 = 1;
 const VERSION: u16 = 2;
+/// Name of the format in errors.
+const FORMAT: &str = "entry";
+const CUT_SHORT: CodecError = CodecError::Malformed(Malformed(FORMAT));
 const HEAD_BYTES: usize = 12;
 const TABLE_CRC_AT: usize = 8;
 const SECTION_BYTES: usize = 36;
@@ -210,7 +214,7 @@ impl EntryTable {
     pub(crate) fn decode_prefix(prefix: &[u8], payload_bytes: u32, count: u32) -> Result<Self, CodecError> {
         let bytes = Bytes::copy_from_slice(prefix);
         let part = |range: Range<usize>| {
-            if range.end <= bytes.len() { Ok(bytes.slice(range)) } else { Err(CodecError::Short) }
+            if range.end <= bytes.len() { Ok(bytes.slice(range)) } else { Err(CUT_SHORT) }
         };
         let (table, crc) = Self::decode(part, payload_bytes as usize, count)?;
         if crc32fast::hash(&part(HEAD_BYTES..table.bodies_at)?) != crc {
@@ -226,7 +230,7 @@ impl EntryTable {
         count: u32,
     ) -> Result<(Self, u32), CodecError> {
         let head = part(0..HEAD_BYTES)?;
-        let mut head = Decoder(&head);
+        let mut head = Reader::new(&head, FORMAT);
         match head.u16()? {
             VERSION => {}
             version => return Err(CodecError::Version { what: "entry", version, known: VERSION }),
@@ -237,7 +241,7 @@ impl EntryTable {
         let sections = head.u32()? as usize;
         let crc = head.u32()?;
         let lines_at =
-            sections.checked_mul(SECTION_BYTES).map(|bytes| bytes + HEAD_BYTES).ok_or(CodecError::Short)?;
+            sections.checked_mul(SECTION_BYTES).map(|bytes| bytes + HEAD_BYTES).ok_or(CUT_SHORT)?;
         let heads = part(HEAD_BYTES..lines_at)?;
         let heads = decode_heads(&heads, sections, count)?;
         let bodies_at = lines_at + count as usize * RECORD_BYTES;
@@ -269,7 +273,7 @@ impl<'a> Entry<'a> {
     pub(crate) fn decode(payload: &'a Payload, count: u32) -> Result<Self, CodecError> {
         let size = payload.len();
         let part = |range: Range<usize>| {
-            if range.end <= size { Ok(payload.slice(range)) } else { Err(CodecError::Short) }
+            if range.end <= size { Ok(payload.slice(range)) } else { Err(CUT_SHORT) }
         };
         let (table, _) = EntryTable::decode(part, size, count)?;
         Ok(Self { payload, table })
@@ -336,7 +340,7 @@ pub(crate) fn stored_batches(
 }
 
 fn decode_heads(bytes: &[u8], sections: usize, count: u32) -> Result<Vec<SectionHead>, CodecError> {
-    let mut fields = Decoder(bytes);
+    let mut fields = Reader::new(bytes, FORMAT);
     let mut heads = Vec::with_capacity(sections);
     let mut delta = 0_u32;
     for _ in 0..sections {
@@ -361,8 +365,8 @@ fn decode_heads(bytes: &[u8], sections: usize, count: u32) -> Result<Vec<Section
 }
 
 fn decode_record(line: &[u8; RECORD_BYTES]) -> RecordHeader {
-    let mut fields = Decoder(line);
-    let mut read = || -> Result<RecordHeader, CodecError> {
+    let mut fields = Reader::new(line, FORMAT);
+    let mut read = || -> Result<RecordHeader, Malformed> {
         Ok(RecordHeader {
             id: EventIdHash(fields.u128()?),
             key: KeyHash(fields.u64()?),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use fanfare_codec::Malformed;
 use fanfare_model::{AccountId, Offset, PartitionId};
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -120,10 +121,9 @@ pub enum OpenError {
 /// The defect of persisted bytes that cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CodecError {
-    #[error("the bytes end early")]
-    Short,
-    #[error("bytes are left over")]
-    Trailing,
+    /// The bytes end early, are too many, or hold something else than the format says.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
     #[error("{what} of version {version}, and this program knows version {known}")]
     Version { what: &'static str, version: u16, known: u16 },
     #[error("{0} has no such value")]

@@ -15,7 +15,6 @@ mod repair;
 mod admission;
 mod append_clock;
 mod append_order;
-mod codec;
 mod command;
 mod completion;
 mod entry;

@@ -265,8 +265,7 @@ fn undecodable(error: &CodecError) -> MachineError {
     match error {
         CodecError::Version { version, known, .. } if version > known => MachineError::Newer { detail },
         CodecError::Version { .. }
-        | CodecError::Short
-        | CodecError::Trailing
+        | CodecError::Malformed(_)
         | CodecError::Value(_)
         | CodecError::Checksum => MachineError::Invalid { detail },
     }

@@ -11,13 +11,13 @@
 //! Counters and records are encoded as in [`crate::command`]. State derived from the log is not part of it, except the
 //! last time, which may stem from an entry that is no longer kept.
 
+use fanfare_codec::{Malformed, Reader, Writer};
 use fanfare_model::{AccountId, Offset, Stream, SubscriptionId, Timestamp};
 use fanfare_raft::Anchor;
 
 use super::{DetachedCounters, PartitionState, SubscriptionLedger, usage::RetainedBytes};
 use crate::{
     AttachedFilter, Attachment, CodecError,
-    codec::{Decoder, Encoder},
     command::{
         decode_counters, decode_position, decode_record, encode_counters, encode_position, encode_record,
     },
@@ -27,11 +27,8 @@ const VERSION: u16 = 2;
 
 impl PartitionState {
     pub(crate) fn checkpoint(&self) -> Vec<u8> {
-        let mut out = Encoder::default();
-        out.u16(VERSION);
-        out.u64(self.log_start.0);
-        out.u64(self.frontier.0);
-        out.u64(self.derived.last_time.0);
+        let mut out = Writer::new();
+        out.u16(VERSION).u64(self.log_start.0).u64(self.frontier.0).u64(self.derived.last_time.0);
         out.optional(self.anchor, |out, anchor| {
             encode_position(out, anchor.position);
             out.u64(anchor.next_offset);
@@ -44,17 +41,16 @@ impl PartitionState {
         }
         out.count(self.detached.len());
         for detached in &self.detached {
-            out.bytes(detached.subscription.as_bytes());
-            out.u64(detached.epoch);
+            out.bytes(detached.subscription.as_bytes()).u64(detached.epoch);
             encode_counters(&mut out, &detached.counters);
         }
         out.optional(self.retained.as_ref(), |out, retained| retained.encode(out));
-        out.0
+        out.finish()
     }
 
     /// The state that [`Self::checkpoint`] wrote; derived state begins at the anchor.
     pub(crate) fn restored(bytes: &[u8], stream: Stream) -> Result<Self, CodecError> {
-        let mut fields = Decoder(bytes);
+        let mut fields = Reader::new(bytes, "checkpoint");
         match fields.u16()? {
             VERSION => {}
             version => return Err(CodecError::Version { what: "checkpoint", version, known: VERSION }),
@@ -64,7 +60,7 @@ impl PartitionState {
         state.frontier = Offset(fields.u64()?);
         state.derived.last_time = Timestamp(fields.u64()?);
         state.anchor = fields.optional(|fields| {
-            Ok(Anchor { position: decode_position(fields)?, next_offset: fields.u64()? })
+            Ok::<_, Malformed>(Anchor { position: decode_position(fields)?, next_offset: fields.u64()? })
         })?;
         if let Some(anchor) = state.anchor {
             state.derived.next_offset = Offset(anchor.next_offset);
@@ -86,7 +82,7 @@ impl PartitionState {
             state.ledgers.insert(subscription, ledger);
         }
         let detached = fields.list(36, |fields| {
-            Ok(DetachedCounters {
+            Ok::<_, CodecError>(DetachedCounters {
                 subscription: SubscriptionId::from_bytes(fields.array()?),
                 epoch: fields.u64()?,
                 counters: decode_counters(fields)?,
@@ -99,7 +95,7 @@ impl PartitionState {
             return Err(CodecError::Value("retained bytes"));
         }
         state.retained = retained;
-        fields.end()?;
+        fields.finish()?;
         if state.log_start > state.frontier || state.derived.next_offset > state.frontier {
             return Err(CodecError::Value("order of positions"));
         }
@@ -107,21 +103,18 @@ impl PartitionState {
     }
 }
 
-fn encode_attachment(out: &mut Encoder, attachment: &Attachment) {
-    out.bytes(attachment.subscription.as_bytes());
-    out.bytes(attachment.account.as_bytes());
-    out.u64(attachment.epoch);
-    out.u64(attachment.from.0);
-    out.count(attachment.filters.len());
+fn encode_attachment(out: &mut Writer, attachment: &Attachment) {
+    out.bytes(attachment.subscription.as_bytes()).bytes(attachment.account.as_bytes());
+    out.u64(attachment.epoch).u64(attachment.from.0).count(attachment.filters.len());
     for filter in attachment.filters.iter() {
-        out.u64(filter.from.0);
-        out.u64(filter.revision);
-        out.blob(&filter.filter);
+        out.u64(filter.from.0).u64(filter.revision).byte_string(&filter.filter);
     }
-    out.optional(attachment.matched_to, |out, offset| out.u64(offset.0));
+    out.optional(attachment.matched_to, |out, offset| {
+        out.u64(offset.0);
+    });
 }
 
-fn decode_attachment(fields: &mut Decoder<'_>) -> Result<Attachment, CodecError> {
+fn decode_attachment(fields: &mut Reader<'_>) -> Result<Attachment, CodecError> {
     Ok(Attachment {
         subscription: SubscriptionId::from_bytes(fields.array()?),
         account: AccountId::from_bytes(fields.array()?),
@@ -132,12 +125,12 @@ fn decode_attachment(fields: &mut Decoder<'_>) -> Result<Attachment, CodecError>
     })
 }
 
-fn decode_filters(fields: &mut Decoder<'_>) -> Result<Vec<AttachedFilter>, CodecError> {
+fn decode_filters(fields: &mut Reader<'_>) -> Result<Vec<AttachedFilter>, CodecError> {
     let filters = fields.list(20, |fields| {
-        Ok(AttachedFilter {
+        Ok::<_, Malformed>(AttachedFilter {
             from: Offset(fields.u64()?),
             revision: fields.u64()?,
-            filter: fields.blob()?.into(),
+            filter: fields.byte_string()?.into(),
         })
     })?;
     if filters.is_empty() || !filters.is_sorted_by(|one, other| one.from < other.from) {

@@ -6,11 +6,11 @@
 
 use std::collections::VecDeque;
 
+use fanfare_codec::{Reader, Writer};
 use fanfare_model::{AccountId, Offset, Stream};
 
 use crate::{
     CodecError,
-    codec::{Decoder, Encoder},
     entry::{Entry, RECORD_BYTES},
     quota::{AccountBytes, Usage},
 };
@@ -78,20 +78,18 @@ impl RetainedBytes {
     }
 
     /// count u32, per bucket, ascending: end u64, count u32, per account, ascending: account 16, bytes u64
-    pub(super) fn encode(&self, out: &mut Encoder) {
+    pub(super) fn encode(&self, out: &mut Writer) {
         out.count(self.buckets.len());
         for bucket in &self.buckets {
-            out.u64(bucket.end.0);
             let accounts = bucket.bytes.iter();
-            out.count(accounts.len());
+            out.u64(bucket.end.0).count(accounts.len());
             for (account, bytes) in accounts {
-                out.bytes(account.as_bytes());
-                out.u64(bytes);
+                out.bytes(account.as_bytes()).u64(bytes);
             }
         }
     }
 
-    pub(super) fn decode(fields: &mut Decoder<'_>) -> Result<Self, CodecError> {
+    pub(super) fn decode(fields: &mut Reader<'_>) -> Result<Self, CodecError> {
         let mut retained = Self::default();
         for _ in 0..fields.count(12)? {
             let end = Offset(fields.u64()?);
