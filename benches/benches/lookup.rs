@@ -13,9 +13,9 @@ use std::{
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanfare_environment::{Clock, Environment};
 use fanfare_log::Store;
-use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, Stream};
+use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, ReplicaId, Stream};
 use fanfare_partition::{
-    AccountFilter, Budgets, MemoryLimits, Partition, PartitionOptions, RecordBatchBuilder, Role,
+    PartitionReplica, AccountFilter, Budgets, MemoryLimits, Partition, PartitionOptions, RecordBatchBuilder, Role,
 };
 use fanfare_raft::Host;
 use tokio::runtime::Runtime;
@@ -68,7 +68,8 @@ async fn open(store: &Store) -> Partition {
         MemoryLimits { dedup_bytes_max: 64 << 10, queue_bytes_max: 64 << 20, read_cache_bytes_max: 4 << 20 };
     let host = Host::without_peers(store.clone(), Environment::system().with_clock(Arc::new(Noon)));
     let budgets = Budgets::new(limits, 1);
-    let partition = Partition::open(ID, &host, options, &budgets, TaskTracker::new());
+    let alone = PartitionReplica::alone(ID, ReplicaId(1), &host);
+    let partition = Partition::open(alone, &host, options, &budgets, TaskTracker::new());
     let partition = partition.await.expect("a partition");
     let mut role = partition.role();
     role.wait_for(|role| matches!(role, Role::Leader { .. })).await.expect("it leads");

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use fanfare_catalog::{Catalog, ChangeError, ClusterView, View};
 use fanfare_model::{PartitionId, ReplicaId, Stream};
-use fanfare_partition::{Budgets, Partition, PartitionOptions};
+use fanfare_partition::{Budgets, Partition, PartitionOptions, PartitionReplica};
 use fanfare_raft::Host;
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
@@ -114,8 +114,8 @@ impl ReplicasParts {
     async fn open_replica(&self, placed: PlacedHere) -> Result<OpenReplica, fanfare_partition::OpenError> {
         let PlacedHere { partition, replica, options } = placed;
         let tasks = self.tasks.clone();
-        let partition =
-            Partition::open_replica(partition, replica, &self.host, options, &self.budgets, tasks).await?;
+        let alone = PartitionReplica::alone(partition, replica, &self.host);
+        let partition = Partition::open(alone, &self.host, options, &self.budgets, tasks).await?;
         Ok(OpenReplica { id: replica, partition })
     }
 }

@@ -21,8 +21,8 @@ use fanfare_delivery::{Delivery, DeliveryOptions, DeliveryParts, RetryPolicy};
 use fanfare_environment::Environment;
 use fanfare_ingest::{EventReader, Ingest, IngestLimits, IngestParts, ReadLimits};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions};
-use fanfare_model::{PartitionId, Timestamp};
-use fanfare_partition::{Budgets, MemoryLimits, Partition, PartitionOptions, Role};
+use fanfare_model::{PartitionId, ReplicaId, Timestamp};
+use fanfare_partition::{Budgets, MemoryLimits, Partition, PartitionOptions, PartitionReplica, Role};
 use fanfare_proto::{
     cloudevents::v1::{
         CloudEvent,
@@ -264,7 +264,8 @@ async fn open_partition(id: PartitionId, host: &Host, tasks: TaskTracker) -> Par
     };
     let limits =
         MemoryLimits { dedup_bytes_max: 8 << 20, queue_bytes_max: 64 << 20, read_cache_bytes_max: 16 << 20 };
-    let partition = Partition::open(id, host, options, &Budgets::new(limits, 1), tasks).await.unwrap();
+    let alone = PartitionReplica::alone(id, ReplicaId(1), host);
+    let partition = Partition::open(alone, host, options, &Budgets::new(limits, 1), tasks).await.unwrap();
     let mut role = partition.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. } | Role::Failed));
     timeout(DEADLINE, leads).await.expect("it leads in time").expect("the group runs");

@@ -29,8 +29,8 @@ mod index_keys;
 mod reader;
 mod retention_policy;
 
-/// Leadership of a partition on this node.
-pub use fanfare_raft::{LeaderLease, Role};
+/// Leadership of a partition on this node, and the members of its group.
+pub use fanfare_raft::{LeaderLease, Member, Role};
 
 pub(crate) use self::error::CodecError;
 pub use self::{
@@ -43,7 +43,10 @@ pub use self::{
         Outcome, ParkedKey, Reason,
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
-    partition::{Partition, PartitionOptions, open::log_name},
+    partition::{
+        Partition, PartitionOptions,
+        open::{PartitionReplica, log_name},
+    },
     positions::Positions,
     quota::Quota,
     reader::{AccountFilter, ReadChunk},

@@ -29,10 +29,10 @@ use fanfare_catalog::{
 use fanfare_cluster::{AppendForwarder, Location, Locations, NoForwarder};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use fanfare_model::{
-    Event, KeyHash, Offset, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
+    Event, KeyHash, Offset, ReplicaId, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
     WebhookConfig, WebhookMethod,
 };
-use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, Quota, RecordBatchBuilder, Role};
+use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, PartitionReplica, Quota, RecordBatchBuilder, Role};
 use fanfare_raft::Host;
 use fanfare_sinks::{
     Delivery as Delivered, EgressPolicy, Failure, Outcome as Answer,
@@ -196,7 +196,8 @@ impl World {
         let budgets = Budgets::new(limits, 1);
         let open = async |id, options: &PartitionOptions| {
             let tasks = TaskTracker::new();
-            let opened = Partition::open(id, &host, options.clone(), &budgets, tasks).await.unwrap();
+            let alone = PartitionReplica::alone(id, ReplicaId(1), &host);
+            let opened = Partition::open(alone, &host, options.clone(), &budgets, tasks).await.unwrap();
             let mut role = opened.role();
             let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
             timeout(DEADLINE, leads).await.expect("it leads in time").unwrap();

@@ -27,8 +27,25 @@ const QUEUE_BATCHES_MAX: usize = 16_384;
 /// A segment rolls when its oldest event is older than this share of the retention, but not before the least age.
 const ROLL_SHARE_OF_RETENTION: u64 = 24;
 const ROLL_AGE_MS_MIN: u64 = 10 * 60 * 1_000;
-/// The replica of a partition that no catalog places.
-const ALONE: ReplicaId = ReplicaId(1);
+
+/// One replica of a partition, and the members of its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionReplica {
+    pub partition: PartitionId,
+    pub replica: ReplicaId,
+    /// The first members, this replica among them: the same wherever the partition is opened for the first time. A
+    /// replica whose log holds anything has its members from there.
+    pub founders: Vec<Member>,
+}
+
+impl PartitionReplica {
+    /// The only replica, on the node of `host`.
+    #[must_use]
+    pub fn alone(partition: PartitionId, replica: ReplicaId, host: &Host) -> Self {
+        let node = host.store().identity().node;
+        Self { partition, replica, founders: vec![Member { replica, node, address: String::new() }] }
+    }
+}
 
 /// Damage found while opening.
 struct Damage {
@@ -47,35 +64,23 @@ enum Failure {
 }
 
 impl Partition {
-    /// As [`Self::open_replica`], the first and only replica of a node without a catalog.
-    ///
-    /// # Errors
-    /// As [`Self::open_replica`].
-    pub async fn open(
-        id: PartitionId,
-        host: &Host,
-        options: PartitionOptions,
-        budgets: &Budgets,
-        tasks: TaskTracker,
-    ) -> Result<Self, OpenError> {
-        Self::open_replica(id, ALONE, host, options, budgets, tasks).await
-    }
-
-    /// Opens or creates one replica; a log that belongs to another replica is refused. A new partition of a node without
-    /// peers makes itself its only voter. Does not wait for a leader. A log or checkpoint that is damaged opens as an
-    /// unavailable partition: its reads end in `DataLoss` and its appends in `Damaged`, with the command that accepts the
-    /// loss.
+    /// Opens or creates one replica; a log that belongs to another replica is refused. Does not wait for a leader. A
+    /// log or checkpoint that is damaged opens as an unavailable partition: its reads end in `DataLoss` and its appends
+    /// in `Damaged`, with the command that accepts the loss.
     ///
     /// # Errors
     /// If the log or the group cannot be opened for another reason than damage, such as a full disk.
-    pub async fn open_replica(
-        id: PartitionId,
-        replica: ReplicaId,
+    ///
+    /// # Panics
+    /// If the replica is not among the founders.
+    pub async fn open(
+        replica: PartitionReplica,
         host: &Host,
         options: PartitionOptions,
         budgets: &Budgets,
         tasks: TaskTracker,
     ) -> Result<Self, OpenError> {
+        let id = replica.partition;
         let store = host.store();
         let environment = host.environment();
         let hash_seed = HashSeed::new(environment.random().as_ref());
@@ -87,7 +92,7 @@ impl Partition {
             hash_seed,
         });
         let positions = machine.watch_positions();
-        let group = match open_group(id, replica, host, &options, machine).await {
+        let group = match open_group(replica, host, &options, machine).await {
             Ok(group) => group,
             Err(Failure::Damaged(damage)) => return Ok(Self::unavailable(id, store, damage)),
             Err(Failure::Error(error)) => return Err(error),
@@ -206,14 +211,14 @@ fn damage_of_log(error: &fanfare_log::OpenError) -> Option<Damage> {
     }
 }
 
-/// Opens log and group; a group without entries becomes a group of this node alone.
+/// Opens log and group; a group without entries begins with the founders.
 async fn open_group(
-    id: PartitionId,
-    replica: ReplicaId,
+    replica: PartitionReplica,
     host: &Host,
     options: &PartitionOptions,
     machine: Machine,
 ) -> Result<Group<Machine>, Failure> {
+    let PartitionReplica { partition: id, replica, founders } = replica;
     let log = open_log(id, replica, host, options).await.map_err(|error| Failure::of_log(id, error))?;
     let is_new = log.bounds().last.is_none() && log.bounds().purged.is_none();
     let group_options =
@@ -222,10 +227,10 @@ async fn open_group(
     let group = host.open(group_id, replica, log, machine, group_options).await;
     let group = group.map_err(|error| Failure::of_group(id, error))?;
     if is_new {
-        let member = Member { replica, node: host.store().identity().node, address: String::new() };
-        let initialized = group.initialize(vec![member]).await;
+        // All founders begin with the same membership, so whichever of them is first, the group is one.
+        let initialized = group.initialize(founders).await;
         initialized.map_err(|error| {
-            let reason = format!("make this node its only voter: {error}");
+            let reason = format!("begin the group with its founders: {error}");
             Failure::of_group(id, fanfare_raft::OpenError::Group { group: group_id, reason })
         })?;
     }

@@ -5,6 +5,7 @@ mod failure;
 mod lookup;
 mod publish;
 mod reading;
+mod replicas;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,13 +17,13 @@ use std::{
 
 use fanfare_environment::{Clock, Environment};
 use fanfare_log::{MemoryFileSystem, StoreOptions, memory::Keep};
-use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, Timestamp};
+use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, ReplicaId, Timestamp};
 use fanfare_raft::Host;
 use tokio::{sync::oneshot, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::{Appended, Budgets, MemoryLimits, RecordBatch, StoredEvent, batch::tests::batch};
+use crate::{Appended, Budgets, MemoryLimits, PartitionReplica, RecordBatch, StoredEvent, batch::tests::batch};
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -55,6 +56,20 @@ struct Node {
     host: Host,
     partition: Partition,
     clock: Arc<TestClock>,
+}
+
+fn open_store(fs: &MemoryFileSystem, options: &PartitionOptions) -> fanfare_log::Store {
+    let store_options = StoreOptions {
+        segment_bytes: options.segment_bytes,
+        pool_segments_max: 2,
+        cache_bytes: 1 << 20,
+        queue_bytes_max: 8 << 20,
+        index_draft_bytes_max: 64 << 20,
+        page_cache_bytes: 0,
+    };
+    let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
+    let (environment, files) = (Environment::system(), Arc::new(fs.clone()));
+    fanfare_log::Store::open(&environment, files, Path::new("/data"), store_options, fatal).unwrap()
 }
 
 fn options() -> PartitionOptions {
@@ -91,27 +106,12 @@ impl Node {
         options: PartitionOptions,
         now: u64,
     ) -> Self {
-        let store_options = StoreOptions {
-            segment_bytes: options.segment_bytes,
-            pool_segments_max: 2,
-            cache_bytes: 1 << 20,
-            queue_bytes_max: 8 << 20,
-            index_draft_bytes_max: 64 << 20,
-            page_cache_bytes: 0,
-        };
-        let fatal = Box::new(|fatal: &fanfare_log::Fatal| panic!("{fatal}"));
-        let store = fanfare_log::Store::open(
-            &fanfare_environment::Environment::system(),
-            Arc::new(fs.clone()),
-            Path::new("/data"),
-            store_options,
-            fatal,
-        )
-        .unwrap();
+        let store = open_store(&fs, &options);
         let clock = Arc::new(TestClock(AtomicU64::new(now)));
         let host = Host::without_peers(store.clone(), Environment::system().with_clock(clock.clone()));
-        let partition =
-            Partition::open(id, &host, options, &Budgets::new(memory, 1), TaskTracker::new()).await.unwrap();
+        let alone = PartitionReplica::alone(id, ReplicaId(1), &host);
+        let budgets = Budgets::new(memory, 1);
+        let partition = Partition::open(alone, &host, options, &budgets, TaskTracker::new()).await.unwrap();
         Self { fs, store, host, partition, clock }
     }
 

@@ -8,7 +8,8 @@ const OTHER: PartitionId = PartitionId { index: 4, ..ID };
 
 async fn open_other(node: &Node) -> Partition {
     let tasks = TaskTracker::new();
-    let other = Partition::open(OTHER, &node.host, options(), &Budgets::new(MEMORY, 1), tasks).await.unwrap();
+    let other = PartitionReplica::alone(OTHER, ReplicaId(1), &node.host);
+    let other = Partition::open(other, &node.host, options(), &Budgets::new(MEMORY, 1), tasks).await.unwrap();
     let mut role = other.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
     timeout(DEADLINE, leads).await.expect("the other partition leads in time").expect("its group runs");

@@ -136,7 +136,8 @@ async fn open(files: &Counting) -> Node {
     let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
     let host = Host::without_peers(store.clone(), Environment::system().with_clock(clock.clone()));
     let budgets = Budgets::new(MEMORY, 1);
-    let partition = Partition::open(ID, &host, options(), &budgets, TaskTracker::new()).await.unwrap();
+    let alone = PartitionReplica::alone(ID, ReplicaId(1), &host);
+    let partition = Partition::open(alone, &host, options(), &budgets, TaskTracker::new()).await.unwrap();
     let node = Node { fs: files.files.clone(), store, host, partition, clock };
     node.leads().await;
     node

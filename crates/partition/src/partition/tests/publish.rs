@@ -294,6 +294,7 @@ async fn corrupt_sealed_segment_stops_its_partition_alone() {
     assert!(matches!(node.partition.append(batch(1, &["a"])), Err(AppendError::Damaged { .. })));
 
     let (other, tasks) = (PartitionId { index: 4, ..ID }, tokio_util::task::TaskTracker::new());
+    let other = PartitionReplica::alone(other, ReplicaId(1), &node.host);
     let other = Partition::open(other, &node.host, small(), &Budgets::new(MEMORY, 1), tasks).await.unwrap();
     let mut role = other.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
@@ -323,6 +324,7 @@ async fn unreadable_sector_makes_its_partition_unavailable_and_no_other() {
 
     let other = PartitionId { index: 4, ..ID };
     let tasks = tokio_util::task::TaskTracker::new();
+    let other = PartitionReplica::alone(other, ReplicaId(1), &node.host);
     let other = Partition::open(other, &node.host, options(), &Budgets::new(MEMORY, 1), tasks).await.unwrap();
     let mut role = other.role();
     let leads = role.wait_for(|role| matches!(role, Role::Leader { .. }));
