@@ -15,7 +15,8 @@ use fanfare_environment::{Clock, Environment};
 use fanfare_log::Store;
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, ReplicaId, Stream};
 use fanfare_partition::{
-    PartitionReplica, AccountFilter, Budgets, MemoryLimits, Partition, PartitionOptions, RecordBatchBuilder, Role,
+    AccountFilter, Budgets, MemoryLimits, Partition, PartitionOptions, PartitionReplica, RecordBatchBuilder,
+    Role,
 };
 use fanfare_raft::Host;
 use tokio::runtime::Runtime;

@@ -7,7 +7,7 @@
 //! <dir>/LOCK            held while the store is open
 //! <dir>/identity        cluster, node, incarnation; written last when the directory is made
 //! <dir>/journal          votes, purge points, truncations, synced ends, clean stop
-//! <dir>/logs/<name>/    <sequence>.seg: header, then frames; <sequence>.idx and <sequence>.keys: rebuildable
+//! <dir>/logs/<name>/    <number>.seg: header, then frames; <number>.idx and <number>.keys: rebuildable
 //! <dir>/pool/           spare segment files, written once
 //! <dir>/files/          small files that are replaced whole
 //! <dir>/quarantine/     damaged files, kept as they were when their loss was accepted

@@ -21,6 +21,7 @@ use crate::{
     error::{Fatal, OpenError},
     frame::Position,
     journal::{LogFacts, SyncMark},
+    segment::number::SegmentNumber,
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader, is_unwritten},
     store::{
         Store,
@@ -143,18 +144,18 @@ struct Repair<'a> {
 struct SegmentFiles {
     segments: Vec<SegmentHeader>,
     unreadable: Vec<UnreadableFile>,
-    next_sequence: u64,
+    next_number: SegmentNumber,
 }
 
 #[derive(Clone, Copy)]
 struct UnreadableFile {
-    sequence: u64,
+    number: SegmentNumber,
     cause: &'static str,
 }
 
 /// The first damage behind the losses of one segment.
 struct Damage {
-    sequence: u64,
+    number: SegmentNumber,
     byte: u64,
     cause: &'static str,
 }
@@ -188,8 +189,8 @@ impl<'a> Repair<'a> {
         let mut files = self.files()?;
         self.report.needs_repair = !files.unreadable.is_empty();
         if self.filler_kind.is_some() {
-            for UnreadableFile { sequence, .. } in &files.unreadable {
-                self.quarantine().take(&self.dir, &SegmentHeader::file_name(*sequence))?;
+            for UnreadableFile { number, .. } in &files.unreadable {
+                self.quarantine().take(&self.dir, &number.segment_file())?;
             }
         }
         if files.segments.is_empty() && self.end_index() == self.first_index() {
@@ -229,32 +230,33 @@ impl<'a> Repair<'a> {
         Quarantine { fs: &*self.disk.fs, dir: self.report.quarantine.clone() }
     }
 
-    fn path(&self, sequence: u64) -> PathBuf {
-        self.dir.join(SegmentHeader::file_name(sequence))
+    fn path(&self, number: SegmentNumber) -> PathBuf {
+        self.dir.join(number.segment_file())
     }
 
     fn files(&self) -> Result<SegmentFiles, OpenError> {
         let names = self.disk.fs.list(&self.dir).map_err(|error| Fatal::new("list", &self.dir, &error))?;
-        let mut sequences: Vec<u64> =
-            names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
-        sequences.sort_unstable();
+        let mut numbers: Vec<SegmentNumber> =
+            names.iter().filter_map(|name| SegmentNumber::of_segment_file(name)).collect();
+        numbers.sort_unstable();
         // A blank file above the marked segment was preallocated. A blank file at the mark has lost its header.
         let marked = self.facts.sync_mark.map(|mark| mark.segment);
-        while let Some(newest) = sequences.last().filter(|newest| Some(**newest) > marked) {
+        while let Some(newest) = numbers.last().filter(|newest| Some(**newest) > marked) {
             if !self.is_preallocated(*newest)? {
                 break;
             }
-            sequences.pop();
+            numbers.pop();
         }
         let truncation = self.facts.truncation;
-        let newest = sequences.last().copied().max(marked).unwrap_or(0);
-        let next_sequence = (newest + 1).max(truncation.map_or(1, |truncation| truncation.next_segment));
-        sequences.retain(|sequence| !truncation.is_some_and(|truncation| truncation.removes(*sequence)));
+        let newest = numbers.last().copied().max(marked).unwrap_or(SegmentNumber::NONE);
+        let next_number =
+            newest.next().max(truncation.map_or(SegmentNumber::FIRST, |truncation| truncation.next_segment));
+        numbers.retain(|number| !truncation.is_some_and(|truncation| truncation.removes(*number)));
         let (mut segments, mut unreadable) = (Vec::new(), Vec::new());
-        for sequence in sequences {
-            match self.header(sequence)? {
+        for number in numbers {
+            match self.header(number)? {
                 Ok(header) => segments.push(header),
-                Err(cause) => unreadable.push(UnreadableFile { sequence, cause }),
+                Err(cause) => unreadable.push(UnreadableFile { number, cause }),
             }
         }
         // Files before the segment of the first entry were purged and only not yet removed.
@@ -262,20 +264,20 @@ impl<'a> Repair<'a> {
         let start = segments.iter().rposition(|header| header.first_index <= first_index).unwrap_or(0);
         segments.drain(..start);
         let oldest = segments.first().filter(|header| header.first_index <= first_index);
-        let oldest = oldest.map_or(0, |header| header.sequence);
-        unreadable.retain(|file| file.sequence > oldest);
-        Ok(SegmentFiles { segments, unreadable, next_sequence })
+        let oldest = oldest.map_or(SegmentNumber::NONE, |header| header.number);
+        unreadable.retain(|file| file.number > oldest);
+        Ok(SegmentFiles { segments, unreadable, next_number })
     }
 
-    fn is_preallocated(&self, sequence: u64) -> Result<bool, Fatal> {
+    fn is_preallocated(&self, number: SegmentNumber) -> Result<bool, Fatal> {
         let FileContent { bytes, unreadable_byte } =
-            read(&*self.disk.fs, &self.path(sequence), SEGMENT_HEADER_BYTES as u64)?;
+            read(&*self.disk.fs, &self.path(number), SEGMENT_HEADER_BYTES as u64)?;
         Ok(unreadable_byte.is_none() && bytes.first_chunk().is_some_and(is_unwritten))
     }
 
     /// The header of a segment file, or the reason for which there is none.
-    fn header(&self, sequence: u64) -> Result<Result<SegmentHeader, &'static str>, OpenError> {
-        let path = self.path(sequence);
+    fn header(&self, number: SegmentNumber) -> Result<Result<SegmentHeader, &'static str>, OpenError> {
+        let path = self.path(number);
         let FileContent { bytes, unreadable_byte } =
             read(&*self.disk.fs, &path, SEGMENT_HEADER_BYTES as u64)?;
         if unreadable_byte.is_some() {
@@ -290,7 +292,7 @@ impl<'a> Repair<'a> {
             }
         };
         let log = crc32fast::hash(self.facts.name.as_bytes());
-        let is_own = header.is_of(sequence, self.facts.replica, log);
+        let is_own = header.is_of(number, self.facts.replica, log);
         Ok(if is_own { Ok(header) } else { Err("segment of another log") })
     }
 
@@ -298,7 +300,7 @@ impl<'a> Repair<'a> {
     fn missing_start(&self, files: &SegmentFiles) -> Result<SegmentHeader, Fatal> {
         let predecessor = files.segments.first().and_then(|header| header.predecessor);
         Ok(SegmentHeader {
-            sequence: predecessor.map_or(files.next_sequence, |missing| missing.sequence),
+            number: predecessor.map_or(files.next_number, |missing| missing.number),
             nonce: self.disk.nonce(),
             replica: self.facts.replica,
             log: crc32fast::hash(self.facts.name.as_bytes()),
@@ -316,12 +318,12 @@ impl<'a> Repair<'a> {
         predecessor: Option<Predecessor>,
         files: &SegmentFiles,
     ) -> Result<Predecessor, OpenError> {
-        let path = self.path(header.sequence);
-        let is_unreadable = files.unreadable.iter().any(|file| file.sequence == header.sequence);
+        let path = self.path(header.number);
+        let is_unreadable = files.unreadable.iter().any(|file| file.number == header.number);
         let length = if is_unreadable { 0 } else { u64::MAX };
         let FileContent { bytes, unreadable_byte } = read(&*self.disk.fs, &path, length)?;
         let bytes = Bytes::from(bytes);
-        let next = files.segments.iter().find(|other| other.sequence > header.sequence);
+        let next = files.segments.iter().find(|other| other.number > header.number);
         let contents = match next {
             Some(next) => self.sealed_contents(&bytes, header, next),
             None => self.newest_contents(&bytes, header),
@@ -330,9 +332,9 @@ impl<'a> Repair<'a> {
         contents.damage = unreadable_byte.map(|byte| (byte, UNREADABLE)).or(contents.damage);
         self.add_to_report(&contents, header, files);
         self.report.needs_repair |= contents.is_damaged() || header.predecessor != predecessor;
-        let Some(filler_kind) = self.filler_kind else { return Ok(contents.end(header.sequence)) };
+        let Some(filler_kind) = self.filler_kind else { return Ok(contents.end(header.number)) };
         let end = if contents.is_damaged() {
-            let name = SegmentHeader::file_name(header.sequence);
+            let name = header.number.segment_file();
             // The damaged file is durable in the quarantine before a repaired one takes its name.
             match unreadable_byte {
                 Some(_) => self.quarantine().link(&self.dir, &name)?,
@@ -342,7 +344,7 @@ impl<'a> Repair<'a> {
             let header = SegmentHeader { nonce: self.disk.nonce(), predecessor, ..header.clone() };
             let (rewritten, link) = contents.rewrite(&header, filler_kind);
             replace(&*self.disk.fs, &path, &rewritten)?;
-            Predecessor { sequence: header.sequence, end_byte: rewritten.len() as u64, chain: link.chain }
+            Predecessor { number: header.number, end_byte: rewritten.len() as u64, chain: link.chain }
         } else {
             // The segment is whole, but the repaired segment before it ends elsewhere now.
             if header.predecessor != predecessor {
@@ -350,7 +352,7 @@ impl<'a> Repair<'a> {
                 relinked.extend_from_slice(&bytes[SEGMENT_HEADER_BYTES..]);
                 replace(&*self.disk.fs, &path, &relinked)?;
             }
-            contents.end(header.sequence)
+            contents.end(header.number)
         };
         // The journal last: a crash before this leaves a log that is repaired again.
         if next.is_none() {
@@ -365,7 +367,7 @@ impl<'a> Repair<'a> {
         header: &SegmentHeader,
         next: &SegmentHeader,
     ) -> Result<SegmentContents, &'static str> {
-        let end = next.predecessor.filter(|end| end.sequence == header.sequence);
+        let end = next.predecessor.filter(|end| end.number == header.number);
         let end_byte = end.map_or(u64::MAX, |end| end.end_byte);
         let next_start = Some((next.first_index, next.base_offset));
         let limits = ReadLimits { next: next_start, end_byte, synced_byte: u64::MAX };
@@ -384,11 +386,11 @@ impl<'a> Repair<'a> {
         bytes: &Bytes,
         header: &SegmentHeader,
     ) -> Result<SegmentContents, &'static str> {
-        let truncation = self.facts.truncation.filter(|truncation| truncation.segment == header.sequence);
+        let truncation = self.facts.truncation.filter(|truncation| truncation.segment == header.number);
         let synced_byte = match self.facts.sync_mark {
             // A newer segment was begun, so this one was synced whole.
-            Some(mark) if mark.segment > header.sequence => u64::MAX,
-            Some(mark) if mark.segment == header.sequence => mark.byte,
+            Some(mark) if mark.segment > header.number => u64::MAX,
+            Some(mark) if mark.segment == header.number => mark.byte,
             _ => 0,
         };
         let synced_byte = synced_byte.max(truncation.map_or(0, |truncation| truncation.byte));
@@ -408,8 +410,8 @@ impl<'a> Repair<'a> {
     }
 
     fn add_to_report(&mut self, contents: &SegmentContents, header: &SegmentHeader, files: &SegmentFiles) {
-        let Damage { sequence, byte, cause } = self.first_damage(contents, header, files);
-        let path = self.path(sequence).display().to_string();
+        let Damage { number, byte, cause } = self.first_damage(contents, header, files);
+        let path = self.path(number).display().to_string();
         let mut follows_lost = false;
         for slot in &contents.slots {
             let header = slot.header();
@@ -441,23 +443,24 @@ impl<'a> Repair<'a> {
         header: &SegmentHeader,
         files: &SegmentFiles,
     ) -> Damage {
-        let next = files.segments.iter().find(|other| other.sequence > header.sequence);
-        let newest = || self.facts.sync_mark.map_or(header.sequence, |mark| mark.segment);
-        let last = next.map_or_else(newest, |next| next.predecessor.map_or(0, |end| end.sequence));
-        let is_behind = |sequence: u64| sequence >= header.sequence && sequence <= last;
-        match (files.unreadable.iter().find(|file| is_behind(file.sequence)), contents.damage) {
-            (Some(UnreadableFile { sequence, cause }), _) => Damage { sequence: *sequence, byte: 0, cause },
-            (None, Some((byte, cause))) if last <= header.sequence => {
-                Damage { sequence: header.sequence, byte, cause }
+        let next = files.segments.iter().find(|other| other.number > header.number);
+        let newest = || self.facts.sync_mark.map_or(header.number, |mark| mark.segment);
+        let last =
+            next.map_or_else(newest, |next| next.predecessor.map_or(SegmentNumber::NONE, |end| end.number));
+        let is_behind = |number: SegmentNumber| number >= header.number && number <= last;
+        match (files.unreadable.iter().find(|file| is_behind(file.number)), contents.damage) {
+            (Some(UnreadableFile { number, cause }), _) => Damage { number: *number, byte: 0, cause },
+            (None, Some((byte, cause))) if last <= header.number => {
+                Damage { number: header.number, byte, cause }
             }
-            _ => Damage { sequence: last.max(header.sequence), byte: 0, cause: "segment file is missing" },
+            _ => Damage { number: last.max(header.number), byte: 0, cause: "segment file is missing" },
         }
     }
 
     /// Records that the newest segment ends at `end` now.
     fn record_end(&self, contents: &SegmentContents, end: Predecessor) -> Result<(), Fatal> {
         let Some(index) = contents.next_index.checked_sub(1) else { return Ok(()) };
-        let (segment, byte, end_offset) = (end.sequence, end.end_byte, contents.next_offset);
+        let (segment, byte, end_offset) = (end.number, end.end_byte, contents.next_offset);
         let mut facts = self.facts.clone();
         facts.sync_mark = Some(SyncMark { index, segment, byte, end_offset });
         facts.truncation = facts.truncation.map(|mut truncation| {

@@ -29,7 +29,7 @@ pub(crate) use lookup::{KeyedSource, SegmentRange};
 
 use crate::{
     frame::Link,
-    segment::{SegmentHeader, index::Entry},
+    segment::{index::Entry, number::SegmentNumber},
 };
 use draft::Draft;
 
@@ -54,7 +54,7 @@ impl FrameLocation {
 /// The segment that an index describes, with its end. After a truncation the same file is another segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentRef {
-    pub(crate) sequence: u64,
+    pub(crate) number: SegmentNumber,
     pub(crate) nonce: u64,
     pub(crate) first_index: u64,
     /// Index after the last frame.
@@ -83,8 +83,8 @@ pub(crate) struct SecondaryIndex {
     published_bytes: AtomicU64,
     /// Keys of the newest segment, or of one that was the newest until just now.
     draft: Mutex<Option<Draft>>,
-    /// Sealed segments that the builder works or has worked on, by sequence.
-    builds: Mutex<BTreeMap<u64, Build>>,
+    /// Sealed segments that the builder works or has worked on, by number.
+    builds: Mutex<BTreeMap<SegmentNumber, Build>>,
     /// Set while sealed segments may wait for the builder.
     has_pending: AtomicBool,
 }
@@ -136,21 +136,21 @@ impl SecondaryIndex {
     }
 
     /// The index file is gone. A build that runs meanwhile may have looked at that file, so it does not count.
-    fn request_rebuild(&self, sequence: u64) {
-        self.builds.lock().remove(&sequence);
+    fn request_rebuild(&self, number: SegmentNumber) {
+        self.builds.lock().remove(&number);
         self.note_pending();
     }
 
     fn is_written(&self, segment: &SegmentRef) -> bool {
         let builds = self.builds.lock();
         builds
-            .get(&segment.sequence)
+            .get(&segment.number)
             .is_some_and(|build| build.state == BuildState::Written && build.segment == *segment)
     }
 
     /// `finish_build` follows, unless the store closes.
     fn begin_build(&self, segment: SegmentRef) {
-        self.builds.lock().insert(segment.sequence, Build { segment, state: BuildState::Running });
+        self.builds.lock().insert(segment.number, Build { segment, state: BuildState::Running });
     }
 
     /// The segment stays pending if a rebuild was requested since `begin_build`.
@@ -158,7 +158,7 @@ impl SecondaryIndex {
         let mut builds = self.builds.lock();
         // Without this check a file that a lookup has removed as damaged would be recorded as written, and lookups
         // would read the whole segment until one of them misses the file.
-        if let Some(build) = builds.get_mut(&segment.sequence)
+        if let Some(build) = builds.get_mut(&segment.number)
             && build.state == BuildState::Running
             && build.segment == *segment
         {
@@ -171,27 +171,17 @@ impl SecondaryIndex {
     }
 
     /// Sequences of the `sealed` segments that wait for the builder.
-    pub(crate) fn pending_of(&self, sealed: &[SegmentRef]) -> Vec<u64> {
+    pub(crate) fn pending_of(&self, sealed: &[SegmentRef]) -> Vec<SegmentNumber> {
         let builds = self.builds.lock();
         let is_pending = |segment: &&SegmentRef| {
-            let build = builds.get(&segment.sequence).filter(|build| build.segment == **segment);
+            let build = builds.get(&segment.number).filter(|build| build.segment == **segment);
             build.is_none_or(|build| build.state == BuildState::Running)
         };
-        sealed.iter().filter(is_pending).map(|segment| segment.sequence).collect()
+        sealed.iter().filter(is_pending).map(|segment| segment.number).collect()
     }
 
     /// Forgets the build of a segment that is gone.
-    fn forget_build(&self, sequence: u64) {
-        self.builds.lock().remove(&sequence);
-    }
-}
-
-impl SegmentHeader {
-    pub(crate) fn keys_name(sequence: u64) -> String {
-        format!("{sequence:016x}.keys")
-    }
-
-    pub(crate) fn sequence_of_keys(file_name: &str) -> Option<u64> {
-        u64::from_str_radix(file_name.strip_suffix(".keys")?, 16).ok()
+    fn forget_build(&self, number: SegmentNumber) {
+        self.builds.lock().remove(&number);
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod active;
 pub(crate) mod header_scanner;
 pub(crate) mod index;
+pub(crate) mod number;
 pub(crate) mod pool;
 pub(crate) mod preallocated;
 pub(crate) mod recovery;
@@ -21,6 +22,7 @@ use crate::{
     frame::{Link, Position},
     fs::File,
     segment::index::Extent,
+    segment::number::SegmentNumber,
     segment::scanner::ScanError,
 };
 
@@ -33,14 +35,14 @@ const CHECKSUM_AT: usize = 12;
 /// Where the segment before this one ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
-    pub(crate) sequence: u64,
+    pub(crate) number: SegmentNumber,
     pub(crate) end_byte: u64,
     pub(crate) chain: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
-    pub(crate) sequence: u64,
+    pub(crate) number: SegmentNumber,
     pub(crate) nonce: u64,
     pub(crate) replica: u64,
     /// Checksum of the log's name.
@@ -65,8 +67,8 @@ pub(crate) enum HeaderError {
 
 impl SegmentHeader {
     /// True if the segment belongs to this place of this log: a file of another log is never taken for one.
-    pub(crate) fn is_of(&self, sequence: u64, replica: u64, log: u32) -> bool {
-        self.sequence == sequence && self.replica == replica && self.log == log
+    pub(crate) fn is_of(&self, number: SegmentNumber, replica: u64, log: u32) -> bool {
+        self.number == number && self.replica == replica && self.log == log
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -75,14 +77,15 @@ impl SegmentHeader {
             .u32(VERSION)
             .u32(0)
             .u64(self.nonce)
-            .u64(self.sequence)
+            .u64(self.number.0)
             .u64(self.replica)
             .u32(self.log);
         let Position { term, leader, index } = self.previous.unwrap_or_default();
         out.u32(u32::from(self.previous.is_some())).u64(self.first_index).u64(self.base_offset);
         out.u64(term).u64(leader).u64(index);
-        let before = self.predecessor.unwrap_or(Predecessor { sequence: 0, end_byte: 0, chain: 0 });
-        out.u64(before.sequence).u64(before.end_byte).u32(before.chain);
+        let before =
+            self.predecessor.unwrap_or(Predecessor { number: SegmentNumber::NONE, end_byte: 0, chain: 0 });
+        out.u64(before.number.0).u64(before.end_byte).u32(before.chain);
         let mut bytes = out.finish();
         bytes.resize(SEGMENT_HEADER_BYTES, 0);
         let checksum = checksum(&bytes);
@@ -114,39 +117,24 @@ impl SegmentHeader {
         // Not zero, so that the first header's checksum differs from that of a bare nonce.
         Link { nonce: self.nonce, chain: self.log | 1 }
     }
-
-    pub(crate) fn file_name(sequence: u64) -> String {
-        format!("{sequence:016x}.seg")
-    }
-
-    pub(crate) fn index_name(sequence: u64) -> String {
-        format!("{sequence:016x}.idx")
-    }
-
-    pub(crate) fn sequence_of(file_name: &str) -> Option<u64> {
-        u64::from_str_radix(file_name.strip_suffix(".seg")?, 16).ok()
-    }
-
-    pub(crate) fn sequence_of_index(file_name: &str) -> Option<u64> {
-        u64::from_str_radix(file_name.strip_suffix(".idx")?, 16).ok()
-    }
 }
 
 fn read_fields(fields: &mut Reader<'_>) -> Result<SegmentHeader, Malformed> {
-    let (nonce, sequence, replica) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    let (nonce, number, replica) = (fields.u64()?, SegmentNumber(fields.u64()?), fields.u64()?);
     let (log, has_previous) = (fields.u32()?, fields.u32()?);
     let (first_index, base_offset) = (fields.u64()?, fields.u64()?);
     let previous = Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? };
-    let before = Predecessor { sequence: fields.u64()?, end_byte: fields.u64()?, chain: fields.u32()? };
+    let before =
+        Predecessor { number: SegmentNumber(fields.u64()?), end_byte: fields.u64()?, chain: fields.u32()? };
     Ok(SegmentHeader {
-        sequence,
+        number,
         nonce,
         replica,
         log,
         first_index,
         base_offset,
         previous: (has_previous == 1).then_some(previous),
-        predecessor: (before.sequence != 0).then_some(before),
+        predecessor: (before.number != SegmentNumber::NONE).then_some(before),
     })
 }
 

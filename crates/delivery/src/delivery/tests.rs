@@ -29,10 +29,12 @@ use fanfare_catalog::{
 use fanfare_cluster::{AppendForwarder, Location, Locations, NoForwarder};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use fanfare_model::{
-    Event, KeyHash, Offset, ReplicaId, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription, Timestamp,
-    WebhookConfig, WebhookMethod,
+    Event, KeyHash, Offset, ReplicaId, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription,
+    Timestamp, WebhookConfig, WebhookMethod,
 };
-use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, PartitionReplica, Quota, RecordBatchBuilder, Role};
+use fanfare_partition::{
+    Budgets, MemoryLimits, PartitionOptions, PartitionReplica, Quota, RecordBatchBuilder, Role,
+};
 use fanfare_raft::Host;
 use fanfare_sinks::{
     Delivery as Delivered, EgressPolicy, Failure, Outcome as Answer,

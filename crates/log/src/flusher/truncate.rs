@@ -10,10 +10,11 @@ use crate::{
     frame::Position,
     journal::{LogFacts, Truncation},
     log::state::LogShared,
+    segment::Segment,
     segment::active::{ActiveSegment, Continuation},
+    segment::number::SegmentNumber,
     segment::pool::Spare,
     segment::writer::SegmentWriter,
-    segment::{Segment, SegmentHeader},
     store::shared::StoreShared,
 };
 
@@ -30,7 +31,7 @@ impl FrameRemoval<'_> {
         let next_segment = self.writer.next_segment;
         let freed = match self.log.segment_to_truncate(index) {
             None => {
-                let truncation = Truncation { segment: 0, byte: 0, next_segment };
+                let truncation = Truncation { segment: SegmentNumber::NONE, byte: 0, next_segment };
                 self.record(|facts| (facts.truncation, facts.sync_mark) = (Some(truncation), None))?;
                 self.writer.active = None;
                 self.log.take_segments()
@@ -45,11 +46,11 @@ impl FrameRemoval<'_> {
                     "invariant violation: truncation after {index:?} ends at {:?}",
                     extent.last
                 );
-                let sequence = target.header.sequence;
-                let truncation = Truncation { segment: sequence, byte: extent.end_byte, next_segment };
-                let mark = extent.mark(sequence);
+                let number = target.header.number;
+                let truncation = Truncation { segment: number, byte: extent.end_byte, next_segment };
+                let mark = extent.mark(number);
                 self.record(|facts| (facts.truncation, facts.sync_mark) = (Some(truncation), mark))?;
-                let freed = self.log.truncate_segments(sequence, extent);
+                let freed = self.log.truncate_segments(number, extent);
                 // Bytes behind the end carry the segment's own nonce and chain: frames written over their start could
                 // lead into them. So the segment takes no more frames.
                 self.writer.active =
@@ -85,7 +86,8 @@ impl FrameRemoval<'_> {
 
     /// Empties the log, which goes on after `position`.
     pub(super) fn restart(self, position: Position, start_offset: u64) -> Result<(), Fatal> {
-        let truncation = Truncation { segment: 0, byte: 0, next_segment: self.writer.next_segment };
+        let truncation =
+            Truncation { segment: SegmentNumber::NONE, byte: 0, next_segment: self.writer.next_segment };
         self.record(|facts| {
             (facts.purged, facts.start_offset) = (Some(position), start_offset);
             (facts.truncation, facts.sync_mark) = (Some(truncation), None);
@@ -108,20 +110,20 @@ impl FrameRemoval<'_> {
 
     /// Hands freed segments to the background worker, one job each, so that freeing many stalls no other log.
     ///
-    /// The journal has the truncation or purge durably, and a freed sequence is never used again. So a segment that
+    /// The journal has the truncation or purge durably, and a freed number is never used again. So a segment that
     /// is still there after a crash, whatever the order, is dead to the next start: above the truncated segment and
     /// below `next_segment`, or not reached by the chain of headers that starts from the newest segment and ends at
     /// the purge point. A later truncation cannot revive it: `next_segment` never falls, and what lies below the
     /// segment of a later truncation is reached by the chain or dead.
     fn recycle(&self, freed: Vec<Segment>) {
         for segment in freed {
-            let sequence = segment.header.sequence;
+            let number = segment.header.number;
             assert!(
-                sequence < self.writer.next_segment,
-                "invariant violation: segment {sequence} is yet to come"
+                number < self.writer.next_segment,
+                "invariant violation: segment {number} is yet to come"
             );
-            let mut indexes = vec![self.log.dir.join(SegmentHeader::index_name(sequence))];
-            indexes.extend(self.log.forget_index(sequence));
+            let mut indexes = vec![self.log.dir.join(number.index_file())];
+            indexes.extend(self.log.forget_index(number));
             let Segment { path, file, .. } = segment;
             self.store.background.add(BackgroundJob::Recycle { segment: Spare { path, file }, indexes });
         }

@@ -2,13 +2,13 @@
 
 use fanfare_codec::{Malformed, Reader, Writer};
 
-use crate::frame::Position;
+use crate::{frame::Position, segment::number::SegmentNumber};
 
 /// How far a log is known to be synced. A bad frame below the mark is corruption, above it a torn tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SyncMark {
     pub(crate) index: u64,
-    pub(crate) segment: u64,
+    pub(crate) segment: SegmentNumber,
     pub(crate) byte: u64,
     pub(crate) end_offset: u64,
 }
@@ -17,14 +17,14 @@ pub(crate) struct SyncMark {
 /// and below `next_segment` are dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Truncation {
-    pub(crate) segment: u64,
+    pub(crate) segment: SegmentNumber,
     pub(crate) byte: u64,
-    pub(crate) next_segment: u64,
+    pub(crate) next_segment: SegmentNumber,
 }
 
 impl Truncation {
     /// True if the truncation removed `segment`.
-    pub(crate) fn removes(&self, segment: u64) -> bool {
+    pub(crate) fn removes(&self, segment: SegmentNumber) -> bool {
         self.segment < segment && segment < self.next_segment
     }
 }
@@ -124,7 +124,7 @@ fn put_facts(out: &mut Writer, facts: &LogFacts) {
     }
     out.bool(facts.truncation.is_some());
     if let Some(Truncation { segment, byte, next_segment }) = facts.truncation {
-        out.u64(segment).u64(byte).u64(next_segment);
+        out.u64(segment.0).u64(byte).u64(next_segment.0);
     }
     out.bool(facts.sync_mark.is_some());
     if let Some(mark) = &facts.sync_mark {
@@ -143,7 +143,8 @@ fn take_facts(fields: &mut Reader<'_>) -> Result<LogFacts, Malformed> {
         facts.purged = Some(Position { term: fields.u64()?, leader: fields.u64()?, index: fields.u64()? });
     }
     if fields.bool()? {
-        let (segment, byte, next_segment) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (segment, byte) = (SegmentNumber(fields.u64()?), fields.u64()?);
+        let next_segment = SegmentNumber(fields.u64()?);
         facts.truncation = Some(Truncation { segment, byte, next_segment });
     }
     if fields.bool()? {
@@ -154,13 +155,13 @@ fn take_facts(fields: &mut Reader<'_>) -> Result<LogFacts, Malformed> {
 
 fn put_sync_mark(out: &mut Writer, mark: &SyncMark) {
     let SyncMark { index, segment, byte, end_offset } = mark;
-    out.u64(*index).u64(*segment).u64(*byte).u64(*end_offset);
+    out.u64(*index).u64(segment.0).u64(*byte).u64(*end_offset);
 }
 
 fn take_sync_mark(fields: &mut Reader<'_>) -> Result<SyncMark, Malformed> {
     Ok(SyncMark {
         index: fields.u64()?,
-        segment: fields.u64()?,
+        segment: SegmentNumber(fields.u64()?),
         byte: fields.u64()?,
         end_offset: fields.u64()?,
     })

@@ -1,6 +1,9 @@
 //! The journal by itself: what a crash leaves, and what damage to each bit does.
 use super::*;
-use crate::fs::{MemoryFileSystem, memory::Keep};
+use crate::{
+    fs::{MemoryFileSystem, memory::Keep},
+    segment::number::SegmentNumber,
+};
 
 const DIR: &str = "/data";
 const SEGMENT_BYTES: u64 = 2048;
@@ -24,7 +27,7 @@ fn facts(id: u32, vote: u8) -> LogFacts {
 }
 
 fn mark(segment: u64, byte: u64) -> SyncMark {
-    SyncMark { index: byte / 10, segment, byte, end_offset: byte / 5 }
+    SyncMark { index: byte / 10, segment: SegmentNumber(segment), byte, end_offset: byte / 5 }
 }
 
 /// The first record is synced by the flusher while another thread adds the second; the third tells what was synced.

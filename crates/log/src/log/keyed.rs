@@ -5,7 +5,7 @@ use super::state::{LogShared, State};
 use crate::{
     error::ReadError,
     secondary_index::{BuildJob, KeyedSource, SegmentRange, SegmentRef},
-    segment::Segment,
+    segment::{Segment, number::SegmentNumber},
 };
 
 impl LogShared {
@@ -25,7 +25,7 @@ impl LogShared {
     }
 
     /// Sequences of the sealed segments that are still to be indexed, oldest first.
-    pub(crate) fn unindexed(&self) -> Vec<u64> {
+    pub(crate) fn unindexed(&self) -> Vec<SegmentNumber> {
         let state = self.state.lock();
         let sealed: Vec<SegmentRef> =
             state.segments.iter().filter(|segment| segment.sealed).map(Segment::as_ref).collect();
@@ -33,9 +33,9 @@ impl LogShared {
         self.secondary_index.pending_of(&sealed)
     }
 
-    pub(crate) fn sealed_build_job(&self, sequence: u64) -> Option<BuildJob> {
+    pub(crate) fn sealed_build_job(&self, number: SegmentNumber) -> Option<BuildJob> {
         let state = self.state.lock();
-        let at = state.segments.binary_search_by_key(&sequence, |segment| segment.header.sequence).ok()?;
+        let at = state.segments.binary_search_by_key(&number, |segment| segment.header.number).ok()?;
         Some(&state.segments[at]).filter(|segment| segment.sealed).map(Segment::build_job)
     }
 
@@ -46,13 +46,13 @@ impl LogShared {
     /// True if the log has `segment` with exactly that end.
     pub(crate) fn has_segment(&self, segment: &SegmentRef) -> bool {
         let state = self.state.lock();
-        let found = state.segments.binary_search_by_key(&segment.sequence, |other| other.header.sequence);
+        let found = state.segments.binary_search_by_key(&segment.number, |other| other.header.number);
         found.is_ok_and(|at| state.segments[at].as_ref() == *segment)
     }
 
-    pub(crate) fn has_segment_file(&self, sequence: u64) -> bool {
+    pub(crate) fn has_segment_file(&self, number: SegmentNumber) -> bool {
         let state = self.state.lock();
-        state.segments.binary_search_by_key(&sequence, |segment| segment.header.sequence).is_ok()
+        state.segments.binary_search_by_key(&number, |segment| segment.header.number).is_ok()
     }
 }
 

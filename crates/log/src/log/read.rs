@@ -8,6 +8,7 @@ use crate::{
     fs::File,
     segment::Segment,
     segment::index::{Entry, Placed},
+    segment::number::SegmentNumber,
     segment::scanner::Scanner,
 };
 
@@ -153,13 +154,13 @@ impl LogShared {
     }
 
     pub(super) fn index_of_time(&self, time_ms: u64) -> Result<Option<u64>, ReadError> {
-        let mut after_segment = 0;
+        let mut after_segment = SegmentNumber::NONE;
         loop {
-            let (sequence, purged, range) = {
+            let (number, purged, range) = {
                 let state = self.state.lock();
                 let purged = state.purged_index();
                 let candidate = state.segments.iter().find(|segment| {
-                    segment.header.sequence > after_segment
+                    segment.header.number > after_segment
                         && segment.extent.time_ms_max >= time_ms
                         && Some(segment.extent.next_index()) > purged.map(|purged| purged + 1)
                         && state.cache.first_index().is_none_or(|cached| segment.header.first_index < cached)
@@ -170,7 +171,7 @@ impl LogShared {
                     return Ok(cached.next().map(|frame| frame.header.position.index));
                 };
                 let start = segment.extent.entry_of_time(time_ms);
-                (segment.header.sequence, purged, DiskRange::of(&state, segment, start))
+                (segment.header.number, purged, DiskRange::of(&state, segment, start))
             };
             let found = range.first_where(|frame| {
                 frame.header.time_ms >= time_ms && Some(frame.header.position.index) > purged
@@ -178,7 +179,7 @@ impl LogShared {
             if found.is_some() {
                 return Ok(found);
             }
-            after_segment = sequence;
+            after_segment = number;
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     secondary_index::SecondaryIndex,
     segment::active::{ActiveSegment, LogEnd},
     segment::index::{Extent, Placed},
+    segment::number::SegmentNumber,
     segment::recovery::Recovered,
     segment::roll::RollPolicy,
     segment::{Segment, SegmentHeader, SegmentSpan, TruncationTarget},
@@ -203,7 +204,7 @@ impl LogShared {
     pub(crate) fn mark(&self) -> Option<SyncMark> {
         let state = self.state.lock();
         let newest = state.segments.back()?;
-        newest.extent.mark(newest.header.sequence)
+        newest.extent.mark(newest.header.number)
     }
 
     /// Header and index of the newest segment, which takes no more frames.
@@ -235,16 +236,13 @@ impl LogShared {
         })
     }
 
-    /// Makes the segment `sequence` the newest, ending as `extent` says; returns those that were newer.
-    pub(crate) fn truncate_segments(&self, sequence: u64, extent: Extent) -> Vec<Segment> {
+    /// Makes the segment `number` the newest, ending as `extent` says; returns those that were newer.
+    pub(crate) fn truncate_segments(&self, number: SegmentNumber, extent: Extent) -> Vec<Segment> {
         let mut state = self.state.lock();
-        let kept = state.segments.partition_point(|segment| segment.header.sequence <= sequence);
+        let kept = state.segments.partition_point(|segment| segment.header.number <= number);
         let freed = state.segments.drain(kept..).collect();
         if let Some(newest) = state.segments.back_mut() {
-            assert_eq!(
-                newest.header.sequence, sequence,
-                "invariant violation: another segment is the newest"
-            );
+            assert_eq!(newest.header.number, number, "invariant violation: another segment is the newest");
             newest.extent = extent;
             newest.sealed = false;
         }

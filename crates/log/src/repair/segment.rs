@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     codec::to_usize,
     frame::{self, Frame, FrameHeader, HEADER_BYTES, Link, Parsed, Payload, Position},
+    segment::number::SegmentNumber,
     segment::write_buffer::WriteBuffer,
     segment::{Predecessor, SEGMENT_HEADER_BYTES, SegmentHeader},
 };
@@ -272,8 +273,8 @@ impl SegmentContents {
     }
 
     /// The segment's end in the file as it is.
-    pub(super) fn end(&self, sequence: u64) -> Predecessor {
-        Predecessor { sequence, end_byte: self.byte, chain: self.link.chain }
+    pub(super) fn end(&self, number: SegmentNumber) -> Predecessor {
+        Predecessor { number, end_byte: self.byte, chain: self.link.chain }
     }
 }
 
@@ -302,7 +303,7 @@ mod tests {
     /// Two frames, the first of them without a header.
     fn damaged() -> (Bytes, SegmentHeader) {
         let header = SegmentHeader {
-            sequence: 1,
+            number: SegmentNumber::FIRST,
             nonce: NONCE,
             replica: 1,
             log: 1,

@@ -23,6 +23,7 @@ use crate::{
     log::state::LogShared,
     segment::{
         SegmentHeader,
+        number::SegmentNumber,
         scanner::{ScanError, Scanner},
     },
     store::sealed_file::TEMPORARY_SUFFIX,
@@ -175,11 +176,11 @@ impl Indexer {
 
     /// Newest segment first: its keys may still be in the draft, which the segment after it needs.
     fn build_pending(&self, log: &LogShared, keys: IndexKeys) {
-        for sequence in log.unindexed().into_iter().rev() {
+        for number in log.unindexed().into_iter().rev() {
             if self.builder.is_closed() {
                 return;
             }
-            if let Some(job) = log.sealed_build_job(sequence) {
+            if let Some(job) = log.sealed_build_job(number) {
                 self.build(log, keys, &job);
             }
             self.follow(log, keys);
@@ -193,7 +194,7 @@ impl Indexer {
         if draft.as_ref().is_none_or(|draft| !draft.belongs_to(&newest.segment)) {
             // The draft of a segment that has been sealed since is finished first.
             let is_needed =
-                |draft: &Draft| !draft.is_abandoned() && log.unindexed().contains(&draft.sequence());
+                |draft: &Draft| !draft.is_abandoned() && log.unindexed().contains(&draft.number());
             if draft.as_ref().is_some_and(is_needed) {
                 return;
             }
@@ -201,7 +202,7 @@ impl Indexer {
         }
         drop(draft);
         if let Err(BuildError::Scan(error)) = self.extend(log, keys, &newest) {
-            warn_unreadable(&error, log, newest.header.sequence);
+            warn_unreadable(&error, log, newest.header.number);
             log.secondary_index.abandon_draft();
         }
     }
@@ -247,15 +248,15 @@ impl Indexer {
 
     /// Makes sure that a sealed segment has its index file, if one can be built.
     fn build(&self, log: &LogShared, keys: IndexKeys, job: &BuildJob) {
-        let sequence = job.header.sequence;
-        let path = log.dir.join(SegmentHeader::keys_name(sequence));
+        let number = job.header.number;
+        let path = log.dir.join(number.keys_file());
         log.secondary_index.begin_build(job.segment);
         let built = self.build_file(log, keys, job, &path);
         let is_written = built.is_ok();
         match built {
             Ok(()) => {}
             Err(BuildError::Closed) => return,
-            Err(BuildError::Scan(error)) => warn_unreadable(&error, log, sequence),
+            Err(BuildError::Scan(error)) => warn_unreadable(&error, log, number),
             Err(BuildError::Write(error)) => {
                 tracing::warn!(path = %path.display(), %error, "failed to write an index file; lookups read the whole segment");
             }
@@ -268,7 +269,7 @@ impl Indexer {
         drop(draft);
         // A purge that freed the segment meanwhile removed the index file before there was one: remove it again.
         if !log.has_segment(&job.segment) {
-            log.secondary_index.forget_build(sequence);
+            log.secondary_index.forget_build(number);
             remove_file(&*self.fs, &path);
         }
     }
@@ -320,8 +321,8 @@ impl Indexer {
     fn remove_orphans(&self, log: &LogShared) {
         let names = self.fs.list(&log.dir).unwrap_or_default();
         for name in names {
-            if let Some(sequence) = SegmentHeader::sequence_of_keys(&name)
-                && !log.has_segment_file(sequence)
+            if let Some(number) = SegmentNumber::of_keys_file(&name)
+                && !log.has_segment_file(number)
             {
                 remove_file(&*self.fs, &log.dir.join(name));
             }
@@ -329,8 +330,8 @@ impl Indexer {
     }
 }
 
-fn warn_unreadable(error: &ScanError, log: &LogShared, sequence: u64) {
-    let path = log.dir.join(SegmentHeader::file_name(sequence));
+fn warn_unreadable(error: &ScanError, log: &LogShared, number: SegmentNumber) {
+    let path = log.dir.join(number.segment_file());
     match error {
         ScanError::Io(error) => {
             tracing::warn!(path = %path.display(), %error, "failed to read a segment; it stays without an index");

@@ -5,7 +5,7 @@ use super::{FrameLocation, IndexKey, IndexKeys, SegmentRef, postings::Postings};
 use crate::{
     codec::to_usize,
     frame::Frame,
-    segment::{SEGMENT_HEADER_BYTES, SegmentHeader, index::Placed},
+    segment::{SEGMENT_HEADER_BYTES, SegmentHeader, index::Placed, number::SegmentNumber},
 };
 
 /// Keys of one log's draft: 8 MiB and less. A segment with more is read again when it is sealed.
@@ -13,7 +13,7 @@ const KEYS_MAX: usize = 512 * 1024;
 
 #[derive(Clone)]
 pub(super) struct Draft {
-    sequence: u64,
+    number: SegmentNumber,
     nonce: u64,
     first_index: u64,
     /// One per frame.
@@ -39,7 +39,7 @@ impl Draft {
     pub(super) fn new(header: &SegmentHeader) -> Self {
         let byte = SEGMENT_HEADER_BYTES as u64;
         Self {
-            sequence: header.sequence,
+            number: header.number,
             nonce: header.nonce,
             first_index: header.first_index,
             locations: Vec::new(),
@@ -53,7 +53,7 @@ impl Draft {
     /// An empty draft that starts where this one ends.
     pub(super) fn continuation(&self) -> Self {
         Self {
-            sequence: self.sequence,
+            number: self.number,
             nonce: self.nonce,
             first_index: self.next_index(),
             locations: Vec::new(),
@@ -64,12 +64,12 @@ impl Draft {
         }
     }
 
-    pub(super) fn sequence(&self) -> u64 {
-        self.sequence
+    pub(super) fn number(&self) -> SegmentNumber {
+        self.number
     }
 
     pub(super) fn belongs_to(&self, segment: &SegmentRef) -> bool {
-        self.sequence == segment.sequence && self.nonce == segment.nonce
+        self.number == segment.number && self.nonce == segment.nonce
     }
 
     /// True if the draft covers exactly the frames of `segment`.

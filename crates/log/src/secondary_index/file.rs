@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! magic 8 | version u32 | checksum u32 | length u64                          checksum: of header and directory
-//! nonce u64 | sequence u64 | first index u64 | keys version u32 | frames u32 | postings u64
+//! nonce u64 | segment number u64 | first index u64 | keys version u32 | frames u32 | postings u64
 //! end: byte u64, offset u64, nonce u64, chain u32 | zero u32                 header, 96 bytes
 //! per block of locations: base offset u64 | crc u32                          directory
 //! per block of postings: key u64 | number u32 | crc u32
@@ -19,6 +19,7 @@ use crate::{
     codec::{to_u32, to_usize},
     frame::Link,
     fs::{File, FileSystem},
+    segment::number::SegmentNumber,
 };
 
 const MAGIC: &[u8; 8] = b"FANFKEYS";
@@ -84,7 +85,7 @@ pub(super) fn encode(
         HEADER_BYTES + directory_bytes + locations.len() * LOCATION_BYTES + postings.len() * POSTING_BYTES;
     let mut out = Writer::with_capacity(length);
     out.bytes(MAGIC).u32(VERSION).u32(0).u64(length as u64);
-    out.u64(segment.nonce).u64(segment.sequence).u64(segment.first_index);
+    out.u64(segment.nonce).u64(segment.number.0).u64(segment.first_index);
     out.u32(keys_version).count(locations.len()).u64(postings.len() as u64);
     let FrameLocation { byte, base_offset, link } = segment.end;
     out.u64(byte).u64(base_offset).u64(link.nonce).u32(link.chain).u32(0);
@@ -245,11 +246,11 @@ impl Header {
         }
         let mut decode = || -> Result<(Self, SegmentRef, u32), Malformed> {
             let (checksum, length) = (fields.u32()?, fields.u64()?);
-            let (nonce, sequence, first_index) = (fields.u64()?, fields.u64()?, fields.u64()?);
+            let (nonce, number, first_index) = (fields.u64()?, SegmentNumber(fields.u64()?), fields.u64()?);
             let (recorded_version, frames, postings) = (fields.u32()?, fields.u32()?, fields.u64()?);
             let end = take_location(&mut fields)?;
             let next_index = first_index.saturating_add(u64::from(frames));
-            let recorded = SegmentRef { sequence, nonce, first_index, next_index, end };
+            let recorded = SegmentRef { number, nonce, first_index, next_index, end };
             Ok((Self { length, checksum, frames, postings }, recorded, recorded_version))
         };
         let (header, recorded, recorded_version) = decode().map_err(io_error)?;

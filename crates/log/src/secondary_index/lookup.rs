@@ -13,7 +13,7 @@ use crate::{
     frame::Frame,
     fs::File,
     log::{Log, state::LogShared},
-    segment::{Segment, SegmentHeader, index::Extent, scanner::Scanner},
+    segment::{Segment, index::Extent, number::SegmentNumber, scanner::Scanner},
 };
 
 /// Frames looked up at once.
@@ -231,8 +231,8 @@ impl Log {
             return None;
         };
         question(&mut index.cursor()).unwrap_or_else(|error| {
-            let sequence = segment.sequence;
-            tracing::warn!(log = %log.dir.display(), segment = sequence, %error, "an index file is damaged; it is rebuilt");
+            let number = segment.number;
+            tracing::warn!(log = %log.dir.display(), segment = %number, %error, "an index file is damaged; it is rebuilt");
             self.rebuild(segment);
             None
         })
@@ -241,17 +241,17 @@ impl Log {
     /// Discards an index that is missing or damaged and has it built again.
     fn rebuild(&self, segment: &SegmentRef) {
         let (log, disk) = (&self.log, &self.handle.shared);
-        remove_file(&*disk.fs, &log.dir.join(SegmentHeader::keys_name(segment.sequence)));
-        disk.index_builder.open_files.lock().remove(Key { log: log.id, sequence: segment.sequence });
-        log.secondary_index.request_rebuild(segment.sequence);
+        remove_file(&*disk.fs, &log.dir.join(segment.number.keys_file()));
+        disk.index_builder.open_files.lock().remove(Key { log: log.id, number: segment.number });
+        log.secondary_index.request_rebuild(segment.number);
     }
 
     fn index_file(&self, segment: &SegmentRef, keys: IndexKeys) -> Option<Arc<IndexFile>> {
         let (log, disk) = (&self.log, &self.handle.shared);
-        let key = Key { log: log.id, sequence: segment.sequence };
+        let key = Key { log: log.id, number: segment.number };
         let open = disk.index_builder.open_files.lock().get(key, segment);
         open.or_else(|| {
-            let path = log.dir.join(SegmentHeader::keys_name(segment.sequence));
+            let path = log.dir.join(segment.number.keys_file());
             let file = Arc::new(IndexFile::load(&*disk.fs, &path, segment, keys.version)?);
             disk.index_builder.open_files.lock().insert(key, file.clone());
             Some(file)
@@ -316,7 +316,7 @@ impl Segment {
     pub(crate) fn as_ref(&self) -> SegmentRef {
         let Extent { end_byte, link, end_offset, .. } = &self.extent;
         SegmentRef {
-            sequence: self.header.sequence,
+            number: self.header.number,
             nonce: self.header.nonce,
             first_index: self.header.first_index,
             next_index: self.extent.next_index(),
@@ -331,10 +331,10 @@ impl Segment {
 
 impl LogShared {
     /// Forgets the index of a segment that is gone; the path of its index file, if there can be one.
-    pub(crate) fn forget_index(&self, sequence: u64) -> Option<PathBuf> {
+    pub(crate) fn forget_index(&self, number: SegmentNumber) -> Option<PathBuf> {
         let builder = self.secondary_index.builder()?;
-        self.secondary_index.forget_build(sequence);
-        builder.open_files.lock().remove(Key { log: self.id, sequence });
-        Some(self.dir.join(SegmentHeader::keys_name(sequence)))
+        self.secondary_index.forget_build(number);
+        builder.open_files.lock().remove(Key { log: self.id, number });
+        Some(self.dir.join(number.keys_file()))
     }
 }

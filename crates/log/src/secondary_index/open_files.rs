@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{SegmentRef, file::IndexFile};
+use crate::segment::number::SegmentNumber;
 
 /// Memory for the directories of all logs of a data directory. One takes about 1/20,000 of its segment's bytes with
 /// events of 1 KiB.
@@ -20,7 +21,7 @@ pub(super) struct OpenFiles {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) log: u32,
-    pub(super) sequence: u64,
+    pub(super) number: SegmentNumber,
 }
 
 struct OpenFile {

@@ -7,20 +7,20 @@ use crate::{
     frame::{FrameHeader, Link, Position},
     fs::{File, PAGE_BYTES},
     segment::roll::RollPolicy,
-    segment::{Predecessor, Segment},
+    segment::{Predecessor, Segment, number::SegmentNumber},
     written::WrittenRange,
 };
 
 /// Where a log ends: what its writer starts from.
 pub(crate) struct LogEnd {
     pub(crate) active: Option<ActiveSegment>,
-    pub(crate) next_segment: u64,
+    pub(crate) next_segment: SegmentNumber,
     /// Position of the last frame, or the purge point where there is none.
     pub(crate) previous: Option<Position>,
 }
 
 pub(crate) struct ActiveSegment {
-    pub(crate) sequence: u64,
+    pub(crate) number: SegmentNumber,
     pub(crate) path: PathBuf,
     pub(crate) file: Arc<dyn File>,
     /// Where the next frame goes; includes frames that are still in the write buffer.
@@ -51,7 +51,7 @@ pub(crate) enum Continuation {
 impl ActiveSegment {
     pub(crate) fn of(segment: &Segment, continuation: Continuation) -> Self {
         Self {
-            sequence: segment.header.sequence,
+            number: segment.header.number,
             path: segment.path.clone(),
             file: segment.file.clone(),
             end_byte: segment.extent.end_byte,
@@ -90,7 +90,7 @@ impl ActiveSegment {
     }
 
     pub(crate) fn predecessor(&self) -> Predecessor {
-        Predecessor { sequence: self.sequence, end_byte: self.end_byte, chain: self.link.chain }
+        Predecessor { number: self.number, end_byte: self.end_byte, chain: self.link.chain }
     }
 
     /// Number of zeros to write behind the end. In a recycled file they fill up the last page, which would otherwise

@@ -5,7 +5,7 @@ use fanfare_codec::{Malformed, Reader, Writer};
 use crate::{
     frame::{FrameHeader, Link, Position},
     journal::SyncMark,
-    segment::{SEGMENT_HEADER_BYTES, SegmentHeader},
+    segment::{SEGMENT_HEADER_BYTES, SegmentHeader, number::SegmentNumber},
 };
 
 const ENTRY_SPACING_BYTES: u64 = 64 * 1024;
@@ -109,10 +109,10 @@ impl Extent {
         }
     }
 
-    /// The synced end of the segment `sequence`, which ends as this extent does; None without a frame.
-    pub(crate) fn mark(&self, sequence: u64) -> Option<SyncMark> {
+    /// The synced end of the segment `number`, which ends as this extent does; None without a frame.
+    pub(crate) fn mark(&self, number: SegmentNumber) -> Option<SyncMark> {
         let index = self.last?.index;
-        Some(SyncMark { index, segment: sequence, byte: self.end_byte, end_offset: self.end_offset })
+        Some(SyncMark { index, segment: number, byte: self.end_byte, end_offset: self.end_offset })
     }
 
     /// Index after the last frame.

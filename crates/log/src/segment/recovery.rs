@@ -15,6 +15,7 @@ use crate::{
     journal::LogFacts,
     segment::active::Continuation,
     segment::index::{Extent, INDEX_VERSION},
+    segment::number::SegmentNumber,
     segment::scanner::{ScanError, Scanner, scan_extent},
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, is_unwritten},
     store::sealed_file,
@@ -27,7 +28,7 @@ const TORN_TAIL_BYTES_MAX: u64 = 1024 * 1024;
 pub(crate) struct Recovered {
     /// Oldest first; the last one is not sealed.
     pub(crate) segments: Vec<Segment>,
-    pub(crate) next_segment: u64,
+    pub(crate) next_segment: SegmentNumber,
     pub(crate) continuation: Continuation,
     /// True if bytes of a frame stand behind the last whole one.
     pub(crate) is_tail_torn: bool,
@@ -52,13 +53,14 @@ struct Found {
 impl Recovery<'_> {
     pub(crate) fn run(&self) -> Result<Recovered, OpenError> {
         let names = self.list()?;
-        let mut sequences: Vec<u64> =
-            names.iter().filter_map(|name| SegmentHeader::sequence_of(name)).collect();
-        sequences.sort_unstable();
-        let begun = begun(self.fs, self.dir, &sequences)?;
-        let next_segment = begun.last().copied().unwrap_or(0) + 1;
-        let next_segment = next_segment.max(self.facts.truncation.map_or(1, |cut| cut.next_segment));
-        let live: Vec<u64> = begun.iter().copied().filter(|sequence| !self.is_cut(*sequence)).collect();
+        let mut numbers: Vec<SegmentNumber> =
+            names.iter().filter_map(|name| SegmentNumber::of_segment_file(name)).collect();
+        numbers.sort_unstable();
+        let begun = begun(self.fs, self.dir, &numbers)?;
+        let next_segment = begun.last().map_or(SegmentNumber::FIRST, |newest| newest.next());
+        let next_segment =
+            next_segment.max(self.facts.truncation.map_or(SegmentNumber::FIRST, |cut| cut.next_segment));
+        let live: Vec<SegmentNumber> = begun.iter().copied().filter(|number| !self.is_cut(*number)).collect();
         let chain = self.chain(&live)?;
         self.remove_dead(&names, &chain)?;
         let mut segments = Vec::new();
@@ -76,7 +78,7 @@ impl Recovery<'_> {
             });
         }
         let continuation = match (segments.last(), self.facts.truncation) {
-            (Some(newest), Some(cut)) if cut.segment == newest.header.sequence => Continuation::Truncated,
+            (Some(newest), Some(cut)) if cut.segment == newest.header.number => Continuation::Truncated,
             _ => Continuation::NewEpoch,
         };
         Ok(Recovered { segments, next_segment, continuation, is_tail_torn })
@@ -87,12 +89,12 @@ impl Recovery<'_> {
         Ok(self.fs.list(self.dir).map_err(|error| Fatal::new("list", self.dir, &error))?)
     }
 
-    fn is_cut(&self, sequence: u64) -> bool {
-        self.facts.truncation.is_some_and(|cut| cut.removes(sequence))
+    fn is_cut(&self, number: SegmentNumber) -> bool {
+        self.facts.truncation.is_some_and(|cut| cut.removes(number))
     }
 
     /// Oldest first: the newest live segment and those that it continues, down to the purge point.
-    fn chain(&self, live: &[u64]) -> Result<Vec<Found>, OpenError> {
+    fn chain(&self, live: &[SegmentNumber]) -> Result<Vec<Found>, OpenError> {
         let marked = self
             .facts
             .sync_mark
@@ -102,22 +104,22 @@ impl Recovery<'_> {
         }
         let mut chain = Vec::new();
         let mut wanted = live.last().copied();
-        while let Some(sequence) = wanted {
-            if live.binary_search(&sequence).is_err() {
-                return Err(self.missing(sequence));
+        while let Some(number) = wanted {
+            if live.binary_search(&number).is_err() {
+                return Err(self.missing(number));
             }
-            let found = self.read_header(sequence)?;
+            let found = self.read_header(number)?;
             let purged_before =
                 self.facts.purged.is_some_and(|purged| found.header.first_index <= purged.index + 1);
-            wanted = found.header.predecessor.map(|before| before.sequence).filter(|_| !purged_before);
+            wanted = found.header.predecessor.map(|before| before.number).filter(|_| !purged_before);
             chain.push(found);
         }
         chain.reverse();
         Ok(chain)
     }
 
-    fn missing(&self, sequence: u64) -> OpenError {
-        let path = self.dir.join(SegmentHeader::file_name(sequence));
+    fn missing(&self, number: SegmentNumber) -> OpenError {
+        let path = self.dir.join(number.segment_file());
         self.corrupt(&path, 0, "segment file is missing", self.facts.start_offset)
     }
 
@@ -127,8 +129,8 @@ impl Recovery<'_> {
         OpenError::Corrupt { path, at, what: what.to_owned(), first_offset, end_offset }
     }
 
-    fn read_header(&self, sequence: u64) -> Result<Found, OpenError> {
-        let path = self.dir.join(SegmentHeader::file_name(sequence));
+    fn read_header(&self, number: SegmentNumber) -> Result<Found, OpenError> {
+        let path = self.dir.join(number.segment_file());
         let file = self.fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         file.read_at(&mut bytes, 0).map_err(|error| Fatal::new("read", &path, &error))?;
@@ -136,7 +138,7 @@ impl Recovery<'_> {
             HeaderError::Newer(version) => OpenError::Newer { path: path.display().to_string(), version },
             HeaderError::Bad(what) => self.corrupt(&path, 0, what, self.facts.start_offset),
         })?;
-        if !header.is_of(sequence, self.facts.replica, self.log) {
+        if !header.is_of(number, self.facts.replica, self.log) {
             return Err(self.corrupt(&path, 0, "segment of another log", self.facts.start_offset));
         }
         Ok(Found { header, path, file })
@@ -146,9 +148,8 @@ impl Recovery<'_> {
     /// process ended.
     fn remove_dead(&self, names: &[String], chain: &[Found]) -> Result<(), OpenError> {
         let is_dead = |name: &&String| {
-            let sequence =
-                SegmentHeader::sequence_of(name).or_else(|| SegmentHeader::sequence_of_index(name));
-            sequence.is_some_and(|sequence| chain.iter().all(|found| found.header.sequence != sequence))
+            let number = SegmentNumber::of_segment_file(name).or_else(|| SegmentNumber::of_index_file(name));
+            number.is_some_and(|number| chain.iter().all(|found| found.header.number != number))
         };
         for name in names.iter().filter(is_dead) {
             let path = self.dir.join(name);
@@ -191,7 +192,7 @@ impl Recovery<'_> {
 
     /// None if it is missing or damaged: it can be rebuilt.
     fn read_index(&self, header: &SegmentHeader) -> Option<Extent> {
-        let path = self.dir.join(SegmentHeader::index_name(header.sequence));
+        let path = self.dir.join(header.number.index_file());
         match sealed_file::load(self.fs, &path) {
             Ok(Some((INDEX_VERSION, content))) => Extent::decode(&content, header),
             Ok(_) => None,
@@ -203,7 +204,7 @@ impl Recovery<'_> {
     }
 
     fn write_index(&self, header: &SegmentHeader, extent: &Extent) -> Result<(), OpenError> {
-        let path = self.dir.join(SegmentHeader::index_name(header.sequence));
+        let path = self.dir.join(header.number.index_file());
         let file = self.fs.create(&path).map_err(|error| Fatal::new("create", &path, &error))?;
         file.write_all_at(&sealed_file::encode(INDEX_VERSION, &extent.encode(header)), 0)
             .map_err(|error| Fatal::new("write", &path, &error))?;
@@ -213,8 +214,8 @@ impl Recovery<'_> {
     fn newest(&self, found: Found) -> Result<Segment, OpenError> {
         let Found { header, path, file } = found;
         let length = file.length().map_err(|error| Fatal::new("measure", &path, &error))?;
-        let own_mark = self.facts.sync_mark.filter(|mark| mark.segment == header.sequence);
-        let own_cut = self.facts.truncation.filter(|cut| cut.segment == header.sequence);
+        let own_mark = self.facts.sync_mark.filter(|mark| mark.segment == header.number);
+        let own_cut = self.facts.truncation.filter(|cut| cut.segment == header.number);
         let marked_byte = own_mark.map_or(0, |mark| mark.byte).max(own_cut.map_or(0, |cut| cut.byte));
         let limit = match own_cut {
             Some(cut) => cut.byte,
@@ -256,7 +257,7 @@ impl Recovery<'_> {
     /// Bytes of other nonces are what a recycled file held before, and say nothing.
     fn is_tail_torn(&self, newest: &Segment) -> Result<bool, OpenError> {
         let Segment { path, file, file_bytes, extent, .. } = newest;
-        let is_cut = self.facts.truncation.is_some_and(|cut| cut.segment == newest.header.sequence);
+        let is_cut = self.facts.truncation.is_some_and(|cut| cut.segment == newest.header.number);
         // After a stop in order, or a truncation, the end is recorded: frames behind it were removed on purpose.
         if self.closed || is_cut {
             return Ok(false);
@@ -276,10 +277,14 @@ impl Recovery<'_> {
 
 /// The segments of a log that were begun, oldest first: all but files made ahead of need. The header of a segment
 /// is durable before its successor's is written, but maybe not before its successor's file is made.
-fn begun<'a>(fs: &dyn FileSystem, dir: &Path, sequences: &'a [u64]) -> Result<&'a [u64], OpenError> {
-    let mut begun = sequences;
+fn begun<'a>(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    numbers: &'a [SegmentNumber],
+) -> Result<&'a [SegmentNumber], OpenError> {
+    let mut begun = numbers;
     while let Some((newest, older)) = begun.split_last() {
-        let path = dir.join(SegmentHeader::file_name(*newest));
+        let path = dir.join(newest.segment_file());
         let file = fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
         let mut header = [0; SEGMENT_HEADER_BYTES];
         let filled = file.read_at(&mut header, 0).map_err(|error| Fatal::new("read", &path, &error))?;

@@ -13,6 +13,7 @@ use crate::{
     log::state::LogShared,
     segment::active::{ActiveSegment, Continuation, LogEnd},
     segment::index::{Extent, Placed},
+    segment::number::SegmentNumber,
     segment::preallocated::{self, PreallocatedSegment},
     segment::roll::RollPolicy,
     segment::write_buffer::WriteBuffer,
@@ -37,7 +38,7 @@ pub(crate) struct WriteContext<'a> {
 
 pub(crate) struct SegmentWriter {
     pub(crate) active: Option<ActiveSegment>,
-    pub(crate) next_segment: u64,
+    pub(crate) next_segment: SegmentNumber,
     /// Position of the last frame, or the purge point where there is none.
     pub(crate) previous: Option<Position>,
     /// Frames that were placed and are not published.
@@ -51,7 +52,7 @@ impl SegmentWriter {
     pub(crate) fn new(end: LogEnd) -> Self {
         let LogEnd { active, next_segment, previous } = end;
         assert!(
-            active.as_ref().is_none_or(|active| active.sequence < next_segment),
+            active.as_ref().is_none_or(|active| active.number < next_segment),
             "invariant violation: the next segment is not newer than the active one"
         );
         let preallocated = Arc::default();
@@ -84,7 +85,7 @@ impl SegmentWriter {
         let segment_bytes = context.roll.segment_bytes;
         if active.end_byte > segment_bytes - segment_bytes / 8 && self.preallocated.request() {
             context.store.background.add(BackgroundJob::Preallocate {
-                path: context.log.dir.join(SegmentHeader::file_name(self.next_segment)),
+                path: context.log.dir.join(self.next_segment.segment_file()),
                 segment_bytes,
                 segment: self.preallocated.clone(),
             });
@@ -147,14 +148,14 @@ impl SegmentWriter {
         }
         self.publish(context.log);
         if let Some((header, content)) = context.log.seal_newest() {
-            let path = context.log.dir.join(SegmentHeader::index_name(header.sequence));
+            let path = context.log.dir.join(header.number.index_file());
             context.store.background.add(BackgroundJob::WriteIndex { path, content });
         }
         if let Some(active) = &mut self.active {
             self.written.extend(active.take_last_writeback());
         }
         let header = SegmentHeader {
-            sequence: self.next_segment,
+            number: self.next_segment,
             nonce: context.store.nonce(),
             replica: context.log.replica,
             log: context.log.name_checksum,
@@ -163,7 +164,7 @@ impl SegmentWriter {
             previous: self.previous,
             predecessor: self.active.take().map(|active| active.predecessor()),
         };
-        self.next_segment += 1;
+        self.next_segment = self.next_segment.next();
         let preallocated = std::mem::take(&mut self.preallocated).take();
         let is_dirty = preallocated.is_some();
         let segment = match preallocated {
@@ -181,7 +182,7 @@ impl SegmentWriter {
 /// A new segment, durable with its name, in a recycled file if there is one.
 fn create(context: &WriteContext<'_>, header: SegmentHeader) -> Result<Segment, Fatal> {
     let (store, dir) = (context.store, &context.log.dir);
-    let path = dir.join(SegmentHeader::file_name(header.sequence));
+    let path = dir.join(header.number.segment_file());
     let unnamed = preallocated::unnamed(&*store.fs, &store.pool, &path, context.roll.segment_bytes)
         .map_err(|error| Fatal::new("create", &path, &error))?;
     let file_bytes = write_header(&*unnamed.file, &unnamed.path, &header)?;
@@ -198,7 +199,7 @@ fn create(context: &WriteContext<'_>, header: SegmentHeader) -> Result<Segment, 
 /// A new segment in a file that has its name. Its header becomes durable together with its first frames: before that,
 /// neither has been acknowledged.
 fn begin(file: Arc<dyn File>, log: &LogShared, header: SegmentHeader) -> Result<Segment, Fatal> {
-    let path = log.dir.join(SegmentHeader::file_name(header.sequence));
+    let path = log.dir.join(header.number.segment_file());
     let file_bytes = write_header(&*file, &path, &header)?;
     let extent = Extent::empty(&header);
     Ok(Segment { header, path, file, file_bytes, extent, sealed: false })

@@ -23,7 +23,9 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::{Appended, Budgets, MemoryLimits, PartitionReplica, RecordBatch, StoredEvent, batch::tests::batch};
+use crate::{
+    Appended, Budgets, MemoryLimits, PartitionReplica, RecordBatch, StoredEvent, batch::tests::batch,
+};
 
 /// Longer than anything here takes on a busy machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(20);

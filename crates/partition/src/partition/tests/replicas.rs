@@ -19,12 +19,8 @@ async fn open(network: &MemoryNetwork, number: u64, fs: MemoryFileSystem) -> Nod
     let clock = Arc::new(TestClock(AtomicU64::new(1_000_000)));
     let store = open_store(&fs, &options());
     let environment = Environment::system().with_clock(clock.clone());
-    let host = Host::new(
-        HostOptions { timing: TIMING },
-        store.clone(),
-        network.transport(number),
-        environment,
-    );
+    let host =
+        Host::new(HostOptions { timing: TIMING }, store.clone(), network.transport(number), environment);
     network.join(number, host.inbox().clone());
     let replica = PartitionReplica { partition: ID, replica: ReplicaId(number), founders: founders() };
     let budgets = Budgets::new(MEMORY, 1);
@@ -73,7 +69,8 @@ async fn assert_contents(nodes: &[Option<Node>], expected: &[&str]) {
         timeout(DEADLINE, caught_up).await.expect("caught up in time").expect("the group runs");
         assert_eq!(node.events(0, None, u64::MAX).await, expected);
     }
-    let mut checkpoints = nodes.iter().flatten().map(|node| node.open_backing().group.read(|machine| machine.checkpoint()));
+    let mut checkpoints =
+        nodes.iter().flatten().map(|node| node.open_backing().group.read(|machine| machine.checkpoint()));
     let first = checkpoints.next().expect("a replica is open");
     assert!(checkpoints.all(|checkpoint| checkpoint == first), "replicas differ in their state");
 }
