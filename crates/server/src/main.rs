@@ -4,6 +4,7 @@ mod accept_loss;
 mod account;
 mod config;
 mod dev;
+mod disk_watch;
 mod first_key;
 mod node;
 mod private_files;

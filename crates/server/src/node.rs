@@ -16,9 +16,9 @@ use fanfare_sinks::{EgressPolicy, Factory};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::config::Config;
+use crate::{config::Config, disk_watch};
 
-/// Exit code of a process whose disk failed a write or a sync. Nothing is acknowledged after that; a restart
+/// Exit code of a process whose disk failed a write or a sync, or answers none any more. Nothing is acknowledged after that; a restart
 /// reads back what is really there.
 pub(crate) const EXIT_DISK_FAILED: i32 = 74;
 /// Exit code of a process that can no longer accept connections.
@@ -75,6 +75,7 @@ impl Node {
             config.delivery_options(),
         );
         let stop_serving = CancellationToken::new();
+        tasks.spawn(watch_disk(store.clone(), stop_serving.clone()));
         let parts = IngestParts {
             catalog: catalog.clone(),
             directory: directory.clone(),
@@ -149,6 +150,21 @@ fn stop_process(fatal: &Fatal) {
     tracing::error!(error = %fatal, "the disk failed; the node stops: {way_out}");
     eprintln!("fanfare: the disk failed, the node stops: {fatal}; {way_out}");
     process::exit(EXIT_DISK_FAILED);
+}
+
+/// Ends the process if the disk stalls: nothing is acknowledged meanwhile, and whoever starts the process again may
+/// find the disk answering, or another node takes over.
+async fn watch_disk(store: Store, stop: CancellationToken) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        waited = disk_watch::stalled(|| store.oldest_unsynced()) => {
+            let waited_ms = waited.as_millis();
+            tracing::error!(waited_ms, "the disk answers no write; the node stops: check the disk and start again");
+            eprintln!("fanfare: the disk answers no write for {waited_ms} ms, the node stops");
+            process::exit(EXIT_DISK_FAILED);
+        }
+    }
 }
 
 pub(crate) async fn open_catalog(config: &Config, host: &Host) -> anyhow::Result<Catalog> {
