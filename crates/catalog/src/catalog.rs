@@ -76,10 +76,10 @@ impl CatalogOptions {
 
 /// Origin of the state of this start.
 #[derive(Clone, Debug)]
-pub struct StartReport {
+pub(crate) struct StartReport {
     /// Commands applied from the log, without those that checkpoint or view contained.
-    pub entries_replayed: u64,
-    pub view: ViewStart,
+    entries_replayed: u64,
+    view: ViewStart,
 }
 
 /// The replicated desired state. Cheap to clone.
@@ -97,6 +97,7 @@ struct Shared {
     views: watch::Receiver<Arc<View>>,
     #[cfg(test)]
     stored_index: watch::Receiver<u64>,
+    #[cfg(test)]
     report: StartReport,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -156,6 +157,7 @@ impl Catalog {
                 views,
                 #[cfg(test)]
                 stored_index: watched_index,
+                #[cfg(test)]
                 report,
                 tasks,
                 stop,
@@ -192,9 +194,8 @@ impl Catalog {
         key::authenticate(&self.shared.views.borrow(), key)
     }
 
-    /// Report of this start.
-    #[must_use]
-    pub fn start_report(&self) -> &StartReport {
+    #[cfg(test)]
+    pub(crate) fn start_report(&self) -> &StartReport {
         &self.shared.report
     }
 

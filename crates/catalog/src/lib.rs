@@ -27,11 +27,14 @@ mod state;
 mod view_store;
 
 pub use account::{Account, ApiKey, Shard};
-pub use catalog::{Catalog, CatalogOptions, StartReport};
+pub use catalog::{Catalog, CatalogOptions};
 pub use cluster::{AccountLimits, Broker, ClusterView, PlacedReplica};
 pub use error::{ChangeError, ObjectKind, OpenError};
 pub use event_type::{EventType, EventTypeStatus, NewEventType, Schema, SchemaVersion};
 pub use key::{NewKey, Tenant};
 pub use subscription::{NewSubscription, SinkChange};
 pub use view::{AccountView, View};
-pub use view_store::{MemoryView, RebuildReason, ViewStart, ViewStorage, ViewStoreError};
+#[cfg(test)]
+pub(crate) use view_store::RebuildReason;
+pub(crate) use view_store::ViewStart;
+pub use view_store::{MemoryView, ViewStorage, ViewStoreError};

@@ -16,11 +16,11 @@ mod tests;
 
 use std::{error::Error, sync::Arc};
 
-pub use self::{
-    memory::MemoryView,
-    opening::{RebuildReason, ViewStart, ViewStorage},
+pub use self::{memory::MemoryView, opening::ViewStorage};
+pub(crate) use self::{
+    opening::{OpenedView, RebuildReason, ViewStart},
+    writer::ViewWriter,
 };
-pub(crate) use self::{opening::OpenedView, writer::ViewWriter};
 
 /// Ordered keys and values that change in atomic batches. Every call blocks.
 pub(crate) trait ViewStore: Send + Sync {

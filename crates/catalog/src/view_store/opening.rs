@@ -32,7 +32,7 @@ pub enum ViewStorage {
 
 /// The state that a start began with, besides checkpoint and log.
 #[derive(Clone, Debug)]
-pub enum ViewStart {
+pub(crate) enum ViewStart {
     /// The state began as the view's, at this log index.
     Used { index: u64 },
     /// The state began as the checkpoint's; the view is being built again.
@@ -41,7 +41,7 @@ pub enum ViewStart {
 
 /// A stored view was of no use.
 #[derive(Clone, Debug)]
-pub enum RebuildReason {
+pub(crate) enum RebuildReason {
     /// No view was ever completely written.
     Missing,
     /// The log begins after the view's position.
