@@ -1,7 +1,7 @@
 //! JSON Schemas as the broker understands them: compiled offline, with bounded cost.
 //!
-//! Used where a schema is registered, where an event is published, and where one is delivered at a pinned
-//! version, so that all three agree. Never fetches anything: a reference that leaves the document is refused.
+//! Registering a schema, publishing an event and delivering an event at a pinned version use the same validators, so
+//! that all three agree. Nothing is fetched: a reference that leaves the document is refused.
 
 mod tree;
 
@@ -25,7 +25,7 @@ use self::tree::{Borrowed, ParseError, Tree};
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 /// Deepest nesting of arrays and objects in an event's data.
 pub const DATA_DEPTH_MAX: usize = 64;
-/// How many violations of one event are told.
+/// Violations of one event that are reported.
 pub const VIOLATIONS_MAX: usize = 8;
 
 const MESSAGE_CHARS_MAX: usize = 256;
@@ -48,7 +48,7 @@ pub fn parse_dataschema(dataschema: &str) -> Option<(&str, u32)> {
     Some((schema_id, version))
 }
 
-/// Why a document is not a schema that can be registered.
+/// The defect of a document that cannot be registered as a schema.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaProblem {
     #[error("the document has {size_bytes} bytes; at most {limit_bytes} are allowed")]
@@ -64,7 +64,7 @@ pub enum SchemaProblem {
     Invalid { pointer: String, message: String },
 }
 
-/// One place where data does not obey its schema.
+/// One violation of a schema by data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// JSON pointer into the data; empty for the whole.
@@ -73,7 +73,7 @@ pub struct Violation {
     pub message: String,
 }
 
-/// Why data does not obey a schema.
+/// The reason for which data is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataProblem {
     #[error("the event has no data, but its type has a schema")]
@@ -137,7 +137,8 @@ impl CompiledSchema {
         }
         let violations: Vec<_> =
             self.validator.iter_errors(&value).take(VIOLATIONS_MAX).map(violation).collect();
-        // The two walks of the same value agree; should they ever not, the event is refused all the same.
+        // Validity and violations come from two walks of the same value. If the second finds nothing the event is still
+        // refused.
         match violations.is_empty() {
             true => Err(DataProblem::Violations(vec![Violation {
                 pointer: String::new(),
@@ -156,8 +157,8 @@ impl fmt::Debug for CompiledSchema {
 
 /// Schemas compiled once and kept while they are in use, up to a number of document bytes.
 ///
-/// A document is known by its address, which the entry keeps alive: a schema that was deleted and made
-/// again under the same name never gets the old one's validator.
+/// The key is the document's address, which the entry keeps alive. So a schema that was deleted and registered again
+/// under the same name never gets the validator of the old one.
 #[derive(Debug)]
 pub struct SchemaCache {
     document_bytes_max: usize,
@@ -184,7 +185,7 @@ impl SchemaCache {
         Self { document_bytes_max, entries: RwLock::default(), clock: AtomicU64::new(0) }
     }
 
-    /// The compiled form if it is here; cheap.
+    /// The cached validator, if there is one. Cheap.
     #[must_use]
     pub fn cached(&self, document: &Arc<str>) -> Option<Arc<CompiledSchema>> {
         let entries = self.entries.read();
@@ -193,10 +194,10 @@ impl SchemaCache {
         Some(entry.compiled.clone())
     }
 
-    /// The compiled form, compiled now if it is not here; then it takes as long as [`compile`].
+    /// The cached validator, or a new one, which takes as long as [`compile`].
     ///
     /// # Errors
-    /// As [`compile`]; does not happen to documents that were compiled before they were registered.
+    /// As [`compile`]. Registered documents were compiled once before, so they do not fail.
     pub fn compiled(&self, document: &Arc<str>) -> Result<Arc<CompiledSchema>, SchemaProblem> {
         if let Some(compiled) = self.cached(document) {
             return Ok(compiled);
@@ -266,7 +267,7 @@ fn violation(error: ValidationError<'_>) -> Violation {
     Violation { pointer: error.instance_path().as_str().to_owned(), message: one_line(&error) }
 }
 
-/// The text of `display` without control characters and cut to a bounded length; a long text is not built first.
+/// The text of `display` without control characters, cut to a bounded length while it is written.
 fn one_line(display: &dyn fmt::Display) -> String {
     let mut line = Line { text: String::new(), room: MESSAGE_CHARS_MAX };
     if write!(line, "{display}").is_err() {

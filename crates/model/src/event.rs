@@ -1,6 +1,6 @@
 //! The event as it is stored: the bytes of one `io.cloudevents.v1.CloudEvent`, read in place.
 //!
-//! The bytes are the producer's from publish to sink and are never re-encoded; this module only looks.
+//! The producer's bytes go from publish to sink and are never re-encoded: this module only reads them.
 //! Format: CloudEvents 1.0 protobuf format
 //! (<https://github.com/cloudevents/spec/blob/main/cloudevents/formats/protobuf-format.md>).
 
@@ -19,7 +19,7 @@ pub struct Event<'a> {
     pub data: Data<'a>,
 }
 
-/// The event's data, in whichever form the producer sent it.
+/// The event's data, in the form in which the producer sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Data<'a> {
     None,
@@ -42,7 +42,7 @@ pub enum AttributeValue<'a> {
 }
 
 impl<'a> AttributeValue<'a> {
-    /// The text of a value that has one as it is: a string or a URI.
+    /// The text of a string or a URI; None for a value of another type.
     #[must_use]
     pub fn as_text(&self) -> Option<&'a str> {
         match *self {
@@ -52,7 +52,7 @@ impl<'a> AttributeValue<'a> {
     }
 }
 
-/// Why bytes are not an event.
+/// The defect of bytes that are not an event.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EventError {
     #[error("not a protobuf message of type io.cloudevents.v1.CloudEvent")]
@@ -64,8 +64,8 @@ pub enum EventError {
 }
 
 impl<'a> Event<'a> {
-    /// Reads the required attributes; unknown fields are kept in the bytes and skipped here.
-    /// A field given twice counts as its last value, as protobuf says.
+    /// Reads the required attributes. Unknown fields are skipped and stay in the bytes. The last value of a repeated field
+    /// counts, as in every protobuf reader.
     ///
     /// # Errors
     /// If the bytes are not a CloudEvent, or one of id, source, spec_version and type is missing or empty.
@@ -73,10 +73,10 @@ impl<'a> Event<'a> {
         Self::scan(bytes, |_| Ok(()))
     }
 
-    /// As [`Self::parse`], and in the same pass shows each of the other attributes to `visit`, in stored order.
+    /// As [`Self::parse`], and in the same pass hands each of the other attributes to `visit`, in stored order.
     ///
     /// # Errors
-    /// As [`Self::parse`], if an attribute is malformed, and what `visit` says.
+    /// As [`Self::parse`], if an attribute is malformed, and the errors of `visit`.
     pub fn parse_with<E: From<EventError>>(
         bytes: &'a [u8],
         mut visit: impl FnMut(&'a str, AttributeValue<'a>) -> Result<(), E>,
@@ -168,7 +168,8 @@ impl<'a> Event<'a> {
         self.attribute(name).and_then(|value| value.as_text()).filter(|text| !text.is_empty())
     }
 
-    /// Decides the partition and is the unit of order: `partitionkey`, else `subject`, else the id.
+    /// The partition key, which decides the partition and is the unit of order: `partitionkey`, else `subject`, else the
+    /// id.
     #[must_use]
     pub fn partition_key(&self) -> &'a str {
         let (mut partition_key, mut subject) = (None, None);
@@ -286,7 +287,7 @@ impl<'a> Fields<'a> {
 
     #[inline]
     fn varint(&mut self) -> Result<u64, EventError> {
-        // Keys and most lengths are of one byte.
+        // Keys and most lengths take one byte, so the loop below is rarely needed.
         match self.0 {
             [byte, rest @ ..] if *byte < 0x80 => {
                 self.0 = rest;

@@ -1,4 +1,4 @@
-//! JSON data as validation looks at it: parsed once, its texts borrowed from the event.
+//! JSON data for validation: parsed once, texts borrowed from the event.
 //!
 //! A tree holds the same values as `serde_json::Value` for the same text: the last of members with the same name,
 //! ordered by name.
@@ -23,7 +23,7 @@ pub(super) enum Tree<'a> {
     Object(Vec<(Cow<'a, str>, Tree<'a>)>),
 }
 
-/// Why a text is no tree.
+/// The reason for which a text is not parsed.
 #[derive(Debug)]
 pub(super) enum ParseError {
     NotJson(serde_json::Error),
@@ -57,7 +57,7 @@ impl<'a> Tree<'a> {
 
 #[derive(Clone, Copy)]
 struct Seed<'flag> {
-    /// That may still be opened.
+    /// Levels that may still be opened.
     levels: usize,
     too_deep: &'flag Cell<bool>,
 }
@@ -179,7 +179,7 @@ impl Json for Borrowed {
     type PreparedKey = Box<str>;
     type StringBuffer = ();
 
-    // A look-up compares names as often as the map of a `serde_json::Value` does.
+    // The validator's estimate for one lookup: the same as for the map of a `serde_json::Value`.
     const KEYS_PER_LOOKUP: usize = 2;
     const ACYCLIC: bool = true;
 
@@ -249,7 +249,7 @@ impl<'a> Node<'a, Borrowed> for &'a Tree<'a> {
 
     fn string_length_within(&self, min: u64, max: u64) -> Option<bool> {
         let Tree::Text(text) = self else { return None };
-        // A character takes one to four bytes: mostly that is all one has to know.
+        // A character takes one to four bytes, so the length in bytes decides most comparisons without counting.
         let (fewest, most) = (text.len().div_ceil(4) as u64, text.len() as u64);
         if most < min || fewest > max {
             return Some(false);
