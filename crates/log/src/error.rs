@@ -1,7 +1,8 @@
 //! Failures of the log: a disk that failed (final), a directory that cannot be opened, a read that cannot be served.
 use std::{io, path::Path};
 
-/// The disk lied or refused: final for the whole store. Nothing is ever retried after it.
+/// A failed write or sync, final for the whole store: nothing is retried. After a failed sync the kernel may call lost
+/// pages clean, so a second sync that succeeds proves nothing.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{operation} {path}: {message}")]
 pub struct Fatal {

@@ -63,6 +63,7 @@ pub(crate) struct Flusher {
 
 impl Worker for Flusher {
     fn run_round(&mut self) -> Next {
+        // While one round is synced the next one gathers: the slower the disk, the more appends share a sync.
         let Batch { requests, bytes } = self.store.queue.take();
         self.serve(requests);
         let now = self.now();
@@ -135,6 +136,8 @@ impl Flusher {
             if let Err(fatal) = &result {
                 self.store.fatal.set(fatal.clone());
             }
+            // In the order of submission, and before the next group is begun: raft takes the callbacks of one log as one
+            // sequence.
             for request in group {
                 (request.on_durable)(result.clone());
             }
@@ -195,7 +198,8 @@ impl Flusher {
         if planted(Bug::AckBeforeSync) {
             self.unsynced = std::mem::take(&mut dirty);
         }
-        // Durable before anybody is told: the callbacks follow, and readers find the frames.
+        // Nothing is published or answered between the first write and the end of all syncs: a crash in between loses
+        // frames that nobody was told about.
         self.sync(dirty)?;
         let mut marks: Vec<(u32, SyncMark)> = Vec::new();
         for (id, (log, _)) in by_log {
@@ -227,6 +231,8 @@ impl Flusher {
 
     /// Syncs the files, and the journal with them if that is due.
     fn sync(&mut self, mut dirty: Vec<DirtyFile>) -> Result<(), Fatal> {
+        // Under load every round is followed by another one, and a sync of the journal alone would delay each: it shares
+        // the round's syncs, which run at the same time.
         let is_due = is_due(self.mark_sync_deadline, self.now());
         let journal = is_due.then(|| self.store.journal.lock().pending_sync()).transpose()?;
         let journal = journal.map(|PendingSync { dirty: file, nonce, end_byte }| {
@@ -251,6 +257,7 @@ impl Flusher {
         }
         journal.sync()?;
         drop(journal);
+        // After the sync: a vote that is read back has been granted for good.
         for request in group {
             if let Work::Vote(vote) = &request.work {
                 request.log.set_vote(vote);

@@ -1,9 +1,9 @@
 //! One checksummed unit of a log and its bytes.
 //!
-//! A header of 64 bytes, then the payload. Each header's checksum continues that of the frame before it and is
-//! seeded with a nonce that is never used twice, so neither what a recycled file held before nor what was
-//! truncated can ever be read as a continuation. A file that is continued after a restart first gets an epoch
-//! mark: a header without payload that brings a fresh nonce.
+//! A header of 64 bytes, then the payload. Each header's checksum continues that of the frame before and is seeded with
+//! a nonce that is never used twice. So neither the earlier content of a recycled file nor truncated frames are ever
+//! read as a continuation. A file that is continued after a restart first gets an epoch mark: a header without payload
+//! that brings a fresh nonce.
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ const NONCE_TAG_AT: usize = 56;
 const FLAG_FRAME: u8 = 0;
 const FLAG_EPOCH: u8 = 1;
 
-/// Identity of an entry: who proposed it and where it stands. Compared by (term, leader, index) for equality.
+/// Identity of an entry: the term and leader that proposed it, and its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Position {
     pub term: u64,
@@ -162,6 +162,7 @@ pub(crate) fn encode(frame: &Frame, link: Link, out: &mut WriteBuffer) -> Link {
 pub(crate) fn encode_epoch(nonce: u64, link: Link, out: &mut WriteBuffer) -> Link {
     let position = Position { term: nonce, leader: 0, index: 0 };
     let header = FrameHeader { kind: 0, position, base_offset: 0, count: 0, time_ms: 0, payload_bytes: 0 };
+    // Sealed with the old nonce, so that a scan which comes from the frames before believes the new one.
     let next = seal_header(header_bytes(&header, FLAG_EPOCH, 0), link, out);
     Link { nonce, chain: next.chain }
 }
@@ -186,6 +187,7 @@ fn seal_header(mut bytes: Vec<u8>, link: Link, out: &mut WriteBuffer) -> Link {
 pub(crate) fn parse(bytes: &[u8; HEADER_BYTES], link: Link) -> Result<Parsed, &'static str> {
     let (sealed, chain) = bytes.split_last_chunk::<4>().ok_or("frame header cut short")?;
     let chain = u32::from_le_bytes(*chain);
+    // The tag tells the usual end of a recycled file from damage; the checksum below proves the whole nonce.
     if sealed[NONCE_TAG_AT..] != link.nonce_tag() {
         return Err("frame of another segment or epoch");
     }

@@ -261,6 +261,7 @@ impl Journal {
         let path = dir.join(FILE_NAME);
         let temporary = dir.join(format!("{FILE_NAME}{TEMPORARY_SUFFIX}"));
         let nonce = environment.random().next_u64();
+        // Facts alone: marks are part of them, and a clean stop holds only until the log is opened again.
         let mut records = Vec::new();
         for (sequence, facts) in (0..).zip(contents.logs.values()) {
             let placement = file::Placement { sequence, synced_byte: 0 };

@@ -1,5 +1,6 @@
-//! One replica's log as its owner uses it: append, cut, purge, vote, read. Changes are effective for readers at
-//! return and durable when `on_durable` is called.
+//! One replica's log as its owner uses it: append, truncate, purge, vote, read. A change is effective for readers when
+//! the call returns, and durable when `on_durable` is called.
+
 mod keyed;
 mod read;
 mod scan_headers;
@@ -55,14 +56,14 @@ impl Log {
         self.submit(on_durable, |_| Work::Vote(vote));
     }
 
-    /// Calls `on_room` as soon as less than the queue's limit is on its way to disk, which may be at once, or when the
-    /// store is closed. Nothing is reserved: one append of each that waited may then go beyond the limit.
+    /// Calls `on_room` when less than the queue's limit is on its way to disk, or the store is closed; maybe at once.
+    /// Nothing is reserved: each caller that waited may go beyond the limit with one append.
     pub fn when_room(&self, on_room: OnRoom) {
         self.handle.shared.queue.when_room(on_room);
     }
 
-    /// Frames must continue the log without a gap; the first one ever may have any index. Readable at return;
-    /// `on_durable` is called when they are durable. Takes any amount at once: whoever does not bound it otherwise waits for room first.
+    /// Appends frames that continue the log without a gap; the first frame ever may have any index. The frames are
+    /// readable at return. Takes any number of bytes: a caller that does not bound them waits for room first.
     pub fn append(&self, frames: Vec<NewFrame>, on_durable: OnDurable) {
         self.submit(on_durable, |state| {
             let before = state.cache.bytes();
@@ -72,9 +73,10 @@ impl Log {
         });
     }
 
-    /// Keeps ..=index (None or an index at the purge point: nothing above it). Effective for readers at return.
-    /// Reads the frame at `index` from disk if it is not in memory any more.
+    /// Keeps the frames up to `index`; None, or an index at the purge point, keeps none. Effective for readers at return.
+    /// Reads the frame at `index` from disk if it is not in memory.
     pub fn truncate_after(&self, index: Option<u64>, on_durable: OnDurable) {
+        // Read without the lock: nobody but the log's owner truncates.
         let last = match index.map(|index| self.log.read(index, index + 1, 0)) {
             None | Some(Err(ReadError::Purged { .. })) => Ok(None),
             Some(Ok(frames)) => Ok(frames.into_iter().next().map(|frame| frame.header)),
@@ -92,6 +94,7 @@ impl Log {
             state.last = kept.as_ref().map(|header| header.position).or(state.purged);
             state.next_offset = kept.as_ref().map_or(state.start_offset, |header| header.end_offset());
             let index = state.last.map(|last| last.index);
+            // Until the flusher reaches this request it may publish frames that are truncated here.
             state.flushed = state.flushed.min(index);
             state.resets_pending += 1;
             uncached = state.uncache(&self.handle.shared.cached_bytes, |cache| match index {
@@ -103,9 +106,9 @@ impl Log {
         drop(uncached);
     }
 
-    /// Drops ..=position.index logically and frees segments wholly at or below it, but never the newest.
-    /// `next_offset` is the offset after `position`. An index above the last frame empties the log and makes it
-    /// continue after `position` (a follower that installs a snapshot); `next_offset` then seeds the offsets.
+    /// Drops the frames up to `position` logically, and frees the segments wholly at or below it, but never the newest.
+    /// `next_offset` is the offset after `position`. An index above the last frame empties the log, which then continues
+    /// after `position` with `next_offset`: a follower installs a snapshot in this way.
     pub fn purge(&self, position: Position, next_offset: u64, on_durable: OnDurable) {
         let mut uncached = Vec::new();
         self.submit(on_durable, |state| {
@@ -130,7 +133,7 @@ impl Log {
         drop(uncached);
     }
 
-    /// From memory only; None if any of it is not cached. At least one frame, then up to `bytes_max` of payload.
+    /// Frames from memory; None if the first of them is not cached. At least one frame, then up to `bytes_max` of payload.
     pub fn read_cached(&self, from: u64, end: u64, bytes_max: u64) -> Option<Vec<Frame>> {
         let state = self.log.state.lock();
         if from >= end || state.purged_index() >= Some(from) {
@@ -139,8 +142,8 @@ impl Log {
         state.cache.read(from, end, bytes_max)
     }
 
-    /// Frames from..end (as far as there are any) from memory or disk; verified. Blocking. At least one frame,
-    /// then up to `bytes_max` of payload.
+    /// Verified frames of `from..end`, as far as there are any, from memory or disk. At least one frame, then up to
+    /// `bytes_max` of payload. Blocking.
     pub fn read(&self, from: u64, end: u64, bytes_max: u64) -> Result<Vec<Frame>, ReadError> {
         self.log.read(from, end, bytes_max)
     }
@@ -148,10 +151,8 @@ impl Log {
     /// Index of the frame that holds `offset`. Blocking (may read a segment). None if below start or not yet
     /// appended.
     pub fn index_of_offset(&self, offset: u64) -> Result<Option<u64>, ReadError> {
-        match self.index_of_offset_indexed(offset) {
-            Some(index) => Ok(Some(index)),
-            None => self.log.index_of_offset(offset),
-        }
+        let indexed = self.index_of_offset_indexed(offset);
+        if indexed.is_some() { Ok(indexed) } else { self.log.index_of_offset(offset) }
     }
 
     /// First index whose frame was appended at or after `time_ms`. Blocking.
@@ -159,7 +160,7 @@ impl Log {
         self.log.index_of_time(time_ms)
     }
 
-    /// Oldest first; only what is on disk.
+    /// The segments that hold frames on disk, oldest first.
     pub fn segments(&self) -> Vec<SegmentSpan> {
         self.log.spans()
     }
@@ -182,7 +183,7 @@ impl Log {
 }
 
 impl State {
-    /// Exact where memory tells; else what the caller says, within what the log holds.
+    /// Offset after `position`: exact where memory holds the next frame, else `told`, clamped to the log.
     fn offset_after(&self, position: Position, told: u64) -> u64 {
         if self.last.is_some_and(|last| last.index == position.index) {
             return self.next_offset;

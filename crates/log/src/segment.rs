@@ -1,6 +1,8 @@
-//! One file of a log. Its name is durable before its header is written, and its header no later than its first
-//! frame; it says exactly where in which older segment it continues, so a segment that has a successor was synced whole up to
-//! there, and whatever no successor leads back to is dead.
+//! One file of a log.
+//!
+//! A segment's name is durable before its header is written, and its header no later than its first frame. The header
+//! names the byte of the older segment at which the log continues. So a segment with a successor was synced whole up to
+//! that byte, and a segment that no successor leads back to is dead.
 pub(crate) mod active;
 pub(crate) mod header_scanner;
 pub(crate) mod index;
@@ -80,6 +82,7 @@ impl SegmentHeader {
             .u64(self.number.0)
             .u64(self.replica)
             .u32(self.log);
+        // Absent values are written as zeros: the header has a fixed length, and flags tell them from real ones.
         let Position { term, leader, index } = self.previous.unwrap_or_default();
         out.u32(u32::from(self.previous.is_some())).u64(self.first_index).u64(self.base_offset);
         out.u64(term).u64(leader).u64(index);

@@ -128,6 +128,7 @@ impl Reader {
         let mut chunk = ChunkBuilder { accounts, bytes_max, bytes: 0, batches: Vec::new(), next: from };
         loop {
             let from = chunk.next;
+            // Positions and indexes of one moment: a trim or an append between two looks would not fit together.
             let view = self.view(from);
             let Positions { log_start, high_watermark, .. } = view.positions;
             if from < log_start {
@@ -158,6 +159,7 @@ impl Reader {
                     return Ok(chunk.finish());
                 }
             }
+            // The index has answered for frames that were not read: none of them holds an event of the account.
             chunk.next = chunk.next.max(complete_to.unwrap_or(from));
             if !chunk.batches.is_empty() || matches!(chunk.accounts, AccountFilter::Set(_)) {
                 return Ok(chunk.finish());
@@ -204,6 +206,7 @@ impl Reader {
                 Err(error @ ReadError::DataLoss { .. }) => return Err(error),
             }
         }
+        // One search at a time: each may read the whole log, and two of them would only slow each other down.
         let permit = self.search_permit().await;
         let search = self.search_for(account, id);
         match self.run_search(permit, move |stop| search.run(stop)).await {
@@ -310,6 +313,7 @@ impl Reader {
             Lookup::NextIndex(index) => view.index.or(Some(index)),
             Lookup::Miss => view.index,
         };
+        // Cancelled here, the permit goes back and the next reader reads the part again: nothing half-filled is left.
         let frames = self.read_disk(offset, index, view.end_index, SHARED_BYTES).await?;
         let range = FrameRange::new(frames);
         self.read_cache.insert(&range);
@@ -438,6 +442,7 @@ impl ChunkBuilder {
             if batch.is_empty() {
                 continue;
             }
+            // At least one batch, or a batch larger than the limit could never be read.
             self.bytes += batch.size_bytes() as u64;
             if !self.batches.is_empty() && self.bytes > self.bytes_max {
                 return Ok(Progress::ChunkFull);

@@ -302,6 +302,7 @@ impl PartitionState {
         }
         let Some(mut ledger) = self.ledgers.remove(&subscription) else { return Ok(()) };
         ledger.cancel_pending(reason);
+        // By count and oldest first, so that all replicas forget the same one.
         if self.detached.len() == DETACHED_MAX {
             self.detached.pop_front();
         }
@@ -340,6 +341,7 @@ impl PartitionState {
         if unsettled && !planted(Bug::TrimOverUnsettled) {
             return Err(Refusal::Unsettled);
         }
+        // Below `to` every event is settled for everybody, so the frontier passes over what nobody was attached to.
         self.log_start = to;
         self.frontier = self.frontier.max(to);
         if let Some(retained) = &mut self.retained {

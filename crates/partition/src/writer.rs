@@ -154,6 +154,7 @@ impl Writer {
             }
             let can_receive = is_open && self.can_propose();
             // Biased, so that resolved entries free their permits and identities before more batches are taken.
+            // Every arm is cancel safe: the future of an outcome stays in its entry, and a request is taken or stays queued.
             let wake = tokio::select! {
                 biased;
                 outcome = next_outcome(&mut self.inflight), if !self.inflight.is_empty() => Wake::Resolved(outcome),
@@ -179,6 +180,7 @@ impl Writer {
 
     async fn hand_over(&mut self, first: Request) {
         let requests = self.collect_requests(first);
+        // The role is read once: all of the entry is decided for one term, and raft refuses the proposal in another.
         let term = match *self.role.borrow() {
             Role::Leader { term } => term,
             role => return refuse(requests, &role_error(self.parts.id, role)),
@@ -205,6 +207,8 @@ impl Writer {
         let mut entry = EntryBuilder::default();
         let mut acks = Vec::with_capacity(requests.len());
         for request in requests {
+            // Asked when the batch is decided and not when it was queued: an earlier batch of the same order may have failed
+            // in the meantime.
             if request.completion.is_void() {
                 request.completion.complete(Err(AppendError::EarlierFailed { partition: self.parts.id }));
             } else {
@@ -249,6 +253,8 @@ impl Writer {
             refers_to_inflight: false,
             _permit: permit,
         };
+        // From here on the identities are in flight: every way out of this function either keeps them in the entry or
+        // removes them again.
         let repeated = self.repeated_events(&batch, entry.count(), &mut ack);
         let batch = if repeated.is_empty() { batch } else { batch.without(&repeated) };
         if batch.is_empty() {
@@ -313,6 +319,13 @@ impl Writer {
 
     async fn propose(&mut self, entry: BuiltEntry, acks: Vec<PlannedAck>, size_bytes: u64) {
         let BuiltEntry { payload, count, identities } = entry;
+        let carried: usize = identities.iter().map(|(_, records)| records.len()).sum();
+        assert!(
+            count > 0 && carried == count as usize,
+            "invariant violation: an entry of {count} events carries {carried} identities"
+        );
+        // The clock never gives a time below one that it gave before, so the applied time is bound enough: entries in flight
+        // have their times from the same clock.
         let previous = self.parts.group.read(Machine::last_time);
         let time = self.parts.append_clock.next(previous);
         let proposal = Proposal { kind: entry::KIND, count, time_ms: time.0, payload };
@@ -320,6 +333,10 @@ impl Writer {
             Ok(pending) => {
                 let base = self.next_offset;
                 self.next_offset = base.plus(count.into());
+                assert!(
+                    self.inflight.back().is_none_or(|last| last.base <= base),
+                    "invariant violation: an entry at {base} is proposed behind a later one"
+                );
                 self.inflight.push_back(InflightEntry {
                     outcome: Box::pin(pending.applied()),
                     has_events: true,
@@ -384,7 +401,8 @@ impl Writer {
                     ack.fail(&AppendError::Unknown { partition });
                 }
                 Ok(base) => ack.succeed(*base),
-                // All its events were committed before.
+                // All its events were committed before, and the failure of the entry that carries the answer changes nothing
+                // about them.
                 Err(_) if !ack.has_new => ack.succeed(entry.base),
                 Err(error) => ack.fail(error),
             }

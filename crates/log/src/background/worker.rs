@@ -53,6 +53,7 @@ fn perform(store: &StoreShared, job: BackgroundJob) {
             if store.fatal.get().is_some() {
                 return;
             }
+            // The indexes first: a crash in between leaves a segment that the next start removes with what belongs to it.
             for path in &indexes {
                 secondary_index::remove_file(fs, path);
             }

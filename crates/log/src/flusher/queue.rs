@@ -214,6 +214,7 @@ impl RequestQueue {
         let mut waiting = self.waiting.lock();
         let requests =
             if waiting.voting.is_empty() { take_oldest(&mut waiting) } else { take_voting(&mut waiting) };
+        // The requests have left the queue and are not durable: a stall while they are written counts from here.
         waiting.writing_since = requests.iter().map(|request| request.submitted_at).min();
         drop(waiting);
         let bytes = requests.iter().map(|request| request.bytes).sum();
@@ -239,6 +240,7 @@ impl RequestQueue {
             return after;
         }
         let ready = std::mem::take(&mut waiting.waiting_for_room);
+        // Called without the lock: a callback may append at once.
         drop(waiting);
         ready.into_iter().for_each(|on_room| on_room());
         after

@@ -1,4 +1,5 @@
-//! Reading a log: from memory where it can be, else from the segments, which cover all that is not cached.
+//! Reading a log: from memory where the frames are cached, else from the segments, which hold all frames that are not.
+
 use std::{path::PathBuf, sync::Arc};
 
 use super::{LogShared, state::State};
@@ -12,7 +13,8 @@ use crate::{
     segment::scanner::Scanner,
 };
 
-/// Frames that are on disk and not in memory. Holds the file, so the range stays readable whatever is purged.
+/// Frames that are on disk and not in memory. The range holds the file open, and a file that somebody holds is not
+/// recycled, so the frames stay readable whatever is purged.
 pub(super) struct DiskRange {
     pub(super) file: Arc<dyn File>,
     pub(super) path: PathBuf,
@@ -107,6 +109,7 @@ impl LogShared {
         let mut gathered = Gathered { frames: Vec::new(), bytes: 0, bytes_max };
         let mut next = from;
         loop {
+            // Located anew for each segment, and read without the lock: appends, truncations and purges go on meanwhile.
             let located = self.state.lock().locate(next, end, bytes_max);
             let range = match located {
                 // Purged while the frames before were read: those are still true.
@@ -125,6 +128,7 @@ impl LogShared {
                 if index >= end {
                     return false;
                 }
+                // The scan starts at an entry of the sparse index, at or before the first frame asked for.
                 if index >= next {
                     full = !gathered.take(frame);
                 }
@@ -166,6 +170,8 @@ impl LogShared {
                         && state.cache.first_index().is_none_or(|cached| segment.header.first_index < cached)
                         && state.last.is_some_and(|last| segment.header.first_index <= last.index)
                 });
+                // Frames that are cached are read from memory alone: on disk there may be an older version of them, from
+                // before a truncation that the flusher has not reached.
                 let Some(segment) = candidate else {
                     let mut cached = state.cache.iter().filter(|frame| frame.header.time_ms >= time_ms);
                     return Ok(cached.next().map(|frame| frame.header.position.index));
@@ -173,6 +179,7 @@ impl LogShared {
                 let start = segment.extent.entry_of_time(time_ms);
                 (segment.header.number, purged, DiskRange::of(&state, segment, start))
             };
+            // The segment may begin with purged frames: a purge frees whole segments only.
             let found = range.first_where(|frame| {
                 frame.header.time_ms >= time_ms && Some(frame.header.position.index) > purged
             })?;

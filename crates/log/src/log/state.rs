@@ -1,5 +1,8 @@
-//! State of one log, shared by readers and the flusher. The caller's side moves first (frames are readable and cuts
-//! effective at once), the segments follow when the flusher has done the work.
+//! State of one log, shared by readers and the flusher.
+//!
+//! The caller's side moves first: appended frames are readable and truncations effective at once. The segments follow
+//! when the flusher has done the work.
+
 use std::{
     collections::VecDeque,
     path::PathBuf,
@@ -50,14 +53,15 @@ pub(crate) struct LogShared {
 pub(super) struct State {
     pub(super) purged: Option<Position>,
     pub(super) last: Option<Position>,
-    /// Last index known durable and not cut since.
+    /// Last index known durable and not truncated since.
     pub(super) flushed: Option<u64>,
     pub(super) start_offset: u64,
     pub(super) next_offset: u64,
     pub(super) vote: Option<Vec<u8>>,
     pub(super) roll: RollPolicy,
     pub(super) cache: TailCache,
-    /// Oldest first. Hold only what is durable; may hold frames that a cut under way is about to remove.
+    /// Oldest first. The segments hold durable frames only. They may hold frames that a truncation under way is about to
+    /// remove, so readers stop at `last`.
     pub(super) segments: VecDeque<Segment>,
     /// Truncations and restarts that the flusher has not done yet.
     pub(super) resets_pending: u32,
@@ -90,13 +94,13 @@ impl State {
         self.last.map_or(0, |last| last.index + 1)
     }
 
-    /// The newest that begins at or below the index.
+    /// The newest segment that begins at or below the index.
     pub(super) fn segment_at(&self, index: u64) -> Option<&Segment> {
         let above = self.segments.partition_point(|segment| segment.header.first_index <= index);
         above.checked_sub(1).map(|place| &self.segments[place])
     }
 
-    /// The newest that begins at or below the offset.
+    /// The newest segment that begins at or below the offset.
     pub(super) fn segment_of_offset(&self, offset: u64) -> Option<&Segment> {
         let above = self.segments.partition_point(|segment| segment.header.base_offset <= offset);
         above.checked_sub(1).map(|place| &self.segments[place])
@@ -113,7 +117,8 @@ impl State {
         self.purged.map(|purged| purged.index)
     }
 
-    /// Takes frames out of the cache and keeps the store's sum of all caches true. To be dropped after unlocking.
+    /// Takes frames out of the cache and keeps the store's sum of all caches true. The caller drops the frames after
+    /// unlocking.
     #[must_use]
     pub(super) fn uncache(
         &mut self,
@@ -181,6 +186,8 @@ impl LogShared {
     /// The frames are durable in the newest segment.
     pub(crate) fn publish(&self, placed: impl Iterator<Item = Placed>) {
         let mut state = self.state.lock();
+        // While a truncation is queued behind these frames, some of them are gone already for readers: `flushed` must not
+        // rise over the end that the truncation has set.
         let may_raise = state.resets_pending == 0;
         let mut bytes = 0;
         for placed in placed {
@@ -258,7 +265,8 @@ impl LogShared {
         self.state.lock().segments.drain(..).collect()
     }
 
-    /// Takes the segments wholly at or below `index`, but never the newest.
+    /// Takes the segments wholly at or below `index`, but never the newest: the next frame goes there, and its header
+    /// leads a start to the end of the log.
     pub(crate) fn free_up_to(&self, index: u64) -> Vec<Segment> {
         let mut state = self.state.lock();
         let purged = |segment: &Segment| segment.extent.last.is_some_and(|last| last.index <= index);
@@ -274,6 +282,7 @@ impl LogShared {
         let mut state = self.state.lock();
         let last = state.segments.back().and_then(newest_position).max_by_index(purged);
         state.resets_pending -= 1;
+        // A later truncation that is still queued has lowered `flushed` further; its own end raises it again.
         if state.resets_pending == 0 {
             state.flushed = last.map(|last| last.index);
         }
@@ -283,6 +292,7 @@ impl LogShared {
     /// Drops flushed frames up to `index` from memory. `cached_bytes` counts the caches of all logs.
     pub(crate) fn evict(&self, cached_bytes: &AtomicU64, index: u64) {
         let mut state = self.state.lock();
+        // A frame leaves memory only when readers find it on disk. `flushed` and the segments change under one lock.
         let Some(flushed) = state.flushed else { return };
         let evicted = state.uncache(cached_bytes, |cache| cache.drop_up_to(flushed.min(index)));
         drop(state);
@@ -308,7 +318,7 @@ trait Latest {
 }
 
 impl Latest for Option<Position> {
-    /// The one that stands further on; `self` if they stand at the same index.
+    /// The position with the higher index; `self` if both have the same.
     fn max_by_index(self, other: Self) -> Self {
         match (self, other) {
             (Some(own), Some(other)) if other.index > own.index => Some(other),

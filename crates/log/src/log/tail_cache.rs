@@ -1,5 +1,7 @@
-//! The newest frames of one log, in order and without a gap up to its last one. Removed frames are handed to the caller:
-//! freeing their buffers takes long, and a caller that holds a lock drops them after unlocking.
+//! The newest frames of one log, in order and without a gap up to the last one.
+//!
+//! Removed frames are handed to the caller: freeing their buffers takes long, and a caller that holds a lock drops them
+//! after unlocking.
 
 use std::{collections::VecDeque, ops::Range};
 

@@ -67,6 +67,7 @@ impl ActiveSegment {
 
     /// True if the frame goes into this segment, false if it begins another one.
     pub(crate) fn takes(&self, header: &FrameHeader, roll: RollPolicy) -> bool {
+        // A frame larger than a segment gets a segment of its own: an empty one takes any frame.
         let is_full = self.end_byte + header.disk_bytes() > roll.segment_bytes;
         let is_old = self
             .first_event_ms
@@ -84,6 +85,7 @@ impl ActiveSegment {
         self.link = link;
         self.end_byte += bytes as u64;
         self.has_frames = true;
+        // Blank and control entries do not age a segment: an idle log would roll for nothing.
         if header.count > 0 {
             self.first_event_ms.get_or_insert(header.time_ms);
         }

@@ -1,5 +1,8 @@
-//! Where in a segment its frames are: one entry per 64 KiB or 256 frames. In memory while the segment lives,
-//! written beside it when it is sealed, rebuilt from the segment whenever that file is missing or damaged.
+//! The sparse index of a segment: one entry per 64 KiB or 256 frames.
+//!
+//! An index is in memory while its segment lives, and is written to a file when the segment is sealed. A missing or
+//! damaged file is rebuilt from the segment.
+
 use fanfare_codec::{Malformed, Reader, Writer};
 
 use crate::{
@@ -71,6 +74,15 @@ impl Extent {
     pub(crate) fn push(&mut self, placed: &Placed) {
         let header = &placed.header;
         let newest = self.entries.last().expect("an extent starts with an entry");
+        let next_index = self.last.map_or(newest.index, |last| last.index + 1);
+        assert!(
+            header.position.index == next_index && placed.byte >= self.end_byte,
+            "invariant violation: frame {} at byte {} is pushed onto an extent that ends at frame {:?}, byte {}",
+            header.position.index,
+            placed.byte,
+            self.last,
+            self.end_byte
+        );
         let far = placed.byte - newest.byte >= ENTRY_SPACING_BYTES
             || header.position.index - newest.index >= ENTRY_SPACING_FRAMES;
         if far {
@@ -97,6 +109,7 @@ impl Extent {
     pub(crate) fn before_entry_of(&self, index: u64) -> Self {
         let kept = self.entries.partition_point(|entry| entry.index <= index).max(1);
         let entry = self.entries[kept - 1];
+        // The time of the oldest event is that of a kept frame only if an event lies before the entry.
         let has_events = entry.base_offset > self.entries[0].base_offset;
         Self {
             end_byte: entry.byte,

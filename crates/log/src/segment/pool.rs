@@ -102,6 +102,8 @@ impl Pool {
             fs.remove(&spare.path)?;
             return sync_parent(fs, &spare.path);
         };
+        // The log's directory is synced first: a file that is handed out again must not come back under its old name, where
+        // it would pass for a segment of the log.
         let moved = fs
             .rename(&spare.path, &path)
             .and_then(|()| sync_parent(fs, &spare.path))
@@ -210,11 +212,11 @@ pub(crate) fn sync_parent(fs: &dyn FileSystem, path: &Path) -> io::Result<()> {
     fs.sync_dir(path.parent().unwrap_or_else(|| Path::new("/")))
 }
 
-/// The disk is full or failing: the error that led here is the one to tell.
+/// Removes the file after a failure. The disk is full or failing, and the caller reports the first error.
 fn remove_if_there(fs: &dyn FileSystem, path: &Path) {
     match fs.remove(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::debug!(path = %path.display(), %error, "remove unfinished spare segment");
+            tracing::debug!(path = %path.display(), %error, "failed to remove an unfinished spare segment; the next start removes it");
         }
         _ => {}
     }

@@ -1,6 +1,9 @@
-//! Opening a log after any kind of stop. Starting from the newest segment the headers lead back to the purge
-//! point; segments with a successor must be whole, the newest must be whole up to the recorded synced end, and
-//! what follows there is taken as far as it proves itself.
+//! Opening a log after any kind of stop.
+//!
+//! Headers lead from the newest segment back to the purge point. A segment with a successor must be whole. The newest
+//! segment must be whole up to the recorded synced end; frames behind that end are taken as far as they prove
+//! themselves.
+
 use std::{
     io,
     path::{Path, PathBuf},
@@ -38,7 +41,7 @@ pub(crate) struct Recovery<'a> {
     pub(crate) fs: &'a dyn FileSystem,
     pub(crate) dir: &'a Path,
     pub(crate) facts: &'a LogFacts,
-    /// Closed in order: its mark is its very end.
+    /// True if the log was closed in order: its sync mark is its very end then.
     pub(crate) closed: bool,
     pub(crate) log: u32,
 }
@@ -58,9 +61,12 @@ impl Recovery<'_> {
         numbers.sort_unstable();
         let begun = begun(self.fs, self.dir, &numbers)?;
         let next_segment = begun.last().map_or(SegmentNumber::FIRST, |newest| newest.next());
-        let next_segment =
-            next_segment.max(self.facts.truncation.map_or(SegmentNumber::FIRST, |cut| cut.next_segment));
-        let live: Vec<SegmentNumber> = begun.iter().copied().filter(|number| !self.is_cut(*number)).collect();
+        // The numbers of truncated segments are taken: their files may still be there, with headers that would lead
+        // from a new segment of the same number into frames that are gone.
+        let next_segment = next_segment
+            .max(self.facts.truncation.map_or(SegmentNumber::FIRST, |truncation| truncation.next_segment));
+        let live: Vec<SegmentNumber> =
+            begun.iter().copied().filter(|number| !self.is_truncated(*number)).collect();
         let chain = self.chain(&live)?;
         self.remove_dead(&names, &chain)?;
         let mut segments = Vec::new();
@@ -77,8 +83,12 @@ impl Recovery<'_> {
                 }
             });
         }
+        // A truncated segment keeps frames of its own nonce behind its end, so it takes no more. Any other segment goes on
+        // with a new nonce: a crash may have left frames behind the end that chain to a lost one.
         let continuation = match (segments.last(), self.facts.truncation) {
-            (Some(newest), Some(cut)) if cut.segment == newest.header.number => Continuation::Truncated,
+            (Some(newest), Some(truncation)) if truncation.segment == newest.header.number => {
+                Continuation::Truncated
+            }
             _ => Continuation::NewEpoch,
         };
         Ok(Recovered { segments, next_segment, continuation, is_tail_torn })
@@ -89,8 +99,8 @@ impl Recovery<'_> {
         Ok(self.fs.list(self.dir).map_err(|error| Fatal::new("list", self.dir, &error))?)
     }
 
-    fn is_cut(&self, number: SegmentNumber) -> bool {
-        self.facts.truncation.is_some_and(|cut| cut.removes(number))
+    fn is_truncated(&self, number: SegmentNumber) -> bool {
+        self.facts.truncation.is_some_and(|truncation| truncation.removes(number))
     }
 
     /// Oldest first: the newest live segment and those that it continues, down to the purge point.
@@ -99,6 +109,8 @@ impl Recovery<'_> {
             .facts
             .sync_mark
             .filter(|mark| Some(mark.index) > self.facts.purged.map(|purged| purged.index));
+        // A mark above the purge point names a segment that was synced. Without the file every frame up to the mark is
+        // lost, and starting from an older segment would pass that over in silence.
         if let Some(mark) = marked.filter(|mark| live.last().is_none_or(|newest| *newest < mark.segment)) {
             return Err(self.missing(mark.segment));
         }
@@ -144,8 +156,8 @@ impl Recovery<'_> {
         Ok(Found { header, path, file })
     }
 
-    /// Segments that nothing leads to, and indexes of such: purged or cut, but not yet renamed or removed when the
-    /// process ended.
+    /// Removes segments that no header leads to, and their indexes: they were purged or truncated, and not yet recycled
+    /// when the process ended.
     fn remove_dead(&self, names: &[String], chain: &[Found]) -> Result<(), OpenError> {
         let is_dead = |name: &&String| {
             let number = SegmentNumber::of_segment_file(name).or_else(|| SegmentNumber::of_index_file(name));
@@ -160,6 +172,8 @@ impl Recovery<'_> {
                 _ => {}
             }
         }
+        // Before anything is appended: a dead file that came back after a crash would share the directory with a live
+        // segment that has taken the next number.
         self.fs.sync_dir(self.dir).map_err(|error| Fatal::new("sync directory", self.dir, &error))?;
         Ok(())
     }
@@ -167,6 +181,8 @@ impl Recovery<'_> {
     fn sealed(&self, found: Found, end: Predecessor) -> Result<Segment, OpenError> {
         let Found { header, path, file } = found;
         let whole = |extent: &Extent| extent.end_byte == end.end_byte && extent.link.chain == end.chain;
+        // The index is not synced and may be of an earlier life of the file: it counts only if it ends exactly where the
+        // successor begins.
         let extent = match self.read_index(&header).filter(whole) {
             Some(extent) => extent,
             None => {
@@ -190,14 +206,14 @@ impl Recovery<'_> {
         }
     }
 
-    /// None if it is missing or damaged: it can be rebuilt.
+    /// None if the index is missing or damaged: the frames tell the same.
     fn read_index(&self, header: &SegmentHeader) -> Option<Extent> {
         let path = self.dir.join(header.number.index_file());
         match sealed_file::load(self.fs, &path) {
             Ok(Some((INDEX_VERSION, content))) => Extent::decode(&content, header),
             Ok(_) => None,
             Err(error) => {
-                tracing::debug!(path = %path.display(), %error, "rebuild segment index");
+                tracing::debug!(path = %path.display(), %error, "ignored a damaged segment index; it is rebuilt");
                 None
             }
         }
@@ -215,10 +231,13 @@ impl Recovery<'_> {
         let Found { header, path, file } = found;
         let length = file.length().map_err(|error| Fatal::new("measure", &path, &error))?;
         let own_mark = self.facts.sync_mark.filter(|mark| mark.segment == header.number);
-        let own_cut = self.facts.truncation.filter(|cut| cut.segment == header.number);
-        let marked_byte = own_mark.map_or(0, |mark| mark.byte).max(own_cut.map_or(0, |cut| cut.byte));
-        let limit = match own_cut {
-            Some(cut) => cut.byte,
+        let own_truncation = self.facts.truncation.filter(|truncation| truncation.segment == header.number);
+        let marked_byte =
+            own_mark.map_or(0, |mark| mark.byte).max(own_truncation.map_or(0, |truncation| truncation.byte));
+        // Frames behind a truncation, or behind the end of a clean stop, were removed on purpose and still chain: they
+        // must not be read again. After an unclean stop the frames themselves say where they end.
+        let limit = match own_truncation {
+            Some(truncation) => truncation.byte,
             None if self.closed => marked_byte.max(SEGMENT_HEADER_BYTES as u64),
             None => length,
         };
@@ -231,6 +250,7 @@ impl Recovery<'_> {
                 Err(ScanError::Bad { at, what }) if at < marked_byte => {
                     return Err(self.corrupt(&path, at, what, extent.end_offset));
                 }
+                // Above all that was ever recorded as synced: a torn tail, or what the file held before.
                 Err(ScanError::Bad { .. }) => break,
                 Err(ScanError::Io(error)) => return Err(Fatal::new("read", &path, &error).into()),
             }
@@ -257,9 +277,10 @@ impl Recovery<'_> {
     /// Bytes of other nonces are what a recycled file held before, and say nothing.
     fn is_tail_torn(&self, newest: &Segment) -> Result<bool, OpenError> {
         let Segment { path, file, file_bytes, extent, .. } = newest;
-        let is_cut = self.facts.truncation.is_some_and(|cut| cut.segment == newest.header.number);
+        let is_truncated =
+            self.facts.truncation.is_some_and(|truncation| truncation.segment == newest.header.number);
         // After a stop in order, or a truncation, the end is recorded: frames behind it were removed on purpose.
-        if self.closed || is_cut {
+        if self.closed || is_truncated {
             return Ok(false);
         }
         let length = file_bytes.saturating_sub(extent.end_byte).min(TORN_TAIL_BYTES_MAX);

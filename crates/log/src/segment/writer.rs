@@ -90,6 +90,7 @@ impl SegmentWriter {
                 segment: self.preallocated.clone(),
             });
         }
+        // Readers learn of the place only with `publish`, after the sync.
         self.placed.push(Placed { header: frame.header.clone(), byte, before, after });
         self.previous = Some(frame.header.position);
         if context.buffer.is_full() {
@@ -146,6 +147,7 @@ impl SegmentWriter {
         if let Some(dirty) = self.take_dirty() {
             dirty.sync()?;
         }
+        // Published before the segment is sealed, so that its index covers all of its frames.
         self.publish(context.log);
         if let Some((header, content)) = context.log.seal_newest() {
             let path = context.log.dir.join(header.number.index_file());
@@ -166,6 +168,7 @@ impl SegmentWriter {
         };
         self.next_segment = self.next_segment.next();
         let preallocated = std::mem::take(&mut self.preallocated).take();
+        // A file made ahead has its name but not its header yet: header and first frames share the round's sync.
         let is_dirty = preallocated.is_some();
         let segment = match preallocated {
             Some(file) => begin(file, context.log, header)?,
