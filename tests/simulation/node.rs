@@ -136,6 +136,7 @@ fn store_options() -> StoreOptions {
         pool_segments_max: 2,
         cache_bytes: 128 << 10,
         queue_bytes_max: 1 << 20,
+        index_draft_bytes_max: 1 << 20,
         page_cache_bytes: 256 << 10,
     }
 }
