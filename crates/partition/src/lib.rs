@@ -17,6 +17,7 @@ mod append_clock;
 mod append_order;
 mod command;
 mod completion;
+mod disk_space;
 mod entry;
 mod filler;
 mod writer;

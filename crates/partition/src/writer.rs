@@ -18,7 +18,7 @@ use fanfare_model::{AccountId, Offset, PartitionId};
 use fanfare_raft::{Applied, Group, Proposal, ProposeError, Role};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -28,6 +28,7 @@ use crate::{
     append_clock::AppendClock,
     completion::AppendCompletion,
     dedup::{CommittedEvent, HashSeed, InflightIds},
+    disk_space::DiskSpace,
     entry::{self, BuiltEntry, EntryBuilder},
     machine::Machine,
     quota::{AccountBytes, Quota},
@@ -37,8 +38,6 @@ use crate::{
 /// Entries in flight at once: enough to keep the disk busy while the next entry is collected, few enough that under
 /// load many batches share an entry.
 const INFLIGHT_ENTRIES_MAX: usize = 8;
-/// Interval between two looks at the free space of the disk.
-const DISK_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One queued batch.
 pub(crate) struct Request {
@@ -82,12 +81,6 @@ pub(crate) struct Writer {
     _finished: DropGuard,
 }
 
-/// Free space as of the last look.
-struct DiskSpace {
-    checked_at: Option<Instant>,
-    is_full: bool,
-}
-
 /// A proposed entry; or, without events, only appends that wait for the entries before it.
 struct InflightEntry {
     outcome: Pin<Box<dyn Future<Output = Result<Applied<Reply>, ProposeError>> + Send>>,
@@ -128,6 +121,7 @@ impl Writer {
         Self {
             role: parts.group.role(),
             inflight_ids: InflightIds::new(parts.hash_seed),
+            disk: DiskSpace::new(parts.id, parts.store.clone(), parts.disk_reserve_bytes),
             parts,
             inbox,
             stop,
@@ -137,7 +131,6 @@ impl Writer {
             offsets_unknown: false,
             next_offset: Offset::ZERO,
             inflight_usage: AccountBytes::default(),
-            disk: DiskSpace { checked_at: None, is_full: false },
             _finished: finished.drop_guard(),
         }
     }
@@ -185,7 +178,7 @@ impl Writer {
             Role::Leader { term } => term,
             role => return refuse(requests, &role_error(self.parts.id, role)),
         };
-        if self.disk_is_full() {
+        if self.disk.is_full() {
             return refuse(requests, &AppendError::DiskFull { partition: self.parts.id });
         }
         if self.inflight.is_empty() {
@@ -416,33 +409,6 @@ impl Writer {
                 let body_bytes = records.iter().map(RecordHeader::size_in_body).sum();
                 self.inflight_usage.remove(*account, usage::bytes_of(records.len(), body_bytes));
             }
-        }
-    }
-
-    fn disk_is_full(&mut self) -> bool {
-        let now = Instant::now();
-        if self.disk.checked_at.is_none_or(|checked| now.duration_since(checked) >= DISK_CHECK_INTERVAL) {
-            let free_bytes = self.parts.store.free_bytes();
-            let is_full = free_bytes < self.parts.disk_reserve_bytes;
-            if is_full != self.disk.is_full {
-                self.log_disk_change(is_full, free_bytes);
-            }
-            self.disk = DiskSpace { checked_at: Some(now), is_full };
-        }
-        self.disk.is_full
-    }
-
-    fn log_disk_change(&self, is_full: bool, free_bytes: u64) {
-        let WriterParts { id, store, disk_reserve_bytes, .. } = &self.parts;
-        let dir = store.dir().display();
-        if is_full {
-            tracing::error!(
-                partition = %id, %dir, free_bytes, disk_reserve_bytes,
-                "the disk is full; the partition takes no events until the reserve is free again. Free some space, or give \
-                 storage.retention or storage.retention_bytes a smaller value; reads and deliveries go on",
-            );
-        } else {
-            tracing::info!(partition = %id, %dir, free_bytes, "the disk has room again; the partition takes events");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use fanfare_environment::{Clock, Environment};
@@ -153,7 +154,7 @@ impl Replica {
     }
 
     fn look_at_the_disk_again(&mut self) {
-        self.writer.disk.checked_at = None;
+        self.writer.disk.look_again();
     }
 
     /// All committed events.
