@@ -81,14 +81,19 @@ struct Run {
 }
 
 impl Run {
-    fn push(&mut self, (entry, responder): EntryResponder<Types>, mode: ApplyMode) {
+    fn push(
+        &mut self,
+        (entry, responder): EntryResponder<Types>,
+        mode: ApplyMode,
+    ) -> Result<(), GroupFailure> {
         let log_id = entry.log_id();
         let membership =
             entry.get_membership().map(|membership| StoredMembership::new(Some(log_id), membership));
-        let frame = entry.into_frame();
+        let frame = entry.into_frame().map_err(|error| GroupFailure::Entry { index: log_id.index, error })?;
         self.places.push(Place { log_id, end_offset: frame.header.end_offset(), membership });
         self.steps.push(Step { frame, mode, wants_reply: responder.is_some(), reply: None });
         self.responders.push(responder);
+        Ok(())
     }
 
     /// Refuses entries that do not follow each other, the first of them `progress`. Everyone who computes an offset
@@ -132,7 +137,7 @@ impl Applier {
         let mut run = Run::default();
         for (entry, responder) in entries {
             let mode = progress.mode_of(entry.log_id().index);
-            run.push((entry, responder), mode);
+            run.push((entry, responder), mode).map_err(|failure| self.fail(failure))?;
         }
         run.check_follows(&progress).map_err(|failure| self.fail(failure))?;
         let Run { mut steps, places, responders } = run;

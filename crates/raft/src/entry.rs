@@ -1,18 +1,22 @@
 //! The types that openraft is configured with: entries that share their payload with the log, replica ids,
 //! votes, and the channel that a proposer waits on.
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use fanfare_log::{Frame, FrameHeader, NewFrame, Position};
-use openraft::entry::{RaftEntry, RaftPayload};
-use openraft::raft::responder::Responder;
-use openraft::{OptionalSend, RaftTypeConfig};
+use openraft::{
+    OptionalSend, RaftTypeConfig,
+    entry::{RaftEntry, RaftPayload},
+    raft::responder::Responder,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::codec::{self, Malformed};
-use crate::machine::{AnyReply, KIND_BLANK, KIND_MEMBERSHIP, Proposal};
-use crate::runtime::GroupRuntime;
+use crate::{
+    codec::{self, Malformed},
+    failure::MachineError,
+    machine::{AnyReply, KIND_BLANK, KIND_MEMBERSHIP, Proposal},
+    runtime::GroupRuntime,
+};
 
 /// Leaders are (term, replica): two candidates of one term do not stall each other.
 pub(crate) type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
@@ -95,6 +99,8 @@ pub(crate) enum EntryPayload {
     Blank,
     Membership(Membership),
     Application(Proposal),
+    /// An application whose payload was left on disk: for who looks only at log ids and memberships.
+    Unread,
 }
 
 impl fmt::Display for EntryPayload {
@@ -105,6 +111,7 @@ impl fmt::Display for EntryPayload {
             Self::Application(proposal) => {
                 write!(f, "kind {}, {} bytes", proposal.kind, proposal.payload.len())
             }
+            Self::Unread => f.write_str("unread"),
         }
     }
 }
@@ -129,7 +136,7 @@ impl RaftPayload for EntryPayload {
     fn get_membership(&self) -> Option<Membership> {
         match self {
             Self::Membership(membership) => Some(membership.clone()),
-            Self::Blank | Self::Application(_) => None,
+            Self::Blank | Self::Application(_) | Self::Unread => None,
         }
     }
 }
@@ -178,7 +185,7 @@ impl Entry {
     /// How many offsets the entry takes.
     pub(crate) fn count(&self) -> u32 {
         match &self.payload {
-            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+            EntryPayload::Blank | EntryPayload::Membership(_) | EntryPayload::Unread => 0,
             EntryPayload::Application(proposal) => proposal.count,
         }
     }
@@ -196,6 +203,9 @@ impl Entry {
             EntryPayload::Application(Proposal { kind, count, time_ms, payload }) => {
                 NewFrame { kind, position, count, time_ms, payload }
             }
+            EntryPayload::Unread => {
+                panic!("invariant violation: entry {position:?} is written without its payload")
+            }
         }
     }
 
@@ -212,20 +222,36 @@ impl Entry {
         Ok(Self { log_id: log_id_of(position), base_offset: Some(base_offset), payload })
     }
 
+    /// The entry as far as its header tells. None of a membership, which is in its payload.
+    pub(crate) fn from_header(header: &FrameHeader) -> Option<Self> {
+        let payload = match header.kind {
+            KIND_BLANK => EntryPayload::Blank,
+            KIND_MEMBERSHIP => return None,
+            _ => EntryPayload::Unread,
+        };
+        Some(Self { log_id: log_id_of(header.position), base_offset: Some(header.base_offset), payload })
+    }
+
     /// The frame as a machine sees it. Blank and membership entries come without a payload.
-    pub(crate) fn into_frame(self) -> Frame {
+    ///
+    /// # Errors
+    /// If the entry was read without its payload.
+    pub(crate) fn into_frame(self) -> Result<Frame, MachineError> {
         let (kind, count, time_ms, payload) = match self.payload {
             EntryPayload::Blank => (KIND_BLANK, 0, 0, Default::default()),
             EntryPayload::Membership(_) => (KIND_MEMBERSHIP, 0, 0, Default::default()),
             EntryPayload::Application(Proposal { kind, count, time_ms, payload }) => {
                 (kind, count, time_ms, payload)
             }
+            EntryPayload::Unread => {
+                return Err(MachineError::Invalid { detail: "its payload was not read".to_owned() });
+            }
         };
         let payload_bytes = u32::try_from(payload.len()).expect("the log refuses payloads of 4 GiB");
         let position = position_of(self.log_id);
         let base_offset = self.base_offset.unwrap_or_default();
         let header = FrameHeader { kind, position, base_offset, count, time_ms, payload_bytes };
-        Frame { header, payload }
+        Ok(Frame { header, payload })
     }
 }
 

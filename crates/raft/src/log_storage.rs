@@ -6,7 +6,7 @@
 use std::{
     fmt::Debug,
     io,
-    ops::{Bound, RangeBounds},
+    ops::{Bound, ControlFlow, Range, RangeBounds},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     apply::Applier,
-    codec,
+    codec::{self, Malformed},
     entry::{Entry, EntryPayload, LogId, Types, Vote, log_id_of, position_of},
     failure::{FailureLatch, GroupFailure},
     machine::Anchor,
@@ -61,11 +61,15 @@ impl LogStorage {
             return Ok(frames);
         }
         let log = self.log.clone();
-        let frames = self.environment.run_blocking(move || log.read(from, end, bytes_max)).await;
-        if let Err(error @ (ReadError::Corrupt { .. } | ReadError::Io { .. })) = &frames {
+        self.noted(self.environment.run_blocking(move || log.read(from, end, bytes_max)).await)
+    }
+
+    /// Keeps the damage that a read met.
+    fn noted<T>(&self, read: Result<T, ReadError>) -> io::Result<T> {
+        if let Err(error @ (ReadError::Corrupt { .. } | ReadError::Io { .. })) = &read {
             self.failure.get_or_init(|| GroupFailure::damaged(error));
         }
-        frames.map_err(io::Error::other)
+        read.map_err(io::Error::other)
     }
 
     async fn entries(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Entry>> {
@@ -129,17 +133,19 @@ impl LogStorage {
 }
 
 impl RaftLogReader<Types> for LogStorage {
+    /// openraft asks at a start alone, for memberships and log ids: the payloads of applications stay on disk. After
+    /// full load, the entries above the checkpoint are gigabytes.
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let (mut from, end) = self.held(range);
-        let mut entries = Vec::new();
-        while from < end {
-            entries.extend(self.entries(from, end, APPLY_BYTES_MAX).await?);
-            from = entries.last().map_or(end, |entry| entry.index() + 1);
+        let (from, end) = self.held(range);
+        if from >= end {
+            return Ok(Vec::new());
         }
-        Ok(entries)
+        let log = self.log.clone();
+        let scanned = self.environment.run_blocking(move || outline(&log, from..end)).await;
+        self.noted(scanned)?.into_iter().collect::<Result<_, _>>().map_err(io::Error::other)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
@@ -222,6 +228,30 @@ impl RaftLogStorage<Types> for LogStorage {
         self.log.purge(position, next_offset, Box::new(|_| ()));
         Ok(())
     }
+}
+
+/// Entries as their headers tell; memberships are read whole. Blocking.
+fn outline(log: &Log, indexes: Range<u64>) -> Result<Vec<Result<Entry, Malformed>>, ReadError> {
+    let mut headers = Vec::new();
+    log.scan_headers(
+        indexes,
+        |_| 0,
+        |header, _| {
+            headers.push(header.clone());
+            ControlFlow::Continue(())
+        },
+    )?;
+    let mut entries = Vec::with_capacity(headers.len());
+    for header in headers {
+        match Entry::from_header(&header) {
+            Some(entry) => entries.push(Ok(entry)),
+            None => {
+                let index = header.position.index;
+                entries.extend(log.read(index, index + 1, 0)?.into_iter().map(Entry::from_frame));
+            }
+        }
+    }
+    Ok(entries)
 }
 
 /// Hands a request to the flusher and waits until it is durable.

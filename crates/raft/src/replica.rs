@@ -125,7 +125,11 @@ impl Replica {
         tasks.spawn(CheckpointTask::new(options, applier.clone(), raft.clone(), stop.clone()).run());
         let applied_leader = applier.applied_leader.subscribe();
         tasks.spawn(RoleTask { raft, identity, applied_leader, lease: leader_lease, role, stop }.run());
-        open.begin_elections(silent_until).await.map_err(|e| failed(e.to_string()))?;
+        match open.begin_elections(silent_until).await {
+            // A sole voter may have failed of an entry by now: its group is open and failed, as at any later moment.
+            Err(_) if failure.get().is_some() => (),
+            begun => begun.map_err(|e| failed(e.to_string()))?,
+        }
         Ok(open)
     }
 

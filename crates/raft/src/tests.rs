@@ -11,4 +11,5 @@ mod node;
 mod recovery;
 mod repair;
 mod store_suite;
+mod tails;
 mod transport;

@@ -2,13 +2,21 @@
 
 use std::sync::Arc;
 
-use fanfare_log::MemoryFileSystem;
+use fanfare_environment::Environment;
+use fanfare_log::{MemoryFileSystem, NewFrame, Payload, Position, RollPolicy};
+use openraft::RaftLogReader;
+use tokio::time::timeout;
 
-use super::ledger::{Ledger, add, trim};
-use super::node::{Files, GROUP, Node, member, settings};
-use crate::checkpoint::{CHECKPOINT_VERSION, Checkpoint};
-use crate::entry::position_of;
-use crate::{Anchor, NoPeers, OpenError, StateMachine};
+use super::{
+    ledger::{ADD, Ledger, add, trim},
+    node::{DEADLINE, Files, GROUP, Node, applier, member, settings},
+};
+use crate::{
+    Anchor, GroupId, GroupOptions, Host, NoPeers, OpenError, ReplicaId, Role, StateMachine,
+    checkpoint::{CHECKPOINT_VERSION, Checkpoint},
+    entry::{EntryPayload, position_of},
+    log_storage::LogStorage,
+};
 
 pub(super) async fn with_entries(count: u32) -> (Node, u64) {
     with_entries_in(Files::in_memory(), count).await
@@ -137,6 +145,79 @@ async fn corruption_that_a_start_meets_is_told_from_other_errors_and_named() {
         what.contains(&named) && what.contains("at byte 512") && what.contains("offsets 0..120"),
         "{what}"
     );
+}
+
+/// The payloads above the checkpoint are read when they are applied, and by nobody before.
+#[tokio::test]
+async fn a_start_looks_for_memberships_without_reading_payloads() {
+    let fs = MemoryFileSystem::default();
+    let files = Files { segment_bytes: 1 << 20, ..Files::over(fs.clone()) };
+    let store = files.store();
+    let log = files.log(&store, 1);
+    let payload = || Payload::new(vec![vec![7; 64 << 10].into()]);
+    let frame = |index| NewFrame {
+        kind: ADD,
+        position: Position { term: 1, leader: 1, index },
+        count: 1,
+        time_ms: 1,
+        payload: payload(),
+    };
+    log.append((0..10).map(frame).collect(), Box::new(|result| result.unwrap()));
+    store.close();
+    let segment =
+        fs.paths().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "seg")).unwrap();
+    let store = files.store();
+    let log = files.log(&store, 1);
+    // The middle of an entry in the middle.
+    fs.fail_reads(&segment, 300 << 10..310 << 10);
+    assert!(log.read(0, 10, u64::MAX).is_err(), "the payloads cannot be read");
+    let mut storage = LogStorage::new(&applier(&store, &log), Environment::system());
+    let entries = storage.try_get_log_entries(0..10).await.unwrap();
+    assert_eq!(entries.len(), 10);
+    assert!(entries.iter().all(|entry| matches!(entry.payload, EntryPayload::Unread)));
+    store.close();
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_the_disk_does_not_give_fails_its_group_alone() {
+    let fs = MemoryFileSystem::default();
+    let (node, term) = with_entries_in(Files::over(fs.clone()), 40).await;
+    let anchor = node.group.read(|ledger| ledger.seen[19].clone());
+    node.apply(term, trim(&anchor)).await;
+    node.purges_upto(anchor.position.index).await;
+    let files = node.stop().await;
+    let path = fs.paths().into_iter().find(|path| path.ends_with(format!("checkpoint-{GROUP}"))).unwrap();
+    fs.fail_reads(&path, 0..1);
+    let what = cannot_open(files.clone()).await;
+    assert!(what.contains("read ") && what.contains("purged up to index"), "{what}");
+
+    let store = files.store();
+    let host = Host::without_peers(store.clone(), Environment::system());
+    let roll = RollPolicy { segment_bytes: files.segment_bytes, age_ms: u64::MAX };
+    let log = store.open_log(&GroupId::Catalog.to_string(), 1, roll).unwrap();
+    let options = GroupOptions { checkpoint_interval_ms: 20, snapshot_entries: 50 };
+    let machine = Ledger::anchored(Arc::default());
+    let other = host.open(GroupId::Catalog, ReplicaId(1), log, machine, options).await.unwrap();
+    other.initialize(vec![member(1)]).await.unwrap();
+    let mut role = other.role();
+    let led = role.wait_for(|role| matches!(role, Role::Leader { .. }));
+    timeout(DEADLINE, led).await.expect("the other group leads in time").unwrap();
+    other.shutdown().await;
+    store.close();
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_the_disk_does_not_give_is_made_again_from_a_whole_log() {
+    let fs = MemoryFileSystem::default();
+    let (node, _) = with_entries_in(Files::over(fs.clone()), 30).await;
+    let before = node.group.read(|ledger| (ledger.seen.clone(), ledger.sum));
+    let files = node.stop().await;
+    let path = fs.paths().into_iter().find(|path| path.ends_with(format!("checkpoint-{GROUP}"))).unwrap();
+    fs.fail_reads(&path, 0..1);
+    let node = Node::open(files, 1, Arc::new(NoPeers)).await;
+    node.leading().await;
+    assert_eq!(node.group.read(|ledger| (ledger.seen.clone(), ledger.sum)), before);
+    node.stop().await;
 }
 
 #[tokio::test]
