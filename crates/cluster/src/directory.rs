@@ -87,14 +87,6 @@ impl Directory {
         }
     }
 
-    /// The replicas of the stream's partitions on this node, in the order of their indexes.
-    pub fn local_of(&self, stream: Stream) -> impl Iterator<Item = Partition> + use<> {
-        let locations = self.locations.borrow().clone();
-        let local: Vec<_> =
-            range(&locations, stream).filter_map(|(_, location)| location.local().cloned()).collect();
-        local.into_iter()
-    }
-
     /// The stream's partitions, wherever they are, in the order of their indexes.
     #[must_use]
     pub fn partitions_of(&self, stream: Stream) -> Vec<PartitionId> {
