@@ -50,8 +50,8 @@ struct Worker {
     breaker: Option<BreakerWatch>,
     attempts_running: usize,
     progress_floor: ProgressFloor,
-    /// The last dead letter was refused for its quota.
-    is_over_quota: bool,
+    /// Reason why the last dead letter was not written.
+    dead_letter_failure: Option<DeadLetterFailure>,
     lease: AttemptLease,
 }
 
@@ -113,7 +113,7 @@ pub(crate) fn spawn(context: &Arc<LeaderContext>, subscription: &Arc<Subscriptio
         breaker: None,
         attempts_running: 0,
         progress_floor: ProgressFloor::default(),
-        is_over_quota: false,
+        dead_letter_failure: None,
         lease: AttemptLease { lease: context.partition.lease(), is_awaited: false },
     };
     context.tasks.spawn(worker.run());
@@ -390,7 +390,7 @@ impl Worker {
                 SubscriptionEvent::ReadFailed(read)
             }
             Completion::DeadLetter { request, result: Ok(()) } => {
-                self.is_over_quota = false;
+                self.dead_letter_failure = None;
                 SubscriptionEvent::DeadLetterWritten(request)
             }
             Completion::DeadLetter { request, result: Err(error) } => {
@@ -399,10 +399,8 @@ impl Worker {
                     AppendError::DiskFull { .. } => DeadLetterFailure::DiskFull,
                     _ => DeadLetterFailure::Unavailable,
                 };
-                // Over quota, all that is held fails again and again: the first failure tells.
-                let is_repeat =
-                    why == DeadLetterFailure::OverQuota && std::mem::replace(&mut self.is_over_quota, true);
-                if !is_repeat {
+                // All that is held fails again and again: a change of the reason tells.
+                if self.dead_letter_failure.replace(why) != Some(why) {
                     let (subscription, offset) = (self.subscription.id, request.item.event.offset);
                     tracing::warn!(%subscription, %offset, %error, "failed to write dead letter; the event is held");
                 }

@@ -162,6 +162,29 @@ async fn an_update_replaces_types_and_sink() {
 }
 
 #[tokio::test]
+async fn numbers_that_would_miss_a_partition_are_refused() {
+    let node = Node::with(CatalogOptions { partitions: 2, ..CatalogOptions::default() }).await;
+    let here = node.caller("here").await;
+    let elsewhere = node.caller("elsewhere").await;
+    let mut answers = Vec::new();
+    for caller in [&here, &elsewhere] {
+        caller.event_type("paid").await;
+        let sink = caller.sink(webhook(HOOK)).await.unwrap().id.parse().unwrap();
+        let types =
+            vec![fanfare_model::SubscribedType { event_type: "paid".to_owned(), schema_version: None }];
+        let new = fanfare_catalog::NewSubscription { description: String::new(), sink, types };
+        let created = node.catalog.create_subscription(caller.tenant, new, fanfare_model::StartAt::Next);
+        let id = created.await.unwrap().id.to_string();
+        let request = GetSubscriptionStatsRequest { id };
+        answers.push(answer(caller.subscriptions.clone().get_subscription_stats(request)).await);
+    }
+    assert!(answers[0].is_ok(), "{answers:?}");
+    let refused = answers[1].as_ref().unwrap_err();
+    assert_eq!(told(refused), (Code::Unavailable, "NO_LEADER".to_owned()));
+    assert!(refused.message().contains("events/1"), "{refused}");
+}
+
+#[tokio::test]
 async fn dead_letters_are_listed_with_their_event() {
     let node = Node::new().await;
     let caller = node.caller("acme").await;
