@@ -64,8 +64,9 @@ struct WaitingRequest {
 impl Requests {
     pub(crate) fn new(environment: &Environment) -> Self {
         let random = environment.random();
-        // A random start: an answer to a request of this node's former life matches none of this one's.
-        let next = AtomicU64::new(random.next_u64());
+        // A random start: an answer to a request of this node's former life matches none of this one's. In the lower
+        // half, so that numbers only grow.
+        let next = AtomicU64::new(random.next_u64() >> 1);
         let shared = RequestTable { session: random.next_u64(), next, waiting: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
