@@ -41,7 +41,7 @@ impl EventName {
     pub(crate) fn encode_as(self, version: u64) -> Vec<u8> {
         let id = self.id();
         let hash = xxh3_64(id.as_bytes());
-        let length = 16 + usize::try_from(hash % 2_000).expect("a small number");
+        let length = 16 + usize::try_from(hash % 1_000).expect("a small number");
         // One attribute: several would be encoded in the order of a hash map.
         let key = CloudEventAttributeValue { attr: Some(Attr::CeString(format!("key-{}", self.key))) };
         let event = CloudEvent {

@@ -171,6 +171,7 @@ impl Running {
         let node = Arc::new(node);
         self.start_producers(&node, &account);
         self.tasks.spawn(moods(self.world.clone(), self.mood.clone(), self.plan.clone()));
+        self.tasks.spawn(free_disk(self.disk.clone(), self.plan.room_after_ms));
         self.tasks.spawn(jump_clock(self.world.clone(), self.simulation.clone(), self.plan.clone()));
         match self.plan.end_after_ms.clone() {
             Some((after_ms, end)) => {
@@ -251,8 +252,12 @@ impl Running {
         let mut events = Vec::new();
         while let Some(page) = pages.next().await {
             for stored in page?.events {
-                let event = Event::parse(&stored.bytes).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-                let name = EventName::parse(event.id).ok_or_else(|| anyhow::anyhow!("id {}", event.id))?;
+                let event = Event::parse(&stored.bytes).ok();
+                let Some(name) = event.and_then(|event| EventName::parse(event.id)) else {
+                    let text = format!("({partition}, {}) is no event that was published", stored.offset);
+                    self.world.oracle.lock().violate(text);
+                    return Ok(());
+                };
                 let hash = xxh3_64(&stored.bytes);
                 events.push(SeenEvent { offset: stored.offset.0, name, hash });
             }
@@ -383,11 +388,17 @@ impl Running {
 /// Changes the receiver's mood from time to time.
 async fn moods(world: Arc<World>, mood: Arc<Mutex<Mood>>, plan: LifePlan) {
     loop {
-        sleep(Duration::from_millis(world.dice.between(100, 2_000))).await;
+        sleep(Duration::from_millis(world.dice.between(100, 3_000))).await;
         let next = plan.mood(&world.dice);
         world.trace.add(format_args!("the receiver is {next:?}"));
         *mood.lock() = next;
     }
+}
+
+/// Gives a full disk room again.
+async fn free_disk(disk: SimulatedDisk, after_ms: u64) {
+    sleep(Duration::from_millis(after_ms)).await;
+    disk.memory().leave_free(1 << 40);
 }
 
 /// Sets the wall clock off, once in a while.

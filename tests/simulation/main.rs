@@ -25,7 +25,7 @@ use fanfare_environment::Bug;
 
 const USAGE: &str = "usage:
   simulate run FROM TO [BUG]  runs the seeds FROM..TO, each in a process of its own, and reports
-  simulate sweep TO           runs seeds below TO with each planted bug until the bug is caught
+  simulate sweep TO           runs seeds below TO with each planted bug until one catches the bug
   simulate seed N [BUG]       runs one seed and prints its verdict
   simulate replay N [BUG]     the same, with all that happens";
 

@@ -24,7 +24,7 @@ use crate::{
 pub(crate) const PARTITIONS: u16 = 2;
 pub(crate) const WINDOW_EVENTS: usize = 16;
 const DATA_DIR: &str = "/data/fanfare";
-const SEGMENT_BYTES: u64 = 64 << 10;
+const SEGMENT_BYTES: u64 = 32 << 10;
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct SimulatedNode {
@@ -150,9 +150,9 @@ fn budgets() -> Budgets {
 fn streams() -> Vec<StreamOptions> {
     let events = PartitionOptions {
         retention_ms: 3_600_000,
-        retention_bytes: 4 * SEGMENT_BYTES,
+        retention_bytes: 3 * SEGMENT_BYTES,
         segment_bytes: SEGMENT_BYTES,
-        entry_bytes_max: 16 << 10,
+        entry_bytes_max: 8 << 10,
         dedup_window_ms: 600_000,
         checkpoint_interval_ms: 300,
         quota: None,

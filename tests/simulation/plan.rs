@@ -17,6 +17,8 @@ pub(crate) struct LifePlan {
     /// The life ends there, if the moment comes before.
     end_at: Option<(Moment, End)>,
     disk_fault: Option<DiskFault>,
+    /// A full disk has room again after this time.
+    pub(crate) room_after_ms: u64,
     /// The system moves so few bytes at a time.
     transfer_bytes_max: Option<usize>,
     /// Moves of the wall clock, in milliseconds.
@@ -46,6 +48,8 @@ enum DiskFault {
 const FINE: &[Mood] = &[Mood::Well, Mood::Well, Mood::Shaky];
 const STORMY: &[Mood] =
     &[Mood::Well, Mood::Shaky, Mood::Shaky, Mood::Failing, Mood::Throttling, Mood::Hanging, Mood::Refusing];
+/// The receiver is away for a whole life: a backlog grows that retention overtakes.
+const AWAY: &[Mood] = &[Mood::Failing, Mood::Refusing];
 /// Parts of paths whose operations a crash may follow closely.
 const PLACES: [&str; 6] = ["/files", ".seg", "/journal", "/pool", ".keys", "/logs"];
 /// The wall clock jumps by so much at most, either way: all jumps of a simulation are within the dedup window.
@@ -58,6 +62,11 @@ impl LifePlan {
             1 => End::Kill,
             _ => End::PowerLoss,
         };
+        let moods = match dice.below(10) {
+            0..2 => AWAY,
+            2..7 => STORMY,
+            _ => FINE,
+        };
         let end_at = match dice.below(10) {
             _ if end == End::Stop => None,
             0..4 => Some(Moment::Operation(dice.below(2_000))),
@@ -68,14 +77,15 @@ impl LifePlan {
             _ => None,
         };
         Self {
-            first_mood: if dice.chance(50) { Mood::Well } else { Mood::Shaky },
-            moods: if dice.chance(60) { STORMY } else { FINE },
+            first_mood: moods[0],
+            moods,
             end_at: end_at.map(|moment| (moment, end.clone())),
             end_after_ms: Some((dice.between(500, 6_000), end)),
             disk_fault: dice.chance(30).then(|| DiskFault::draw(dice)),
+            room_after_ms: dice.between(200, 4_000),
             transfer_bytes_max: dice.chance(10).then_some(4096),
             clock_jumps_ms: clock_jumps(dice),
-            pause_ms_max: dice.between(5, 80),
+            pause_ms_max: dice.between(20, 120),
         }
     }
 
@@ -87,6 +97,7 @@ impl LifePlan {
             end_after_ms: None,
             end_at: None,
             disk_fault: None,
+            room_after_ms: 0,
             transfer_bytes_max: None,
             clock_jumps_ms: Vec::new(),
             pause_ms_max: 40,

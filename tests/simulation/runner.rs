@@ -6,7 +6,7 @@ use std::{
     process::{Command, ExitCode, Output, Stdio},
     sync::{
         Arc, Condvar, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -23,20 +23,11 @@ const NAMED_MAX: usize = 20;
 /// Runs `seeds`, and reports. Fails if any of them does.
 pub(crate) fn run(seeds: Range<u64>, bug: Option<Bug>) -> ExitCode {
     let began = Instant::now();
-    let (next, report) = (AtomicU64::new(seeds.start), Mutex::new(Report::default()));
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let verdict = verdict(seed, bug);
-                    report.lock().expect("no thread panics").add(seed, &verdict);
-                }
-            });
-        }
+    let report = Mutex::new(Report::default());
+    each(seeds, |seed| {
+        let verdict = verdict(seed, bug);
+        report.lock().expect("no thread panics").add(seed, &verdict);
+        true
     });
     let report = report.into_inner().expect("no thread panics");
     report.print(began.elapsed().as_secs_f64());
@@ -47,11 +38,15 @@ pub(crate) fn run(seeds: Range<u64>, bug: Option<Bug>) -> ExitCode {
 pub(crate) fn sweep(end: u64) -> ExitCode {
     let mut missed = false;
     for bug in Bug::ALL {
-        let caught = (0..end).find_map(|seed| Some((seed, violation(&verdict(seed, Some(bug)))?)));
-        match caught {
-            Some((seed, violation)) => {
-                println!("{bug:?}: caught by seed {seed}, after {} seeds: {violation}", seed + 1)
-            }
+        let caught = Mutex::new(BTreeMap::new());
+        each(0..end, |seed| {
+            let violation = violation(&verdict(seed, Some(bug)));
+            let mut caught = caught.lock().expect("no thread panics");
+            caught.extend(violation.map(|violation| (seed, violation)));
+            caught.is_empty()
+        });
+        match caught.into_inner().expect("no thread panics").pop_first() {
+            Some((seed, violation)) => println!("{bug:?}: caught by seed {seed}: {violation}"),
             None => {
                 missed = true;
                 println!("{bug:?}: not caught by {end} seeds");
@@ -59,6 +54,26 @@ pub(crate) fn sweep(end: u64) -> ExitCode {
         }
     }
     if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Calls `look` with each seed in order, on as many threads as there are processors, until one answers false.
+fn each(seeds: Range<u64>, look: impl Fn(u64) -> bool + Sync) {
+    let (next, goes_on) = (AtomicU64::new(seeds.start), AtomicBool::new(true));
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while goes_on.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    if !look(seed) {
+                        goes_on.store(false, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
 }
 
 /// What one seed's process says.
@@ -70,7 +85,7 @@ fn verdict(seed: u64, bug: Option<Bug>) -> Value {
     let text = String::from_utf8_lossy(&output.stdout);
     let verdict = text.lines().last().and_then(|line| serde_json::from_str(line).ok());
     let mut verdict = verdict
-        .unwrap_or_else(|| serde_json::json!({ "violation": "it gave no verdict within two minutes" }));
+        .unwrap_or_else(|| serde_json::json!({ "violation": "it gave no verdict: it panicked, or took more than two minutes" }));
     if !violation(&verdict).is_none_or(|violation| violation.is_empty()) {
         let errors = String::from_utf8_lossy(&output.stderr);
         verdict["errors"] = errors.lines().take(3).collect::<Vec<_>>().join("; ").into();

@@ -36,7 +36,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
         producers: Mutex::new((0..PRODUCERS).map(|_| ProducerState::new()).collect()),
         faults: Mutex::new(FaultCounts::default()),
     });
-    let lives = dice.between(2, 6);
+    let lives = dice.between(2, 5);
     let mut started_us = 0;
     let mut ends = Vec::new();
     for number in 0..=lives {
