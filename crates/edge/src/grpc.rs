@@ -1,6 +1,7 @@
 //! The public API in gRPC: every service, reflection and health on one port.
 
 mod control;
+mod publish_response;
 mod publish_stream;
 mod publisher;
 mod raw_service;

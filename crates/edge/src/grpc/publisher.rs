@@ -1,8 +1,8 @@
 //! `fanfare.v1.PublisherService`, written by hand so that events are never decoded into structs.
 
 use bytes::Bytes;
-use fanfare_ingest::{Ingest, PublishOutcome, Refusal};
-use fanfare_proto::v1::{PublishBatchResponse, PublishResponse, PublishResult, PublishStreamResponse};
+use fanfare_ingest::{Ingest, Refusal};
+use fanfare_proto::v1::{PublishBatchResponse, PublishResponse, PublishStreamResponse};
 use futures_util::Stream;
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -12,15 +12,12 @@ use tonic::{
 use tower::service_fn;
 
 use super::{
+    publish_response::{malformed_request, request_too_large, result},
     publish_stream,
     raw_service::{Answer, RawMethods},
-    status::publish_error,
-    wire::{self, RawCodec, RequestError},
+    wire::{self, RawCodec},
 };
-use crate::{
-    auth::tenant,
-    problem::{Condition, Problem},
-};
+use crate::{auth::tenant, problem::Problem};
 
 /// Bytes of a request besides its events: tags, lengths, sequence.
 const REQUEST_SLACK_BYTES: usize = 256 << 10;
@@ -109,37 +106,6 @@ impl RawMethods for Publisher {
             _ => return None,
         })
     }
-}
-
-/// One event's result in a batch or on a stream.
-pub(super) fn result(outcome: &PublishOutcome) -> PublishResult {
-    match outcome {
-        Ok(committed) => PublishResult {
-            partition: committed.partition.into(),
-            offset: committed.offset.0,
-            duplicate: committed.duplicate,
-            error: None,
-        },
-        Err(refusal) => {
-            let error = publish_error(&Problem::from(refusal));
-            PublishResult { error: Some(error), ..PublishResult::default() }
-        }
-    }
-}
-
-/// Bytes that are not a request of the service.
-pub(super) fn malformed_request(error: &RequestError) -> Status {
-    let condition = match error {
-        RequestError::Malformed => Condition::RequestMalformed,
-        RequestError::TooManyEvents => Condition::RequestTooLarge,
-    };
-    Problem::request(condition, "events", error.to_string()).into()
-}
-
-/// A request larger than the server reads; tonic's own answer names neither the limit nor what to do.
-pub(super) fn request_too_large(limit_bytes: usize) -> Status {
-    let message = format!("the request is larger than {limit_bytes} bytes: split it into several requests");
-    Problem::request(Condition::RequestTooLarge, "events", message).into()
 }
 
 /// Replaces tonic's refusal to read a message that large: the one reason why a unary publish call answers OUT_OF_RANGE.

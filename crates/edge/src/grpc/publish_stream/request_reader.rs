@@ -11,7 +11,7 @@ use tonic::{Code, Status, Streaming};
 use super::{PendingRequest, StreamBatch, StreamItem};
 use crate::{
     grpc::{
-        publisher::{malformed_request, request_too_large},
+        publish_response::{malformed_request, request_too_large},
         wire::Request,
     },
     problem::Problem,

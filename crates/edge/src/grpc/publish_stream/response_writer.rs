@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::{PendingRequest, StreamBatch, StreamItem};
 use crate::{
-    grpc::publisher::result,
+    grpc::publish_response::result,
     problem::{Condition, Problem},
 };
 
