@@ -71,24 +71,21 @@ pub(crate) async fn run(command: DeadLetterCommand, session: &Session) -> Result
 
 async fn list(arguments: &ListArguments, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let listed = arguments.limit.collect(|page_size, page_token| {
+    let listed = arguments.limit.collect(async |page_size, page_token| {
         let subscription_id = arguments.subscription.clone();
         let request = client.request(v1::ListDeadLettersRequest { subscription_id, page_size, page_token });
-        let mut service = client.dead_letters();
-        async move {
-            let page = service.list_dead_letters(request).await?.into_inner();
-            Ok((page.dead_letters, page.next_page_token))
-        }
+        let page = client.dead_letters().list_dead_letters(request).await?.into_inner();
+        Ok((page.dead_letters, page.next_page_token))
     });
     let dead_letters = listed.await.map_err(|status| Failure::from_status("list dead letters", &status))?;
     session.output.list(&dead_letters)
 }
 
 async fn get(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get dead letter {id}");
-    let response =
-        client.dead_letters().get_dead_letter(client.request(v1::GetDeadLetterRequest { id })).await;
-    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetDeadLetterRequest { id };
+    let found = session
+        .call(&attempted, async |client| client.dead_letters().get_dead_letter(client.request(request)).await)
+        .await?;
     session.output.record(&found.dead_letter.ok_or_else(|| Failure::incomplete(&attempted))?)
 }

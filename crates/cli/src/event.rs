@@ -137,11 +137,11 @@ async fn tail(arguments: TailArguments, session: &Session) -> Result<(), Failure
 }
 
 async fn get(arguments: GetEventArguments, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get event {}", arguments.id);
-    let request = client.request(v1::GetEventRequest { id: arguments.id, source: arguments.source });
-    let response = client.reader().get_event(request).await;
-    let response = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetEventRequest { id: arguments.id, source: arguments.source };
+    let response = session
+        .call(&attempted, async |client| client.reader().get_event(client.request(request)).await)
+        .await?;
     match response.event {
         Some(stored) => session.output.line(&json_line(&stored)),
         None => Err(Failure::incomplete(&attempted)),

@@ -105,7 +105,6 @@ pub(crate) async fn run(command: EventTypeCommand, session: &Session) -> Result<
 }
 
 async fn create(arguments: CreateEventTypeArguments, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("create event type {}", arguments.name);
     let event_type = v1::EventType {
         name: arguments.name,
@@ -113,30 +112,30 @@ async fn create(arguments: CreateEventTypeArguments, session: &Session) -> Resul
         schema_id: arguments.schema,
         ..v1::EventType::default()
     };
-    let request = client.request(v1::CreateEventTypeRequest { event_type: Some(event_type) });
-    let response = client.event_types().create_event_type(request).await;
-    let created = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::CreateEventTypeRequest { event_type: Some(event_type) };
+    let created = session
+        .call(&attempted, async |client| {
+            client.event_types().create_event_type(client.request(request)).await
+        })
+        .await?;
     session.output.record(&created.event_type.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn fetch(name: &str, session: &Session) -> Result<v1::EventType, Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get event type {name}");
-    let request = client.request(v1::GetEventTypeRequest { name: name.to_owned() });
-    let response = client.event_types().get_event_type(request).await;
-    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetEventTypeRequest { name: name.to_owned() };
+    let found = session
+        .call(&attempted, async |client| client.event_types().get_event_type(client.request(request)).await)
+        .await?;
     found.event_type.ok_or_else(|| Failure::incomplete(&attempted))
 }
 
 async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let listed = limit.collect(|page_size, page_token| {
+    let listed = limit.collect(async |page_size, page_token| {
         let request = client.request(v1::ListEventTypesRequest { page_size, page_token });
-        let mut service = client.event_types();
-        async move {
-            let page = service.list_event_types(request).await?.into_inner();
-            Ok((page.event_types, page.next_page_token))
-        }
+        let page = client.event_types().list_event_types(request).await?.into_inner();
+        Ok((page.event_types, page.next_page_token))
     });
     let event_types = listed.await.map_err(|status| Failure::from_status("list event types", &status))?;
     session.output.list(&event_types)
@@ -154,20 +153,24 @@ async fn update(arguments: UpdateArguments, session: &Session) -> Result<(), Fai
     if let Some(status) = arguments.status {
         event_type.set_status(status.into());
     }
-    let client = session.connect().await?;
     let attempted = format!("update event type {}", arguments.name);
-    let request = client.request(v1::UpdateEventTypeRequest { event_type: Some(event_type) });
-    let response = client.event_types().update_event_type(request).await;
-    let updated = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::UpdateEventTypeRequest { event_type: Some(event_type) };
+    let updated = session
+        .call(&attempted, async |client| {
+            client.event_types().update_event_type(client.request(request)).await
+        })
+        .await?;
     session.output.record(&updated.event_type.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn delete(name: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("delete event type {name}");
-    let request = client.request(v1::DeleteEventTypeRequest { name: name.clone() });
-    let response = client.event_types().delete_event_type(request).await;
-    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    let request = v1::DeleteEventTypeRequest { name: name.clone() };
+    session
+        .call(&attempted, async |client| {
+            client.event_types().delete_event_type(client.request(request)).await
+        })
+        .await?;
     say(&format!("deleted event type {name}"));
     Ok(())
 }

@@ -17,13 +17,10 @@ pub struct Limit {
 
 impl Limit {
     /// Asks `fetch` (page size, page token) for pages until the end or the limit, and says if there is more.
-    pub(crate) async fn collect<T, F>(
+    pub(crate) async fn collect<T>(
         &self,
-        mut fetch: impl FnMut(u32, String) -> F,
-    ) -> Result<Vec<T>, Status>
-    where
-        F: Future<Output = Result<(Vec<T>, String), Status>>,
-    {
+        mut fetch: impl AsyncFnMut(u32, String) -> Result<(Vec<T>, String), Status>,
+    ) -> Result<Vec<T>, Status> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let mut all = Vec::new();
         let mut token = String::new();
@@ -57,7 +54,8 @@ mod tests {
     #[tokio::test]
     async fn a_list_is_whole_or_ends_at_its_limit() {
         for (count, limit, expected) in [(0, 10, 0), (5, 10, 5), (5, 3, 3), (4, 4, 4)] {
-            let all = Limit { limit }.collect(|size, token| page(count, size, token)).await.unwrap();
+            let all =
+                Limit { limit }.collect(async |size, token| page(count, size, token).await).await.unwrap();
             assert_eq!(all, (0..expected).collect::<Vec<_>>(), "{count} with limit {limit}");
         }
     }

@@ -124,39 +124,42 @@ pub(crate) async fn run(command: SchemaCommand, session: &Session) -> Result<(),
 
 async fn create(arguments: CreateSchemaArguments, session: &Session) -> Result<(), Failure> {
     let document = read_file(&arguments.file).await?;
-    let client = session.connect().await?;
     let attempted = format!("create schema {}", arguments.id);
     let schema = v1::Schema { id: arguments.id, description: arguments.description, ..v1::Schema::default() };
-    let request = client.request(v1::CreateSchemaRequest { schema: Some(schema), document });
-    let response = client.schemas().create_schema(request).await;
-    let created = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::CreateSchemaRequest { schema: Some(schema), document };
+    let created = session
+        .call(&attempted, async |client| client.schemas().create_schema(client.request(request)).await)
+        .await?;
     session.output.record(&created.schema.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn add_version(arguments: AddArguments, session: &Session) -> Result<(), Failure> {
     let document = read_file(&arguments.file).await?;
-    let client = session.connect().await?;
     let attempted = format!("add a version to schema {}", arguments.id);
-    let request = client.request(v1::CreateSchemaVersionRequest { schema_id: arguments.id, document });
-    let response = client.schemas().create_schema_version(request).await;
-    let created = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::CreateSchemaVersionRequest { schema_id: arguments.id, document };
+    let created = session
+        .call(&attempted, async |client| {
+            client.schemas().create_schema_version(client.request(request)).await
+        })
+        .await?;
     session.output.record(&created.version.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn get(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get schema {id}");
-    let response = client.schemas().get_schema(client.request(v1::GetSchemaRequest { id })).await;
-    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetSchemaRequest { id };
+    let found = session
+        .call(&attempted, async |client| client.schemas().get_schema(client.request(request)).await)
+        .await?;
     session.output.record(&found.schema.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn get_version(id: String, version: u32, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get version {version} of schema {id}");
-    let request = client.request(v1::GetSchemaVersionRequest { schema_id: id, version });
-    let response = client.schemas().get_schema_version(request).await;
-    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetSchemaVersionRequest { schema_id: id, version };
+    let found = session
+        .call(&attempted, async |client| client.schemas().get_schema_version(client.request(request)).await)
+        .await?;
     let version = found.version.ok_or_else(|| Failure::incomplete(&attempted))?;
     if session.output.is_json() {
         return session.output.record(&version);
@@ -167,13 +170,10 @@ async fn get_version(id: String, version: u32, session: &Session) -> Result<(), 
 
 async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let listed = limit.collect(|page_size, page_token| {
+    let listed = limit.collect(async |page_size, page_token| {
         let request = client.request(v1::ListSchemasRequest { page_size, page_token });
-        let mut service = client.schemas();
-        async move {
-            let page = service.list_schemas(request).await?.into_inner();
-            Ok((page.schemas, page.next_page_token))
-        }
+        let page = client.schemas().list_schemas(request).await?.into_inner();
+        Ok((page.schemas, page.next_page_token))
     });
     let schemas = listed.await.map_err(|status| Failure::from_status("list schemas", &status))?;
     session.output.list(&schemas)
@@ -181,25 +181,22 @@ async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
 
 async fn list_versions(id: &str, limit: &Limit, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let listed = limit.collect(|page_size, page_token| {
+    let listed = limit.collect(async |page_size, page_token| {
         let schema_id = id.to_owned();
         let request = client.request(v1::ListSchemaVersionsRequest { schema_id, page_size, page_token });
-        let mut service = client.schemas();
-        async move {
-            let page = service.list_schema_versions(request).await?.into_inner();
-            Ok((page.versions, page.next_page_token))
-        }
+        let page = client.schemas().list_schema_versions(request).await?.into_inner();
+        Ok((page.versions, page.next_page_token))
     });
     let attempted = format!("list the versions of schema {id}");
     session.output.list(&listed.await.map_err(|status| Failure::from_status(&attempted, &status))?)
 }
 
 async fn delete(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("delete schema {id}");
-    let request = client.request(v1::DeleteSchemaRequest { id: id.clone() });
-    let response = client.schemas().delete_schema(request).await;
-    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    let request = v1::DeleteSchemaRequest { id: id.clone() };
+    session
+        .call(&attempted, async |client| client.schemas().delete_schema(client.request(request)).await)
+        .await?;
     say(&format!("deleted schema {id}"));
     Ok(())
 }

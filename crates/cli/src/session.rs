@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use fanfare_client::{Client, Options};
+use tonic::{Response, Status};
 
 use crate::{
     context::{self, SavedConnection},
@@ -45,6 +46,16 @@ impl Session {
         let connection = context::resolve(global.addr.as_deref(), global.key.as_deref(), environment)
             .map_err(|error| Failure::from_context(&error))?;
         Ok(Self { connection, output, timeout: Duration::from_secs(global.timeout_seconds) })
+    }
+
+    /// Sends one request on a connection of its own; a failure says what was attempted.
+    pub(crate) async fn call<R>(
+        &self,
+        attempted: &str,
+        send: impl AsyncFnOnce(Client) -> Result<Response<R>, Status>,
+    ) -> Result<R, Failure> {
+        let answered = send(self.connect().await?).await;
+        answered.map(Response::into_inner).map_err(|status| Failure::from_status(attempted, &status))
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {

@@ -144,12 +144,13 @@ async fn create(command: CreateSinkCommand, session: &Session) -> Result<(), Fai
         CreateSinkCommand::Webhook(arguments) => webhook(arguments),
         CreateSinkCommand::Kinesis(arguments) => kinesis(arguments),
     };
-    let client = session.connect().await?;
+    let attempted = "create sink";
     let sink = v1::Sink { description, kind: Some(kind), ..v1::Sink::default() };
-    let response =
-        client.sinks().create_sink(client.request(v1::CreateSinkRequest { sink: Some(sink) })).await;
-    let created = response.map_err(|status| Failure::from_status("create sink", &status))?.into_inner();
-    let sink = created.sink.ok_or_else(|| Failure::incomplete("create sink"))?;
+    let request = v1::CreateSinkRequest { sink: Some(sink) };
+    let created = session
+        .call(attempted, async |client| client.sinks().create_sink(client.request(request)).await)
+        .await?;
+    let sink = created.sink.ok_or_else(|| Failure::incomplete(attempted))?;
     session.output.record(&sink)?;
     if matches!(&sink.kind, Some(Kind::Webhook(webhook)) if !webhook.signing_secret.is_empty()) {
         say("keep the signing secret: it is not shown again");
@@ -186,33 +187,31 @@ fn kinesis(arguments: KinesisArguments) -> (String, Kind) {
 }
 
 async fn get(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get sink {id}");
-    let response = client.sinks().get_sink(client.request(v1::GetSinkRequest { id })).await;
-    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetSinkRequest { id };
+    let found = session
+        .call(&attempted, async |client| client.sinks().get_sink(client.request(request)).await)
+        .await?;
     session.output.record(&found.sink.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let listed = limit.collect(|page_size, page_token| {
+    let listed = limit.collect(async |page_size, page_token| {
         let request = client.request(v1::ListSinksRequest { page_size, page_token });
-        let mut service = client.sinks();
-        async move {
-            let page = service.list_sinks(request).await?.into_inner();
-            Ok((page.sinks, page.next_page_token))
-        }
+        let page = client.sinks().list_sinks(request).await?.into_inner();
+        Ok((page.sinks, page.next_page_token))
     });
     let sinks = listed.await.map_err(|status| Failure::from_status("list sinks", &status))?;
     session.output.list(&sinks)
 }
 
 async fn delete(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("delete sink {id}");
-    let request = client.request(v1::DeleteSinkRequest { id: id.clone() });
-    let response = client.sinks().delete_sink(request).await;
-    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    let request = v1::DeleteSinkRequest { id: id.clone() };
+    session
+        .call(&attempted, async |client| client.sinks().delete_sink(client.request(request)).await)
+        .await?;
     say(&format!("deleted sink {id}"));
     Ok(())
 }

@@ -157,65 +157,72 @@ async fn create(arguments: CreateSubscriptionArguments, session: &Session) -> Re
         SubscriptionStart::Earliest => From::Earliest(true),
         SubscriptionStart::Time(time) => From::Time(time),
     });
-    let client = session.connect().await?;
-    let request = client.request(v1::CreateSubscriptionRequest { subscription: Some(subscription), from });
-    let response = client.subscriptions().create_subscription(request).await;
-    let created =
-        response.map_err(|status| Failure::from_status("create subscription", &status))?.into_inner();
-    let subscription = created.subscription.ok_or_else(|| Failure::incomplete("create subscription"))?;
+    let attempted = "create subscription";
+    let request = v1::CreateSubscriptionRequest { subscription: Some(subscription), from };
+    let created = session
+        .call(attempted, async |client| {
+            client.subscriptions().create_subscription(client.request(request)).await
+        })
+        .await?;
+    let subscription = created.subscription.ok_or_else(|| Failure::incomplete(attempted))?;
     session.output.record(&subscription)?;
     say(&format!("next: fanfare subscription stats {}", subscription.id));
     Ok(())
 }
 
 async fn get(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get subscription {id}");
-    let request = client.request(v1::GetSubscriptionRequest { id });
-    let response = client.subscriptions().get_subscription(request).await;
-    let found = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetSubscriptionRequest { id };
+    let found = session
+        .call(&attempted, async |client| {
+            client.subscriptions().get_subscription(client.request(request)).await
+        })
+        .await?;
     session.output.record(&found.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
-    let listed = limit.collect(|page_size, page_token| {
+    let listed = limit.collect(async |page_size, page_token| {
         let request = client.request(v1::ListSubscriptionsRequest { page_size, page_token });
-        let mut service = client.subscriptions();
-        async move {
-            let page = service.list_subscriptions(request).await?.into_inner();
-            Ok((page.subscriptions, page.next_page_token))
-        }
+        let page = client.subscriptions().list_subscriptions(request).await?.into_inner();
+        Ok((page.subscriptions, page.next_page_token))
     });
     let subscriptions = listed.await.map_err(|status| Failure::from_status("list subscriptions", &status))?;
     session.output.list(&subscriptions)
 }
 
 async fn delete(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("delete subscription {id}");
-    let request = client.request(v1::DeleteSubscriptionRequest { id: id.clone() });
-    let response = client.subscriptions().delete_subscription(request).await;
-    response.map_err(|status| Failure::from_status(&attempted, &status))?;
+    let request = v1::DeleteSubscriptionRequest { id: id.clone() };
+    session
+        .call(&attempted, async |client| {
+            client.subscriptions().delete_subscription(client.request(request)).await
+        })
+        .await?;
     say(&format!("deleted subscription {id}"));
     Ok(())
 }
 
 async fn pause(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("pause subscription {id}");
-    let request = client.request(v1::PauseSubscriptionRequest { id });
-    let response = client.subscriptions().pause_subscription(request).await;
-    let paused = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::PauseSubscriptionRequest { id };
+    let paused = session
+        .call(&attempted, async |client| {
+            client.subscriptions().pause_subscription(client.request(request)).await
+        })
+        .await?;
     session.output.record(&paused.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 
 async fn resume(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("resume subscription {id}");
-    let request = client.request(v1::ResumeSubscriptionRequest { id });
-    let response = client.subscriptions().resume_subscription(request).await;
-    let resumed = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::ResumeSubscriptionRequest { id };
+    let resumed = session
+        .call(&attempted, async |client| {
+            client.subscriptions().resume_subscription(client.request(request)).await
+        })
+        .await?;
     session.output.record(&resumed.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
 

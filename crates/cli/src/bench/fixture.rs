@@ -4,8 +4,12 @@ use fanfare_client::Client;
 use fanfare_proto::v1::{self, sink::Kind};
 use tonic::{Code, Status};
 
-use super::{payload, publish::interrupted};
-use crate::{failure::Failure, session::Session, terminal::say};
+use super::payload;
+use crate::{
+    failure::{Exit, Failure},
+    session::Session,
+    terminal::say,
+};
 
 /// Things a run created, in the order of creation.
 #[derive(Debug)]
@@ -119,6 +123,11 @@ impl Fixture {
         }
         Ok(())
     }
+}
+
+/// The end of a run that Ctrl-C ended.
+pub(super) fn interrupted() -> Failure {
+    Failure::new(Exit::Failed, "interrupted", "run it again; what it had created is removed")
 }
 
 async fn remove(client: &Client, created: &Created) -> Result<(), Status> {

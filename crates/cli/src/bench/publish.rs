@@ -7,7 +7,7 @@ use fanfare_client::Client;
 
 use super::{
     event_pool::EventPool,
-    fixture::Fixture,
+    fixture::{self, Fixture},
     load::{self, Load, LoadResult, Signals},
     payload,
     producer::REQUESTS_IN_FLIGHT_MAX,
@@ -90,7 +90,7 @@ pub(super) async fn run(arguments: BenchPublishArguments, session: &Session) -> 
     let mut fixtures = Vec::new();
     let outcome = tokio::select! {
         biased;
-        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+        _ = tokio::signal::ctrl_c() => Err(fixture::interrupted()),
         outcome = measure(&arguments, &clients, accounts.len(), &mut fixtures) => outcome,
     };
     for fixture in fixtures {
@@ -107,10 +107,6 @@ pub(super) async fn run(arguments: BenchPublishArguments, session: &Session) -> 
         ));
     }
     Ok(())
-}
-
-pub(super) fn interrupted() -> Failure {
-    Failure::new(Exit::Failed, "interrupted", "run it again; what it had created is removed")
 }
 
 async fn measure(

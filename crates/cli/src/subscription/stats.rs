@@ -7,11 +7,13 @@ use fanfare_proto::v1;
 use crate::{failure::Failure, output::OutputFields, session::Session, terminal::say};
 
 pub(super) async fn run(id: String, session: &Session) -> Result<(), Failure> {
-    let client = session.connect().await?;
     let attempted = format!("get the stats of subscription {id}");
-    let request = client.request(v1::GetSubscriptionStatsRequest { id });
-    let response = client.subscriptions().get_subscription_stats(request).await;
-    let stats = response.map_err(|status| Failure::from_status(&attempted, &status))?.into_inner();
+    let request = v1::GetSubscriptionStatsRequest { id };
+    let stats = session
+        .call(&attempted, async |client| {
+            client.subscriptions().get_subscription_stats(client.request(request)).await
+        })
+        .await?;
     session.output.fields(fields(&stats))?;
     if !session.output.is_json() {
         explain(&stats);
