@@ -105,8 +105,8 @@ impl BacklogReader<'_> {
     /// None if the subscription does not match the event.
     fn buffer(&self, event: StoredEvent) -> Option<BufferedEvent> {
         let pin = {
-            let parsed = Event::parse(&event.bytes).ok()?;
-            self.filters.at(event.offset).match_type(parsed.event_type)?.cloned()
+            let event_type = Event::type_of(&event.bytes).ok()?;
+            self.filters.at(event.offset).match_type(event_type)?.cloned()
         };
         let StoredEvent { offset, append_time, header, ref bytes } = event;
         // A copy: a slice would keep the whole chunk in memory for as long as the event is in the window.

@@ -87,6 +87,25 @@ impl<'a> Event<'a> {
         })
     }
 
+    /// The type alone, of an event whose bytes were parsed before they were stored: whatever else the bytes hold is
+    /// skipped and not looked into.
+    ///
+    /// # Errors
+    /// If the bytes are not a protobuf message, or the type is missing, empty, or not UTF-8.
+    pub fn type_of(bytes: &'a [u8]) -> Result<&'a str, EventError> {
+        let mut last = None;
+        let mut fields = Fields(bytes);
+        while let Some(field) = fields.next()? {
+            if let (4, Value::Bytes(value)) = field {
+                last = Some(value);
+            }
+        }
+        match text(last.unwrap_or_default(), "type")? {
+            "" => Err(EventError::Missing { field: "type" }),
+            event_type => Ok(event_type),
+        }
+    }
+
     fn scan<E: From<EventError>>(
         bytes: &'a [u8],
         mut entry: impl FnMut(&'a [u8]) -> Result<(), E>,

@@ -76,9 +76,9 @@ impl PartitionLeader {
         let mut matches: Vec<Match<'_>> = Vec::new();
         for event in batch.events() {
             let end = event.offset.plus(1);
-            let Ok(parsed) = Event::parse(&event.bytes) else { continue };
+            let Ok(event_type) = Event::type_of(&event.bytes) else { continue };
             let before = matches.len();
-            filters.match_event(parsed.event_type, event.offset, |found| {
+            filters.match_event(event_type, event.offset, |found| {
                 matches.push(Match { slot: found.slot, event: chosen.len(), pin: &found.pin });
             });
             if matches.len() == before {

@@ -52,7 +52,7 @@ pub enum ReadRefusal {
 impl ReadQuery {
     pub(super) fn matches(&self, event: &StoredEvent) -> bool {
         self.types.is_empty()
-            || Event::parse(&event.bytes).is_ok_and(|event| self.types.contains(event.event_type))
+            || Event::type_of(&event.bytes).is_ok_and(|event_type| self.types.contains(event_type))
     }
 
     /// Counts one event against the limit; true for the last one.

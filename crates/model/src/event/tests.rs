@@ -43,6 +43,21 @@ fn every_required_attribute_is_demanded_by_name() {
 }
 
 #[test]
+fn the_type_alone_is_the_type_that_parsing_finds() {
+    let bytes = order(&[field(7, b"{}"), field(4, b"order.repaid")].concat());
+    assert_eq!(Event::type_of(&bytes), Ok("order.repaid"), "the last one counts");
+    assert_eq!(Event::parse(&bytes).unwrap().event_type, "order.repaid");
+    for (bytes, expected) in [
+        (field(4, b""), EventError::Missing { field: "type" }),
+        (field(1, b"e-1"), EventError::Missing { field: "type" }),
+        (field(4, b"\xff"), EventError::NotText { field: "type" }),
+        (b"\x22\x7fx".to_vec(), EventError::Malformed),
+    ] {
+        assert_eq!(Event::type_of(&bytes), Err(expected));
+    }
+}
+
+#[test]
 fn one_pass_shows_the_same_attributes_as_reading_them_later() {
     let bytes = order(
         &[string_attribute("subject", "s"), field(7, b"{}"), string_attribute("subject", "t")].concat(),
@@ -72,8 +87,10 @@ fn no_cut_or_flipped_byte_makes_it_panic() {
         for bit in 0..8 {
             let mut flipped = bytes.clone();
             flipped[position] ^= 1 << bit;
+            let event_type = Event::type_of(&flipped);
             if let Ok(event) = Event::parse(&flipped) {
                 assert!(!event.partition_key().is_empty());
+                assert_eq!(event_type, Ok(event.event_type));
             }
         }
     }
