@@ -30,6 +30,9 @@ const EVENTS: u64 = BATCHES * BATCH_EVENTS;
 /// One batch in so many is the rare account's.
 const RARE_EVERY: u64 = 1024;
 const BUSY_ACCOUNTS: u64 = 100;
+/// Extension of a sealed segment's secondary index.
+const INDEX: &str = "keys";
+const INDEXED_WITHIN: Duration = Duration::from_secs(60);
 
 struct Noon;
 
@@ -111,7 +114,7 @@ async fn read(partition: &Partition, accounts: &AccountFilter) -> usize {
 fn remove_indexes(directory: &Path) {
     for file in fs::read_dir(directory).expect("a directory") {
         let path = file.expect("a file").path();
-        if path.extension().is_some_and(|extension| extension == "tag") {
+        if path.extension().is_some_and(|extension| extension == INDEX) {
             fs::remove_file(path).expect("remove");
         }
     }
@@ -123,7 +126,9 @@ fn wait_until_indexed(directory: &Path) {
         let files = fs::read_dir(directory).expect("a directory").filter_map(Result::ok);
         files.filter(|file| file.path().extension().is_some_and(|found| found == extension)).count()
     };
-    while count("tag") < count("idx") {
+    let deadline = Instant::now() + INDEXED_WITHIN;
+    while count(INDEX) < count("idx") {
+        assert!(Instant::now() < deadline, "{} of {} segments have an index", count(INDEX), count("idx"));
         thread::yield_now();
     }
 }
@@ -166,7 +171,7 @@ fn lookup(criterion: &mut Criterion) {
     store.close();
     drop(store);
 
-    let mut group = criterion.benchmark_group("index tags");
+    let mut group = criterion.benchmark_group("build the secondary indexes");
     group.sample_size(10).throughput(Throughput::Elements(EVENTS));
     group.bench_function("1 GiB of events of 1 KiB", |bencher| {
         bencher.iter_custom(|rounds| {
