@@ -13,6 +13,7 @@ mod oracle;
 mod plan;
 mod producer;
 mod receiver;
+mod retention;
 mod runner;
 mod seed;
 mod setup;

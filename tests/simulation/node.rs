@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     disk::SimulatedDisk,
     receiver::SimulatedNetwork,
+    retention::Retention,
     world::{End, Power, World},
 };
 
@@ -74,7 +75,7 @@ impl SimulatedNode {
             catalog: catalog.clone(),
             host,
             budgets: budgets(),
-            streams: streams(),
+            streams: streams(world.retention),
             forwarder: Arc::new(NoForwarder),
             tasks: tasks.clone(),
         })
@@ -147,13 +148,13 @@ fn budgets() -> Budgets {
     Budgets::new(limits, u64::from(PARTITIONS) + 1)
 }
 
-fn streams() -> Vec<StreamOptions> {
+fn streams(retention: Retention) -> Vec<StreamOptions> {
     let events = PartitionOptions {
         retention_ms: 3_600_000,
         retention_bytes: 3 * SEGMENT_BYTES,
         segment_bytes: SEGMENT_BYTES,
         entry_bytes_max: 8 << 10,
-        dedup_window_ms: 600_000,
+        dedup_window_ms: retention.dedup_window_ms(),
         checkpoint_interval_ms: 300,
         quota: None,
     };

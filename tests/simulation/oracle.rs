@@ -2,7 +2,7 @@
 
 mod deliveries;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fanfare_ingest::{Committed, Refusal};
 use xxhash_rust::xxh3::xxh3_64;
@@ -28,6 +28,8 @@ pub(crate) struct Oracle {
     places: BTreeMap<EventName, Place>,
     pub(crate) acknowledged: u64,
     pub(crate) duplicates: u64,
+    /// Never acknowledged, and not published any more: nobody knows if they are stored, until a reader sees them.
+    given_up: BTreeSet<EventName>,
     pub(crate) deliveries: Deliveries,
     violation: Option<String>,
 }
@@ -61,6 +63,21 @@ impl Oracle {
             ));
         }
         self.put(name, place);
+    }
+
+    /// A producer does not publish its event any more, which may be stored.
+    pub(crate) fn gave_up(&mut self, name: EventName) {
+        self.given_up.insert(name);
+    }
+
+    /// Events that may be stored although nobody saw them.
+    pub(crate) fn uncertain(&self) -> impl Iterator<Item = EventName> {
+        self.given_up.iter().copied().filter(|name| !self.is_stored(*name))
+    }
+
+    /// True if the event was acknowledged, or seen by a reader.
+    pub(crate) fn is_stored(&self, name: EventName) -> bool {
+        self.places.contains_key(&name)
     }
 
     /// A producer is told that another event has its event's id.

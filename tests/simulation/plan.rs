@@ -5,6 +5,7 @@ use fanfare_log::memory::Failure;
 use crate::{
     disk::{Moment, SimulatedDisk},
     receiver::Mood,
+    retention::Retention,
     world::{Dice, End},
 };
 
@@ -52,19 +53,17 @@ const STORMY: &[Mood] =
 const AWAY: &[Mood] = &[Mood::Failing, Mood::Refusing];
 /// Parts of paths whose operations a crash may follow closely.
 const PLACES: [&str; 6] = ["/files", ".seg", "/journal", "/pool", ".keys", "/logs"];
-/// The wall clock jumps by so much at most, either way: all jumps of a simulation are within the dedup window.
-const CLOCK_JUMP_MS_MAX: u64 = 30_000;
 
 impl LifePlan {
-    pub(crate) fn draw(dice: &Dice) -> Self {
+    pub(crate) fn draw(dice: &Dice, retention: Retention) -> Self {
         let end = match dice.below(6) {
             0 => End::Stop,
             1 => End::Kill,
             _ => End::PowerLoss,
         };
-        let moods = match dice.below(10) {
-            0..2 => AWAY,
-            2..7 => STORMY,
+        let moods = match dice.below(8) {
+            _ if dice.chance(retention.away_chance()) => AWAY,
+            0..5 => STORMY,
             _ => FINE,
         };
         let end_at = match dice.below(10) {
@@ -80,11 +79,11 @@ impl LifePlan {
             first_mood: moods[0],
             moods,
             end_at: end_at.map(|moment| (moment, end.clone())),
-            end_after_ms: Some((dice.between(500, 6_000), end)),
+            end_after_ms: Some((dice.between(500, retention.life_ms_max()), end)),
             disk_fault: dice.chance(30).then(|| DiskFault::draw(dice)),
             room_after_ms: dice.between(200, 4_000),
             transfer_bytes_max: dice.chance(10).then_some(4096),
-            clock_jumps_ms: clock_jumps(dice),
+            clock_jumps_ms: clock_jumps(dice, retention.clock_jump_ms_max()),
             pause_ms_max: dice.between(20, 120),
         }
     }
@@ -140,10 +139,10 @@ impl DiskFault {
     }
 }
 
-fn clock_jumps(dice: &Dice) -> Vec<i64> {
+fn clock_jumps(dice: &Dice, ms_max: u64) -> Vec<i64> {
     let jumps = if dice.chance(20) { dice.between(1, 2) } else { 0 };
     let jump = |_| {
-        let ms = i64::try_from(dice.between(1, CLOCK_JUMP_MS_MAX)).expect("a small number");
+        let ms = i64::try_from(dice.between(1, ms_max)).expect("a small number");
         if dice.chance(50) { ms } else { -ms }
     };
     (0..jumps).map(jump).collect()

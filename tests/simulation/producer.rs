@@ -1,6 +1,6 @@
 //! Producers: each owns some keys, sends their events in order, and repeats what was not acknowledged until it is.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fanfare_catalog::Tenant;
 use fanfare_ingest::Ingest;
@@ -18,22 +18,38 @@ const BATCH_EVENTS_MAX: u64 = 6;
 const REPEATED_MAX: u64 = 8;
 
 /// The part of a producer that outlives the node.
-#[derive(Clone, Debug)]
 pub(crate) struct ProducerState {
     /// Number of the next event of each key.
     next: Vec<u32>,
-    /// Sent and not acknowledged, in order.
-    pub(crate) pending: Vec<EventName>,
+    /// Not acknowledged, in order.
+    pending: Vec<EventName>,
+    /// Simulated time at which each event was made, in microseconds since the first start.
+    made_us: BTreeMap<EventName, u64>,
     is_ended: bool,
 }
 
 impl ProducerState {
     pub(crate) fn new() -> Self {
-        Self { next: vec![0; KEYS_PER_PRODUCER as usize], pending: Vec::new(), is_ended: false }
+        Self {
+            next: vec![0; KEYS_PER_PRODUCER as usize],
+            pending: Vec::new(),
+            made_us: BTreeMap::new(),
+            is_ended: false,
+        }
+    }
+
+    pub(crate) fn pending(&self) -> &[EventName] {
+        &self.pending
     }
 
     pub(crate) fn is_done(&self) -> bool {
         self.is_ended && self.pending.is_empty()
+    }
+
+    /// True if the event may be published again at `now_us`.
+    fn may_repeat(&self, name: EventName, now_us: u64, age_us_max: u64) -> bool {
+        let made_us = self.made_us.get(&name).copied().unwrap_or_default();
+        now_us.saturating_sub(made_us) <= age_us_max
     }
 
     pub(crate) fn end(&mut self) {
@@ -71,6 +87,15 @@ impl Producer {
     fn next_batch(&self) -> Option<Vec<EventName>> {
         let mut producers = self.world.producers.lock();
         let state = &mut producers[self.index as usize];
+        let (now_us, age_us_max) = (self.world.trace.now_us(), self.world.retention.repeat_age_us_max());
+        for name in std::mem::take(&mut state.pending) {
+            if state.may_repeat(name, now_us, age_us_max) {
+                state.pending.push(name);
+            } else {
+                self.world.count("a producer gave up an event that may be stored");
+                self.world.oracle.lock().gave_up(name);
+            }
+        }
         if state.pending.is_empty() {
             if state.is_ended {
                 return None;
@@ -79,7 +104,9 @@ impl Producer {
                 let key = u32::try_from(self.world.dice.below(KEYS_PER_PRODUCER.into())).expect("few keys");
                 let number = state.next[key as usize];
                 state.next[key as usize] += 1;
-                state.pending.push(EventName { key: self.index * KEYS_PER_PRODUCER + key, number });
+                let name = EventName { key: self.index * KEYS_PER_PRODUCER + key, number };
+                state.made_us.insert(name, now_us);
+                state.pending.push(name);
             }
         }
         Some(state.pending.clone())
@@ -140,6 +167,9 @@ impl Producer {
         let end = pending.unwrap_or(state.next[key as usize]);
         let back = u32::try_from(self.world.dice.between(1, REPEATED_MAX)).expect("a small number");
         let number = end.checked_sub(back)?;
-        Some(EventName { key: key_of, number })
+        let name = EventName { key: key_of, number };
+        let (now_us, age_us_max) = (self.world.trace.now_us(), self.world.retention.repeat_age_us_max());
+        (self.world.oracle.lock().is_stored(name) && state.may_repeat(name, now_us, age_us_max))
+            .then_some(name)
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     oracle::Oracle,
     plan::LifePlan,
     producer::{PRODUCERS, ProducerState},
+    retention::Retention,
     trace::{Trace, TraceLayer},
     world::{Dice, End, World},
 };
@@ -28,6 +29,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
     let key = NewKey::generate(&KeyDice(dice.clone()));
     let world = Arc::new(World {
         seed,
+        retention: Retention::draw(&dice),
         trace,
         dice: dice.clone(),
         disk: Mutex::new(MemoryFileSystem::default()),
@@ -40,7 +42,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
     let mut started_us = 0;
     let mut ends = Vec::new();
     for number in 0..=lives {
-        let plan = if number == lives { LifePlan::calm() } else { LifePlan::draw(&dice) };
+        let plan = if number == lives { LifePlan::calm() } else { LifePlan::draw(&dice, world.retention) };
         world.trace.add(format_args!("life {number} begins: {plan:?}"));
         let after_stop = matches!(ends.last(), Some(End::Stop));
         world.oracle.lock().begin_life(after_stop);

@@ -12,13 +12,15 @@ const SIMULATE: &str = env!("CARGO_BIN_EXE_simulate");
 /// Seeds of an ordinary run.
 const SEEDS: &str = "200";
 /// Known seeds that catch the planted bugs; `simulate sweep` finds them.
-const CAUGHT: [(&str, &str); 6] = [
+const CAUGHT: [(&str, &str); 8] = [
     ("AckBeforeSync", "0"),
-    ("NoDirectorySync", "0"),
+    ("NoDirectorySync", "1"),
     ("DedupForgotten", "0"),
     ("CursorAheadOfOutcome", "0"),
-    ("KeyOutOfOrder", "8"),
-    ("AppliedAheadOfFlush", "2"),
+    ("TrimOverUnsettled", "1"),
+    ("TornTailServed", "46"),
+    ("KeyOutOfOrder", "0"),
+    ("AppliedAheadOfFlush", "0"),
 ];
 
 fn simulate(arguments: &[&str]) -> Output {

@@ -33,6 +33,10 @@ impl Trace {
         self.0.lock().now_us = now_us;
     }
 
+    pub(crate) fn now_us(&self) -> u64 {
+        self.0.lock().now_us
+    }
+
     pub(crate) fn add(&self, line: fmt::Arguments<'_>) {
         let mut running = self.0.lock();
         let text = format!("{:>12} {line}", running.now_us);

@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::Notify;
 
-use crate::{faults::FaultCounts, oracle::Oracle, producer::ProducerState, trace::Trace};
+use crate::{
+    faults::FaultCounts, oracle::Oracle, producer::ProducerState, retention::Retention, trace::Trace,
+};
 
 /// Random numbers of the world, apart from those of the node.
 #[derive(Clone)]
@@ -87,6 +89,7 @@ impl Power {
 
 pub(crate) struct World {
     pub(crate) seed: u64,
+    pub(crate) retention: Retention,
     pub(crate) trace: Trace,
     pub(crate) dice: Dice,
     pub(crate) disk: Mutex<MemoryFileSystem>,
