@@ -4,6 +4,7 @@
 //! behaves. The node is the product's own, from its log to its webhooks; simulated are the disk, the network, time,
 //! randomness and threads. A seed that fails is run again with `simulate replay`.
 
+mod damage;
 mod disk;
 mod event;
 mod faults;

@@ -25,6 +25,8 @@ pub(crate) struct LifePlan {
     /// Moves of the wall clock, in milliseconds.
     pub(crate) clock_jumps_ms: Vec<i64>,
     pub(crate) pause_ms_max: u64,
+    /// The partition with a flipped bit.
+    pub(crate) damaged: Option<u16>,
 }
 
 /// A fault of the disk after so many calls of its kind.
@@ -85,11 +87,12 @@ impl LifePlan {
             transfer_bytes_max: dice.chance(10).then_some(4096),
             clock_jumps_ms: clock_jumps(dice, retention.clock_jump_ms_max()),
             pause_ms_max: dice.between(20, 120),
+            damaged: None,
         }
     }
 
-    /// The last life: nothing fails any more.
-    pub(crate) fn calm() -> Self {
+    /// The last life: nothing fails any more, but for a bit of the partition `damaged`.
+    pub(crate) fn calm(damaged: Option<u16>) -> Self {
         Self {
             first_mood: Mood::Well,
             moods: &[Mood::Well],
@@ -100,6 +103,7 @@ impl LifePlan {
             transfer_bytes_max: None,
             clock_jumps_ms: Vec::new(),
             pause_ms_max: 40,
+            damaged,
         }
     }
 

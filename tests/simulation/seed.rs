@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tracing_subscriber::{Registry, filter::EnvFilter, layer::SubscriberExt};
 
 use crate::{
+    damage,
     faults::FaultCounts,
     life::Life,
     oracle::Oracle,
@@ -18,6 +19,9 @@ use crate::{
     trace::{Trace, TraceLayer},
     world::{Dice, End, World},
 };
+
+/// Chance in percent that the disk has lost a bit by the last start.
+const DAMAGE_CHANCE: u64 = 20;
 
 /// Runs `seed`; prints a line of JSON with its verdict, and before it the trace if `prints`.
 pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
@@ -42,7 +46,13 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
     let mut started_us = 0;
     let mut ends = Vec::new();
     for number in 0..=lives {
-        let plan = if number == lives { LifePlan::calm() } else { LifePlan::draw(&dice, world.retention) };
+        let plan = if number == lives {
+            let damaged = ends.last().filter(|_| dice.chance(DAMAGE_CHANCE));
+            let damaged = damaged.and_then(|end| damage::flip(&world.disk.lock(), &dice, end));
+            LifePlan::calm(damaged)
+        } else {
+            LifePlan::draw(&dice, world.retention)
+        };
         world.trace.add(format_args!("life {number} begins: {plan:?}"));
         let after_stop = matches!(ends.last(), Some(End::Stop));
         world.oracle.lock().begin_life(after_stop);
