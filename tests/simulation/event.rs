@@ -8,6 +8,10 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) const SOURCE: &str = "/simulation";
+/// The producers are of these accounts in turn.
+pub(crate) const ACCOUNTS: u32 = 2;
+/// The keys of a producer follow those of the one before.
+pub(crate) const KEYS_PER_PRODUCER: u32 = 4;
 /// Types of events; a key has events of one type.
 pub(crate) const TYPES: [&str; 2] = ["order.placed", "order.paid"];
 
@@ -26,6 +30,11 @@ impl EventName {
     pub(crate) fn parse(id: &str) -> Option<Self> {
         let (key, number) = id.strip_prefix('k')?.split_once('-')?;
         Some(Self { key: key.parse().ok()?, number: number.parse().ok()? })
+    }
+
+    /// Number of the account that publishes the key's events.
+    pub(crate) fn account(self) -> u32 {
+        self.key / KEYS_PER_PRODUCER % ACCOUNTS
     }
 
     pub(crate) fn event_type(self) -> &'static str {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fanfare_catalog::NewKey;
+use fanfare_catalog::{NewKey, Tenant};
 use fanfare_control::ListRequest;
 use fanfare_environment::{Environment, Simulation};
 use fanfare_ingest::{ReadError, ReadFrom, ReadQuery, ReadRefusal};
@@ -45,7 +45,8 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Life {
     pub(crate) number: u64,
     pub(crate) world: Arc<World>,
-    pub(crate) key: NewKey,
+    /// The keys of the accounts, as far as they are made.
+    pub(crate) keys: Arc<Mutex<Vec<NewKey>>>,
     pub(crate) plan: LifePlan,
     /// Simulated time at its beginning, since the first start.
     pub(crate) started_us: u64,
@@ -89,13 +90,10 @@ impl Life {
             let elapsed_us = u64::try_from(began.elapsed().as_micros()).expect("a short life");
             Lived { end, elapsed_us }
         });
-        // A task that panics shuts the runtime down: the program would abort.
-        let lived = catch_unwind(AssertUnwindSafe(|| runtime.block_on(living.0))).unwrap_or_else(|_| {
-            if !power.is_off() {
-                world.oracle.lock().violate("the node panicked".to_owned());
-            }
-            Lived { end: End::Exit("it panicked".to_owned()), elapsed_us: 0 }
-        });
+        end_at_panic(&world, &power);
+        // A task that panics shuts the runtime down: the program would abort. With the power off, nobody looks.
+        let lived = catch_unwind(AssertUnwindSafe(|| runtime.block_on(living.0)))
+            .unwrap_or_else(|_| Lived { end: End::Exit("it panicked".to_owned()), elapsed_us: 0 });
         if let End::Exit(reason) = &lived.end
             && disk.failures() == 0
         {
@@ -113,7 +111,7 @@ impl Life {
         let simulation = Simulation::new(seed);
         let offset_ms = i64::try_from(self.started_us / 1_000).expect("a short simulation");
         simulation.clock().jump_ms(offset_ms);
-        let Self { world, key, plan, .. } = self;
+        let Self { world, keys, plan, .. } = self;
         let running = Running {
             mood: Arc::new(Mutex::new(plan.first_mood)),
             tasks: TaskTracker::new(),
@@ -123,8 +121,21 @@ impl Life {
             simulation,
             plan,
         };
-        running.run(&key).await
+        running.run(&keys).await
     }
+}
+
+/// A panic ends the simulation with a verdict, right where it happens: unwinding through the tasks of a runtime may
+/// panic once more, and the process would abort without one.
+fn end_at_panic(world: &World, power: &Arc<Power>) {
+    let (seed, power) = (world.seed, power.clone());
+    std::panic::set_hook(Box::new(move |panic| {
+        if !power.is_off() {
+            let violation = format!("the node panicked: {panic}");
+            println!("{}", serde_json::json!({ "seed": seed, "violation": violation }));
+            std::process::exit(1);
+        }
+    }));
 }
 
 /// Keeps the trace's time, which its lines begin with.
@@ -148,14 +159,14 @@ fn runtime(seed: u64) -> Runtime {
 }
 
 impl Running {
-    async fn run(self, key: &NewKey) -> End {
+    async fn run(self, keys: &Mutex<Vec<NewKey>>) -> End {
         self.plan.arm(&self.disk);
         let started = async {
             let node = SimulatedNode::start(self.node_parts()).await?;
-            let account = Account::ensure(&node, key).await?;
-            anyhow::Ok((node, account))
+            let accounts = Account::ensure_all(&node, keys).await?;
+            anyhow::Ok((node, accounts))
         };
-        let (node, account) = match timeout(STARTED_WITHIN, started).await {
+        let (node, accounts) = match timeout(STARTED_WITHIN, started).await {
             Ok(Ok(started)) => started,
             Ok(Err(error)) => {
                 let end = End::Exit(format!("{error:#}"));
@@ -168,22 +179,21 @@ impl Running {
             }
         };
         self.world.trace.add(format_args!("ready"));
-        let account = Arc::new(account);
         let node = Arc::new(node);
-        self.start_producers(&node, &account);
+        self.start_producers(&node, &accounts);
         self.tasks.spawn(moods(self.world.clone(), self.mood.clone(), self.plan.clone()));
         self.tasks.spawn(free_disk(self.disk.clone(), self.plan.room_after_ms));
         self.tasks.spawn(jump_clock(self.world.clone(), self.simulation.clone(), self.plan.clone()));
         match self.plan.end_after_ms.clone() {
             Some((after_ms, end)) => {
-                self.watch(&node, &account, Duration::from_millis(after_ms)).await;
+                self.watch(&node, &accounts, Duration::from_millis(after_ms)).await;
                 if end == End::Stop {
                     return self.stop(&node).await;
                 }
                 self.disk.end_now(end.clone());
                 end
             }
-            None => self.finish(&node, &account).await,
+            None => self.finish(&node, &accounts).await,
         }
     }
 
@@ -202,8 +212,8 @@ impl Running {
         }
     }
 
-    fn start_producers(&self, node: &SimulatedNode, account: &Account) {
-        for index in 0..PRODUCERS {
+    fn start_producers(&self, node: &SimulatedNode, accounts: &[Account]) {
+        for (index, account) in (0..PRODUCERS).zip(accounts.iter().cycle()) {
             let producer = Producer {
                 index,
                 world: self.world.clone(),
@@ -217,17 +227,19 @@ impl Running {
     }
 
     /// Reads the whole log again and again for `time`.
-    async fn watch(&self, node: &SimulatedNode, account: &Account, time: Duration) {
+    async fn watch(&self, node: &SimulatedNode, accounts: &[Account], time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until {
-            self.read_all(node, account).await;
+            self.read_all(node, accounts).await;
             let left = until.saturating_duration_since(Instant::now());
             sleep(left.min(Duration::from_millis(self.world.dice.between(100, 900)))).await;
         }
     }
 
-    async fn read_all(&self, node: &SimulatedNode, account: &Account) {
-        for partition in 0..PARTITIONS {
+    async fn read_all(&self, node: &SimulatedNode, accounts: &[Account]) {
+        let partitions =
+            accounts.iter().flat_map(|account| account.partitions.iter().map(move |id| (account, *id)));
+        for (account, partition) in partitions {
             if let Err(error) = self.read(node, account, partition).await {
                 self.world.trace.add(format_args!("read {partition} failed: {error:#}"));
                 if self.plan.damaged == Some(partition) {
@@ -302,31 +314,33 @@ impl Running {
     }
 
     /// No faults any more: everything that was published is delivered in bounded time, and every count is exact.
-    async fn finish(&self, node: &SimulatedNode, account: &Account) -> End {
+    async fn finish(&self, node: &SimulatedNode, accounts: &[Account]) -> End {
         sleep(Duration::from_secs(2)).await;
         self.world.producers.lock().iter_mut().for_each(|producer| producer.end());
-        self.read_all(node, account).await;
+        self.read_all(node, accounts).await;
         if self.plan.damaged.is_some() {
             // What can be read was right. More is not promised for the partition that lost a bit.
             return self.stop(node).await;
         }
         let deadline = Instant::now() + SETTLED_WITHIN;
-        while !self.is_settled(node, account) {
+        while !self.is_settled(node, accounts) {
             if Instant::now() > deadline {
-                let text = self.unsettled(node, account);
+                let text = self.unsettled(node, accounts);
                 self.world.oracle.lock().violate(text);
                 return End::Stop;
             }
             sleep(Duration::from_millis(100)).await;
         }
-        self.read_all(node, account).await;
-        if let Err(error) = self.judge(node, account).await {
-            self.world.oracle.lock().violate(format!("the last look failed: {error:#}"));
+        self.read_all(node, accounts).await;
+        for account in accounts {
+            if let Err(error) = self.judge(node, account).await {
+                self.world.oracle.lock().violate(format!("the last look failed: {error:#}"));
+            }
         }
         self.stop(node).await
     }
 
-    fn is_settled(&self, node: &SimulatedNode, account: &Account) -> bool {
+    fn is_settled(&self, node: &SimulatedNode, accounts: &[Account]) -> bool {
         let published = self.world.producers.lock().iter().all(|producer| producer.is_done());
         let matched = (0..PARTITIONS).all(|index| {
             node.directory.local(PartitionId::events(index)).is_ok_and(|partition| {
@@ -336,21 +350,16 @@ impl Running {
         });
         published
             && matched
-            && account.subscriptions.iter().all(|subscription| {
-                node.control
-                    .subscription_stats(account.tenant, &subscription.id)
-                    .is_ok_and(|stats| stats.pending == 0)
+            && subscriptions(accounts).all(|(tenant, id)| {
+                node.control.subscription_stats(tenant, id).is_ok_and(|stats| stats.pending == 0)
             })
     }
 
-    fn unsettled(&self, node: &SimulatedNode, account: &Account) -> String {
+    fn unsettled(&self, node: &SimulatedNode, accounts: &[Account]) -> String {
         let producers = self.world.producers.lock();
         let pending: Vec<&[EventName]> = producers.iter().map(|producer| producer.pending()).collect();
-        let stats: Vec<_> = account
-            .subscriptions
-            .iter()
-            .map(|subscription| node.control.subscription_stats(account.tenant, &subscription.id))
-            .collect();
+        let stats: Vec<_> =
+            subscriptions(accounts).map(|(tenant, id)| node.control.subscription_stats(tenant, id)).collect();
         let roles: Vec<Option<Role>> = (0..PARTITIONS)
             .map(|index| Some(*node.directory.local(PartitionId::events(index)).ok()?.role().borrow()))
             .collect();
@@ -384,14 +393,10 @@ impl Running {
             }
             let route = subscription.route;
             let mut oracle = self.world.oracle.lock();
-            let due: Vec<EventName> = oracle
-                .stored()
-                .map(|(name, _)| name)
-                .filter(|name| route.types.contains(&name.event_type()))
-                .collect();
+            let due: Vec<EventName> =
+                oracle.stored().map(|(name, _)| name).filter(|name| route.matches(*name)).collect();
             self.world.trace.add(format_args!("{} has {stats:?}", route.path));
-            let uncertain =
-                oracle.uncertain().filter(|name| route.types.contains(&name.event_type())).count();
+            let uncertain = oracle.uncertain().filter(|name| route.matches(*name)).count();
             if !(due.len() as u64..=(due.len() + uncertain) as u64).contains(&stats.matched) {
                 oracle.violate(format!(
                     "{} matched {} of {} events, and {uncertain} that may be stored",
@@ -412,6 +417,13 @@ impl Running {
         }
         Ok(())
     }
+}
+
+/// The subscriptions of all accounts.
+fn subscriptions(accounts: &[Account]) -> impl Iterator<Item = (Tenant, &str)> {
+    accounts.iter().flat_map(|account| {
+        account.subscriptions.iter().map(|subscription| (account.tenant, subscription.id.as_str()))
+    })
 }
 
 /// Changes the receiver's mood from time to time.

@@ -8,7 +8,7 @@ use fanfare_ingest::{Committed, Refusal};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::deliveries::Deliveries;
-use crate::event::EventName;
+use crate::{event::EventName, setup::Route};
 
 /// A place in the stream `events`.
 pub(crate) type Place = (u16, u64);
@@ -160,6 +160,9 @@ impl Oracle {
         let Some(name) = EventName::parse(id) else {
             return self.violate(format!("the receiver got an event {id:?} that nobody published"));
         };
+        if !Route::of(path).is_some_and(|route| route.matches(name)) {
+            self.violate(format!("{path} got {}, which it does not match", name.id()));
+        }
         self.deliveries.request(path, name);
     }
 

@@ -7,12 +7,11 @@ use fanfare_ingest::Ingest;
 use tokio::time::sleep;
 
 use crate::{
-    event::EventName,
+    event::{EventName, KEYS_PER_PRODUCER},
     world::{Power, World},
 };
 
 pub(crate) const PRODUCERS: u32 = 3;
-const KEYS_PER_PRODUCER: u32 = 4;
 const BATCH_EVENTS_MAX: u64 = 6;
 /// Only the newest events of a key are repeated: older ones may have left the log, and with it the dedup window.
 const REPEATED_MAX: u64 = 8;

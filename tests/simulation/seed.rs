@@ -30,7 +30,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
     let subscriber = Registry::default().with(filter).with(TraceLayer(trace.clone()));
     tracing::subscriber::set_global_default(subscriber).expect("the first subscriber");
     let dice = Dice::new(seed);
-    let key = NewKey::generate(&KeyDice(dice.clone()));
+    let keys = Arc::new(Mutex::new(vec![NewKey::generate(&KeyDice(dice.clone()))]));
     let world = Arc::new(World {
         seed,
         retention: Retention::draw(&dice),
@@ -56,7 +56,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
         world.trace.add(format_args!("life {number} begins: {plan:?}"));
         let after_stop = matches!(ends.last(), Some(End::Stop));
         world.oracle.lock().begin_life(after_stop);
-        let life = Life { number, world: world.clone(), key: key.clone(), plan, started_us };
+        let life = Life { number, world: world.clone(), keys: keys.clone(), plan, started_us };
         let lived = life.run();
         started_us += lived.elapsed_us + 1_000_000;
         {

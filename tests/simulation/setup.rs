@@ -1,4 +1,4 @@
-//! The account, sink and subscriptions of a simulation: made at the first start, found again at each later one.
+//! The accounts, sinks and subscriptions of a simulation: made at the first start, found again at each later one.
 
 use fanfare_catalog::{NewKey, Tenant};
 use fanfare_control::{
@@ -6,18 +6,40 @@ use fanfare_control::{
     WebhookSettings,
 };
 use fanfare_model::{StartAt, SubscribedType};
+use parking_lot::Mutex;
 
-use crate::{event::TYPES, node::SimulatedNode, receiver::HOST};
+use crate::{
+    event::{ACCOUNTS, EventName, TYPES},
+    node::SimulatedNode,
+    receiver::HOST,
+};
 
-/// One subscription: its path at the receiver, and its types.
+const OTHER_ACCOUNT: &str = "other";
+
+/// One subscription: its path at the receiver, its account and its types.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route {
     pub(crate) path: &'static str,
-    pub(crate) types: &'static [&'static str],
+    account: u32,
+    types: &'static [&'static str],
 }
 
-pub(crate) const ROUTES: [Route; 2] =
-    [Route { path: "/all", types: &TYPES }, Route { path: "/placed", types: &[TYPES[0]] }];
+const ROUTES: [Route; 3] = [
+    Route { path: "/all", account: 0, types: &TYPES },
+    Route { path: "/placed", account: 0, types: &[TYPES[0]] },
+    Route { path: "/other", account: 1, types: &TYPES },
+];
+
+impl Route {
+    pub(crate) fn of(path: &str) -> Option<Self> {
+        ROUTES.into_iter().find(|route| route.path == path)
+    }
+
+    /// True if the subscription's events are of the event's account and type.
+    pub(crate) fn matches(self, name: EventName) -> bool {
+        self.account == name.account() && self.types.contains(&name.event_type())
+    }
+}
 
 /// A route and its subscription's id.
 #[derive(Clone, Debug)]
@@ -28,13 +50,40 @@ pub(crate) struct RoutedSubscription {
 
 pub(crate) struct Account {
     pub(crate) tenant: Tenant,
+    /// Those that its events go to, which no other account's do.
+    pub(crate) partitions: Vec<u16>,
     pub(crate) subscriptions: Vec<RoutedSubscription>,
 }
 
 impl Account {
-    /// Makes what is missing.
-    pub(crate) async fn ensure(node: &SimulatedNode, key: &NewKey) -> anyhow::Result<Self> {
-        node.catalog.bootstrap("simulated", key).await?;
+    /// Makes what is missing of each account; `keys` are the known ones, by the account's number.
+    pub(crate) async fn ensure_all(
+        node: &SimulatedNode,
+        keys: &Mutex<Vec<NewKey>>,
+    ) -> anyhow::Result<Vec<Self>> {
+        let mut accounts: Vec<Self> = Vec::new();
+        for number in 0..ACCOUNTS {
+            let account = Self::ensure(node, number, keys).await?;
+            let shared = accounts.iter().any(|other| other.partitions == account.partitions);
+            anyhow::ensure!(!shared, "an account with a free partition left has one of its own");
+            accounts.push(account);
+        }
+        Ok(accounts)
+    }
+
+    async fn ensure(node: &SimulatedNode, number: u32, keys: &Mutex<Vec<NewKey>>) -> anyhow::Result<Self> {
+        let key = keys.lock().get(number as usize).cloned();
+        let key = match key {
+            Some(key) => key,
+            None => {
+                let key = other_account(node).await?;
+                keys.lock().push(key.clone());
+                key
+            }
+        };
+        if number == 0 {
+            node.catalog.bootstrap("simulated", &key).await?;
+        }
         let control = &node.control;
         let tenant = control
             .authenticate(key.text.expose())
@@ -48,12 +97,25 @@ impl Account {
             }
         }
         let mut subscriptions = Vec::new();
-        for route in ROUTES {
+        for route in ROUTES.into_iter().filter(|route| route.account == number) {
             let id = subscription(control, tenant, route).await?;
             subscriptions.push(RoutedSubscription { route, id });
         }
-        Ok(Self { tenant, subscriptions })
+        let view = node.catalog.view();
+        let view = view.account(tenant.account()).ok_or_else(|| anyhow::anyhow!("the account is gone"))?;
+        Ok(Self { tenant, partitions: view.account.shard.partitions.clone(), subscriptions })
     }
+}
+
+/// A key of the second account, which is made if it is not there. A crash may have left it without a known key.
+async fn other_account(node: &SimulatedNode) -> anyhow::Result<NewKey> {
+    let view = node.catalog.view();
+    let found = view.accounts.values().find(|found| found.account.name == OTHER_ACCOUNT);
+    let id = match found {
+        Some(found) => found.account.id,
+        None => node.catalog.create_account(OTHER_ACCOUNT).await?.id,
+    };
+    Ok(node.catalog.create_key(id, "").await?)
 }
 
 async fn subscription(control: &Control, tenant: Tenant, route: Route) -> Result<String, ControlError> {

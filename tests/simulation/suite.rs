@@ -14,13 +14,13 @@ const SEEDS: &str = "200";
 /// Known seeds that catch the planted bugs; `simulate sweep` finds them.
 const CAUGHT: [(&str, &str); 8] = [
     ("AckBeforeSync", "0"),
-    ("NoDirectorySync", "1"),
+    ("NoDirectorySync", "0"),
     ("DedupForgotten", "0"),
     ("CursorAheadOfOutcome", "0"),
     ("TrimOverUnsettled", "1"),
-    ("TornTailServed", "46"),
+    ("TornTailServed", "12"),
     ("KeyOutOfOrder", "0"),
-    ("AppliedAheadOfFlush", "0"),
+    ("AppliedAheadOfFlush", "2"),
 ];
 
 fn simulate(arguments: &[&str]) -> Output {
