@@ -279,7 +279,7 @@ async fn open_group(
         checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
         snapshot_entries: options.snapshot_entries,
     };
-    let group = host.open(GROUP, FOUNDER, log, machine, options).await.map_err(OpenError::Group)?;
+    let group = Group::open(host, GROUP, FOUNDER, log, machine, options).await.map_err(OpenError::Group)?;
     let own = Member { replica: FOUNDER, node, address: String::new() };
     let failed = || OpenError::Failed { reason: failure_of(&group) };
     group.initialize(vec![own]).await.map_err(|_| failed())?;

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::{
     codec::{self, Malformed},
-    entry::{LogId, Snapshot, SnapshotMeta, StoredMembership, log_id_of, position_of},
+    entry::{LogId, Snapshot, SnapshotMeta, StoredMembership, encoding, log_id_of, position_of},
     id::GroupId,
     machine::Anchor,
 };
@@ -80,14 +80,14 @@ impl Checkpoint {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![CHECKPOINT_VERSION, u8::from(self.installed)];
-        codec::put_log_id(&mut out, &self.applied);
+        encoding::put_log_id(&mut out, &self.applied);
         out.put_u64_le(self.next_offset);
         out.put_u64_le(self.live_from);
         let anchor = self.anchor.map(|anchor| log_id_of(anchor.position));
-        codec::put_log_id_option(&mut out, anchor.as_ref());
+        encoding::put_log_id_option(&mut out, anchor.as_ref());
         out.put_u64_le(self.anchor.map_or(0, |anchor| anchor.next_offset));
         out.put_u32_le(u32::try_from(self.memberships.len()).expect("a trim drops old memberships"));
-        self.memberships.iter().for_each(|stored| codec::put_stored_membership(&mut out, stored));
+        self.memberships.iter().for_each(|stored| encoding::put_stored_membership(&mut out, stored));
         out.extend_from_slice(&self.machine);
         out
     }
@@ -95,13 +95,14 @@ impl Checkpoint {
     pub(crate) fn decode(mut from: Bytes) -> Result<Self, Malformed> {
         codec::expect_version(&mut from, CHECKPOINT_VERSION, "checkpoint version")?;
         let installed = codec::take_bool(&mut from)?;
-        let applied = codec::take_log_id(&mut from)?;
+        let applied = encoding::take_log_id(&mut from)?;
         let next_offset = codec::take_u64(&mut from)?;
         let live_from = codec::take_u64(&mut from)?;
-        let position = codec::take_log_id_option(&mut from)?.map(position_of);
+        let position = encoding::take_log_id_option(&mut from)?.map(position_of);
         let anchor_offset = codec::take_u64(&mut from)?;
         let anchor = position.map(|position| Anchor { position, next_offset: anchor_offset });
-        let memberships = (0..codec::take_u32(&mut from)?).map(|_| codec::take_stored_membership(&mut from));
+        let memberships =
+            (0..codec::take_u32(&mut from)?).map(|_| encoding::take_stored_membership(&mut from));
         let memberships = memberships.collect::<Result<Vec<_>, _>>()?;
         let machine = from.copy_to_bytes(from.remaining());
         Ok(Self { applied, next_offset, live_from, memberships, anchor, installed, machine })

@@ -12,7 +12,7 @@ use crate::{
     apply::{Adapter, Applier},
     checkpoint::is_flushed,
     entry::{Types, log_id_of, position_of},
-    group::GroupOptions,
+    options::GroupOptions,
 };
 
 /// How often, and how many times, to look whether the log has flushed what was applied. A follower can apply

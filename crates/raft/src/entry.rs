@@ -1,6 +1,8 @@
 //! The types that openraft is configured with: entries that share their payload with the log, replica ids,
 //! votes, and the channel that a proposer waits on.
 
+pub(crate) mod encoding;
+
 use std::{collections::BTreeSet, fmt};
 
 use fanfare_log::{Frame, FrameHeader, NewFrame, Position};
@@ -12,7 +14,7 @@ use openraft::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
-    codec::{self, Malformed},
+    codec::Malformed,
     failure::MachineError,
     machine::{AnyReply, KIND_BLANK, KIND_MEMBERSHIP, Proposal},
     runtime::GroupRuntime,
@@ -197,7 +199,8 @@ impl Entry {
                 NewFrame { kind: KIND_BLANK, position, count: 0, time_ms: 0, payload: Default::default() }
             }
             EntryPayload::Membership(membership) => {
-                let payload = fanfare_log::Payload::new(vec![codec::encode_membership(&membership).into()]);
+                let payload =
+                    fanfare_log::Payload::new(vec![encoding::encode_membership(&membership).into()]);
                 NewFrame { kind: KIND_MEMBERSHIP, position, count: 0, time_ms: 0, payload }
             }
             EntryPayload::Application(Proposal { kind, count, time_ms, payload }) => {
@@ -215,7 +218,7 @@ impl Entry {
         let payload = match kind {
             KIND_BLANK => EntryPayload::Blank,
             KIND_MEMBERSHIP => {
-                EntryPayload::Membership(codec::decode_membership(&payload.slice(0..payload.len()))?)
+                EntryPayload::Membership(encoding::decode_membership(&payload.slice(0..payload.len()))?)
             }
             kind => EntryPayload::Application(Proposal { kind, count, time_ms, payload }),
         };

@@ -15,22 +15,17 @@ use tokio::sync::watch;
 
 use crate::{
     entry::NodeAddress,
-    error::{MembershipError, ProposeError},
+    error::{MembershipError, OpenError, ProposeError},
     failure::GroupFailure,
-    id::ReplicaId,
+    host::Host,
+    id::{GroupId, Identity, ReplicaId},
     lease::LeaderLease,
     machine::{Proposal, StateMachine, is_application},
+    options::GroupOptions,
     proposal::PendingProposal,
     replica::Replica,
     role::Role,
 };
-
-#[derive(Clone, Copy, Debug)]
-pub struct GroupOptions {
-    pub checkpoint_interval_ms: u64,
-    /// Entries between two snapshots. Only for machines without an anchor.
-    pub snapshot_entries: u64,
-}
 
 /// A replica and where it lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +48,25 @@ impl<S: StateMachine> Clone for Group<S> {
 }
 
 impl<S: StateMachine> Group<S> {
-    pub(crate) fn new(machine: Arc<RwLock<S>>, replica: Arc<Replica>) -> Self {
-        Self { machine, replica }
+    /// Recovers machine and log of one replica and starts its tasks. Does not wait for a leader, but a group whose
+    /// only voter is this replica has begun to elect it. `log` is the log named after `group`, opened for `replica`.
+    ///
+    /// # Errors
+    /// If checkpoint or log are damaged, do not fit each other, or cannot be read.
+    ///
+    /// # Panics
+    /// If the group is open on this host already.
+    pub async fn open(
+        host: &Host,
+        group: GroupId,
+        replica: ReplicaId,
+        log: Log,
+        machine: S,
+        options: GroupOptions,
+    ) -> Result<Self, OpenError> {
+        let machine = Arc::new(RwLock::new(machine));
+        let replica = Replica::open(host, Identity { group, replica }, log, machine.clone(), options).await?;
+        Ok(Self { machine, replica: Arc::new(replica) })
     }
 
     /// First start of a new group: makes `founders` its voters. Does nothing if the group has a log already.

@@ -1,22 +1,15 @@
-//! The groups of one node: one place for their timing, transport and environment, and the table of those that are
-//! open.
+//! The parts that all groups of one node share: their timing, transport and environment, and the inbox of those that
+//! are open.
 
 use std::sync::Arc;
 
 use fanfare_environment::Environment;
-use fanfare_log::{Log, Store};
-use openraft::{Config, ConfigError, SnapshotPolicy};
-use parking_lot::RwLock;
+use fanfare_log::Store;
 
 use crate::{
-    error::OpenError,
     format_version::{ClusterFormat, FormatVersion},
-    group::{Group, GroupOptions},
-    id::{GroupId, ReplicaId},
     inbox::Inbox,
-    machine::StateMachine,
     peer::{NoPeers, PeerTransport, Peers, Requests},
-    replica::{Identity, PROPOSAL_PERMITS, Replica},
 };
 
 /// When replicas speak and how long they wait, for all groups of a cluster alike.
@@ -40,7 +33,7 @@ pub struct HostOptions {
     pub timing: Timing,
 }
 
-/// Opens the groups of one node and receives their peers' messages. Cheap to clone.
+/// Carries the groups of one node and receives their peers' messages. Cheap to clone.
 #[derive(Clone)]
 pub struct Host {
     shared: Arc<Shared>,
@@ -74,27 +67,6 @@ impl Host {
     #[must_use]
     pub fn without_peers(store: Store, environment: Environment) -> Self {
         Self::new(HostOptions::default(), store, Arc::new(NoPeers), environment)
-    }
-
-    /// Recovers machine and log of one replica and starts its tasks. Does not wait for a leader, but a group whose
-    /// only voter is this replica has begun to elect it. `log` is the log named after `group`, opened for `replica`.
-    ///
-    /// # Errors
-    /// If checkpoint or log are damaged, do not fit each other, or cannot be read.
-    ///
-    /// # Panics
-    /// If the group is open on this host already.
-    pub async fn open<S: StateMachine>(
-        &self,
-        group: GroupId,
-        replica: ReplicaId,
-        log: Log,
-        machine: S,
-        options: GroupOptions,
-    ) -> Result<Group<S>, OpenError> {
-        let machine = Arc::new(RwLock::new(machine));
-        let replica = Replica::open(self, Identity { group, replica }, log, machine.clone(), options).await?;
-        Ok(Group::new(machine, Arc::new(replica)))
     }
 
     /// Tells the groups which format version the cluster is at; until then the first. Nothing above it is proposed. A
@@ -137,35 +109,4 @@ impl Host {
     pub(crate) fn peers(&self) -> &Arc<Peers> {
         &self.shared.peers
     }
-}
-
-/// openraft's configuration of one group.
-pub(crate) fn engine_config(group: GroupId, timing: Timing) -> Result<Arc<Config>, ConfigError> {
-    let Timing { heartbeat_ms, election_min_ms, election_max_ms } = timing;
-    // The longest silence that a follower hears must stay below its election timeout.
-    let silence_ms = heartbeat_ms + heartbeat_ms / 4 + 1;
-    let heartbeat_min_ms = election_min_ms.saturating_sub(silence_ms + 1).min(heartbeat_ms / 2);
-    let config = Config {
-        cluster_name: group.to_string(),
-        heartbeat_interval: heartbeat_ms,
-        // An append tells a follower as much as a heartbeat does.
-        heartbeat_min_interval: Some(heartbeat_min_ms),
-        election_timeout_min: election_min_ms,
-        election_timeout_max: election_max_ms,
-        // CheckQuorum: a leader that no quorum answers falls silent for a while, so that those who still hear it elect
-        // another. Without that, a cut in one direction would leave the group without writes for ever.
-        quorum_loss_probe_interval: Some(2 * election_max_ms),
-        // Snapshots are taken when a durable checkpoint has a new base, and the log is purged exactly up to it.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
-        purge_batch_size: 1,
-        api_channel_size: Some(u64::from(PROPOSAL_PERMITS) * 2),
-        enable_pre_vote: Some(true),
-        // Switched on when the group has had its first chance to elect itself.
-        enable_elect: false,
-        // A restarted leader must win an election: its in-memory state of the former term is gone.
-        enable_leader_restore: Some(false),
-        ..Config::default()
-    };
-    config.validate().map(Arc::new)
 }

@@ -21,3 +21,10 @@ impl fmt::Display for GroupId {
         }
     }
 }
+
+/// A replica and its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) group: GroupId,
+    pub(crate) replica: ReplicaId,
+}

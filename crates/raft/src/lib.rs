@@ -1,6 +1,6 @@
 //! Replicated groups, each over one log: the only crate that names openraft.
 //!
-//! A [`Host`] opens the groups of a node.
+//! A [`Group`] is opened on the [`Host`] of its node.
 //!
 //! The group's log *is* the data: payloads are written once, by `fanfare-log`, and a [`StateMachine`] keeps
 //! positions and counters. A snapshot is *anchored*: it stands at the last trimmed entry, not at the applied
@@ -25,6 +25,7 @@ mod inbox;
 mod lease;
 mod machine;
 mod members;
+mod options;
 mod peer;
 mod proposal;
 mod role;
@@ -33,6 +34,7 @@ mod apply;
 mod checkpoint;
 mod checkpoint_task;
 mod codec;
+mod engine;
 mod entry;
 mod log_storage;
 mod network;
@@ -47,12 +49,13 @@ pub mod memory;
 pub use error::{MembershipError, OpenError, ProposeError};
 pub use failure::{GroupFailure, MachineError, RecoveryError};
 pub use format_version::FormatVersion;
-pub use group::{Group, GroupOptions, Member};
+pub use group::{Group, Member};
 pub use host::{Host, HostOptions, Timing};
 pub use id::{GroupId, ReplicaId};
 pub use inbox::Inbox;
 pub use lease::LeaderLease;
 pub use machine::{Anchor, ApplyMode, Proposal, StateMachine};
+pub use options::GroupOptions;
 pub use peer::{Message, MessageKind, NoPeers, PeerConnection, PeerError, PeerTransport, TrafficClass};
 pub use proposal::{Applied, PendingProposal};
 pub use repair::{GroupDamage, Repair, RepairError};

@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 
 use crate::{
     apply::Applier,
-    codec::{self, Malformed},
-    entry::{Entry, EntryPayload, LogId, Types, Vote, log_id_of, position_of},
+    codec::Malformed,
+    entry::{Entry, EntryPayload, LogId, Types, Vote, encoding, log_id_of, position_of},
     failure::{FailureLatch, GroupFailure},
     machine::Anchor,
     members::MembersRecord,
@@ -172,7 +172,7 @@ impl RaftLogReader<Types> for LogStorage {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.log.vote().map(|vote| codec::decode_vote(&vote).map_err(io::Error::other)).transpose()
+        self.log.vote().map(|vote| encoding::decode_vote(&vote).map_err(io::Error::other)).transpose()
     }
 }
 
@@ -190,7 +190,7 @@ impl RaftLogStorage<Types> for LogStorage {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        durable(|done| self.log.save_vote(codec::encode_vote(vote), done)).await
+        durable(|done| self.log.save_vote(encoding::encode_vote(vote), done)).await
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>

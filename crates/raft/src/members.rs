@@ -8,8 +8,7 @@ use fanfare_log::{Fatal, OpenError, Store};
 use tokio::sync::Mutex;
 
 use crate::{
-    codec,
-    entry::{Membership, StoredMembership},
+    entry::{Membership, StoredMembership, encoding},
     id::GroupId,
 };
 
@@ -38,7 +37,7 @@ impl MembersRecord {
             return Ok(());
         }
         let (store, file, bytes) =
-            (self.store.clone(), self.file.clone(), codec::encode_membership(membership));
+            (self.store.clone(), self.file.clone(), encoding::encode_membership(membership));
         self.environment.run_blocking(move || store.save_file(&file, VERSION, &bytes)).await?;
         *is_written = true;
         Ok(())
@@ -60,7 +59,7 @@ pub(crate) fn evidence(
     let doubt = |reason: &dyn std::fmt::Display| format!("its record in {file} cannot be read ({reason})");
     match store.load_file(&file) {
         Ok(None) => Ok(None),
-        Ok(Some((_, bytes))) => Ok(Some(match codec::decode_membership(&bytes) {
+        Ok(Some((_, bytes))) => Ok(Some(match encoding::decode_membership(&bytes) {
             Ok(membership) => described(&membership),
             Err(malformed) => doubt(&malformed),
         })),

@@ -23,9 +23,8 @@ pub(crate) use self::{append_stream::WINDOW_APPENDS_MAX, snapshot_transfer::SNAP
 use crate::{
     codec::Malformed,
     entry::{NodeAddress, Snapshot, Types, Vote},
-    id::ReplicaId,
+    id::{Identity, ReplicaId},
     peer::{Peer, PeerError, Peers, TrafficClass},
-    replica::Identity,
     rpc,
 };
 

@@ -20,34 +20,24 @@ use crate::{
     apply::{Adapter, Applier},
     checkpoint::Checkpoints,
     checkpoint_task::{self, CheckpointTask},
+    engine::{PERMIT_BYTES, PROPOSAL_PERMITS, engine_config},
     entry::{Application, LeaderId, ProposalResponder, Types, voters},
     error::{MembershipError, OpenError, ProposeError},
     failure::FailureLatch,
     format_version::{ClusterFormat, FormatVersion},
-    group::GroupOptions,
-    host::{Host, engine_config},
-    id::{GroupId, ReplicaId},
+    host::Host,
+    id::{GroupId, Identity},
     inbox::{Endpoint, EndpointTasks, Registration},
     lease::LeaderLease,
     log_storage::LogStorage,
     machine::{Machine, Proposal},
     members::MembersRecord,
     network::Network,
+    options::GroupOptions,
     proposal::{PendingProposal, write_error},
     recovery::Recovery,
     role::{Role, RoleTask},
 };
-
-/// Proposals in flight per group: one permit for each begun `PERMIT_BYTES` of payload, so at most 64 MiB.
-pub(crate) const PROPOSAL_PERMITS: u32 = 1024;
-const PERMIT_BYTES: usize = 64 << 10;
-
-/// A replica and its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) group: GroupId,
-    pub(crate) replica: ReplicaId,
-}
 
 pub(crate) struct Replica {
     pub(crate) identity: Identity,

@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     apply::Adapter,
     entry::{LeaderId, Types, voters},
-    id::ReplicaId,
+    id::{Identity, ReplicaId},
     lease::{LeaderLease, LeaseEnd},
-    replica::Identity,
     runtime::GroupRuntime,
 };
 

@@ -18,7 +18,7 @@ use openraft::{
 pub(crate) use self::chunk::{Chunk, ChunkAnswer, SnapshotHeader};
 use crate::{
     codec::{self, Malformed},
-    entry::{Entry, EntryPayload, Types},
+    entry::{Entry, EntryPayload, Types, encoding},
     machine::{KIND_BLANK, KIND_MEMBERSHIP, Proposal},
     peer::SequenceId,
 };
@@ -64,8 +64,8 @@ impl Request {
             PRE_VOTE => Self::PreVote(take_vote_request(&mut from)?),
             SNAPSHOT_CHUNK => Self::SnapshotChunk(Chunk::take(&mut from)?),
             TRANSFER_LEADER => {
-                let (vote, to) = (codec::take_vote(&mut from)?, codec::take_u64(&mut from)?);
-                let last = codec::take_log_id_option(&mut from)?;
+                let (vote, to) = (encoding::take_vote(&mut from)?, codec::take_u64(&mut from)?);
+                let last = encoding::take_log_id_option(&mut from)?;
                 Self::TransferLeader(TransferLeaderRequest::new(vote, to, last))
             }
             _ => return Err(Malformed("message kind")),
@@ -88,9 +88,9 @@ pub(crate) fn encode_append(append: StreamedAppend) -> Payload {
 }
 
 fn put_append(mut head: Vec<u8>, request: AppendEntriesRequest<Types>) -> Payload {
-    codec::put_vote(&mut head, &request.vote);
-    codec::put_log_id_option(&mut head, request.prev_log_id.as_ref());
-    codec::put_log_id_option(&mut head, request.leader_commit.as_ref());
+    encoding::put_vote(&mut head, &request.vote);
+    encoding::put_log_id_option(&mut head, request.prev_log_id.as_ref());
+    encoding::put_log_id_option(&mut head, request.leader_commit.as_ref());
     head.put_u32_le(u32::try_from(request.entries.len()).expect("a message has few entries"));
     let mut parts = vec![Bytes::from(head)];
     for entry in request.entries {
@@ -101,7 +101,7 @@ fn put_append(mut head: Vec<u8>, request: AppendEntriesRequest<Types>) -> Payloa
 
 fn put_entry(parts: &mut Vec<Bytes>, entry: Entry) {
     let mut head = Vec::with_capacity(64);
-    codec::put_log_id(&mut head, &entry.log_id());
+    encoding::put_log_id(&mut head, &entry.log_id());
     head.put_u64_le(entry.base_offset.expect("an entry is sent as the leader's log has it"));
     let frame = entry.into_new_frame();
     head.put_u8(frame.kind);
@@ -122,16 +122,16 @@ fn take_heartbeat(from: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malfo
 }
 
 fn take_append(from: &mut Bytes) -> Result<AppendEntriesRequest<Types>, Malformed> {
-    let vote = codec::take_vote(from)?;
-    let prev_log_id = codec::take_log_id_option(from)?;
-    let leader_commit = codec::take_log_id_option(from)?;
+    let vote = encoding::take_vote(from)?;
+    let prev_log_id = encoding::take_log_id_option(from)?;
+    let leader_commit = encoding::take_log_id_option(from)?;
     let entries = (0..codec::take_u32(from)?).map(|_| take_entry(from)).collect::<Result<Vec<_>, _>>()?;
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
 }
 
 fn take_entry(from: &mut Bytes) -> Result<Entry, Malformed> {
     let whole = from.clone();
-    let log_id = codec::take_log_id(from)?;
+    let log_id = encoding::take_log_id(from)?;
     let base_offset = codec::take_u64(from)?;
     let (kind, count, time_ms) = (codec::take_u8(from)?, codec::take_u32(from)?, codec::take_u64(from)?);
     let length = usize::try_from(codec::take_u32(from)?).map_err(|_| Malformed("payload length"))?;
@@ -146,7 +146,7 @@ fn take_entry(from: &mut Bytes) -> Result<Entry, Malformed> {
     }
     let payload = match kind {
         KIND_BLANK => EntryPayload::Blank,
-        KIND_MEMBERSHIP => EntryPayload::Membership(codec::decode_membership(&body)?),
+        KIND_MEMBERSHIP => EntryPayload::Membership(encoding::decode_membership(&body)?),
         kind => {
             EntryPayload::Application(Proposal { kind, count, time_ms, payload: Payload::new(vec![body]) })
         }
@@ -164,23 +164,23 @@ pub(crate) fn encode_pre_vote(request: &VoteRequest<Types>) -> Payload {
 
 fn encode_ballot(kind: u8, request: &VoteRequest<Types>) -> Payload {
     let mut out = vec![VERSION, kind];
-    codec::put_vote(&mut out, &request.vote);
-    codec::put_log_id_option(&mut out, request.last_log_id.as_ref());
+    encoding::put_vote(&mut out, &request.vote);
+    encoding::put_log_id_option(&mut out, request.last_log_id.as_ref());
     out.put_u8(u8::from(request.leadership_transfer));
     Payload::new(vec![out.into()])
 }
 
 fn take_vote_request(from: &mut Bytes) -> Result<VoteRequest<Types>, Malformed> {
-    let mut request = VoteRequest::new(codec::take_vote(from)?, codec::take_log_id_option(from)?);
+    let mut request = VoteRequest::new(encoding::take_vote(from)?, encoding::take_log_id_option(from)?);
     request.leadership_transfer = codec::take_bool(from)?;
     Ok(request)
 }
 
 pub(crate) fn encode_transfer(request: &TransferLeaderRequest<Types>) -> Payload {
     let mut out = vec![VERSION, TRANSFER_LEADER];
-    codec::put_vote(&mut out, request.from_leader());
+    encoding::put_vote(&mut out, request.from_leader());
     out.put_u64_le(*request.to_node_id());
-    codec::put_log_id_option(&mut out, request.last_log_id());
+    encoding::put_log_id_option(&mut out, request.last_log_id());
     Payload::new(vec![out.into()])
 }
 
@@ -190,12 +190,12 @@ pub(crate) fn encode_appended(response: &AppendEntriesResponse<Types>) -> Bytes 
         AppendEntriesResponse::Success => out.put_u8(0),
         AppendEntriesResponse::PartialSuccess(upto) => {
             out.put_u8(1);
-            codec::put_log_id_option(&mut out, upto.as_ref());
+            encoding::put_log_id_option(&mut out, upto.as_ref());
         }
         AppendEntriesResponse::Conflict => out.put_u8(2),
         AppendEntriesResponse::HigherVote(vote) => {
             out.put_u8(3);
-            codec::put_vote(&mut out, vote);
+            encoding::put_vote(&mut out, vote);
         }
     }
     out.into()
@@ -205,9 +205,9 @@ pub(crate) fn decode_appended(mut from: Bytes) -> Result<AppendEntriesResponse<T
     codec::expect_version(&mut from, VERSION, "answer version")?;
     let response = match codec::take_u8(&mut from)? {
         0 => AppendEntriesResponse::Success,
-        1 => AppendEntriesResponse::PartialSuccess(codec::take_log_id_option(&mut from)?),
+        1 => AppendEntriesResponse::PartialSuccess(encoding::take_log_id_option(&mut from)?),
         2 => AppendEntriesResponse::Conflict,
-        3 => AppendEntriesResponse::HigherVote(codec::take_vote(&mut from)?),
+        3 => AppendEntriesResponse::HigherVote(encoding::take_vote(&mut from)?),
         _ => return Err(Malformed("answer kind")),
     };
     codec::finish(from, "answer")?;
@@ -220,15 +220,15 @@ pub(crate) fn encode_stream_appended(result: &StreamAppendResult<Types>) -> Byte
     match result {
         Ok(matching) => {
             out.put_u8(0);
-            codec::put_log_id_option(&mut out, matching.as_ref());
+            encoding::put_log_id_option(&mut out, matching.as_ref());
         }
         Err(StreamAppendError::Conflict(at)) => {
             out.put_u8(1);
-            codec::put_log_id(&mut out, at);
+            encoding::put_log_id(&mut out, at);
         }
         Err(StreamAppendError::HigherVote(vote)) => {
             out.put_u8(2);
-            codec::put_vote(&mut out, vote);
+            encoding::put_vote(&mut out, vote);
         }
     }
     out.into()
@@ -237,9 +237,9 @@ pub(crate) fn encode_stream_appended(result: &StreamAppendResult<Types>) -> Byte
 pub(crate) fn decode_stream_appended(mut from: Bytes) -> Result<StreamAppendResult<Types>, Malformed> {
     codec::expect_version(&mut from, VERSION, "answer version")?;
     let result = match codec::take_u8(&mut from)? {
-        0 => Ok(codec::take_log_id_option(&mut from)?),
-        1 => Err(StreamAppendError::Conflict(codec::take_log_id(&mut from)?)),
-        2 => Err(StreamAppendError::HigherVote(codec::take_vote(&mut from)?)),
+        0 => Ok(encoding::take_log_id_option(&mut from)?),
+        1 => Err(StreamAppendError::Conflict(encoding::take_log_id(&mut from)?)),
+        2 => Err(StreamAppendError::HigherVote(encoding::take_vote(&mut from)?)),
         _ => return Err(Malformed("answer kind")),
     };
     codec::finish(from, "answer")?;
@@ -257,17 +257,17 @@ fn take_sequence(from: &mut Bytes) -> Result<SequenceId, Malformed> {
 
 pub(crate) fn encode_voted(response: &VoteResponse<Types>) -> Bytes {
     let mut out = vec![VERSION];
-    codec::put_vote(&mut out, &response.vote);
+    encoding::put_vote(&mut out, &response.vote);
     out.put_u8(u8::from(response.vote_granted));
-    codec::put_log_id_option(&mut out, response.last_log_id.as_ref());
+    encoding::put_log_id_option(&mut out, response.last_log_id.as_ref());
     out.into()
 }
 
 pub(crate) fn decode_voted(mut from: Bytes) -> Result<VoteResponse<Types>, Malformed> {
     codec::expect_version(&mut from, VERSION, "answer version")?;
-    let vote = codec::take_vote(&mut from)?;
+    let vote = encoding::take_vote(&mut from)?;
     let granted = codec::take_bool(&mut from)?;
-    let last_log_id = codec::take_log_id_option(&mut from)?;
+    let last_log_id = encoding::take_log_id_option(&mut from)?;
     codec::finish(from, "answer")?;
     Ok(VoteResponse::new(vote, last_log_id, granted))
 }
@@ -278,13 +278,13 @@ pub(crate) fn encode_transferred(response: &TransferLeaderResponse<Types>) -> By
         Ok(()) => out.put_u8(0),
         Err(TransferLeaderError::VoteChanged { expected, actual }) => {
             out.put_u8(1);
-            codec::put_vote(&mut out, expected);
-            codec::put_vote(&mut out, actual);
+            encoding::put_vote(&mut out, expected);
+            encoding::put_vote(&mut out, actual);
         }
         Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
             out.put_u8(2);
-            codec::put_log_id_option(&mut out, expected.as_ref());
-            codec::put_log_id_option(&mut out, actual.as_ref());
+            encoding::put_log_id_option(&mut out, expected.as_ref());
+            encoding::put_log_id_option(&mut out, actual.as_ref());
         }
     }
     out.into()
@@ -295,12 +295,12 @@ pub(crate) fn decode_transferred(mut from: Bytes) -> Result<TransferLeaderRespon
     let response = match codec::take_u8(&mut from)? {
         0 => Ok(()),
         1 => Err(TransferLeaderError::VoteChanged {
-            expected: codec::take_vote(&mut from)?,
-            actual: codec::take_vote(&mut from)?,
+            expected: encoding::take_vote(&mut from)?,
+            actual: encoding::take_vote(&mut from)?,
         }),
         2 => Err(TransferLeaderError::LogNotFlushed {
-            expected: codec::take_log_id_option(&mut from)?,
-            actual: codec::take_log_id_option(&mut from)?,
+            expected: encoding::take_log_id_option(&mut from)?,
+            actual: encoding::take_log_id_option(&mut from)?,
         }),
         _ => return Err(Malformed("answer kind")),
     };

@@ -224,7 +224,7 @@ async fn open_group(
     let group_options =
         GroupOptions { checkpoint_interval_ms: options.checkpoint_interval_ms, snapshot_entries: u64::MAX };
     let group_id = GroupId::Partition(id);
-    let group = host.open(group_id, replica, log, machine, group_options).await;
+    let group = Group::open(host, group_id, replica, log, machine, group_options).await;
     let group = group.map_err(|error| Failure::of_group(id, error))?;
     if is_new {
         // All founders begin with the same membership, so whichever of them is first, the group is one.

@@ -190,7 +190,7 @@ async fn open_group(
     let options = GroupOptions { checkpoint_interval_ms: 20, snapshot_entries: u64::MAX };
     let transport = network.transport(replica);
     let host = Host::new(HostOptions { timing }, store.clone(), transport, Environment::system());
-    let opened = host.open(group, ReplicaId(replica), log, machine, options).await.unwrap();
+    let opened = Group::open(&host, group, ReplicaId(replica), log, machine, options).await.unwrap();
     network.join(replica, host.inbox().clone());
     opened
 }

@@ -10,9 +10,8 @@ use tokio::sync::Semaphore;
 
 use crate::{
     entry::NodeAddress,
-    id::ReplicaId,
+    id::{Identity, ReplicaId},
     peer::{Peer, PeerConnection, PeerTransport, Requests},
-    replica::Identity,
 };
 
 /// Snapshots that a host sends at once, to whatever peers. Each is in memory as a whole.

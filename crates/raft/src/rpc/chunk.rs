@@ -6,7 +6,7 @@ use fanfare_log::Payload;
 use super::{SNAPSHOT_CHUNK, VERSION, put_sequence, take_sequence};
 use crate::{
     codec::{self, Malformed},
-    entry::{SnapshotMeta, Vote},
+    entry::{SnapshotMeta, Vote, encoding},
     peer::SequenceId,
 };
 
@@ -36,9 +36,9 @@ impl Chunk {
         let Self { header, offset, checksum, data } = self;
         let mut out = vec![VERSION, SNAPSHOT_CHUNK];
         put_sequence(&mut out, header.transfer);
-        codec::put_vote(&mut out, &header.vote);
-        codec::put_log_id_option(&mut out, header.meta.last_log_id.as_ref());
-        codec::put_stored_membership(&mut out, &header.meta.last_membership);
+        encoding::put_vote(&mut out, &header.vote);
+        encoding::put_log_id_option(&mut out, header.meta.last_log_id.as_ref());
+        encoding::put_stored_membership(&mut out, &header.meta.last_membership);
         out.put_u64_le(header.total_bytes);
         out.put_u32_le(header.checksum);
         out.put_u64_le(offset);
@@ -47,9 +47,9 @@ impl Chunk {
     }
 
     pub(super) fn take(from: &mut Bytes) -> Result<Self, Malformed> {
-        let (transfer, vote) = (take_sequence(from)?, codec::take_vote(from)?);
-        let last_log_id = codec::take_log_id_option(from)?;
-        let last_membership = codec::take_stored_membership(from)?;
+        let (transfer, vote) = (take_sequence(from)?, encoding::take_vote(from)?);
+        let last_log_id = encoding::take_log_id_option(from)?;
+        let last_membership = encoding::take_stored_membership(from)?;
         let meta = SnapshotMeta { last_log_id, last_membership };
         let (total_bytes, checksum) = (codec::take_u64(from)?, codec::take_u32(from)?);
         let header = SnapshotHeader { transfer, vote, meta, total_bytes, checksum };
@@ -84,7 +84,7 @@ impl ChunkAnswer {
             Self::Restart => out.put_u8(1),
             Self::Installed { vote } => {
                 out.put_u8(2);
-                codec::put_vote(&mut out, vote);
+                encoding::put_vote(&mut out, vote);
             }
         }
         out.into()
@@ -95,7 +95,7 @@ impl ChunkAnswer {
         let answer = match codec::take_u8(&mut from)? {
             0 => Self::Received { next: codec::take_u64(&mut from)? },
             1 => Self::Restart,
-            2 => Self::Installed { vote: codec::take_vote(&mut from)? },
+            2 => Self::Installed { vote: encoding::take_vote(&mut from)? },
             _ => return Err(Malformed("answer kind")),
         };
         codec::finish(from, "answer")?;

@@ -12,8 +12,8 @@ use super::{
     recovery::{edit_checkpoint, with_entries_in},
 };
 use crate::{
-    GroupFailure, GroupId, GroupOptions, MachineError, NoPeers, OpenError, Proposal, ProposeError, ReplicaId,
-    Role, StateMachine,
+    Group, GroupFailure, GroupId, GroupOptions, MachineError, NoPeers, OpenError, Proposal, ProposeError,
+    ReplicaId, Role, StateMachine,
     checkpoint::{CHECKPOINT_VERSION, Checkpoint},
     memory::MemoryNetwork,
 };
@@ -64,7 +64,7 @@ async fn the_other_groups_of_the_node_go_on() {
     let log = node.store.open_log(&other_id.to_string(), 1, roll).unwrap();
     let options = GroupOptions { checkpoint_interval_ms: 20, snapshot_entries: 50 };
     let machine = Ledger::anchored(Arc::default());
-    let other = node.host.open(other_id, ReplicaId(1), log, machine, options).await.unwrap();
+    let other = Group::open(&node.host, other_id, ReplicaId(1), log, machine, options).await.unwrap();
     other.initialize(vec![super::node::member(1)]).await.unwrap();
     let mut role = other.role();
     let led = role.wait_for(|role| matches!(role, Role::Leader { .. }));

@@ -117,7 +117,7 @@ impl Node {
         let log = files.log(&store, replica);
         let host = Host::new(HostOptions { timing }, store.clone(), transport, Environment::system());
         let options = GroupOptions { checkpoint_interval_ms: 20, snapshot_entries: 50 };
-        match host.open(GROUP, ReplicaId(replica), log, machine(calls.clone()), options).await {
+        match Group::open(&host, GROUP, ReplicaId(replica), log, machine(calls.clone()), options).await {
             Ok(group) => Ok(Self { files, replica, calls, store, host, group }),
             Err(error) => {
                 store.close();

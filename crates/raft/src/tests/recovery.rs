@@ -12,7 +12,7 @@ use super::{
     node::{DEADLINE, Files, GROUP, Node, applier, member, settings},
 };
 use crate::{
-    Anchor, GroupId, GroupOptions, Host, NoPeers, OpenError, ReplicaId, Role, StateMachine,
+    Anchor, Group, GroupId, GroupOptions, Host, NoPeers, OpenError, ReplicaId, Role, StateMachine,
     checkpoint::{CHECKPOINT_VERSION, Checkpoint},
     entry::{EntryPayload, position_of},
     log_storage::LogStorage,
@@ -197,7 +197,7 @@ async fn a_checkpoint_that_the_disk_does_not_give_fails_its_group_alone() {
     let log = store.open_log(&GroupId::Catalog.to_string(), 1, roll).unwrap();
     let options = GroupOptions { checkpoint_interval_ms: 20, snapshot_entries: 50 };
     let machine = Ledger::anchored(Arc::default());
-    let other = host.open(GroupId::Catalog, ReplicaId(1), log, machine, options).await.unwrap();
+    let other = Group::open(&host, GroupId::Catalog, ReplicaId(1), log, machine, options).await.unwrap();
     other.initialize(vec![member(1)]).await.unwrap();
     let mut role = other.role();
     let led = role.wait_for(|role| matches!(role, Role::Leader { .. }));

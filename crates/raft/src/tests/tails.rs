@@ -13,8 +13,8 @@ use super::{
 use crate::{
     PeerError, PendingProposal, ProposeError, ReplicaId, Role, Timing, TrafficClass,
     entry::{LeaderId, NodeAddress, Vote, log_id_of},
+    id::Identity,
     memory::MemoryNetwork,
-    replica::Identity,
     rpc,
 };
 
