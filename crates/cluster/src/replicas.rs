@@ -197,9 +197,10 @@ impl Keeper {
         let elsewhere = cluster.replicas.iter().filter(|placed| placed.broker != broker);
         let mut locations = Locations::new();
         for placed in elsewhere {
-            let address = cluster.brokers.get(&placed.broker).map(|broker| broker.address.clone());
-            let address = address.unwrap_or_default();
-            locations.insert(placed.partition, Location::Remote { leader: placed.broker, address });
+            // Replicas are placed on registered brokers only. One that is not registered has no address to ask at.
+            let Some(leader) = cluster.brokers.get(&placed.broker) else { continue };
+            let address = leader.address.clone();
+            locations.insert(placed.partition, Location::Remote { leader: leader.id, address });
         }
         let local = self.open.values().map(|replica| &replica.partition);
         locations.extend(local.map(|partition| (partition.id(), Location::Local(partition.clone()))));

@@ -7,14 +7,11 @@ use std::{
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
 use fanfare_environment::Clock;
-use fanfare_model::{AccountId, SubscriptionId};
-use fanfare_partition::Partition;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    DeliveryOptions, catch_up_limiter::CatchUpLimiter, dead_letters::DeadLetterStream, leader::LeaderContext,
-    sink_pool::SinkPool, subscription::Subscription,
+    DeliveryOptions, catch_up_limiter::CatchUpLimiter, dead_letters::DeadLetterStream, sink_pool::SinkPool,
 };
 
 pub(crate) struct DeliveryContext {
@@ -33,15 +30,6 @@ pub(crate) struct DeliveryContext {
     /// No new attempts; `drain_until` is set before.
     pub(crate) draining: CancellationToken,
     pub(crate) drain_until: OnceLock<Instant>,
-}
-
-/// A partition, and its leader while this node leads the partition.
-pub(crate) struct PartitionSlot {
-    pub(crate) partition: Partition,
-    /// None while no leader runs.
-    pub(crate) leader: watch::Sender<Option<Arc<LeaderContext>>>,
-    /// Incremented when a subscription is attached, changed or detached here, and when leadership begins or ends.
-    pub(crate) changed: watch::Sender<u64>,
 }
 
 /// How often what is not driven by events is looked at.
@@ -69,37 +57,5 @@ impl DeliveryContext {
 
     pub(crate) fn instant_of(&self, now_ms: u64) -> Instant {
         self.started + Duration::from_millis(now_ms)
-    }
-}
-
-impl PartitionSlot {
-    pub(crate) fn new(partition: Partition) -> Self {
-        Self { partition, leader: watch::Sender::new(None), changed: watch::Sender::new(0) }
-    }
-
-    pub(crate) fn is_leading(&self) -> bool {
-        self.leader.borrow().is_some()
-    }
-
-    /// The subscription, if this node leads the partition and the subscription is attached.
-    pub(crate) fn subscription(&self, account: AccountId, id: SubscriptionId) -> Option<Arc<Subscription>> {
-        self.leader.borrow().as_ref()?.subscriptions().get(account, id).cloned()
-    }
-
-    /// # Panics
-    /// If a leader runs already: two would deliver the events of a key out of order.
-    pub(crate) fn set_leader(&self, leader: Arc<LeaderContext>) {
-        let earlier = self.leader.send_replace(Some(leader));
-        assert!(earlier.is_none(), "invariant violation: two leaders deliver from one partition");
-        self.notify();
-    }
-
-    pub(crate) fn remove_leader(&self) {
-        self.leader.send_replace(None);
-        self.notify();
-    }
-
-    pub(crate) fn notify(&self) {
-        self.changed.send_modify(|version| *version += 1);
     }
 }

@@ -16,8 +16,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     DeliveryOptions,
-    context::{DeliveryContext, Intervals, PartitionSlot},
+    context::{DeliveryContext, Intervals},
     dead_letters::{DeadLetter, DeadLetterError, DeadLetterPage, DeadLetterQuery, DeadLetterStream},
+    leader::PartitionSlot,
     partitions::{PartitionTasks, RESTART_MAX, Slots},
     sink_pool::SinkPool,
     stats::SubscriptionStats,

@@ -5,6 +5,7 @@
 
 mod context;
 mod progress_queue;
+mod slot;
 
 mod advance;
 mod fan_out;
@@ -29,15 +30,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::context::LeaderContext;
 use self::{
     advance::MATCHED_BYTES_MAX,
     fan_out::FollowedRead,
     reconcile::{Change, Changed},
     retention::Trims,
 };
+pub(crate) use self::{context::LeaderContext, slot::PartitionSlot};
 use crate::{
-    context::{DeliveryContext, PartitionSlot},
+    context::DeliveryContext,
     filter::{AttachedFilters, FilterIndex, FilterRecordError},
     subscription::{Subscription, state::SubscriptionState},
 };

@@ -16,8 +16,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    context::{DeliveryContext, PartitionSlot},
-    leader::{Exit, PartitionLeader},
+    context::DeliveryContext,
+    leader::{Exit, PartitionLeader, PartitionSlot},
 };
 
 /// Pause before a leader that failed starts again, doubled up to the most.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fanfare_model::{AccountId, Offset, SubscriptionId, Timestamp};
 use fanfare_partition::{Counters, Outcome, Partition};
 
-use crate::context::PartitionSlot;
+use crate::leader::PartitionSlot;
 
 /// State of a subscription's deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
