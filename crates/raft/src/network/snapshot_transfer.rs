@@ -100,3 +100,6 @@ impl SnapshotTransfer {
         ChunkAnswer::decode(answer).map_err(|malformed| PeerError::Refused { reason: malformed.to_string() })
     }
 }
+
+#[cfg(test)]
+mod tests;
