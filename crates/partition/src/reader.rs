@@ -373,7 +373,8 @@ impl Reader {
             Some(
                 failure @ (GroupFailure::Entry { .. }
                 | GroupFailure::State { .. }
-                | GroupFailure::Diverged { .. }),
+                | GroupFailure::Diverged { .. }
+                | GroupFailure::AppliedTruncated { .. }),
             ) => {
                 let detail = format!("{failure}; {}", failure.remedy());
                 ReadError::DataLoss { partition, detail, offsets }

@@ -167,7 +167,8 @@ impl Applier {
     }
 
     /// Ends the group in order: openraft stops it when it gets the error. The caller holds `progress`.
-    fn fail(&self, failure: GroupFailure) -> io::Error {
+    /// Ends the group for this reason, or an earlier one.
+    pub(crate) fn fail(&self, failure: GroupFailure) -> io::Error {
         let failure = self.failure.get_or_init(|| failure);
         io::Error::other(format!("{failure}; {}", failure.remedy()))
     }

@@ -43,6 +43,11 @@ pub enum GroupFailure {
         "the replicas have diverged: entry {index} begins at offset {leader_offset} at its leader, and at {own_offset} here"
     )]
     Diverged { index: u64, leader_offset: u64, own_offset: u64 },
+    /// The engine asks to cut entries from `first_cut` on, and those up to `applied` are applied. Nothing was cut.
+    #[error(
+        "entries from {first_cut} on are to be cut, and those up to {applied} are committed and applied here"
+    )]
+    AppliedTruncated { first_cut: u64, applied: u64 },
     /// The state of a checkpoint or snapshot is intact, and this program cannot read it.
     #[error("the state in {file} cannot be read: {error}")]
     State { file: String, error: MachineError },
@@ -60,7 +65,7 @@ impl GroupFailure {
             Self::Damaged { .. } => {
                 "remove this replica so that its peers rebuild it, or restore the directory from a backup"
             }
-            Self::Diverged { .. } => {
+            Self::Diverged { .. } | Self::AppliedTruncated { .. } => {
                 "keep the directory for an investigation, remove this replica and place a new one on this node"
             }
             Self::Entry { error: MachineError::Newer { .. }, .. }

@@ -18,16 +18,13 @@ use openraft::{
     entry::RaftEntry,
     storage::{IOFlushed, RaftLogStorage},
 };
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::{
     apply::Applier,
     codec::Malformed,
     entry::{Entry, EntryPayload, LogId, Types, Vote, encoding, log_id_of, position_of},
-    failure::{FailureLatch, GroupFailure},
-    machine::Anchor,
-    members::MembersRecord,
+    failure::GroupFailure,
 };
 
 /// One message to a follower carries at most this much payload, or one entry.
@@ -35,39 +32,48 @@ const REPLICATION_BYTES_MAX: u64 = 2 << 20;
 /// Entries are handed to the machine in pieces of at most this much payload, or one entry.
 const APPLY_BYTES_MAX: u64 = 4 << 20;
 
-/// The log of one replica as openraft uses it, for writing and for reading.
+/// The log of one replica as openraft uses it, for writing and for reading. What it shares with the replica's machine
+/// is the machine's: the log, the start of the log after an installed snapshot, the record of members, and the latch of
+/// the first damage that a read meets, with its file and place (openraft's errors do not keep it apart from others).
 #[derive(Clone)]
 pub(crate) struct LogStorage {
-    log: Log,
+    applier: Arc<Applier>,
     environment: Environment,
-    /// New start of the log after an installed snapshot; the purge that follows the install takes the offset from it.
-    installed: Arc<Mutex<Option<Anchor>>>,
-    members: Arc<MembersRecord>,
-    /// Takes the first damage that a read meets, with its file and place: openraft's errors do not keep it apart
-    /// from others.
-    failure: FailureLatch,
 }
 
 impl LogStorage {
-    /// The log of a replica and what its storage shares with its machine.
-    pub(crate) fn new(applier: &Applier, environment: Environment) -> Self {
-        let Applier { log, installed, members, failure, .. } = applier;
-        let (installed, members, failure) = (installed.clone(), members.clone(), failure.clone());
-        Self { log: log.clone(), environment, installed, members, failure }
+    pub(crate) fn new(applier: &Arc<Applier>, environment: Environment) -> Self {
+        Self { applier: applier.clone(), environment }
+    }
+
+    fn log(&self) -> &Log {
+        &self.applier.log
+    }
+
+    /// Refuses to cut what is applied: it is committed, and the machine cannot go back. The caller truncates next.
+    fn check_truncation(&self, last_kept: Option<u64>) -> io::Result<()> {
+        let applied = self.applier.progress.lock().applied.map(|applied| applied.index);
+        match applied.filter(|applied| last_kept < Some(*applied)) {
+            None => Ok(()),
+            Some(applied) => {
+                let first_cut = last_kept.map_or(0, |last| last + 1);
+                Err(self.applier.fail(GroupFailure::AppliedTruncated { first_cut, applied }))
+            }
+        }
     }
 
     async fn frames(&self, from: u64, end: u64, bytes_max: u64) -> io::Result<Vec<Frame>> {
-        if let Some(frames) = self.log.read_cached(from, end, bytes_max) {
+        if let Some(frames) = self.log().read_cached(from, end, bytes_max) {
             return Ok(frames);
         }
-        let log = self.log.clone();
+        let log = self.log().clone();
         self.noted(self.environment.run_blocking(move || log.read(from, end, bytes_max)).await)
     }
 
     /// Keeps the damage that a read met.
     fn noted<T>(&self, read: Result<T, ReadError>) -> io::Result<T> {
         if let Err(error @ (ReadError::Corrupt { .. } | ReadError::Io { .. })) = &read {
-            self.failure.get_or_init(|| GroupFailure::damaged(error));
+            self.applier.failure.get_or_init(|| GroupFailure::damaged(error));
         }
         read.map_err(io::Error::other)
     }
@@ -79,7 +85,7 @@ impl LogStorage {
 
     /// The offset that follows the entry `upto`, which a snapshot stands at.
     async fn offset_after(&self, upto: LogId) -> io::Result<u64> {
-        let bounds = self.log.bounds();
+        let bounds = self.log().bounds();
         if bounds.last.is_some_and(|last| last.index >= upto.index) {
             let frames = self.frames(upto.index, upto.index + 1, 0).await?;
             let own = frames
@@ -88,20 +94,18 @@ impl LogStorage {
                 .filter(|header| header.position == position_of(upto));
             return Ok(own.map_or(bounds.start_offset, |header| header.end_offset()));
         }
-        let installed = self.installed.lock().filter(|anchor| anchor.position == position_of(upto));
+        let installed = self.applier.installed.lock().filter(|anchor| anchor.position == position_of(upto));
         Ok(installed.map_or(bounds.next_offset, |anchor| anchor.next_offset))
     }
 
     /// Refuses entries to which a leader has given other offsets than this log would: one of the two has lost or gained
     /// an entry, and an acknowledgement would hide it. The caller appends them next.
     fn check_offsets(&self, entries: &[Entry]) -> io::Result<()> {
-        let mut own_offset = self.log.bounds().next_offset;
+        let mut own_offset = self.log().bounds().next_offset;
         for entry in entries {
             if let Some(leader_offset) = entry.base_offset.filter(|claimed| *claimed != own_offset) {
                 let index = entry.log_id().index;
-                let failure = GroupFailure::Diverged { index, leader_offset, own_offset };
-                let failure = self.failure.get_or_init(|| failure);
-                return Err(io::Error::other(format!("{failure}; {}", failure.remedy())));
+                return Err(self.applier.fail(GroupFailure::Diverged { index, leader_offset, own_offset }));
             }
             own_offset += u64::from(entry.count());
         }
@@ -120,11 +124,13 @@ impl LogStorage {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        let bounds = self.log.bounds();
+        let bounds = self.log().bounds();
         let first = match bounds.purged {
             Some(purged) => purged.index + 1,
             // A log that was never purged begins where its first entry is.
-            None if wanted_from == 0 => self.log.segments().first().map_or(0, |segment| segment.first_index),
+            None if wanted_from == 0 => {
+                self.log().segments().first().map_or(0, |segment| segment.first_index)
+            }
             None => 0,
         };
         let end = bounds.last.map_or(first, |last| last.index + 1);
@@ -143,7 +149,7 @@ impl RaftLogReader<Types> for LogStorage {
         if from >= end {
             return Ok(Vec::new());
         }
-        let log = self.log.clone();
+        let log = self.log().clone();
         let scanned = self.environment.run_blocking(move || outline(&log, from..end)).await;
         self.noted(scanned)?.into_iter().collect::<Result<_, _>>().map_err(io::Error::other)
     }
@@ -172,7 +178,7 @@ impl RaftLogReader<Types> for LogStorage {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.log.vote().map(|vote| encoding::decode_vote(&vote).map_err(io::Error::other)).transpose()
+        self.log().vote().map(|vote| encoding::decode_vote(&vote).map_err(io::Error::other)).transpose()
     }
 }
 
@@ -180,7 +186,7 @@ impl RaftLogStorage<Types> for LogStorage {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
-        let bounds = self.log.bounds();
+        let bounds = self.log().bounds();
         let last_purged_log_id = bounds.purged.map(log_id_of);
         Ok(LogState { last_purged_log_id, last_log_id: bounds.last.map(log_id_of).or(last_purged_log_id) })
     }
@@ -190,7 +196,7 @@ impl RaftLogStorage<Types> for LogStorage {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        durable(|done| self.log.save_vote(encoding::encode_vote(vote), done)).await
+        durable(|done| self.log().save_vote(encoding::encode_vote(vote), done)).await
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> io::Result<()>
@@ -202,30 +208,32 @@ impl RaftLogStorage<Types> for LogStorage {
         for entry in &entries {
             if let EntryPayload::Membership(membership) = &entry.payload {
                 // Before the log holds it: once it does, this replica's acknowledgements count in a group of several.
-                self.members.note(membership).await.map_err(io::Error::other)?;
+                self.applier.members.note(membership).await.map_err(io::Error::other)?;
             }
         }
         self.check_offsets(&entries)?;
         let frames = entries.into_iter().map(Entry::into_new_frame).collect();
         let done = move |result: Result<(), Fatal>| callback.io_completed(result.map_err(io::Error::other));
         let (ready, room) = oneshot::channel();
-        self.log.when_room(Box::new(move || {
+        self.log().when_room(Box::new(move || {
             let _gone = ready.send(());
         }));
         room.await.map_err(|_| io::Error::other("the store was closed"))?;
-        self.log.append(frames, Box::new(done));
+        self.log().append(frames, Box::new(done));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        durable(|done| self.log.truncate_after(last.map(|last| last.index), done)).await
+        let last_kept = last.map(|last| last.index);
+        self.check_truncation(last_kept)?;
+        durable(|done| self.log().truncate_after(last_kept, done)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let next_offset = self.offset_after(upto).await?;
         let position = position_of(upto);
         // Nobody waits for a purge: if it fails, so does the store, and the next append says so.
-        self.log.purge(position, next_offset, Box::new(|_| ()));
+        self.log().purge(position, next_offset, Box::new(|_| ()));
         Ok(())
     }
 }

@@ -186,7 +186,8 @@ impl Failure {
                     GroupFailure::Damaged { .. } => None,
                     GroupFailure::Entry { .. }
                     | GroupFailure::State { .. }
-                    | GroupFailure::Diverged { .. } => Some(failure.remedy()),
+                    | GroupFailure::Diverged { .. }
+                    | GroupFailure::AppliedTruncated { .. } => Some(failure.remedy()),
                 };
                 let offsets = Offset(offsets.start)..Offset(offsets.end);
                 Self::Damaged(Damage { detail: failure.to_string(), remedy, offsets })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fanfare_environment::Environment;
 use fanfare_log::{MemoryFileSystem, NewFrame, Payload, Position, RollPolicy};
-use openraft::RaftLogReader;
+use openraft::{RaftLogReader, storage::RaftLogStorage};
 use tokio::time::timeout;
 
 use super::{
@@ -12,9 +12,10 @@ use super::{
     node::{DEADLINE, Files, GROUP, Node, applier, member, settings},
 };
 use crate::{
-    Anchor, Group, GroupId, GroupOptions, Host, NoPeers, OpenError, ReplicaId, Role, StateMachine,
+    Anchor, Group, GroupFailure, GroupId, GroupOptions, Host, NoPeers, OpenError, ReplicaId, Role,
+    StateMachine,
     checkpoint::{CHECKPOINT_VERSION, Checkpoint},
-    entry::{EntryPayload, position_of},
+    entry::{EntryPayload, log_id_of, position_of},
     log_storage::LogStorage,
 };
 
@@ -175,6 +176,35 @@ async fn a_start_looks_for_memberships_without_reading_payloads() {
     let entries = storage.try_get_log_entries(0..10).await.unwrap();
     assert_eq!(entries.len(), 10);
     assert!(entries.iter().all(|entry| matches!(entry.payload, EntryPayload::Unread)));
+    store.close();
+}
+
+#[tokio::test]
+async fn what_is_applied_is_not_truncated() {
+    let files = Files::in_memory();
+    let store = files.store();
+    let log = files.log(&store, 1);
+    let frame = |index| NewFrame {
+        kind: ADD,
+        position: Position { term: 1, leader: 1, index },
+        count: 1,
+        time_ms: 1,
+        payload: Payload::new(vec![vec![0].into()]),
+    };
+    log.append((0..10).map(frame).collect(), Box::new(|result| result.unwrap()));
+    let applier = applier(&store, &log);
+    let at = |index| log_id_of(Position { term: 1, leader: 1, index });
+    applier.progress.lock().applied = Some(at(6));
+    let mut storage = LogStorage::new(&applier, Environment::system());
+    storage.truncate_after(Some(at(7))).await.unwrap();
+    storage.truncate_after(Some(at(6))).await.unwrap();
+    assert_eq!(log.bounds().last.unwrap().index, 6);
+    for last_kept in [Some(at(5)), None] {
+        let refused = storage.truncate_after(last_kept).await.unwrap_err().to_string();
+        assert!(refused.contains("up to 6 are committed and applied"), "{refused}");
+    }
+    assert_eq!(log.bounds().last.unwrap().index, 6, "nothing is cut");
+    assert_eq!(applier.failure.get(), Some(&GroupFailure::AppliedTruncated { first_cut: 6, applied: 6 }));
     store.close();
 }
 
