@@ -37,17 +37,28 @@ pub(crate) enum Moment {
     Operation(u64),
     /// After so many operations on files whose path has `part` in it.
     After { part: &'static str, passing: u64 },
+    /// Before the sync that comes after so many of files or directories whose path has `part` in it: everything that
+    /// was written since the last one is at stake.
+    BeforeSync { part: &'static str, passing: u64 },
 }
 
 impl Moment {
-    /// Notes an operation on `path`; true if the life ends before it.
-    fn pass(&mut self, path: &Path) -> bool {
+    /// Notes the operation `what` on `path`; true if the life ends before it.
+    fn pass(&mut self, what: &str, path: &Path) -> bool {
+        let is_at = |part: &str| path.to_string_lossy().contains(part);
         match self {
             Self::Operation(0) | Self::After { passing: 0, .. } => return true,
             Self::Operation(passing) => *passing -= 1,
             Self::After { part, passing } => {
-                *passing -= u64::from(path.to_string_lossy().contains(*part));
+                *passing -= u64::from(is_at(part));
             }
+            Self::BeforeSync { part, passing } if what.starts_with("sync") && is_at(part) => {
+                if *passing == 0 {
+                    return true;
+                }
+                *passing -= 1;
+            }
+            Self::BeforeSync { .. } => {}
         }
         false
     }
@@ -125,7 +136,13 @@ impl Shared {
         if self.power.is_off() {
             return;
         }
-        if let Some((_, end)) = state.ending.take_if(|(moment, _)| moment.pass(path)) {
+        if let Some((moment, end)) = state.ending.take_if(|(moment, _)| moment.pass(what, path)) {
+            if let Moment::BeforeSync { part, .. } = moment {
+                self.world.count(match part {
+                    ".seg" => "a life ended right before the sync of a segment",
+                    _ => "a life ended right before another sync",
+                });
+            }
             self.end(&mut state, end);
             return;
         }

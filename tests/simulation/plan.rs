@@ -71,10 +71,8 @@ impl LifePlan {
         let end_at = match dice.below(10) {
             _ if end == End::Stop => None,
             0..4 => Some(Moment::Operation(dice.below(2_000))),
-            4..8 => {
-                let place = usize::try_from(dice.below(PLACES.len() as u64)).expect("few places");
-                Some(Moment::After { part: PLACES[place], passing: dice.between(1, 80) })
-            }
+            4..7 => Some(Moment::After { part: place(dice), passing: dice.between(1, 80) }),
+            7..9 => Some(Moment::BeforeSync { part: place(dice), passing: dice.below(40) }),
             _ => None,
         };
         Self {
@@ -141,6 +139,10 @@ impl DiskFault {
             _ => Self::Full { free_bytes: dice.between(1 << 10, 3 << 20) },
         }
     }
+}
+
+fn place(dice: &Dice) -> &'static str {
+    PLACES[usize::try_from(dice.below(PLACES.len() as u64)).expect("few places")]
 }
 
 fn clock_jumps(dice: &Dice, ms_max: u64) -> Vec<i64> {

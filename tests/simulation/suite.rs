@@ -19,7 +19,7 @@ const CAUGHT: [(&str, &str); 8] = [
     ("CursorAheadOfOutcome", "0"),
     ("TrimOverUnsettled", "1"),
     ("TornTailServed", "12"),
-    ("KeyOutOfOrder", "0"),
+    ("KeyOutOfOrder", "2"),
     ("AppliedAheadOfFlush", "2"),
 ];
 
