@@ -56,6 +56,8 @@ pub(crate) struct Life {
 pub(crate) struct Lived {
     pub(crate) end: End,
     pub(crate) elapsed_us: u64,
+    /// A sync lied, and the power failed after it.
+    pub(crate) deceived: bool,
 }
 
 /// The parts of a running life.
@@ -78,6 +80,7 @@ impl Life {
         let disk = SimulatedDisk::new(self.world.clone(), power.clone());
         fanfare_raft::seed_elections(seed);
         let world = self.world.clone();
+        let (lies, was_deceived) = (self.plan.lies(), self.plan.deceived);
         let living = AssertUnwindSafe(async {
             let began = Instant::now();
             let ticking = tick(&world, self.started_us);
@@ -88,14 +91,20 @@ impl Life {
                 () = ticking => unreachable!("time goes on"),
             };
             let elapsed_us = u64::try_from(began.elapsed().as_micros()).expect("a short life");
-            Lived { end, elapsed_us }
+            Lived { end, elapsed_us, deceived: false }
         });
         end_at_panic(&world, &power);
         // A task that panics shuts the runtime down: the program would abort. With the power off, nobody looks.
-        let lived = catch_unwind(AssertUnwindSafe(|| runtime.block_on(living.0)))
-            .unwrap_or_else(|_| Lived { end: End::Exit("it panicked".to_owned()), elapsed_us: 0 });
+        let mut lived = catch_unwind(AssertUnwindSafe(|| runtime.block_on(living.0))).unwrap_or_else(|_| {
+            Lived { end: End::Exit("it panicked".to_owned()), elapsed_us: 0, deceived: false }
+        });
+        if lies && lived.end == End::PowerLoss && !disk.memory().has_fault() {
+            world.count("a sync lied before the power failed");
+            lived.deceived = true;
+        }
         if let End::Exit(reason) = &lived.end
             && disk.failures() == 0
+            && !was_deceived
         {
             world.oracle.lock().violate(format!("the node ended without a fault of the disk: {reason}"));
         }
@@ -179,6 +188,10 @@ impl Running {
             }
         };
         self.world.trace.add(format_args!("ready"));
+        if self.plan.deceived {
+            self.read_all(&node, &accounts).await;
+            return self.stop(&node).await;
+        }
         let node = Arc::new(node);
         self.start_producers(&node, &accounts);
         self.tasks.spawn(moods(self.world.clone(), self.mood.clone(), self.plan.clone()));
@@ -242,6 +255,10 @@ impl Running {
         for (account, partition) in partitions {
             if let Err(error) = self.read(node, account, partition).await {
                 self.world.trace.add(format_args!("read {partition} failed: {error:#}"));
+                if self.plan.deceived {
+                    self.world.count("a lying sync was told");
+                    continue;
+                }
                 if self.plan.damaged == Some(partition) {
                     self.world.count("a flipped bit was told");
                     continue;
@@ -289,7 +306,10 @@ impl Running {
             self.world.count("the log was trimmed");
         }
         let mut oracle = self.world.oracle.lock();
-        if after.log_start == before.log_start {
+        if self.plan.deceived {
+            // What is there must be what was published, and without gaps. Its end may be missing.
+            oracle.read(partition, before.log_start.0, &events);
+        } else if after.log_start == before.log_start {
             oracle.read_whole(partition, before.log_start.0, promised_end, &events);
         } else {
             oracle.read(partition, before.log_start.0, &events);
@@ -299,7 +319,7 @@ impl Running {
 
     /// The node failed in some way: a fault of the disk may be the reason, and nothing else.
     fn blame(&self, failure: String) {
-        if self.disk.failures() == 0 && !self.power.is_off() {
+        if self.disk.failures() == 0 && !self.power.is_off() && !self.plan.deceived {
             self.world.oracle.lock().violate(format!("without a fault of the disk: {failure}"));
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct LifePlan {
     pub(crate) pause_ms_max: u64,
     /// The partition with a flipped bit.
     pub(crate) damaged: Option<u16>,
+    /// The disk has answered a sync and lost what was to be durable.
+    pub(crate) deceived: bool,
 }
 
 /// A fault of the disk after so many calls of its kind.
@@ -40,6 +42,10 @@ enum DiskFault {
         failure: Failure,
     },
     Sync {
+        passing: u64,
+    },
+    /// A sync succeeds and makes nothing durable.
+    Lie {
         passing: u64,
     },
     /// Only so much fits in any more.
@@ -86,7 +92,26 @@ impl LifePlan {
             clock_jumps_ms: clock_jumps(dice, retention.clock_jump_ms_max()),
             pause_ms_max: dice.between(20, 120),
             damaged: None,
+            deceived: false,
         }
+    }
+
+    /// A life in which a sync lies, before the power fails.
+    pub(crate) fn lying(dice: &Dice) -> Self {
+        Self {
+            end_after_ms: Some((dice.between(500, 4_000), End::PowerLoss)),
+            disk_fault: Some(DiskFault::Lie { passing: dice.below(400) }),
+            ..Self::calm(None)
+        }
+    }
+
+    /// The life after that: nothing is published, because nobody can say what is there.
+    pub(crate) fn deceived() -> Self {
+        Self { deceived: true, ..Self::calm(None) }
+    }
+
+    pub(crate) fn lies(&self) -> bool {
+        matches!(self.disk_fault, Some(DiskFault::Lie { .. }))
     }
 
     /// The last life: nothing fails any more, but for a bit of the partition `damaged`.
@@ -102,6 +127,7 @@ impl LifePlan {
             clock_jumps_ms: Vec::new(),
             pause_ms_max: 40,
             damaged,
+            deceived: false,
         }
     }
 
@@ -120,6 +146,7 @@ impl LifePlan {
             Some(DiskFault::Call { passing }) => memory.fail_call(passing, Failure::Io),
             Some(DiskFault::Write { passing, failure }) => memory.fail_write(passing, failure),
             Some(DiskFault::Sync { passing }) => memory.fail_sync(passing, Failure::Io),
+            Some(DiskFault::Lie { passing }) => memory.lie_at_sync(passing),
             Some(DiskFault::Full { free_bytes }) => memory.leave_free(free_bytes),
         }
         if let Some(bytes) = self.transfer_bytes_max {

@@ -20,6 +20,8 @@ use crate::{
     world::{Dice, End, World},
 };
 
+/// Chance in percent that a sync of the last life but one lies.
+const LIE_CHANCE: u64 = 10;
 /// Chance in percent that the disk has lost a bit by the last start.
 const DAMAGE_CHANCE: u64 = 20;
 
@@ -45,11 +47,16 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
     let lives = dice.between(2, 5);
     let mut started_us = 0;
     let mut ends = Vec::new();
+    let mut deceived = false;
     for number in 0..=lives {
-        let plan = if number == lives {
+        let plan = if number == lives && deceived {
+            LifePlan::deceived()
+        } else if number == lives {
             let damaged = ends.last().filter(|_| dice.chance(DAMAGE_CHANCE));
             let damaged = damaged.and_then(|end| damage::flip(&world.disk.lock(), &dice, end));
             LifePlan::calm(damaged)
+        } else if number + 1 == lives && dice.chance(LIE_CHANCE) {
+            LifePlan::lying(&dice)
         } else {
             LifePlan::draw(&dice, world.retention)
         };
@@ -59,12 +66,13 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
         let life = Life { number, world: world.clone(), keys: keys.clone(), plan, started_us };
         let lived = life.run();
         started_us += lived.elapsed_us + 1_000_000;
-        {
+        if !deceived {
             let mut oracle = world.oracle.lock();
             let partitions: std::collections::BTreeMap<u32, u16> =
                 oracle.stored().map(|(name, (partition, _))| (name.key, partition)).collect();
             oracle.deliveries.check_repeats(|key| partitions.get(&key).copied());
         }
+        deceived |= lived.deceived;
         ends.push(lived.end);
         if world.oracle.lock().violation().is_some() {
             break;
