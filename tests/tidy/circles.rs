@@ -36,7 +36,9 @@ fn files_of_different_concerns_do_not_need_each_other_in_a_circle() {
 #[test]
 fn a_circle_is_found_through_grouped_imports() {
     let text = "use crate::{a::{B, C}, d::e::F};\nuse crate::g;\n";
-    assert_eq!(paths(text).into_iter().collect::<Vec<_>>(), ["a::B", "a::C", "d::e::F", "g"]);
+    assert_eq!(paths(text, "x::y").into_iter().collect::<Vec<_>>(), ["a::B", "a::C", "d::e::F", "g"]);
+    let text = "use self::z::Z;\nuse super::w;\nuse super::super::v::V;\nuse std::fmt;\n";
+    assert_eq!(paths(text, "x::y").into_iter().collect::<Vec<_>>(), ["v::V", "x::w", "x::y::z::Z"]);
     let uses =
         |file: &str, used: &[&str]| (file.to_owned(), used.iter().map(|&file| file.to_owned()).collect());
     let graph =
@@ -54,7 +56,9 @@ fn crates() -> BTreeMap<String, Uses> {
     let uses = |files: &BTreeMap<String, &Source>| -> Uses {
         let used = |source: &Source| {
             let product: String = source.product().map(|(_, line)| format!("{line}\n")).collect();
-            paths(&product).iter().filter_map(|path| file_of(path, files)).collect()
+            let module = module(source).unwrap_or_default();
+            let used = paths(&product, &module);
+            used.iter().filter_map(|path| file_of(path, files)).filter(|file| *file != module).collect()
         };
         files.iter().map(|(module, source)| (module.clone(), used(source))).collect()
     };
@@ -68,12 +72,24 @@ fn module(source: &Source) -> Option<String> {
     (module != "lib" && module != "main").then_some(module)
 }
 
-/// Paths below `crate::` that `use` items name, groups taken apart.
-fn paths(text: &str) -> BTreeSet<String> {
+/// Paths below the crate's root that the `use` items of `module` name, groups taken apart.
+fn paths(text: &str, module: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    for item in text.split("use crate::").skip(1) {
+    for item in text.split("use ").skip(1) {
         let item: String = item.split(';').next().unwrap_or_default().split_whitespace().collect();
-        expand("", &item, &mut found);
+        let (mut base, mut rest) = (module, item.as_str());
+        if let Some(below_root) = item.strip_prefix("crate::") {
+            (base, rest) = ("", below_root);
+        } else if let Some(below) = item.strip_prefix("self::") {
+            rest = below;
+        } else if !item.starts_with("super::") {
+            continue;
+        }
+        while let Some(above) = rest.strip_prefix("super::") {
+            (base, rest) = (base.rsplit_once("::").map_or("", |(parent, _)| parent), above);
+        }
+        let prefix = if base.is_empty() { String::new() } else { format!("{base}::") };
+        expand(&prefix, rest, &mut found);
     }
     found
 }

@@ -6,6 +6,7 @@
 mod context;
 mod progress_queue;
 mod slot;
+mod worker;
 
 mod advance;
 mod fan_out;

@@ -17,7 +17,6 @@ mod filter;
 
 mod backlog_reader;
 mod subscription;
-mod worker;
 
 mod backoff;
 mod catch_up_limiter;

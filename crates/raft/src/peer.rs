@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::{
     peers::Peers,
-    requests::{Answered, Peer, Requests, SequenceId},
+    requests::{Answered, Peer, Requests},
 };
 use crate::id::{GroupId, ReplicaId};
 

@@ -20,7 +20,6 @@ use crate::{
     codec::{self, Malformed},
     entry::{Entry, EntryPayload, Types, encoding},
     machine::{KIND_BLANK, KIND_MEMBERSHIP, Proposal},
-    peer::SequenceId,
 };
 
 const VERSION: u8 = 3;
@@ -31,6 +30,22 @@ const PRE_VOTE: u8 = 3;
 const SNAPSHOT_CHUNK: u8 = 4;
 const TRANSFER_LEADER: u8 = 5;
 const APPEND: u8 = 6;
+
+/// Names a run of requests that belong together: an append stream, a snapshot transfer. Never repeats, not even after a
+/// restart of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SequenceId {
+    /// Drawn at random when the host starts.
+    pub(crate) session: u64,
+    pub(crate) number: u64,
+}
+
+impl SequenceId {
+    /// A later run of the same sender, as far as the receiver can tell: a restarted host begins a session of its own.
+    pub(crate) fn replaces(self, other: Self) -> bool {
+        self.session != other.session || self.number > other.number
+    }
+}
 
 /// A message as the receiver sees it.
 pub(crate) enum Request {

@@ -13,7 +13,7 @@ use fanfare_partition::Partition;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::progress_queue::ProgressQueue;
+use super::{progress_queue::ProgressQueue, worker};
 use crate::{
     context::DeliveryContext,
     subscription::{
@@ -21,7 +21,6 @@ use crate::{
         event::{Actions, Inputs},
         state::SubscriptionState,
     },
-    worker,
 };
 
 /// The subscriptions attached to a partition.

@@ -17,8 +17,7 @@ use crate::{
     apply::Adapter,
     entry::Types,
     network::WINDOW_APPENDS_MAX,
-    peer::SequenceId,
-    rpc::{self, Request, StreamedAppend},
+    rpc::{self, Request, SequenceId, StreamedAppend},
 };
 
 /// A sender that is silent for so long has no stream any more. Its next append begins a task anew.

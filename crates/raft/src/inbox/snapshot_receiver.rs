@@ -13,8 +13,7 @@ use crate::{
     apply::Adapter,
     entry::{Snapshot, Types, Vote},
     network::SNAPSHOT_BYTES_MAX,
-    peer::SequenceId,
-    rpc::{self, Chunk, ChunkAnswer, Request, SnapshotHeader},
+    rpc::{self, Chunk, ChunkAnswer, Request, SequenceId, SnapshotHeader},
 };
 
 /// A transfer whose sender is silent for so long is dropped with what it holds.

@@ -21,8 +21,8 @@ use tokio::{
 use super::rpc_error;
 use crate::{
     entry::Types,
-    peer::{Answered, Peer, PeerError, SequenceId, TrafficClass},
-    rpc::{self, StreamedAppend},
+    peer::{Answered, Peer, PeerError, TrafficClass},
+    rpc::{self, SequenceId, StreamedAppend},
 };
 
 /// Appends in flight to one follower; the receiver counts on it.

@@ -21,27 +21,11 @@ use tokio::{
 use crate::{
     id::{GroupId, ReplicaId},
     peer::{Message, MessageKind, PeerConnection, PeerError, TrafficClass},
-    rpc,
+    rpc::{self, SequenceId},
 };
 
 /// Appends to one peer that are queued or not answered yet, those of all groups together.
 const PEER_APPEND_BYTES_MAX: u32 = 64 << 20;
-
-/// Names a run of requests that belong together: an append stream, a snapshot transfer. Never repeats, not even after a
-/// restart of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SequenceId {
-    /// Drawn at random when the host starts.
-    pub(crate) session: u64,
-    pub(crate) number: u64,
-}
-
-impl SequenceId {
-    /// A later run of the same sender, as far as the receiver can tell: a restarted host begins a session of its own.
-    pub(crate) fn replaces(self, other: Self) -> bool {
-        self.session != other.session || self.number > other.number
-    }
-}
 
 /// All requests of a host that wait for an answer. Bounded by the requesters, each of which waits for a few.
 #[derive(Clone)]

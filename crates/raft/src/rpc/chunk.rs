@@ -3,11 +3,10 @@
 use bytes::{Buf, BufMut, Bytes};
 use fanfare_log::Payload;
 
-use super::{SNAPSHOT_CHUNK, VERSION, put_sequence, take_sequence};
+use super::{SNAPSHOT_CHUNK, SequenceId, VERSION, put_sequence, take_sequence};
 use crate::{
     codec::{self, Malformed},
     entry::{SnapshotMeta, Vote, encoding},
-    peer::SequenceId,
 };
 
 /// The facts about a transferred snapshot that each of its chunks repeats.

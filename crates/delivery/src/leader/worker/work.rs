@@ -6,12 +6,12 @@ use fanfare_model::Timestamp;
 use fanfare_partition::{AppendError, ReadError};
 use fanfare_sinks::Delivery;
 
+use super::super::LeaderContext;
 use crate::{
     backlog_reader::{BacklogReader, FoundEvents},
     dead_letters::{DeadLetterKey, DeadLetterRecord},
     filter::FilterHistory,
     judgement::ProbeTicket,
-    leader::LeaderContext,
     subscription::{
         Subscription,
         buffered_event::{BufferedEvent, DeadLetterRequest, SchemaCheck},

@@ -17,11 +17,11 @@ use tokio::{
 };
 
 use self::work::Completion;
+use super::LeaderContext;
 use crate::{
     catch_up_limiter::ProgressFloor,
     filter::FilterHistory,
     judgement::ProbeTicket,
-    leader::LeaderContext,
     sink_pool::OpenSink,
     subscription::{
         Subscription,
@@ -101,7 +101,7 @@ enum Next {
 }
 
 /// Starts the worker of the subscription.
-pub(crate) fn spawn(context: &Arc<LeaderContext>, subscription: &Arc<Subscription>) {
+pub(super) fn spawn(context: &Arc<LeaderContext>, subscription: &Arc<Subscription>) {
     let worker = Worker {
         context: context.clone(),
         subscription: subscription.clone(),
