@@ -260,6 +260,7 @@ impl Journal {
     ) -> Result<Self, Fatal> {
         let path = dir.join(FILE_NAME);
         let temporary = dir.join(format!("{FILE_NAME}{TEMPORARY_SUFFIX}"));
+        // Of its own: records of the replaced journal that the disk shows behind the end do not prove themselves.
         let nonce = environment.random().next_u64();
         // Facts alone: marks are part of them, and a clean stop holds only until the log is opened again.
         let mut records = Vec::new();
@@ -274,6 +275,7 @@ impl Journal {
         // Room for as much again: the facts of many logs may not fit the usual size.
         let size_bytes = size_bytes.max(end_byte * 2);
         bytes.resize(to_usize(size_bytes), 0);
+        // By a rename: a crash leaves the old journal or this one, each whole.
         sealed_file::replace(&*fs, &path, &temporary, &bytes)?;
         let file = fs.open(&path).map_err(|error| Fatal::new("open", &path, &error))?;
         let sequence = contents.logs.len() as u64;

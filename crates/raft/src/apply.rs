@@ -145,6 +145,7 @@ impl Applier {
         let mut responders = responders.into_iter();
         let result = self.machine.apply_run(&mut steps, &mut |applied| {
             for ((step, place), responder) in applied.iter_mut().zip(&mut places).zip(&mut responders) {
+                // Before the proposer is answered: whoever acts on the answer must find the entry applied.
                 progress.note(place);
                 let Step { frame, mode, .. } = &*step;
                 tracing::trace!(group = self.checkpoints.file(), ?mode, header = ?frame.header, "applied");
@@ -166,8 +167,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Ends the group in order: openraft stops it when it gets the error. The caller holds `progress`.
-    /// Ends the group for this reason, or an earlier one.
+    /// Ends the group in order, for this reason or an earlier one: openraft stops it when it gets the error. A caller
+    /// that may have changed the machine holds `progress`.
     pub(crate) fn fail(&self, failure: GroupFailure) -> io::Error {
         let failure = self.failure.get_or_init(|| failure);
         io::Error::other(format!("{failure}; {}", failure.remedy()))
@@ -208,6 +209,8 @@ impl Applier {
         let received = Checkpoint::decode(data).map_err(io::Error::other)?;
         let checkpoint = received.rebased(base, meta.last_membership.clone()).map_err(io::Error::other)?;
 
+        // Before the state is durable: from then on this replica counts in a group of several, and giving up a loss alone
+        // must be refused even if everything else here is damaged.
         self.members.note(meta.last_membership.membership()).await.map_err(io::Error::other)?;
         let _saving = self.checkpoints.saving.lock().await;
         {
@@ -216,9 +219,11 @@ impl Applier {
             restored.map_err(|error| {
                 self.fail(GroupFailure::State { file: "a peer's snapshot".to_owned(), error })
             })?;
+            // Under one lock with the machine: a checkpoint taken in between would join the new state to the old place.
             *progress = Progress::at(&checkpoint);
         }
         let position = position_of(base);
+        // For the purge that openraft asks for next: this log has no entry at `base` that would tell the offset.
         *self.installed.lock() = Some(Anchor { position, next_offset: checkpoint.next_offset });
         // openraft purges the log up to `base` when this returns, so the state must be durable before.
         self.checkpoints.save(checkpoint).await.map_err(io::Error::other)?;

@@ -70,6 +70,8 @@ impl Recovery<'_> {
         if self.log.bounds().purged.is_some_and(|purged| purged.index >= start.index) {
             return Ok(());
         }
+        // The state is durable and was so before the purge was begun: only the purge is missing. The log's own entries are
+        // below the state, and a start that kept them would replay them into it.
         durable(|done| self.log.purge(start, checkpoint.next_offset, done)).await
     }
 

@@ -32,6 +32,7 @@ impl FrameRemoval<'_> {
         let freed = match self.log.segment_to_truncate(index) {
             None => {
                 let truncation = Truncation { segment: SegmentNumber::NONE, byte: 0, next_segment };
+                // The mark goes with the frames: a start that found the mark without them would report a loss.
                 self.record(|facts| (facts.truncation, facts.sync_mark) = (Some(truncation), None))?;
                 self.writer.active = None;
                 self.log.take_segments()
@@ -71,6 +72,8 @@ impl FrameRemoval<'_> {
 
     /// Frees segments wholly at or below `position`, but never the newest.
     pub(super) fn purge(self, position: Position, start_offset: u64) -> Result<(), Fatal> {
+        // Durable before a file goes: a start that missed the files and did not know the purge point would take the log for
+        // damaged.
         self.record(|facts| {
             assert!(
                 facts.purged.is_none_or(|purged| purged.index <= position.index),
@@ -88,6 +91,7 @@ impl FrameRemoval<'_> {
     pub(super) fn restart(self, position: Position, start_offset: u64) -> Result<(), Fatal> {
         let truncation =
             Truncation { segment: SegmentNumber::NONE, byte: 0, next_segment: self.writer.next_segment };
+        // One record for both: between two, a crash would leave frames below the new start that a start reads as the log.
         self.record(|facts| {
             (facts.purged, facts.start_offset) = (Some(position), start_offset);
             (facts.truncation, facts.sync_mark) = (Some(truncation), None);

@@ -143,6 +143,7 @@ impl LogShared {
         let Recovered { segments, next_segment, continuation, is_tail_torn } = recovered;
         let newest = segments.last();
         let written = newest.and_then(newest_position);
+        // A log that was restarted behind a snapshot may have no frame yet: it goes on after the purge point.
         let last = written.max_by_index(facts.purged);
         let first_offset = segments.first().map_or(facts.start_offset, |segment| segment.header.base_offset);
         let state = State {

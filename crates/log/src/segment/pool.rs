@@ -57,6 +57,7 @@ impl Pool {
         for name in fs.list(dir)? {
             let path = dir.join(&name);
             let number = name.strip_suffix(SUFFIX).and_then(|stem| u64::from_str_radix(stem, 16).ok());
+            // Among the others: files whose writing a crash cut short. Their length does not tell how far they were written.
             let Some(number) = number.filter(|_| spares.files.len() < segments_max) else {
                 fs.remove(&path)?;
                 continue;
@@ -146,6 +147,7 @@ impl Pool {
             remove_if_there(fs, &unfinished);
             return written;
         };
+        // The name comes last: a file that has it was written and synced whole.
         fs.rename(&unfinished, path).inspect_err(|_| remove_if_there(fs, &unfinished))?;
         fs.sync_dir(&self.dir)?;
         Ok(Some(file))

@@ -222,6 +222,7 @@ impl Recovery<'_> {
     fn write_index(&self, header: &SegmentHeader, extent: &Extent) -> Result<(), OpenError> {
         let path = self.dir.join(header.number.index_file());
         let file = self.fs.create(&path).map_err(|error| Fatal::new("create", &path, &error))?;
+        // Not synced: an index that a crash loses or tears fails its checksum, and the frames are scanned again.
         file.write_all_at(&sealed_file::encode(INDEX_VERSION, &extent.encode(header)), 0)
             .map_err(|error| Fatal::new("write", &path, &error))?;
         Ok(())
