@@ -44,8 +44,8 @@ impl Oracle {
     }
 
     /// A life of the node begins.
-    pub(crate) fn begin_life(&mut self, after_stop: bool) {
-        self.deliveries.begin_life(after_stop);
+    pub(crate) fn begin_life(&mut self, after_stop: bool, finds_damage: bool) {
+        self.deliveries.begin_life(after_stop, finds_damage);
     }
 
     /// A producer is told that its event is committed.

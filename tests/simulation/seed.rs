@@ -62,7 +62,8 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
         };
         world.trace.add(format_args!("life {number} begins: {plan:?}"));
         let after_stop = matches!(ends.last(), Some(End::Stop));
-        world.oracle.lock().begin_life(after_stop);
+        let finds_damage = plan.damaged.is_some() || plan.deceived;
+        world.oracle.lock().begin_life(after_stop, finds_damage);
         let life = Life { number, world: world.clone(), keys: keys.clone(), plan, started_us };
         let lived = life.run();
         started_us += lived.elapsed_us + 1_000_000;

@@ -260,7 +260,7 @@ impl Journal {
     ) -> Result<Self, Fatal> {
         let path = dir.join(FILE_NAME);
         let temporary = dir.join(format!("{FILE_NAME}{TEMPORARY_SUFFIX}"));
-        // Of its own: records of the replaced journal that the disk shows behind the end do not prove themselves.
+        // The nonce is new: records of the replaced journal that the disk shows behind the end do not prove themselves.
         let nonce = environment.random().next_u64();
         // Facts alone: marks are part of them, and a clean stop holds only until the log is opened again.
         let mut records = Vec::new();

@@ -8,6 +8,9 @@ use crate::{event::EventName, node::WINDOW_EVENTS};
 pub(crate) struct Deliveries {
     life: u32,
     after_stop: bool,
+    /// The present life finds damage. A leader that cannot read begins anew from what is replicated, and rightly repeats
+    /// up to a window, as after a crash.
+    finds_damage: bool,
     keys: BTreeMap<(String, u32), KeyDeliveries>,
     pub(crate) requests: u64,
     /// Events of the present life that an earlier one had delivered, by subscription and key.
@@ -49,9 +52,9 @@ impl Deliveries {
         self.violation.get_or_insert(text);
     }
 
-    pub(super) fn begin_life(&mut self, after_stop: bool) {
+    pub(super) fn begin_life(&mut self, after_stop: bool, finds_damage: bool) {
         self.life += 1;
-        self.after_stop = after_stop;
+        (self.after_stop, self.finds_damage) = (after_stop, finds_damage);
         self.repeats.clear();
     }
 
@@ -72,6 +75,9 @@ impl Deliveries {
         let fate = key.fates[number];
         let before = key.newest.filter(|(_, of)| *of == life).map(|(newest, _)| newest);
         key.newest = Some((name.number, life));
+        if self.finds_damage {
+            return;
+        }
         if before.is_some_and(|newest| newest > name.number) || fate == (Fate::Passed { life }) {
             self.violate(format!("{path} got {} after {before:?} of the same key", name.id()));
         }
