@@ -96,8 +96,11 @@ impl Scanner {
             return Ok(self.window.slice(start..end));
         }
         let wanted = to_usize(self.position.end_byte - from).min(length.max(WINDOW_BYTES));
+        // A payload larger than the window begins in the one that its header was read with.
+        let held = self.window.get(start..).unwrap_or_default();
         let mut window = vec![0; wanted];
-        let filled = self.file.read_at(&mut window, from)?;
+        window[..held.len()].copy_from_slice(held);
+        let filled = held.len() + self.file.read_at(&mut window[held.len()..], from + held.len() as u64)?;
         window.truncate(filled);
         self.window = Bytes::from(window);
         self.window_byte = from;
