@@ -127,7 +127,7 @@ async fn publish_lines(arguments: &PublishArguments, session: &Session) -> Resul
     }
 }
 
-/// InputLines of stdin, each at most as long as a request. Reading is cancel safe: a line that was begun stays.
+/// Lines of stdin, each at most as long as a request. Reading is cancel safe: a line that was begun stays.
 struct InputLines {
     stdin: BufReader<Stdin>,
     line: Vec<u8>,

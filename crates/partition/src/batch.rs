@@ -127,7 +127,7 @@ impl RecordBatch {
     }
 }
 
-/// CommittedEvent events of one account at consecutive offsets from `base`, as read from the log.
+/// Committed events of one account at consecutive offsets from `base`, as read from the log.
 #[derive(Clone, Debug)]
 pub struct StoredBatch {
     pub account: AccountId,

@@ -46,10 +46,10 @@ pub struct AttachedFilter {
 /// Attaches a subscription, or changes its filter or its start.
 ///
 /// - Not attached: begins at `start`.
-/// - SubscriptionLedger under a lower epoch: what is pending is cancelled ([`Reason::Repointed`]) and it begins anew at `start`.
-/// - SubscriptionLedger under the same epoch and a lower filter revision: the filter changes for events from here on, the cursor
-///   stays. Refused ([`Refusal::Filter`](crate::Refusal::Filter)) while too many earlier filters are needed.
-/// - SubscriptionLedger under the same epoch and this or a higher filter revision: nothing changes.
+/// - Attached under a lower epoch: what is pending is cancelled ([`Reason::Repointed`]) and it begins anew at `start`.
+/// - Attached under the same epoch and a lower filter revision: the filter changes for events from here on, the
+///   cursor stays. Refused ([`Refusal::Filter`](crate::Refusal::Filter)) while too many earlier filters are needed.
+/// - Attached under the same epoch and this or a higher filter revision: nothing changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attach {
     pub subscription: SubscriptionId,

@@ -40,7 +40,7 @@ pub(crate) struct DevCommand {
     /// Port of the built-in receiver; 0 takes any free one.
     #[arg(long, default_value_t = 7079)]
     receiver_port: u16,
-    /// SampleLoad events per second; 0 publishes none.
+    /// Sample events per second; 0 publishes none.
     #[arg(long, default_value_t = 1.0)]
     rate: f64,
     /// Stop after so many sample events were published and delivered.

@@ -3,7 +3,7 @@
 //!
 //! An event that was matched and counted is in exactly one place: settled under an outcome, named by the record (the
 //! window, or a parked key), or unread, at or above the record's `read_to`. An advance states the new numbers of all
-//! offset_table, and is refused unless they add up.
+//! these places, and is refused unless they add up.
 
 use fanfare_model::Offset;
 

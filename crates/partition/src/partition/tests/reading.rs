@@ -1,4 +1,4 @@
-//! ChunkBuilder by many, of some accounts, and of what has long left memory.
+//! Reads by many, of some accounts, and of what has long left memory.
 
 use std::collections::HashSet;
 
