@@ -117,7 +117,8 @@ impl SubscriptionState {
         loop {
             let outside = self.parked_keys.busy() + self.window.unloaded().len();
             let allowed = may_attempt && self.window.has_room(0, outside);
-            match self.parked_keys.next_due(inputs.now_ms, self.expire_below, allowed) {
+            let read_retry_at_ms = self.position.read_retry_at_ms();
+            match self.parked_keys.next_due(inputs.now_ms, read_retry_at_ms, self.expire_below, allowed) {
                 Some(Due::Scan { key, from }) => {
                     let end = self.position.read_to(inputs.fan_out_offset);
                     actions.work.push(Action::Read(ReadAction::ScanKey { key, from, end }));

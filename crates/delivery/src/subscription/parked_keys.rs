@@ -161,15 +161,24 @@ impl ParkedKeys {
         true
     }
 
-    /// The next key that is due; its phase is changed. Keys at or above `expire_below` only if attempts are `allowed`.
-    pub(super) fn next_due(&mut self, now_ms: u64, expire_below: Offset, allowed: bool) -> Option<Due> {
+    /// The next key that is due; its phase is changed. Keys at or above `expire_below` only if attempts are `allowed`,
+    /// keys without events in memory only at or after `read_retry_at_ms`: an expired key is due at any time, and a read
+    /// that fails would be repeated without a pause.
+    pub(super) fn next_due(
+        &mut self,
+        now_ms: u64,
+        read_retry_at_ms: u64,
+        expire_below: Offset,
+        allowed: bool,
+    ) -> Option<Due> {
         let scans = self.keys.values().filter(|parked| parked.phase == Phase::Scanning).count();
+        let may_scan = now_ms >= read_retry_at_ms && scans < SCANS_MAX;
         let due = |parked: &ParkedKeyState| {
             let expired = parked.from < expire_below && parked.given_up.is_none();
             parked.phase == Phase::Waiting
                 && (expired || parked.retry_at_ms <= now_ms)
                 && (expired || allowed || parked.given_up.is_some())
-                && (!parked.buffer.is_empty() || scans < SCANS_MAX)
+                && (!parked.buffer.is_empty() || may_scan)
         };
         let (key, parked) = self.keys.iter_mut().find(|(_, parked)| due(parked))?;
         if parked.buffer.is_empty() {
@@ -213,7 +222,7 @@ mod tests {
         let mut parked_keys = ParkedKeys::restore(&[parked(1, 5), parked(2, 50), parked(3, 70)], 0);
         assert_eq!(parked_keys.deadline(0), Some(5));
         assert!(
-            parked_keys.next_due(10, Offset::ZERO, false).is_none(),
+            parked_keys.next_due(10, 0, Offset::ZERO, false).is_none(),
             "the key is due, and no attempt is allowed"
         );
         assert_eq!(parked_keys.deadline(10), Some(50));

@@ -1,5 +1,7 @@
 //! Dead letters that cannot be written: held events, and events that retention overtakes.
 
+use fanfare_partition::ParkedKey;
+
 use super::{
     batches::{dead_letters, finish, handed_over, rejected},
     *,
@@ -85,4 +87,32 @@ fn parked_event_over_quota_stays_parked_until_retention_overtakes_it() {
     let expired = BTreeMap::from([(Outcome::Expired(Reason::DeadLetterBudget), 1)]);
     assert_eq!(world.machine.counters().settled, expired);
     assert_eq!(world.machine.low_water(), Some(Offset(1)));
+}
+
+#[test]
+fn expired_parked_key_whose_read_fails_is_read_again_after_a_pause() {
+    let mut world = World::new(vec![1, 1], 0);
+    let parked = ParkedKey { key: KeyHash(1), from: Offset(0), attempts: 1, retry_in_ms: 5_000, pending: 2 };
+    let record = CursorRecord { read_to: Offset(2), window: vec![], parked: vec![parked] };
+    let counters = Counters { matched: 2, ..Counters::default() };
+    let values = InputValues { now_ms: 0, fan_out_offset: Offset(2), random: 1 };
+    world.fan_out_offset = 2;
+    world.machine = SubscriptionState::restore(options(), &attachment(None), counters, Some(record), values);
+    world.on(SubscriptionEvent::ExpireBelow(Offset(2)));
+    let reads = |actions: &Actions| {
+        actions
+            .work
+            .iter()
+            .filter(|action| matches!(action, Action::Read(ReadAction::ScanKey { .. })))
+            .count()
+    };
+    let mut actions = world.tick();
+    assert_eq!(reads(&actions), 1, "an expired key is read before its retry is due");
+    let Some(Action::Read(read)) = actions.work.pop() else { panic!("{actions:?}") };
+    world.on(SubscriptionEvent::ReadFailed(read));
+    world.now_ms = 999;
+    let actions = world.tick();
+    assert_eq!((reads(&actions), actions.wake_at_ms), (0, Some(1_000)));
+    world.now_ms = 1_000;
+    assert_eq!(reads(&world.tick()), 1);
 }
