@@ -428,12 +428,17 @@ impl ChunkBuilder {
         );
         match header.kind {
             entry::KIND => {}
+            // A command takes no offsets. It ends above `next` where the index told to skip all entries before it: they
+            // hold no event of the account.
+            _ if header.count == 0 => {
+                self.next = end;
+                return Ok(Progress::Consumed);
+            }
             // The events are lost, which the operator accepted.
             filler::KIND => {
                 self.next = end;
                 return Ok(Progress::Consumed);
             }
-            // Commands take no offsets.
             _ => return Err(CodecError::Value("kind of entry")),
         }
         let entry = Entry::decode(&frame.payload, header.count)?;
@@ -457,5 +462,39 @@ impl ChunkBuilder {
 
     fn finish(self) -> ReadChunk {
         ReadChunk { batches: self.batches, next: self.next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{batch::tests::batch, command, entry::EntryBuilder};
+
+    #[test]
+    fn command_after_entries_of_other_accounts_that_the_index_skipped_is_no_damage() {
+        let header = |kind, base_offset, count| fanfare_log::FrameHeader {
+            kind,
+            position: fanfare_log::Position::default(),
+            base_offset,
+            count,
+            time_ms: 0,
+            payload_bytes: 0,
+        };
+        let mut entry = EntryBuilder::default();
+        entry.push(batch(1, &["a"]));
+        let frames = [
+            Frame { header: header(command::KIND, 7, 0), payload: fanfare_log::Payload::default() },
+            Frame { header: header(entry::KIND, 7, 1), payload: entry.finish().payload },
+        ];
+        let accounts = AccountFilter::One(AccountId::from_bytes([1; 16]));
+        let mut chunk =
+            ChunkBuilder { accounts, bytes_max: 1_000, bytes: 0, batches: Vec::new(), next: Offset(3) };
+        for frame in &frames {
+            assert!(chunk.add_frame(frame, Offset(8)).expect("nothing is damaged") == Progress::Consumed);
+        }
+        let chunk = chunk.finish();
+        let offsets: Vec<Offset> =
+            chunk.batches.iter().flat_map(|batch| batch.events().map(|event| event.offset)).collect();
+        assert_eq!((offsets, chunk.next), (vec![Offset(7)], Offset(8)));
     }
 }
