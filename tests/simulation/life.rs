@@ -9,6 +9,7 @@ use std::{
 
 use fanfare_catalog::{NewKey, Tenant};
 use fanfare_control::ListRequest;
+use fanfare_delivery::DeadLetter;
 use fanfare_environment::{Environment, Simulation};
 use fanfare_ingest::{ReadError, ReadFrom, ReadQuery, ReadRefusal};
 use fanfare_model::{Event, PartitionId};
@@ -23,11 +24,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     disk::SimulatedDisk,
-    event::EventName,
+    event::{ACCOUNTS, EventName},
     node::{NodeParts, PARTITIONS, SimulatedNode},
     oracle::SeenEvent,
     plan::LifePlan,
-    producer::{PRODUCERS, Producer},
+    producer::{PRODUCERS, Producer, ProducerState},
     receiver::{Mood, SimulatedNetwork},
     retention::Retention,
     setup::Account,
@@ -58,6 +59,8 @@ pub(crate) struct Lived {
     pub(crate) elapsed_us: u64,
     /// A sync lied, and the power failed after it.
     pub(crate) deceived: bool,
+    /// The node stopped in order, and no call of the disk had failed.
+    pub(crate) is_orderly: bool,
 }
 
 /// The parts of a running life.
@@ -91,13 +94,15 @@ impl Life {
                 () = ticking => unreachable!("time goes on"),
             };
             let elapsed_us = u64::try_from(began.elapsed().as_micros()).expect("a short life");
-            Lived { end, elapsed_us, deceived: false }
+            Lived { end, elapsed_us, deceived: false, is_orderly: false }
         });
         end_at_panic(&world, &power);
         // A task that panics shuts the runtime down: the program would abort. With the power off, nobody looks.
         let mut lived = catch_unwind(AssertUnwindSafe(|| runtime.block_on(living.0))).unwrap_or_else(|_| {
-            Lived { end: End::Exit("it panicked".to_owned()), elapsed_us: 0, deceived: false }
+            let end = End::Exit("it panicked".to_owned());
+            Lived { end, elapsed_us: 0, deceived: false, is_orderly: false }
         });
+        lived.is_orderly = lived.end == End::Stop && disk.failures() == 0;
         if lies && lived.end == End::PowerLoss && !disk.memory().has_fault() {
             world.count("a sync lied before the power failed");
             lived.deceived = true;
@@ -250,35 +255,63 @@ impl Running {
     }
 
     async fn read_all(&self, node: &SimulatedNode, accounts: &[Account]) {
-        let partitions =
-            accounts.iter().flat_map(|account| account.partitions.iter().map(move |id| (account, *id)));
-        for (account, partition) in partitions {
-            if let Err(error) = self.read(node, account, partition).await {
-                self.world.trace.add(format_args!("read {partition} failed: {error:#}"));
-                if self.plan.deceived {
-                    self.world.count("a lying sync was told");
-                    continue;
-                }
-                if self.plan.damaged == Some(partition) {
-                    self.world.count("a flipped bit was told");
-                    continue;
-                }
-                let refusal = error.downcast_ref::<ReadRefusal>();
-                let is_lost = matches!(refusal, Some(ReadRefusal::Read(ReadError::DataLoss { .. })));
-                // Damage of one partition is no reason for another to answer anything but its events.
-                if is_lost || self.plan.damaged.is_some() {
-                    self.blame(format!("{error:#}"));
-                }
+        for partition in 0..PARTITIONS {
+            let Err(error) = self.read_partition(node, accounts, partition).await else { continue };
+            self.world.trace.add(format_args!("read {partition} failed: {error:#}"));
+            if self.plan.deceived {
+                self.world.count("a lying sync was told");
+                continue;
+            }
+            if self.plan.damaged == Some(partition) {
+                self.world.count("a flipped bit was told");
+                continue;
+            }
+            let refusal = error.downcast_ref::<ReadRefusal>();
+            let is_lost = matches!(refusal, Some(ReadRefusal::Read(ReadError::DataLoss { .. })));
+            // Damage of one partition is no reason for another to answer anything but its events.
+            if is_lost || self.plan.damaged.is_some() {
+                self.blame(format!("{error:#}"));
             }
         }
     }
 
-    async fn read(&self, node: &SimulatedNode, account: &Account, partition: u16) -> anyhow::Result<()> {
+    /// Reads a partition as each of its accounts, and compares what they see together with what was promised before.
+    async fn read_partition(
+        &self,
+        node: &SimulatedNode,
+        accounts: &[Account],
+        partition: u16,
+    ) -> anyhow::Result<()> {
         let handle = node.directory.local(PartitionId::events(partition))?;
         let before = *handle.positions().borrow();
         let promised_end = self.world.oracle.lock().promised_end(partition);
+        let mut events = Vec::new();
+        for account in accounts.iter().filter(|account| account.partition == partition) {
+            events.extend(self.read(node, account).await?);
+        }
+        if self.power.is_off() {
+            return std::future::pending().await;
+        }
+        let log_start = handle.positions().borrow().log_start.0;
+        let mut oracle = self.world.oracle.lock();
+        if log_start > 0 {
+            self.world.count("the log was trimmed");
+            if self.world.retention == Retention::Ample {
+                oracle.violate(format!(
+                    "partition {partition} was trimmed to {log_start}, and nothing was old"
+                ));
+            }
+        }
+        // After a lie the end may be missing: what is there must be what was published, without gaps.
+        let promised_end = if self.plan.deceived { 0 } else { promised_end };
+        let whole = log_start..promised_end.max(before.high_watermark.0);
+        oracle.read(partition, before.log_start.0, whole, &events);
+        Ok(())
+    }
+
+    async fn read(&self, node: &SimulatedNode, account: &Account) -> anyhow::Result<Vec<SeenEvent>> {
         let query = ReadQuery {
-            partition: Some(partition.into()),
+            partition: Some(account.partition.into()),
             from: ReadFrom::Earliest,
             follow: false,
             types: BTreeSet::new(),
@@ -289,32 +322,17 @@ impl Running {
         while let Some(page) = pages.next().await {
             for stored in page?.events {
                 let event = Event::parse(&stored.bytes).ok();
-                let Some(name) = event.and_then(|event| EventName::parse(event.id)) else {
-                    let text = format!("({partition}, {}) is no event that was published", stored.offset);
-                    self.world.oracle.lock().violate(text);
-                    return Ok(());
+                let name = event.and_then(|event| EventName::parse(account.number, event.id));
+                let Some(name) = name else {
+                    let place = (account.partition, stored.offset);
+                    self.world.oracle.lock().violate(format!("{place:?} is no event that was published"));
+                    continue;
                 };
                 let hash = xxh3_64(&stored.bytes);
                 events.push(SeenEvent { offset: stored.offset.0, name, hash });
             }
         }
-        if self.power.is_off() {
-            return std::future::pending().await;
-        }
-        let after = *handle.positions().borrow();
-        if after.log_start.0 > 0 {
-            self.world.count("the log was trimmed");
-        }
-        let mut oracle = self.world.oracle.lock();
-        if self.plan.deceived {
-            // What is there must be what was published, and without gaps. Its end may be missing.
-            oracle.read(partition, before.log_start.0, &events);
-        } else if after.log_start == before.log_start {
-            oracle.read_whole(partition, before.log_start.0, promised_end, &events);
-        } else {
-            oracle.read(partition, before.log_start.0, &events);
-        }
-        Ok(())
+        Ok(events)
     }
 
     /// The node failed in some way: a fault of the disk may be the reason, and nothing else.
@@ -334,14 +352,14 @@ impl Running {
     }
 
     /// No faults any more: everything that was published is delivered in bounded time, and every count is exact.
-    async fn finish(&self, node: &SimulatedNode, accounts: &[Account]) -> End {
+    async fn finish(&self, node: &SimulatedNode, all_accounts: &[Account]) -> End {
         sleep(Duration::from_secs(2)).await;
         self.world.producers.lock().iter_mut().for_each(|producer| producer.end());
-        self.read_all(node, accounts).await;
-        if self.plan.damaged.is_some() {
-            // What can be read was right. More is not promised for the partition that lost a bit.
-            return self.stop(node).await;
-        }
+        self.read_all(node, all_accounts).await;
+        // What can be read of a damaged partition was right. More is not promised for it, and all for the others.
+        let accounts: Vec<&Account> =
+            all_accounts.iter().filter(|account| self.plan.damaged != Some(account.partition)).collect();
+        let accounts = accounts.as_slice();
         let deadline = Instant::now() + SETTLED_WITHIN;
         while !self.is_settled(node, accounts) {
             if Instant::now() > deadline {
@@ -351,8 +369,8 @@ impl Running {
             }
             sleep(Duration::from_millis(100)).await;
         }
-        self.read_all(node, accounts).await;
-        for account in accounts {
+        self.read_all(node, all_accounts).await;
+        for &account in accounts {
             if let Err(error) = self.judge(node, account).await {
                 self.world.oracle.lock().violate(format!("the last look failed: {error:#}"));
             }
@@ -360,10 +378,11 @@ impl Running {
         self.stop(node).await
     }
 
-    fn is_settled(&self, node: &SimulatedNode, accounts: &[Account]) -> bool {
-        let published = self.world.producers.lock().iter().all(|producer| producer.is_done());
-        let matched = (0..PARTITIONS).all(|index| {
-            node.directory.local(PartitionId::events(index)).is_ok_and(|partition| {
+    fn is_settled(&self, node: &SimulatedNode, accounts: &[&Account]) -> bool {
+        let producers = self.world.producers.lock();
+        let published = producers_of(&producers, accounts).all(|producer| producer.is_done());
+        let matched = accounts.iter().all(|account| {
+            node.directory.local(PartitionId::events(account.partition)).is_ok_and(|partition| {
                 let positions = *partition.positions().borrow();
                 positions.frontier == positions.high_watermark
             })
@@ -375,9 +394,10 @@ impl Running {
             })
     }
 
-    fn unsettled(&self, node: &SimulatedNode, accounts: &[Account]) -> String {
+    fn unsettled(&self, node: &SimulatedNode, accounts: &[&Account]) -> String {
         let producers = self.world.producers.lock();
-        let pending: Vec<&[EventName]> = producers.iter().map(|producer| producer.pending()).collect();
+        let pending: Vec<&[EventName]> =
+            producers_of(&producers, accounts).map(|producer| producer.pending()).collect();
         let stats: Vec<_> =
             subscriptions(accounts).map(|(tenant, id)| node.control.subscription_stats(tenant, id)).collect();
         let roles: Vec<Option<Role>> = (0..PARTITIONS)
@@ -389,30 +409,14 @@ impl Running {
     async fn judge(&self, node: &SimulatedNode, account: &Account) -> anyhow::Result<()> {
         for subscription in &account.subscriptions {
             let stats = node.control.subscription_stats(account.tenant, &subscription.id)?;
-            let mut dead_letters = BTreeSet::new();
-            let mut after = None;
-            loop {
-                let request = ListRequest { after, limit: 100 };
-                let page =
-                    node.control.list_dead_letters(account.tenant, Some(&subscription.id), request).await?;
-                for letter in page.items {
-                    if letter.reason == "retention" {
-                        self.world.count("retention overtook an event");
-                        if self.world.retention == Retention::Ample {
-                            let text = format!("{} was given up for retention too early", letter.id);
-                            self.world.oracle.lock().violate(text);
-                        }
-                    }
-                    let event = Event::parse(&letter.event).map_err(|error| anyhow::anyhow!("{error:?}"))?;
-                    dead_letters.extend(EventName::parse(event.id));
-                }
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
+            let letters = self.dead_letters(node, account, &subscription.id).await?;
             let route = subscription.route;
             let mut oracle = self.world.oracle.lock();
+            let mut given_up = BTreeSet::new();
+            for letter in &letters {
+                self.world.count_letter(letter.reason);
+                given_up.extend(oracle.dead_letter(route, letter, self.world.retention));
+            }
             let due: Vec<EventName> =
                 oracle.stored().map(|(name, _)| name).filter(|name| route.matches(*name)).collect();
             self.world.trace.add(format_args!("{} has {stats:?}", route.path));
@@ -429,18 +433,44 @@ impl Running {
             if stats.matched != settled + stats.pending || stats.expired + stats.cancelled > 0 {
                 oracle.violate(format!("{}: the counts do not add up: {stats:?}", route.path));
             }
-            if stats.dead_lettered != dead_letters.len() as u64 {
-                let stored = dead_letters.len();
+            if stats.dead_lettered != given_up.len() as u64 {
+                let stored = given_up.len();
                 oracle.violate(format!("{}: {stored} dead letters are stored: {stats:?}", route.path));
             }
-            oracle.deliveries.check_all(route.path, due.into_iter(), &dead_letters);
+            oracle.deliveries.check_all(route, due.into_iter(), &given_up);
         }
         Ok(())
     }
+
+    async fn dead_letters(
+        &self,
+        node: &SimulatedNode,
+        account: &Account,
+        subscription: &str,
+    ) -> anyhow::Result<Vec<DeadLetter>> {
+        let (mut letters, mut after) = (Vec::new(), None);
+        loop {
+            let request = ListRequest { after, limit: 100 };
+            let page = node.control.list_dead_letters(account.tenant, Some(subscription), request).await?;
+            letters.extend(page.items);
+            after = page.next;
+            if after.is_none() {
+                return Ok(letters);
+            }
+        }
+    }
 }
 
-/// The subscriptions of all accounts.
-fn subscriptions(accounts: &[Account]) -> impl Iterator<Item = (Tenant, &str)> {
+/// The producers of `accounts`.
+fn producers_of<'a>(
+    producers: &'a [ProducerState],
+    accounts: &'a [&Account],
+) -> impl Iterator<Item = &'a ProducerState> {
+    let is_of = |index: u32| accounts.iter().any(|account| account.number == index % ACCOUNTS);
+    (0..).zip(producers).filter(move |(index, _)| is_of(*index)).map(|(_, producer)| producer)
+}
+
+fn subscriptions<'a>(accounts: &'a [&Account]) -> impl Iterator<Item = (Tenant, &'a str)> {
     accounts.iter().flat_map(|account| {
         account.subscriptions.iter().map(|subscription| (account.tenant, subscription.id.as_str()))
     })

@@ -2,13 +2,20 @@
 
 mod deliveries;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
+use fanfare_delivery::DeadLetter;
 use fanfare_ingest::{Committed, Refusal};
+use fanfare_model::Event;
+use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::deliveries::Deliveries;
-use crate::{event::EventName, setup::Route};
+pub(crate) use self::deliveries::{Answer, LifeStart};
+use crate::{event::EventName, node::ATTEMPTS_MAX, retention::Retention, setup::Route};
 
 /// A place in the stream `events`.
 pub(crate) type Place = (u16, u64);
@@ -44,8 +51,8 @@ impl Oracle {
     }
 
     /// A life of the node begins.
-    pub(crate) fn begin_life(&mut self, after_stop: bool, finds_damage: bool) {
-        self.deliveries.begin_life(after_stop, finds_damage);
+    pub(crate) fn begin_life(&mut self, start: LifeStart) {
+        self.deliveries.begin_life(start);
     }
 
     /// A producer is told that its event is committed.
@@ -57,8 +64,7 @@ impl Oracle {
             && (*first != place || !committed.duplicate)
         {
             self.violate(format!(
-                "{} was acknowledged at {place:?} (duplicate: {}), and before at {first:?}",
-                name.id(),
+                "{name} was acknowledged at {place:?} (duplicate: {}), and before at {first:?}",
                 committed.duplicate
             ));
         }
@@ -85,43 +91,16 @@ impl Oracle {
         let Refusal::Conflict { partition, offset } = refusal else { return };
         let place = (*partition, offset.0);
         if self.places.get(&name) != Some(&place) {
-            self.violate(format!("{} conflicts with {place:?}, where it never was", name.id()));
+            self.violate(format!("{name} conflicts with {place:?}, where it never was"));
         }
     }
 
     fn put(&mut self, name: EventName, place: Place) {
         if let Some(other) = self.log.insert(place, name).filter(|other| *other != name) {
-            self.violate(format!("{place:?} is {} and was {}", name.id(), other.id()));
+            self.violate(format!("{place:?} is {name} and was {other}"));
         }
         if let Some(first) = self.places.insert(name, place).filter(|first| *first != place) {
-            self.violate(format!("{} is stored twice, at {first:?} and {place:?}", name.id()));
-        }
-    }
-
-    /// A reader has read a partition from `log_start` or later up to `end`.
-    pub(crate) fn read(&mut self, partition: u16, log_start: u64, events: &[SeenEvent]) {
-        let Some(first) = events.first() else { return };
-        if first.offset < log_start {
-            let offset = first.offset;
-            self.violate(format!("({partition}, {offset}) is below the start of the log, {log_start}"));
-        }
-        let mut expected = first.offset;
-        for event in events {
-            if event.offset != expected {
-                self.violate(format!(
-                    "partition {partition} goes on with {} where {expected} was due",
-                    event.offset
-                ));
-            }
-            expected = event.offset + 1;
-            if event.hash != xxh3_64(&event.name.encode()) {
-                self.violate(format!(
-                    "({partition}, {}) has other bytes than {}",
-                    event.offset,
-                    event.name.id()
-                ));
-            }
-            self.put(event.name, (partition, event.offset));
+            self.violate(format!("{name} is stored twice, at {first:?} and {place:?}"));
         }
     }
 
@@ -131,23 +110,23 @@ impl Oracle {
         newest.map_or(0, |((_, newest), _)| newest + 1)
     }
 
-    /// A reader has read the whole partition, in which everything below `promised_end` was acknowledged or seen before:
-    /// nothing of it is missing.
-    pub(crate) fn read_whole(
-        &mut self,
-        partition: u16,
-        log_start: u64,
-        promised_end: u64,
-        events: &[SeenEvent],
-    ) {
-        self.read(partition, log_start, events);
-        let first = events.first().map_or(log_start, |first| first.offset);
-        let end = events.last().map_or(log_start, |last| last.offset + 1);
-        if first != log_start {
-            self.violate(format!("partition {partition} begins with {first}, and should with {log_start}"));
+    /// The readers of all accounts have read a partition: nothing of `whole` is missing, and nothing was there that is
+    /// not as it was published.
+    pub(crate) fn read(&mut self, partition: u16, log_start: u64, whole: Range<u64>, events: &[SeenEvent]) {
+        let mut offsets = BTreeSet::new();
+        for event in events {
+            let (name, place) = (event.name, (partition, event.offset));
+            if event.offset < log_start {
+                self.violate(format!("{place:?} is below the start of the log, {log_start}"));
+            }
+            if event.hash != xxh3_64(&name.encode()) {
+                self.violate(format!("{place:?} has other bytes than {name}"));
+            }
+            offsets.insert(event.offset);
+            self.put(name, place);
         }
-        if end < promised_end {
-            self.violate(format!("partition {partition} ends at {end}: {promised_end} was promised"));
+        if let Some(missing) = whole.clone().find(|offset| !offsets.contains(offset)) {
+            self.violate(format!("({partition}, {missing}) is missing among {whole:?}"));
         }
     }
 
@@ -156,19 +135,66 @@ impl Oracle {
         self.places.iter().map(|(name, place)| (*name, *place))
     }
 
-    pub(crate) fn request(&mut self, path: &str, id: &str) {
-        let Some(name) = EventName::parse(id) else {
-            return self.violate(format!("the receiver got an event {id:?} that nobody published"));
+    pub(crate) fn request(&mut self, path: &str, id: &str, body: &Value) {
+        let named = Route::of(path).and_then(|route| Some((route, EventName::parse(route.account, id)?)));
+        let Some((route, name)) = named else {
+            return self.violate(format!("{path} got an event {id:?} that nobody published"));
         };
-        if !Route::of(path).is_some_and(|route| route.matches(name)) {
-            self.violate(format!("{path} got {}, which it does not match", name.id()));
+        if !route.matches(name) {
+            self.violate(format!("{path} got {name}, which it does not match"));
         }
-        self.deliveries.request(path, name);
+        if !name.is_json(body) {
+            self.violate(format!("{path} got {name} as {body}"));
+        }
+        self.deliveries.request(route, name, self.partition(route.account));
     }
 
-    pub(crate) fn answered(&mut self, path: &str, id: &str, status: u16) {
-        if let Some(name) = EventName::parse(id) {
-            self.deliveries.answered(path, name, status);
+    pub(crate) fn answered(&mut self, path: &str, id: &str, answer: Answer) {
+        let named = Route::of(path).and_then(|route| Some((route, EventName::parse(route.account, id)?)));
+        if let Some((route, name)) = named {
+            self.deliveries.answered(route, name, answer);
         }
+    }
+
+    /// The partition of an account, as far as an event of it is known.
+    fn partition(&self, account: u32) -> Option<u16> {
+        let first = EventName { account, key: 0, number: 0 };
+        let (name, (partition, _)) = self.places.range(first..).next()?;
+        (name.account == account).then_some(*partition)
+    }
+
+    /// A dead letter of `route` must hold the bytes of an event of the route, and tell why that event is one. Gives the
+    /// event.
+    pub(crate) fn dead_letter(
+        &mut self,
+        route: Route,
+        letter: &DeadLetter,
+        retention: Retention,
+    ) -> Option<EventName> {
+        let event = Event::parse(&letter.event).ok();
+        let name = event.and_then(|event| EventName::parse(route.account, event.id));
+        let Some(name) = name.filter(|name| route.matches(*name) && letter.event == name.encode()) else {
+            self.violate(format!("{} has a dead letter of no event of its own: {letter:?}", route.path));
+            return None;
+        };
+        let place = (letter.partition, letter.offset.0);
+        if self.places.get(&name).is_some_and(|known| *known != place) {
+            self.violate(format!("the dead letter of {name} names {place:?}"));
+        }
+        let attempts = self.deliveries.attempts(route, name);
+        let age_ms = letter.time.0.saturating_sub(letter.append_time.0);
+        let is_right = match letter.reason {
+            "rejected" => attempts.rejections > 0,
+            "attempts_exhausted" => letter.attempts.min(attempts.requests) >= ATTEMPTS_MAX,
+            "retention" => retention.overtakes(age_ms),
+            _ => false,
+        };
+        if !is_right {
+            let Route { path, .. } = route;
+            self.violate(format!(
+                "{path} gave {name} up for no reason: {attempts:?}, {age_ms} ms, {letter:?}"
+            ));
+        }
+        Some(name)
     }
 }

@@ -7,11 +7,11 @@ use fanfare_ingest::Ingest;
 use tokio::time::sleep;
 
 use crate::{
-    event::{EventName, KEYS_PER_PRODUCER},
+    event::{ACCOUNTS, EventName, KEYS_PER_PRODUCER},
     world::{Power, World},
 };
 
-pub(crate) const PRODUCERS: u32 = 3;
+pub(crate) const PRODUCERS: u32 = 4;
 const BATCH_EVENTS_MAX: u64 = 6;
 /// Only the newest events of a key are repeated: older ones may have left the log, and with it the dedup window.
 const REPEATED_MAX: u64 = 8;
@@ -82,6 +82,12 @@ impl Producer {
         }
     }
 
+    /// The event number `number` of the producer's key `key`.
+    fn name(&self, key: u32, number: u32) -> EventName {
+        let (account, earlier) = (self.index % ACCOUNTS, self.index / ACCOUNTS);
+        EventName { account, key: earlier * KEYS_PER_PRODUCER + key, number }
+    }
+
     /// What is pending, or new events.
     fn next_batch(&self) -> Option<Vec<EventName>> {
         let mut producers = self.world.producers.lock();
@@ -103,7 +109,7 @@ impl Producer {
                 let key = u32::try_from(self.world.dice.below(KEYS_PER_PRODUCER.into())).expect("few keys");
                 let number = state.next[key as usize];
                 state.next[key as usize] += 1;
-                let name = EventName { key: self.index * KEYS_PER_PRODUCER + key, number };
+                let name = self.name(key, number);
                 state.made_us.insert(name, now_us);
                 state.pending.push(name);
             }
@@ -120,7 +126,7 @@ impl Producer {
             return std::future::pending().await;
         }
         for (name, outcome) in batch.iter().zip(&outcomes) {
-            world.trace.add(format_args!("outcome {} {outcome:?}", name.id()));
+            world.trace.add(format_args!("outcome {name} {outcome:?}"));
             if let Ok(committed) = outcome {
                 world.oracle.lock().acknowledged(*name, *committed);
                 let mut producers = world.producers.lock();
@@ -146,12 +152,11 @@ impl Producer {
         if self.power.is_off() {
             return std::future::pending().await;
         }
-        self.world.trace.add(format_args!("contradiction {} {outcomes:?}", name.id()));
+        self.world.trace.add(format_args!("contradiction {name} {outcomes:?}"));
         let mut oracle = self.world.oracle.lock();
         match &outcomes[0] {
             Ok(committed) => {
-                oracle
-                    .violate(format!("another event under the id of {} was taken: {committed:?}", name.id()));
+                oracle.violate(format!("another event under the id of {name} was taken: {committed:?}"));
             }
             Err(refusal) => oracle.conflicted(name, refusal),
         }
@@ -161,12 +166,12 @@ impl Producer {
         let key = u32::try_from(self.world.dice.below(KEYS_PER_PRODUCER.into())).expect("few keys");
         let producers = self.world.producers.lock();
         let state = &producers[self.index as usize];
-        let key_of = self.index * KEYS_PER_PRODUCER + key;
-        let pending = state.pending.iter().filter(|name| name.key == key_of).map(|name| name.number).min();
+        let first = self.name(key, 0);
+        let pending = state.pending.iter().filter(|name| name.key == first.key).map(|name| name.number).min();
         let end = pending.unwrap_or(state.next[key as usize]);
         let back = u32::try_from(self.world.dice.between(1, REPEATED_MAX)).expect("a small number");
         let number = end.checked_sub(back)?;
-        let name = EventName { key: key_of, number };
+        let name = EventName { number, ..first };
         let (now_us, age_us_max) = (self.world.trace.now_us(), self.world.retention.repeat_age_us_max());
         (self.world.oracle.lock().is_stored(name) && state.may_repeat(name, now_us, age_us_max))
             .then_some(name)

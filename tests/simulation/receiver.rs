@@ -18,11 +18,16 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::world::{Power, World};
+use crate::{
+    oracle::Answer,
+    world::{Power, World},
+};
 
 pub(crate) const HOST: &str = "receiver.test";
 const ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(93, 184, 216, 34)), 80);
 const PIPE_BYTES: usize = 64 << 10;
+/// An answer that comes sooner is not too late for the node, which waits for a second from before it connects.
+const HEARD_WITHIN_MS: u64 = 900;
 
 /// How the receiver behaves at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +91,18 @@ enum Treatment {
     Hang,
 }
 
+impl Treatment {
+    fn answer(&self) -> Answer {
+        match self {
+            Self::Take { answers, after_ms } => {
+                Answer::Took { heard: *answers && *after_ms < HEARD_WITHIN_MS }
+            }
+            Self::Refuse(StatusCode::UNPROCESSABLE_ENTITY) => Answer::Rejected,
+            Self::Refuse(_) | Self::Close | Self::Hang => Answer::Failed,
+        }
+    }
+}
+
 async fn answer(
     world: Arc<World>,
     power: Arc<Power>,
@@ -100,7 +117,7 @@ async fn answer(
         return std::future::pending().await;
     }
     world.trace.add(format_args!("request {path} {id} {:x}", xxh3_64(&body)));
-    world.oracle.lock().request(&path, &id);
+    world.oracle.lock().request(&path, &id, &event);
     let treatment = treatment(&world, *mood.lock(), &id);
     let status = match treatment {
         Treatment::Hang => {
@@ -127,7 +144,7 @@ async fn answer(
         return std::future::pending().await;
     }
     world.trace.add(format_args!("answer {path} {id} {status}"));
-    world.oracle.lock().answered(&path, &id, status.as_u16());
+    world.oracle.lock().answered(&path, &id, treatment.answer());
     if let Treatment::Take { answers: false, .. } = treatment {
         world.count("the receiver closed after it had taken an event");
         return Err(io::ErrorKind::ConnectionReset.into());

@@ -32,6 +32,11 @@ impl Retention {
         }
     }
 
+    /// True if retention may overtake an event of that age.
+    pub(crate) fn overtakes(self, age_ms: u64) -> bool {
+        self == Self::Short && age_ms >= self.dedup_window_ms()
+    }
+
     /// The wall clock jumps by so much at most, either way: all jumps of a simulation are within the dedup window.
     pub(crate) fn clock_jump_ms_max(self) -> u64 {
         match self {

@@ -12,7 +12,7 @@ use crate::{
     damage,
     faults::FaultCounts,
     life::Life,
-    oracle::Oracle,
+    oracle::{LifeStart, Oracle},
     plan::LifePlan,
     producer::{PRODUCERS, ProducerState},
     retention::Retention,
@@ -47,7 +47,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
     let lives = dice.between(2, 5);
     let mut started_us = 0;
     let mut ends = Vec::new();
-    let mut deceived = false;
+    let (mut deceived, mut after_stop) = (false, false);
     for number in 0..=lives {
         let plan = if number == lives && deceived {
             LifePlan::deceived()
@@ -61,19 +61,16 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
             LifePlan::draw(&dice, world.retention)
         };
         world.trace.add(format_args!("life {number} begins: {plan:?}"));
-        let after_stop = matches!(ends.last(), Some(End::Stop));
-        let finds_damage = plan.damaged.is_some() || plan.deceived;
-        world.oracle.lock().begin_life(after_stop, finds_damage);
+        let start = LifeStart { after_stop, damaged: plan.damaged, deceived: plan.deceived };
+        world.oracle.lock().begin_life(start);
         let life = Life { number, world: world.clone(), keys: keys.clone(), plan, started_us };
         let lived = life.run();
         started_us += lived.elapsed_us + 1_000_000;
         if !deceived {
-            let mut oracle = world.oracle.lock();
-            let partitions: std::collections::BTreeMap<u32, u16> =
-                oracle.stored().map(|(name, (partition, _))| (name.key, partition)).collect();
-            oracle.deliveries.check_repeats(|key| partitions.get(&key).copied());
+            world.oracle.lock().deliveries.check_repeats();
         }
         deceived |= lived.deceived;
+        after_stop = lived.is_orderly;
         ends.push(lived.end);
         if world.oracle.lock().violation().is_some() {
             break;

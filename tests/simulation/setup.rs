@@ -10,24 +10,23 @@ use parking_lot::Mutex;
 
 use crate::{
     event::{ACCOUNTS, EventName, TYPES},
-    node::SimulatedNode,
+    node::{PARTITIONS, SimulatedNode},
     receiver::HOST,
 };
-
-const OTHER_ACCOUNT: &str = "other";
 
 /// One subscription: its path at the receiver, its account and its types.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Route {
     pub(crate) path: &'static str,
-    account: u32,
+    pub(crate) account: u32,
     types: &'static [&'static str],
 }
 
-const ROUTES: [Route; 3] = [
+const ROUTES: [Route; 4] = [
     Route { path: "/all", account: 0, types: &TYPES },
     Route { path: "/placed", account: 0, types: &[TYPES[0]] },
     Route { path: "/other", account: 1, types: &TYPES },
+    Route { path: "/third", account: 2, types: &TYPES },
 ];
 
 impl Route {
@@ -37,7 +36,7 @@ impl Route {
 
     /// True if the subscription's events are of the event's account and type.
     pub(crate) fn matches(self, name: EventName) -> bool {
-        self.account == name.account() && self.types.contains(&name.event_type())
+        self.account == name.account && self.types.contains(&name.event_type())
     }
 }
 
@@ -49,9 +48,10 @@ pub(crate) struct RoutedSubscription {
 }
 
 pub(crate) struct Account {
+    pub(crate) number: u32,
     pub(crate) tenant: Tenant,
-    /// Those that its events go to, which no other account's do.
-    pub(crate) partitions: Vec<u16>,
+    /// The partition of its events.
+    pub(crate) partition: u16,
     pub(crate) subscriptions: Vec<RoutedSubscription>,
 }
 
@@ -64,8 +64,11 @@ impl Account {
         let mut accounts: Vec<Self> = Vec::new();
         for number in 0..ACCOUNTS {
             let account = Self::ensure(node, number, keys).await?;
-            let shared = accounts.iter().any(|other| other.partitions == account.partitions);
-            anyhow::ensure!(!shared, "an account with a free partition left has one of its own");
+            let shares = accounts.iter().any(|other| other.partition == account.partition);
+            anyhow::ensure!(
+                shares == (number >= PARTITIONS.into()),
+                "an account has a partition of its own while one is free"
+            );
             accounts.push(account);
         }
         Ok(accounts)
@@ -76,7 +79,7 @@ impl Account {
         let key = match key {
             Some(key) => key,
             None => {
-                let key = other_account(node).await?;
+                let key = other_account(node, number).await?;
                 keys.lock().push(key.clone());
                 key
             }
@@ -103,17 +106,22 @@ impl Account {
         }
         let view = node.catalog.view();
         let view = view.account(tenant.account()).ok_or_else(|| anyhow::anyhow!("the account is gone"))?;
-        Ok(Self { tenant, partitions: view.account.shard.partitions.clone(), subscriptions })
+        let [partition] = view.account.shard.partitions[..] else {
+            anyhow::bail!("the events of an account go to {:?}", view.account.shard.partitions);
+        };
+        Ok(Self { number, tenant, partition, subscriptions })
     }
 }
 
-/// A key of the second account, which is made if it is not there. A crash may have left it without a known key.
-async fn other_account(node: &SimulatedNode) -> anyhow::Result<NewKey> {
+/// A key of an account besides the first, which is made if it is not there. A crash may have left it without a known
+/// key.
+async fn other_account(node: &SimulatedNode, number: u32) -> anyhow::Result<NewKey> {
+    let name = format!("account {number}");
     let view = node.catalog.view();
-    let found = view.accounts.values().find(|found| found.account.name == OTHER_ACCOUNT);
+    let found = view.accounts.values().find(|found| found.account.name == name);
     let id = match found {
         Some(found) => found.account.id,
-        None => node.catalog.create_account(OTHER_ACCOUNT).await?.id,
+        None => node.catalog.create_account(&name).await?.id,
     };
     Ok(node.catalog.create_key(id, "").await?)
 }

@@ -103,4 +103,14 @@ impl World {
     pub(crate) fn count(&self, fault: &'static str) {
         self.faults.lock().add(fault);
     }
+
+    /// Counts a dead letter by its reason.
+    pub(crate) fn count_letter(&self, reason: &str) {
+        self.count(match reason {
+            "retention" => "retention overtook an event",
+            "rejected" => "a rejected event became a dead letter",
+            "attempts_exhausted" => "an event with all attempts used up became a dead letter",
+            _ => "a dead letter has another reason",
+        });
+    }
 }
