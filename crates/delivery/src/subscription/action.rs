@@ -123,14 +123,10 @@ impl SubscriptionState {
                     let end = self.position.read_to(inputs.fan_out_offset);
                     actions.work.push(Action::Read(ReadAction::ScanKey { key, from, end }));
                 }
-                Some(Due::Candidate(key)) => {
-                    match self.parked_keys.get(key).and_then(|parked| parked.given_up.clone()) {
-                        Some(GivenUp { reason, detail }) => {
-                            self.give_up(Candidate::Parked(key), reason, detail)
-                        }
-                        None => self.ready.push_back(Candidate::Parked(key)),
-                    }
-                }
+                Some(Due::Candidate(key)) => match self.parked_keys.given_up(key) {
+                    Some(GivenUp { reason, detail }) => self.give_up(Candidate::Parked(key), reason, detail),
+                    None => self.ready.push_back(Candidate::Parked(key)),
+                },
                 None => return,
             }
         }

@@ -107,6 +107,10 @@ impl ParkedKeys {
         self.keys.get_mut(&key)
     }
 
+    pub(super) fn given_up(&self, key: KeyHash) -> Option<GivenUp> {
+        self.keys.get(&key)?.given_up.clone()
+    }
+
     pub(super) fn remove(&mut self, key: KeyHash) -> Option<ParkedKeyState> {
         self.keys.remove(&key)
     }
