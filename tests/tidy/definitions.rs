@@ -94,7 +94,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("catalog", "Catalog", 440),
     ("catalog", "Draft", 456),
     ("delivery", "PartitionLeader", 672),
-    ("delivery", "SubscriptionState", 857),
+    ("delivery", "SubscriptionState", 854),
     ("log", "Log", 406),
 ];
 
