@@ -93,7 +93,7 @@ const WIDE_STRUCTS: &[(&str, &str, usize)] = &[
 const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("catalog", "Catalog", 440),
     ("catalog", "Draft", 456),
-    ("delivery", "PartitionLeader", 672),
+    ("delivery", "PartitionLeader", 669),
     ("delivery", "SubscriptionState", 854),
     ("log", "Log", 406),
 ];

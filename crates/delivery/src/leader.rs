@@ -22,7 +22,7 @@ use std::{
 };
 
 use fanfare_catalog::{AccountView, View};
-use fanfare_model::{AccountId, Offset};
+use fanfare_model::{AccountId, Offset, SubscriptionId};
 use fanfare_partition::{AccountFilter, Attachment, CommandError, Positions};
 use tokio::{
     sync::watch,
@@ -82,7 +82,8 @@ struct ProposalPipeline {
     matched_bytes: usize,
     /// When progress that is not replicated began to wait.
     waiting_since: Option<Instant>,
-    retry_at: Option<Instant>,
+    /// Subscriptions whose change failed, with the time of the next try. Others do not wait for it.
+    postponed: BTreeMap<SubscriptionId, Instant>,
 }
 
 enum Finished {
@@ -222,9 +223,7 @@ impl PartitionLeader {
         if self.pipeline.running.is_some() {
             return;
         }
-        self.pipeline.retry_at = self.pipeline.retry_at.filter(|at| *at > Instant::now());
-        let waits = self.pipeline.retry_at.is_some() || self.draining;
-        let changes = !waits && !self.pipeline.changes.is_empty();
+        let changes = !self.draining && self.pipeline.has_due_changes(Instant::now());
         // An attachment takes effect at an offset that the fan-out must not have passed when it learns of it.
         self.pipeline.reconciling = changes;
         self.pipeline.caught_up &= changes;
@@ -255,7 +254,7 @@ impl PartitionLeader {
     fn wake_at(&self) -> Option<Instant> {
         let drain_until = self.context.delivery.drain_until.get().copied().filter(|_| self.draining);
         let idle = self.pipeline.running.is_none();
-        let retry_at = self.pipeline.retry_at.filter(|_| idle);
+        let retry_at = self.pipeline.postponed.values().copied().min().filter(|_| idle);
         let advance_at = self.advance_at().filter(|_| idle);
         let retention_at = Some(self.trims.next_check());
         [drain_until, retry_at, advance_at, retention_at].into_iter().flatten().min()
@@ -315,8 +314,32 @@ impl ProposalPipeline {
             frontier,
             matched_bytes: 0,
             waiting_since: None,
-            retry_at: None,
+            postponed: BTreeMap::new(),
         }
+    }
+
+    /// True if a change need not wait; forgets what was postponed until `now`.
+    fn has_due_changes(&mut self, now: Instant) -> bool {
+        self.postponed.retain(|_, at| *at > now);
+        self.due_changes().next().is_some()
+    }
+
+    fn due_changes(&self) -> impl Iterator<Item = &Change> {
+        self.changes.iter().filter(|change| !self.postponed.contains_key(&change.subscription()))
+    }
+
+    /// The first due changes, `count` at most.
+    fn take_due_changes(&mut self, count: usize) -> Vec<Change> {
+        let Self { changes, postponed, .. } = self;
+        let mut due = Vec::new();
+        changes.retain(|change| {
+            let is_taken = due.len() < count && !postponed.contains_key(&change.subscription());
+            if is_taken {
+                due.push(change.clone());
+            }
+            !is_taken
+        });
+        due
     }
 
     fn check_advance(&self, frontier: Offset) {

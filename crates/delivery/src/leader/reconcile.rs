@@ -70,7 +70,7 @@ impl PartitionLeader {
             return true;
         }
         let subscriptions = self.context.subscriptions();
-        self.pipeline.changes.iter().take(CHANGES_AT_ONCE).any(|change| {
+        self.pipeline.due_changes().take(CHANGES_AT_ONCE).any(|change| {
             subscriptions.get(change.account(), change.subscription()).is_some_and(|subscription| {
                 let locked = subscription.lock();
                 locked.machine.is_detached() && locked.progress_queued
@@ -79,8 +79,7 @@ impl PartitionLeader {
     }
 
     pub(super) fn begin_reconciling(&mut self) {
-        let count = self.pipeline.changes.len().min(CHANGES_AT_ONCE);
-        let changes: Vec<_> = self.pipeline.changes.drain(..count).collect();
+        let changes = self.pipeline.take_due_changes(CHANGES_AT_ONCE);
         let partition = self.context.partition.clone();
         self.pipeline.running = Some(Box::pin(async move {
             let apply = |change| apply(partition.clone(), change);
@@ -109,14 +108,14 @@ impl PartitionLeader {
                         tracing::error!(%partition, ?change, %refusal, "a change of a subscription was refused; retrying in a second");
                     }
                     accounts.insert(change.account());
-                    self.pipeline.retry_at = Some(Instant::now() + RETRY);
+                    self.pipeline.postponed.insert(subscription, Instant::now() + RETRY);
                 }
                 // It concerns this subscription alone.
                 (change, Err(CommandError::Unreadable(error))) => {
                     let (partition, subscription) = (self.context.partition.id(), change.subscription());
                     tracing::warn!(%partition, %subscription, %error, "failed to find the start of a subscription; retrying in a second");
                     accounts.insert(change.account());
-                    self.pipeline.retry_at = Some(Instant::now() + RETRY);
+                    self.pipeline.postponed.insert(subscription, Instant::now() + RETRY);
                 }
                 (_, Err(_)) | (Change::Attach(_), Ok(None)) => return Err(Exit::Failed),
             }
@@ -256,7 +255,7 @@ impl Change {
         })
     }
 
-    fn subscription(&self) -> SubscriptionId {
+    pub(super) fn subscription(&self) -> SubscriptionId {
         match self {
             Self::Attach(attach) => attach.subscription,
             Self::Detach { subscription, .. } => *subscription,

@@ -191,6 +191,12 @@ async fn change_beyond_the_limit_takes_effect_when_the_backlog_has_passed_an_ear
         let home = world.delivery.shard(orders.account)[0];
         let why = world.delivery.unreconciled(home, orders.account, orders.id);
         assert!(matches!(why, ReconcileError::Backlog { .. }), "{why}");
+        // The refused change is tried again each second; others do not wait for it.
+        let started = Instant::now();
+        for name in ["first", "second", "third"] {
+            world.subscribe(name, &["order"]).await;
+        }
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
         world.sink("orders").up();
     });
     assert!(last > Offset(15));
