@@ -28,11 +28,13 @@ const PENDING: u64 = 60;
 const DAMAGED_PENDING: u64 = DELIVERED + 10;
 const PADDING_BYTES: usize = 8 << 10;
 
-fn settings() -> [(&'static str, &'static str); 3] {
+fn settings() -> [(&'static str, &'static str); 5] {
     [
         ("FANFARE_DELIVERY__ALLOW_HTTP", "true"),
         ("FANFARE_DELIVERY__ALLOW_CIDRS", "[\"127.0.0.0/8\"]"),
         ("FANFARE_STORAGE__SEGMENT_BYTES", "1MiB"),
+        ("FANFARE_STORAGE__RETENTION_BYTES", "128MiB"),
+        ("FANFARE_STORAGE__DEAD_LETTER_RETENTION_BYTES", "1GiB"),
     ]
 }
 

@@ -66,6 +66,7 @@ async fn a_full_disk_refuses_events_by_name_and_keeps_all_it_took() -> anyhow::R
         ("FANFARE_DELIVERY__ALLOW_HTTP", "true"),
         ("FANFARE_DELIVERY__ALLOW_CIDRS", "[\"127.0.0.0/8\"]"),
         ("FANFARE_STORAGE__SEGMENT_BYTES", "4MiB"),
+        ("FANFARE_STORAGE__RETENTION_BYTES", "1GiB"),
     ];
     let mut node = Node::start_on(&disk, &settings).await?;
     let key = node.key()?;

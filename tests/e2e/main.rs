@@ -4,6 +4,7 @@
 
 mod crash;
 mod damage;
+mod descriptors;
 mod full_disk;
 mod real_input;
 mod start;

@@ -49,9 +49,13 @@ fn append_unknown(data_dir: &Path, name: &str) -> anyhow::Result<bool> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_entry_of_a_newer_program_fails_its_partition_at_every_start_and_no_other() -> anyhow::Result<()> {
-    let mut node =
-        Node::start(&[("FANFARE_PUBLISH__PARTITIONS", "2"), ("FANFARE_STORAGE__SEGMENT_BYTES", "1MiB")])
-            .await?;
+    let mut node = Node::start(&[
+        ("FANFARE_PUBLISH__PARTITIONS", "2"),
+        ("FANFARE_STORAGE__SEGMENT_BYTES", "1MiB"),
+        ("FANFARE_STORAGE__RETENTION_BYTES", "128MiB"),
+        ("FANFARE_STORAGE__DEAD_LETTER_RETENTION_BYTES", "1GiB"),
+    ])
+    .await?;
     let (key, data_dir) = (node.key()?, node.directory().to_owned());
     let client = Client::connect(node.address().context("running")?, &key).await?;
     client.create_type(EVENT_TYPE).await?;

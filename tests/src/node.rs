@@ -56,6 +56,20 @@ impl Node {
         Ok(node)
     }
 
+    /// Starts a node on a fresh directory in a process that may open so many files, by its soft and its hard limit.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start_with_open_files(open_files: u32, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {open_files} && exec \"$0\" \"$@\"")).arg(program()?);
+        command.arg("serve").arg("--data-dir").arg(directory.path());
+        let mut node = Self::start_with(directory.path().to_owned(), command, settings).await?;
+        node._temporary = Some(directory);
+        Ok(node)
+    }
+
     /// Starts a node that lives on `disk`, with all its data.
     ///
     /// # Errors

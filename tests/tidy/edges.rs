@@ -6,13 +6,14 @@ use toml::Table;
 
 use crate::source::{root, sources};
 
-/// The leaves that everybody may use: seams of the machine, and fields of formats.
-const EVERYBODY_MAY_USE: &[&str] = &["codec", "environment"];
+/// The leaves that everybody may use: seams of the machine, fields of formats, and limits that accounts share.
+const EVERYBODY_MAY_USE: &[&str] = &["codec", "environment", "fairness"];
 
 /// Allowed dependencies of each crate on ours, besides those and `model`, which all but `log` and `proto` may.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("codec", &[]),
     ("environment", &[]),
+    ("fairness", &[]),
     ("model", &[]),
     ("proto", &[]),
     ("log", &[]),

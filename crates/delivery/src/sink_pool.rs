@@ -43,7 +43,7 @@ impl SinkPool {
         let permits = sinks
             .get(&config.id)
             .map_or_else(|| Arc::new(Semaphore::new(self.concurrency)), |open| open.permits.clone());
-        let sink = self.factory.build(&config.config).map_err(|error| error.to_string());
+        let sink = self.factory.build(config.account, &config.config).map_err(|error| error.to_string());
         let opened = Arc::new(OpenSink { revision: config.revision, sink, permits, breaker: Arc::default() });
         sinks.insert(config.id, opened.clone());
         opened

@@ -1,6 +1,8 @@
 //! Failures of the log: a disk that failed (final), a directory that cannot be opened, a read that cannot be served.
 use std::{io, path::Path};
 
+use rustix::io::Errno;
+
 /// A failed write or sync, final for the whole store: nothing is retried. After a failed sync the kernel may call lost
 /// pages clean, so a second sync that succeeds proves nothing.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -10,24 +12,44 @@ pub struct Fatal {
     pub path: String,
     pub message: String,
     pub disk_full: bool,
+    /// The process, or the system, may not open another file. The disk is not at fault.
+    pub files_exhausted: bool,
 }
 
 impl Fatal {
     pub(crate) fn new(operation: &'static str, path: &Path, error: &io::Error) -> Self {
         let disk_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        Self { operation, path: path.display().to_string(), message: error.to_string(), disk_full }
+        let files_exhausted = is_files_exhausted(error);
+        Self {
+            operation,
+            path: path.display().to_string(),
+            message: error.to_string(),
+            disk_full,
+            files_exhausted,
+        }
     }
 
     /// The files of the log in `dir` cannot be read, which `operation` needs.
     pub(crate) fn unreadable(operation: &'static str, dir: &Path, error: &ReadError) -> Self {
         let path = dir.display().to_string();
-        Self { operation, path, message: error.to_string(), disk_full: false }
+        Self { operation, path, message: error.to_string(), disk_full: false, files_exhausted: false }
     }
 
     pub(crate) fn closed(dir: &Path) -> Self {
         let message = "the store is closed".to_owned();
-        Self { operation: "use", path: dir.display().to_string(), message, disk_full: false }
+        Self {
+            operation: "use",
+            path: dir.display().to_string(),
+            message,
+            disk_full: false,
+            files_exhausted: false,
+        }
     }
+}
+
+/// True if a file could not be opened because the process or the system has no descriptor left.
+pub(crate) fn is_files_exhausted(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! The seam under the log: files, directories and their durability. The machine's own disk, or one in memory
 //! that knows what a crash would leave.
+mod descriptors;
 mod disk;
 pub mod memory;
 

@@ -103,6 +103,8 @@ mod tests {
         config.node.data_dir = folder.path().join("data");
         config.listen.grpc = ([127, 0, 0, 1], 0).into();
         config.storage.segment_bytes = ByteSize::mib(1);
+        config.storage.retention_bytes = ByteSize::mib(64);
+        config.storage.dead_letter_retention_bytes = ByteSize(1 << 30);
         config.storage.pool_segments_max = 1;
         config.publish.partitions = 1;
         let start = || Node::start(config.clone(), EgressPolicy::default());

@@ -13,7 +13,7 @@ use fanfare_delivery::{DeliveryOptions, RetryPolicy};
 use fanfare_edge::ListenerLimits;
 use fanfare_ingest::{IngestLimits, ReadLimits};
 use fanfare_log::StoreOptions;
-use fanfare_sinks::EgressPolicy;
+use fanfare_sinks::{ConnectionLimits, EgressPolicy};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use load::load;
@@ -220,10 +220,20 @@ impl Default for DeliveryConfig {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct SinksConfig {
+    /// Open connections of all sinks.
+    pub(crate) connections_max: usize,
+    /// Open connections of one account's sinks.
+    pub(crate) account_connections_max: usize,
     pub(crate) kinesis: KinesisSinksConfig,
+}
+
+impl Default for SinksConfig {
+    fn default() -> Self {
+        Self { connections_max: 1024, account_connections_max: 256, kinesis: KinesisSinksConfig::default() }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -355,6 +365,13 @@ impl Config {
             window_bytes_max: listen.window_bytes_max.as_usize(),
             arriving_bytes_max: listen.arriving_bytes_max.as_usize(),
             idle_timeout: listen.idle_timeout.0,
+        }
+    }
+
+    pub(crate) fn connection_limits(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            connections_max: self.sinks.connections_max,
+            account_connections_max: self.sinks.account_connections_max,
         }
     }
 

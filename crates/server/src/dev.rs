@@ -100,6 +100,7 @@ fn config(command: &DevCommand, data_dir: &std::path::Path) -> Config {
     config.node.data_dir = data_dir.to_owned();
     config.listen.grpc = SocketAddr::from(([127, 0, 0, 1], command.port));
     config.storage.segment_bytes = ByteSize::mib(16);
+    config.storage.retention_bytes = ByteSize(1 << 30);
     config.storage.pool_segments_max = 4;
     config.telemetry = TelemetryConfig { log: "warn,openraft=error".into(), log_format: LogFormat::Text };
     config

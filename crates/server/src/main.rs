@@ -3,6 +3,7 @@
 mod accept_loss;
 mod account;
 mod config;
+mod descriptors;
 mod dev;
 mod disk_watch;
 mod first_key;

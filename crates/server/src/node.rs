@@ -16,11 +16,13 @@ use fanfare_sinks::{EgressPolicy, Factory};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, disk_watch};
+use crate::{config::Config, descriptors, disk_watch};
 
 /// Exit code of a process whose disk failed a write or a sync, or answers none any more. Nothing is acknowledged after that; a restart
 /// reads back what is really there.
 pub(crate) const EXIT_DISK_FAILED: i32 = 74;
+/// Exit code of a process that may open no more files, even after it has waited for others to close theirs.
+pub(crate) const EXIT_FILES_EXHAUSTED: i32 = 75;
 /// Exit code of a process that can no longer accept connections.
 pub(crate) const EXIT_LISTENER_FAILED: i32 = 71;
 
@@ -47,6 +49,7 @@ impl Node {
     /// # Errors
     /// If the directory is in use, corrupt or unwritable, or the port is taken. The text says which.
     pub(crate) async fn start(config: Config, egress: EgressPolicy) -> anyhow::Result<Self> {
+        descriptors::check(&config, descriptors::raise())?;
         let listener = listen(config.listen.grpc).await?;
         let grpc = listener.local_addr()?;
         let tasks = TaskTracker::new();
@@ -64,7 +67,8 @@ impl Node {
         })
         .await?;
         let directory = replicas.directory();
-        let sinks = Factory::new(egress, environment.clone());
+        let sinks =
+            Factory::new(egress, environment.clone()).with_connection_limits(config.connection_limits());
         let delivery = Delivery::start(
             DeliveryParts {
                 catalog: catalog.clone(),
@@ -143,8 +147,16 @@ pub(crate) fn open_store(config: &Config) -> anyhow::Result<Store> {
     }
 }
 
-/// A disk that failed once cannot be trusted again by this process: pages of a failed sync may be marked clean.
+/// A disk that failed once cannot be trusted again by this process: pages of a failed sync may be marked clean. A process
+/// without file descriptors cannot go on either, but its disk is not at fault.
 fn stop_process(fatal: &Fatal) {
+    if fatal.files_exhausted {
+        tracing::error!(error = %fatal, "the process may open no more files; the node stops: raise the limit of open files and start again");
+        eprintln!(
+            "fanfare: no more files can be opened, the node stops: {fatal}; raise ulimit -Hn or LimitNOFILE="
+        );
+        process::exit(EXIT_FILES_EXHAUSTED);
+    }
     let way_out =
         if fatal.disk_full { "free some space and start again" } else { "check the disk and start again" };
     tracing::error!(error = %fatal, "the disk failed; the node stops: {way_out}");

@@ -5,6 +5,7 @@
 //! connection, because a name can resolve to another address the next time.
 
 mod address;
+mod budget;
 mod connector;
 mod destination;
 mod network_stack;
@@ -13,7 +14,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-pub(crate) use connector::{Connector, DialError, resolve};
+pub use budget::ConnectionLimits;
+pub(crate) use budget::{AccountBudget, ConnectionPermit, EgressBudget};
+pub(crate) use connector::{Connector, DialError, SystemRoots, resolve};
 pub(crate) use destination::parse_url;
 pub(crate) use network_stack::SystemNetwork;
 pub use network_stack::{NetworkStack, Socket};

@@ -3,12 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use fanfare_environment::Environment;
-use fanfare_model::{Secret, SinkConfig};
+use fanfare_model::{AccountId, Secret, SinkConfig};
 use http::Uri;
 
 use crate::{
     ConfigError, Sink,
-    egress::{Connector, EgressPolicy, NetworkStack},
+    egress::{ConnectionLimits, Connector, EgressBudget, EgressPolicy, NetworkStack, SystemRoots},
     kinesis::Kinesis,
     memory,
     webhook::{self, Webhook},
@@ -18,6 +18,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Factory {
     policy: Arc<EgressPolicy>,
+    budget: EgressBudget,
     destinations: Destinations,
     environment: Environment,
 }
@@ -25,9 +26,9 @@ pub struct Factory {
 #[derive(Clone)]
 enum Destinations {
     /// The network. The certificate authorities are read when the first sink needs them.
-    Network(Arc<OnceLock<Connector>>),
+    Network(Arc<OnceLock<SystemRoots>>),
     /// A simulated network, without encryption.
-    Simulated(Connector),
+    Simulated(Arc<dyn NetworkStack>),
     Memory(memory::Network),
 }
 
@@ -42,8 +43,7 @@ impl Factory {
     /// A factory of webhooks that connect over `network` with plain `http`, for a simulation.
     #[must_use]
     pub fn over(network: Arc<dyn NetworkStack>, policy: EgressPolicy, environment: Environment) -> Self {
-        let connector = Connector::over(network, Arc::new(policy.clone()));
-        Self::with_destinations(policy, environment, Destinations::Simulated(connector))
+        Self::with_destinations(policy, environment, Destinations::Simulated(network))
     }
 
     /// A factory whose sinks record instead of sending; see [`memory`]. Configurations are checked as by [`Self::new`].
@@ -53,7 +53,15 @@ impl Factory {
     }
 
     fn with_destinations(policy: EgressPolicy, environment: Environment, destinations: Destinations) -> Self {
-        Self { policy: Arc::new(policy), destinations, environment }
+        let budget = EgressBudget::new(ConnectionLimits::default(), environment.clone());
+        Self { policy: Arc::new(policy), budget, destinations, environment }
+    }
+
+    /// The same factory with other limits of open connections, for the sinks that it makes from now on.
+    #[must_use]
+    pub fn with_connection_limits(self, limits: ConnectionLimits) -> Self {
+        let budget = EgressBudget::new(limits, self.environment.clone());
+        Self { budget, ..self }
     }
 
     /// Checks everything about `config` that needs no connection.
@@ -67,30 +75,34 @@ impl Factory {
         }
     }
 
-    /// The sink that `config` describes. It connects with its first attempt.
+    /// The sink of `account` that `config` describes. It connects with its first attempt.
     ///
     /// # Errors
     /// As [`Self::check`].
-    pub fn build(&self, config: &SinkConfig) -> Result<Arc<dyn Sink>, ConfigError> {
+    pub fn build(&self, account: AccountId, config: &SinkConfig) -> Result<Arc<dyn Sink>, ConfigError> {
         if let Destinations::Memory(network) = &self.destinations {
             self.check(config)?;
             return Ok(network.sink(memory::destination(config)));
         }
+        let budget = self.budget.of(account);
         match config {
             SinkConfig::Webhook(config) => {
                 let connect = |origin: &Uri| match (&self.destinations, origin.scheme_str()) {
-                    (Destinations::Simulated(connector), _) => connector.clone(),
+                    (Destinations::Simulated(network), _) => {
+                        Connector::over(network.clone(), self.policy.clone(), budget.clone())
+                    }
                     (Destinations::Network(system_roots), Some("https")) => {
-                        system_roots.get_or_init(|| Connector::with_system_roots(self.policy.clone())).clone()
+                        let roots = system_roots.get_or_init(SystemRoots::load);
+                        Connector::with_system_roots(self.policy.clone(), budget.clone(), roots)
                     }
                     (Destinations::Network(_) | Destinations::Memory(_), _) => {
-                        Connector::without_roots(self.policy.clone())
+                        Connector::without_roots(self.policy.clone(), budget.clone())
                     }
                 };
                 let clock = self.environment.clock().clone();
                 Ok(Arc::new(Webhook::new(config, &self.policy, clock, connect)?))
             }
-            SinkConfig::Kinesis(config) => Ok(Arc::new(Kinesis::new(config, &self.policy)?)),
+            SinkConfig::Kinesis(config) => Ok(Arc::new(Kinesis::new(config, &self.policy, budget)?)),
         }
     }
 

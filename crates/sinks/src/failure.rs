@@ -19,6 +19,8 @@ impl Failure {
     pub const DNS: &'static str = "dns";
     /// No connection, be it refused, unreachable or not answered in time.
     pub const CONNECT: &'static str = "connect";
+    /// The account's sinks have as many connections open as they may.
+    pub const CONNECTION_BUDGET: &'static str = "connection_budget";
     pub const TLS: &'static str = "tls";
     /// Connected, but no answer in time.
     pub const TIMEOUT: &'static str = "timeout";

@@ -1,11 +1,22 @@
 //! Stored events for this crate's tests, encoded by hand because this crate has no generated protobuf types.
 
 use bytes::Bytes;
-use fanfare_model::{Event, Offset, Timestamp};
+use fanfare_environment::Environment;
+use fanfare_model::{AccountId, Event, Offset, Timestamp};
 
-use crate::Delivery;
+use crate::{
+    Delivery,
+    egress::{AccountBudget, ConnectionLimits, EgressBudget},
+};
 
 pub(crate) const APPEND_TIME: Timestamp = Timestamp(1_784_635_200_007);
+
+pub(crate) const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
+
+/// The budget of a node that has only this account.
+pub(crate) fn budget() -> AccountBudget {
+    EgressBudget::new(ConnectionLimits::default(), Environment::system()).of(ACCOUNT)
+}
 
 /// A minimal event with JSON data. `number` makes the id.
 pub(crate) fn delivery(number: u64) -> Delivery {

@@ -22,6 +22,7 @@ use self::connection::StreamAccess;
 use crate::{
     Abilities, AttemptFuture, ConfigError, Delivery, EgressPolicy, Failure, Outcome, Sink,
     cloudevent::{OVERHEAD_BYTES, write_json},
+    egress::AccountBudget,
 };
 
 /// Limits of the service that hold for every stream: records and bytes of a request, bytes of a record and
@@ -40,6 +41,7 @@ pub(crate) struct Kinesis {
     access: StreamAccess,
     /// Made by the first attempt, because the credentials of the environment are read asynchronously.
     client: OnceCell<Client>,
+    budget: AccountBudget,
 }
 
 /// A record and the index of its event in the attempt.
@@ -54,15 +56,23 @@ impl Kinesis {
         StreamAccess::new(config, policy).map(drop)
     }
 
-    pub(crate) fn new(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Self, ConfigError> {
-        Ok(Self { access: StreamAccess::new(config, policy)?, client: OnceCell::new() })
+    pub(crate) fn new(
+        config: &KinesisConfig,
+        policy: &EgressPolicy,
+        budget: AccountBudget,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self { access: StreamAccess::new(config, policy)?, client: OnceCell::new(), budget })
     }
 
     /// One outcome for each of `records`, in order.
     async fn put(&self, records: Vec<PutRecordsRequestEntry>) -> Vec<Outcome> {
         let count = records.len();
+        let _permit = match self.budget.connection().await {
+            Ok(permit) => permit,
+            Err(why) => return vec![Outcome::SinkDown { after: None, why }; count],
+        };
         let request = async {
-            let client = self.client.get_or_init(|| self.access.connect()).await;
+            let client = self.client.get_or_init(|| self.access.connect(&self.budget)).await;
             client.put_records().stream_arn(self.access.arn()).set_records(Some(records)).send().await
         };
         match timeout(REQUEST_TIMEOUT, request).await {

@@ -21,7 +21,7 @@ mod fixture;
 
 pub use self::{
     config_error::ConfigError,
-    egress::{EgressPolicy, NetworkStack, Socket},
+    egress::{ConnectionLimits, EgressPolicy, NetworkStack, Socket},
     factory::Factory,
     failure::Failure,
     sink::{Abilities, AttemptFuture, Delivery, Outcome, Sink},

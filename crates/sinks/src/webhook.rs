@@ -101,9 +101,13 @@ impl Webhook {
     }
 
     async fn request(&self, message_id: &str, body: Vec<u8>) -> Outcome {
+        let permit = match self.pool.permit().await {
+            Ok(permit) => permit,
+            Err(error) => return error.into(),
+        };
         let deadline = Instant::now() + self.timeout;
         let request = self.template.request(message_id, Bytes::from(body), self.unix_seconds());
-        match self.pool.send(request, deadline).await {
+        match self.pool.send(request, permit, deadline).await {
             Ok((response, connection)) => {
                 let (outcome, body) = answer::read(response, deadline, self.unix_seconds()).await;
                 if body == BodyEnd::Reached {

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{DirectoryLock, File, FileSystem, read_fully, write_fully};
+use super::{DirectoryLock, File, FileSystem, descriptors, read_fully, write_fully};
 
 /// Parts that the kernel takes in one call.
 #[cfg(target_os = "linux")]
@@ -90,12 +90,14 @@ impl DiskFile {
 
 impl FileSystem for DiskFileSystem {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let open = || fs::File::options().read(true).write(true).create(true).truncate(true).open(path);
+        let file = descriptors::with_reserve(open)?;
         Ok(Arc::new(DiskFile { file }))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        Ok(Arc::new(DiskFile { file: fs::File::options().read(true).write(true).open(path)? }))
+        let file = descriptors::with_reserve(|| fs::File::options().read(true).write(true).open(path))?;
+        Ok(Arc::new(DiskFile { file }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -116,7 +118,7 @@ impl FileSystem for DiskFileSystem {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(dir)? {
+        for entry in descriptors::with_reserve(|| fs::read_dir(dir))? {
             names.push(entry?.file_name().to_string_lossy().into_owned());
         }
         names.sort();
@@ -124,11 +126,12 @@ impl FileSystem for DiskFileSystem {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        fs::File::open(dir)?.sync_all()
+        descriptors::with_reserve(|| fs::File::open(dir))?.sync_all()
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<DirectoryLock>> {
-        let file = fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let open = || fs::File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = descriptors::with_reserve(open)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),

@@ -141,6 +141,7 @@ impl ScanError {
                 path: path.display().to_string(),
                 message: format!("corrupt at byte {at}: {what}"),
                 disk_full: false,
+                files_exhausted: false,
             },
         }
     }

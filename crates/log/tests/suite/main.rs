@@ -1,6 +1,7 @@
 //! The log's promises, on tiny segments in memory.
 mod crash;
 mod damage;
+mod descriptors;
 mod faults;
 mod golden;
 mod header_scan;

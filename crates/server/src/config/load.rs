@@ -143,6 +143,13 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     if config.delivery.window_events == 0 {
         return refuse("delivery.window_events", "0".into(), "must be at least 1");
     }
+    if config.sinks.connections_max < 2 {
+        let value = config.sinks.connections_max.to_string();
+        return refuse("sinks.connections_max", value, "must be at least 2: one account has at most a half");
+    }
+    if config.sinks.account_connections_max == 0 {
+        return refuse("sinks.account_connections_max", "0".into(), "must be at least 1");
+    }
     if config.delivery.sink_concurrency == 0 {
         return refuse("delivery.sink_concurrency", "0".into(), "must be at least 1");
     }

@@ -6,6 +6,12 @@ use fanfare_partition::{Budgets, MemoryLimits, PartitionOptions, Quota};
 
 use super::Config;
 
+/// Upper bound of the bytes that each partition of a stream retains.
+pub(crate) struct RetentionBound {
+    pub(crate) partitions: u16,
+    pub(crate) partition_bytes: u64,
+}
+
 /// The properties in which streams differ.
 struct StreamRow {
     stream: Stream,
@@ -36,6 +42,14 @@ impl Config {
             partition: options(row),
         });
         streams.collect()
+    }
+
+    /// Upper bounds of the bytes that the streams retain.
+    pub(crate) fn retained_bytes(&self) -> [RetentionBound; 2] {
+        self.rows().map(|row| RetentionBound {
+            partitions: row.partitions,
+            partition_bytes: row.quota.map_or(row.retention_bytes, |quota| quota.stream_bytes_max),
+        })
     }
 
     fn rows(&self) -> [StreamRow; 2] {

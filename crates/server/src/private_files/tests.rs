@@ -55,6 +55,8 @@ async fn start(data_dir: &Path) -> Node {
     config.node.data_dir = data_dir.to_owned();
     config.listen.grpc = ([127, 0, 0, 1], 0).into();
     config.storage.segment_bytes = ByteSize::mib(1);
+    config.storage.retention_bytes = ByteSize::mib(64);
+    config.storage.dead_letter_retention_bytes = ByteSize(1 << 30);
     config.storage.pool_segments_max = 1;
     config.publish.partitions = 1;
     let egress = EgressPolicy { allow_http: true, allow_loopback: true, ..EgressPolicy::default() };

@@ -14,14 +14,12 @@ use futures_util::future::select_ok;
 use http::Uri;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, client::WantsClientCert, crypto::ring,
-};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier, crypto::ring};
 use tokio::time::{sleep, timeout};
 use tower::Service;
 
 use super::{
-    EgressPolicy,
+    AccountBudget, EgressPolicy,
     network_stack::{NetworkStack, Socket, SystemNetwork},
 };
 
@@ -49,50 +47,73 @@ pub(crate) enum DialError {
     Timeout(Duration),
 }
 
-/// Connects by URI, with TLS for `https`. Cheap to clone.
+/// The certificate authorities that the operating system trusts, or those in `SSL_CERT_FILE`. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Connector(HttpsConnector<Dialer>);
+pub(crate) struct SystemRoots(ClientConfig);
 
-impl Connector {
-    /// Trusts the certificate authorities that the operating system trusts, or those in `SSL_CERT_FILE`.
-    pub(crate) fn with_system_roots(policy: Arc<EgressPolicy>) -> Self {
+impl SystemRoots {
+    pub(crate) fn load() -> Self {
         let roots = tls().with_native_roots().unwrap_or_else(|error| {
             tracing::warn!(%error, "failed to load certificate authorities; https sinks fail until SSL_CERT_FILE is set and the node restarted");
             tls().with_root_certificates(RootCertStore::empty())
         });
-        Self::with_verifier(policy, roots)
+        Self(roots.with_no_client_auth())
+    }
+}
+
+/// Connects by URI, with TLS for `https`. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    https: HttpsConnector<Dialer>,
+    budget: AccountBudget,
+}
+
+impl Connector {
+    /// Trusts those that `roots` does.
+    pub(crate) fn with_system_roots(
+        policy: Arc<EgressPolicy>,
+        budget: AccountBudget,
+        roots: &SystemRoots,
+    ) -> Self {
+        let network = Arc::new(SystemNetwork(budget.clone()));
+        Self::with_config(Dialer { network, policy }, budget, roots.0.clone())
     }
 
     /// Trusts no certificate authority: for plain `http`.
-    pub(crate) fn without_roots(policy: Arc<EgressPolicy>) -> Self {
-        Self::over(Arc::new(SystemNetwork), policy)
+    pub(crate) fn without_roots(policy: Arc<EgressPolicy>, budget: AccountBudget) -> Self {
+        Self::over(Arc::new(SystemNetwork(budget.clone())), policy, budget)
     }
 
     /// Connects over `network`, for plain `http`.
-    pub(crate) fn over(network: Arc<dyn NetworkStack>, policy: Arc<EgressPolicy>) -> Self {
+    pub(crate) fn over(
+        network: Arc<dyn NetworkStack>,
+        policy: Arc<EgressPolicy>,
+        budget: AccountBudget,
+    ) -> Self {
         let roots = tls().with_root_certificates(RootCertStore::empty());
-        Self::with_dialer(Dialer { network, policy }, roots)
+        Self::with_config(Dialer { network, policy }, budget, roots.with_no_client_auth())
     }
 
     #[cfg(test)]
-    pub(crate) fn with_roots(policy: Arc<EgressPolicy>, roots: RootCertStore) -> Self {
-        Self::with_verifier(policy, tls().with_root_certificates(roots))
+    pub(crate) fn with_roots(policy: Arc<EgressPolicy>, budget: AccountBudget, roots: RootCertStore) -> Self {
+        let config = tls().with_root_certificates(roots).with_no_client_auth();
+        Self::with_system_roots(policy, budget, &SystemRoots(config))
     }
 
-    fn with_verifier(policy: Arc<EgressPolicy>, roots: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
-        Self::with_dialer(Dialer { network: Arc::new(SystemNetwork), policy }, roots)
-    }
-
-    fn with_dialer(dialer: Dialer, roots: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
-        let config = roots.with_no_client_auth();
+    fn with_config(dialer: Dialer, budget: AccountBudget, config: ClientConfig) -> Self {
         let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1();
-        Self(https.wrap_connector(dialer))
+        Self { https: https.wrap_connector(dialer), budget }
+    }
+
+    /// The part of the node's connections that the sink's account has; each connection needs a permit of it.
+    pub(crate) fn budget(&self) -> &AccountBudget {
+        &self.budget
     }
 
     /// Connects to the host of `origin` within `limit`, at most 5 s.
     pub(crate) async fn connect(&self, origin: Uri, limit: Duration) -> Result<Stream, DialError> {
         let limit = limit.min(CONNECT_TIMEOUT);
-        match timeout(limit, self.0.clone().call(origin)).await {
+        match timeout(limit, self.https.clone().call(origin)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(error.downcast().map_or_else(DialError::Tls, |dial| *dial)),
             Err(_) => Err(DialError::Timeout(limit)),

@@ -11,8 +11,10 @@ use futures_util::future::BoxFuture;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
 };
+
+use super::AccountBudget;
 
 /// Resolves names and opens connections. Knows no policy: the caller checks every address between the two.
 pub trait NetworkStack: Send + Sync + 'static {
@@ -22,12 +24,12 @@ pub trait NetworkStack: Send + Sync + 'static {
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Socket>>;
 }
 
-/// The operating system's network.
-pub(crate) struct SystemNetwork;
+/// The operating system's network, with the look-ups of one account.
+pub(crate) struct SystemNetwork(pub(crate) AccountBudget);
 
 impl NetworkStack for SystemNetwork {
     fn resolve<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
-        Box::pin(async move { Ok(lookup_host((host, port)).await?.collect()) })
+        Box::pin(self.0.look_up(host, port))
     }
 
     fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Socket>> {

@@ -21,7 +21,7 @@ use fanfare_model::KinesisConfig;
 use super::arn::{StreamArn, role_partition};
 use crate::{
     ConfigError, EgressPolicy,
-    egress::{SystemNetwork, parse_url, resolve},
+    egress::{AccountBudget, SystemNetwork, parse_url, resolve},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,8 +88,8 @@ impl StreamAccess {
     }
 
     /// A client with credentials; it connects with its first request.
-    pub(super) async fn connect(&self) -> Client {
-        let base = self.base_config().await;
+    pub(super) async fn connect(&self, budget: &AccountBudget) -> Client {
+        let base = self.base_config(budget).await;
         let mut config = aws_sdk_kinesis::config::Builder::from(&base);
         if let Some(role) = &self.role {
             let assumed = AssumeRoleProvider::builder(&role.arn).session_name(SESSION_NAME).configure(&base);
@@ -100,17 +100,19 @@ impl StreamAccess {
             config = config.credentials_provider(assumed.build().await);
         }
         if let Some(endpoint) = &self.endpoint {
-            config = config.endpoint_url(&endpoint.url).http_client(restricted_http(endpoint.policy.clone()));
+            config = config
+                .endpoint_url(&endpoint.url)
+                .http_client(restricted_http(endpoint.policy.clone(), budget.clone()));
         }
         Client::from_conf(config.build())
     }
 
-    async fn base_config(&self) -> SdkConfig {
+    async fn base_config(&self, budget: &AccountBudget) -> SdkConfig {
         let timeouts =
             TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(OPERATION_TIMEOUT);
         let loader = aws_config::defaults(BehaviorVersion::latest())
             .region(Region::new(self.region.clone()))
-            .http_client(unrestricted_http())
+            .http_client(unrestricted_http(budget.clone()))
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeouts.build())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
@@ -126,14 +128,16 @@ impl StreamAccess {
     }
 }
 
-fn unrestricted_http() -> SharedHttpClient {
-    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
-}
-
-fn restricted_http(policy: Arc<EgressPolicy>) -> SharedHttpClient {
+fn unrestricted_http(budget: AccountBudget) -> SharedHttpClient {
     Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_with_resolver(RestrictedResolver { policy })
+        .build_with_resolver(UnrestrictedResolver { budget })
+}
+
+fn restricted_http(policy: Arc<EgressPolicy>, budget: AccountBudget) -> SharedHttpClient {
+    Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_with_resolver(RestrictedResolver { policy, budget })
 }
 
 fn role(
@@ -196,17 +200,33 @@ fn endpoint(config: &KinesisConfig, policy: &EgressPolicy) -> Result<Option<Endp
     Ok(Some(Endpoint { url, policy: Arc::new(policy.clone()) }))
 }
 
+/// Resolves the names of the service, with the account's look-ups.
+#[derive(Clone, Debug)]
+struct UnrestrictedResolver {
+    budget: AccountBudget,
+}
+
+impl ResolveDns for UnrestrictedResolver {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            let addresses = self.budget.look_up(name, 0).await.map_err(ResolveDnsError::new)?;
+            Ok(addresses.into_iter().map(|address| address.ip()).collect())
+        })
+    }
+}
+
 /// Resolves names to allowed addresses only. Literal addresses never get here: the URL's check covers them.
 #[derive(Clone, Debug)]
 struct RestrictedResolver {
     policy: Arc<EgressPolicy>,
+    budget: AccountBudget,
 }
 
 impl ResolveDns for RestrictedResolver {
     fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
         DnsFuture::new(async move {
-            let addresses =
-                resolve(&SystemNetwork, &self.policy, name, 0).await.map_err(ResolveDnsError::new)?;
+            let network = SystemNetwork(self.budget.clone());
+            let addresses = resolve(&network, &self.policy, name, 0).await.map_err(ResolveDnsError::new)?;
             Ok(addresses.into_iter().map(|address| address.ip()).collect())
         })
     }

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{
     Factory,
-    fixture::{EventBuilder, delivery},
+    fixture::{self, EventBuilder, delivery},
 };
 
 const ARN: &str = "arn:aws:kinesis:eu-central-1:123456789012:stream/orders";
@@ -30,7 +30,7 @@ fn dev() -> EgressPolicy {
 fn sink(config: &KinesisConfig, policy: &EgressPolicy) -> Kinesis {
     let endpoint = config.endpoint_override.clone().unwrap();
     let access = StreamAccess::new(config, policy).unwrap().with_fixed_credentials(endpoint);
-    Kinesis { access, client: OnceCell::new() }
+    Kinesis { access, client: OnceCell::new(), budget: fixture::budget() }
 }
 
 /// A service that answers `PutRecords`. `failing` gives the error code of an event by its id.
@@ -277,11 +277,14 @@ async fn node_credentials_are_used_only_if_the_operator_allows_it() {
     assert!(error.problem.contains("sinks.kinesis.allow_node_credentials"), "{}", error.problem);
     // A configuration that was stored while the operator allowed it is refused when the sink is built.
     let stored = SinkConfig::Kinesis(roleless.clone());
-    let refused = Factory::new(closed.clone(), Environment::system()).build(&stored).map(drop).unwrap_err();
+    let refused = Factory::new(closed.clone(), Environment::system())
+        .build(fixture::ACCOUNT, &stored)
+        .map(drop)
+        .unwrap_err();
     assert_eq!(refused.field, "kinesis.role_arn");
     let with_role = KinesisConfig { role_arn: Some(ROLE.to_owned()), ..roleless };
     assert_eq!(Kinesis::check(&with_role, &closed), Ok(()));
-    assert!(Factory::new(dev(), Environment::system()).build(&stored).is_ok());
+    assert!(Factory::new(dev(), Environment::system()).build(fixture::ACCOUNT, &stored).is_ok());
     assert_eq!(service.connections(), 0);
 }
 

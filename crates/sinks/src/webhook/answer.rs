@@ -41,6 +41,7 @@ impl From<RequestError> for Outcome {
         let down = |why| Self::SinkDown { after: None, why };
         match error {
             RequestError::Dial(error) => down(dial_failure(&error)),
+            RequestError::NoPermit(why) => down(why),
             RequestError::Timeout => retry(Failure::new(Failure::TIMEOUT, "no answer in time")),
             RequestError::Lost(error) if error.is_parse() || error.is_parse_too_large() => {
                 down(Failure::new(Failure::PROTOCOL, &format!("the answer is not usable HTTP: {error}")))

@@ -20,7 +20,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
-use crate::egress::{Connector, DialError};
+use crate::{
+    Failure,
+    egress::{ConnectionPermit, Connector, DialError},
+};
 
 /// Shorter than the 5 s after which many servers close, so that a request rarely meets a closing connection.
 const IDLE_MAX: Duration = Duration::from_secs(4);
@@ -54,6 +57,8 @@ struct IdleConnection {
 /// The reason that a request got no answer.
 pub(super) enum RequestError {
     Dial(DialError),
+    /// The account had no room for another connection for too long.
+    NoPermit(Failure),
     /// Connected, but no head of an answer in time.
     Timeout,
     /// The connection ended, or the peer did not speak HTTP.
@@ -76,6 +81,14 @@ impl Pool {
         self.idle_max = idle_max;
     }
 
+    /// Waits until the account may have another connection; none if an idle one is there instead.
+    pub(super) async fn permit(&self) -> Result<Option<ConnectionPermit>, RequestError> {
+        if self.has_idle() {
+            return Ok(None);
+        }
+        self.connector.budget().connection().await.map(Some).map_err(RequestError::NoPermit)
+    }
+
     /// Sends `request` once and waits for the head of the answer until `deadline`. The connection can be
     /// [put back](Self::put_back) when the answer's body was read to its end.
     ///
@@ -83,6 +96,7 @@ impl Pool {
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
+        permit: Option<ConnectionPermit>,
         deadline: Instant,
     ) -> Result<(Response<Incoming>, Connection), RequestError> {
         while let Some(mut connection) = self.take() {
@@ -92,7 +106,15 @@ impl Pool {
                 Err(ExchangeError { error, unsent: None }) => return Err(error),
             }
         }
-        let mut connection = self.connect(deadline).await?;
+        let permit = match permit {
+            Some(permit) => permit,
+            // The idle connection went to another request meanwhile.
+            None => match timeout_at(deadline, self.connector.budget().connection()).await {
+                Ok(permit) => permit.map_err(RequestError::NoPermit)?,
+                Err(_) => return Err(RequestError::Timeout),
+            },
+        };
+        let mut connection = self.connect(permit, deadline).await?;
         match exchange(&mut connection, request, deadline).await {
             Ok(response) => Ok((response, connection)),
             Err(ExchangeError { error, .. }) => Err(error),
@@ -101,7 +123,8 @@ impl Pool {
 
     /// Keeps a connection whose last answer was read to its end.
     pub(super) fn put_back(&self, connection: Connection) {
-        if connection.is_closed() {
+        // A request of the account that waits can use the permit at once, and the connection only if it is of this sink.
+        if connection.is_closed() || self.connector.budget().is_awaited() {
             return;
         }
         let mut idle = self.idle.lock();
@@ -119,7 +142,11 @@ impl Pool {
         self.idle.lock().take()
     }
 
-    async fn connect(&self, deadline: Instant) -> Result<Connection, RequestError> {
+    fn has_idle(&self) -> bool {
+        self.idle.lock().connections.iter().any(|idle| idle.connection.is_ready())
+    }
+
+    async fn connect(&self, permit: ConnectionPermit, deadline: Instant) -> Result<Connection, RequestError> {
         let limit = deadline.saturating_duration_since(Instant::now());
         let stream = self.connector.connect(self.origin.clone(), limit).await?;
         let (connection, driver) = http1::Builder::new()
@@ -131,6 +158,8 @@ impl Pool {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "webhook connection ended with an error; the next request opens another one");
             }
+            // The driver has closed the socket.
+            drop(permit);
         });
         Ok(connection)
     }

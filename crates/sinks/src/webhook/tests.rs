@@ -1,3 +1,5 @@
+mod budget;
+
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use fanfare_environment::{Environment, Simulation};
@@ -49,7 +51,7 @@ fn sink(config: &WebhookConfig) -> Webhook {
 
 fn sink_under(config: &WebhookConfig, policy: EgressPolicy) -> Webhook {
     let policy = Arc::new(policy);
-    webhook(config, &policy, Connector::without_roots(policy.clone()))
+    webhook(config, &policy, Connector::without_roots(policy.clone(), fixture::budget()))
 }
 
 async fn attempt_one(sink: &Webhook) -> Outcome {
@@ -90,7 +92,7 @@ async fn signature_time_is_that_of_the_environment() {
     let policy = Arc::new(dev());
     let clock = Environment::simulated(&Simulation::new(1)).clock().clone();
     let started_seconds = clock.unix_ms() / 1_000;
-    let connector = Connector::without_roots(policy.clone());
+    let connector = Connector::without_roots(policy.clone(), fixture::budget());
     let sink = Webhook::new(&config(&receiver.url()), &policy, clock.clone(), |_| connector).unwrap();
     assert_eq!(attempt_one(&sink).await, Outcome::Delivered);
     let timestamp = receiver.last_request().headers["webhook-timestamp"].to_str().unwrap().to_owned();
@@ -350,7 +352,7 @@ async fn literal_address_is_checked_again_when_dialled() {
     let receiver = Receiver::answering(200).await;
     let policy = Arc::new(EgressPolicy { allow_loopback: false, ..dev() });
     let checked_under_another_policy =
-        webhook(&config(&receiver.url()), &dev(), Connector::without_roots(policy));
+        webhook(&config(&receiver.url()), &dev(), Connector::without_roots(policy, fixture::budget()));
     assert_eq!(why(&attempt_one(&checked_under_another_policy).await).class, Failure::ADDRESS_FORBIDDEN);
     assert_eq!(receiver.connections(), 0);
 }
@@ -400,7 +402,8 @@ async fn tls_is_always_verified() {
         }
         let destination = config(&format!("https://localhost:{}/hook", receiver.address().port()));
         let policy = Arc::new(EgressPolicy { allow_http: false, ..dev() });
-        let sink = webhook(&destination, &policy, Connector::with_roots(policy.clone(), roots));
+        let sink =
+            webhook(&destination, &policy, Connector::with_roots(policy.clone(), fixture::budget(), roots));
         let outcome = attempt_one(&sink).await;
         if delivered {
             assert_eq!(outcome, Outcome::Delivered);
