@@ -71,12 +71,38 @@ pub(crate) struct DedupWindow {
     bytes: u64,
     /// Everything appended at or after this time is remembered.
     complete_from: Timestamp,
-    last_time: Timestamp,
+    clock: SectionClock,
 }
+
+/// Time as sections pass it. A pause longer than the window may be a jump of the clock between two starts, so it counts
+/// as a part of the window only: identities are remembered longer where events are rare, and never too short.
+#[derive(Default)]
+struct SectionClock {
+    last_time: Timestamp,
+    /// Sum of the pauses, as they count.
+    age_ms: u64,
+}
+
+impl SectionClock {
+    fn advance(&mut self, time: Timestamp, window_ms: u64) {
+        let pause_ms = time.millis_since(self.last_time);
+        self.age_ms += if pause_ms > window_ms { long_pause_ms(window_ms) } else { pause_ms };
+        self.last_time = time;
+    }
+}
+
+/// The part of a window that a pause longer than the window counts as.
+pub(crate) const fn long_pause_ms(window_ms: u64) -> u64 {
+    window_ms / LONG_PAUSES_MAX + 1
+}
+
+/// Pauses longer than the window that one window spans.
+pub(crate) const LONG_PAUSES_MAX: u64 = 8;
 
 struct Section {
     base: Offset,
     time: Timestamp,
+    age_ms: u64,
     account: u32,
     count: u32,
 }
@@ -95,7 +121,7 @@ impl DedupWindow {
             sections: VecDeque::new(),
             bytes: 0,
             complete_from: Timestamp(0),
-            last_time: Timestamp(0),
+            clock: SectionClock::default(),
         }
     }
 
@@ -122,14 +148,16 @@ impl DedupWindow {
             // The section would push out everything, itself included. A filler may stand for more events than memory
             // holds.
             let complete_from = Timestamp(time.0 + 1);
-            *self = Self { complete_from, last_time: time, ..Self::new(self.limits, self.seed) };
+            let clock = SectionClock { last_time: time, ..SectionClock::default() };
+            *self = Self { complete_from, clock, ..Self::new(self.limits, self.seed) };
             return Ok(());
         }
         if !self.sections.is_empty() && self.identities.end() != base {
             return Err(OffsetGap { expected: self.identities.end(), base });
         }
         // Forget before inserting, or a large section takes memory beside the sections it pushes out.
-        (self.bytes, self.last_time) = (self.bytes + bytes, time);
+        self.bytes += bytes;
+        self.clock.advance(time, self.limits.window_ms);
         self.forget(bytes_max);
         let account = self.retain_account(account);
         if self.sections.is_empty() {
@@ -147,7 +175,8 @@ impl DedupWindow {
             let is_same = |other| identities.get(other).same_identity(record);
             tables[table_of(hash)].insert(hash, low, is_same);
         }
-        self.sections.push_back(Section { base, time, account, count });
+        let age_ms = self.clock.age_ms;
+        self.sections.push_back(Section { base, time, age_ms, account, count });
         Ok(())
     }
 
@@ -165,14 +194,14 @@ impl DedupWindow {
 
     /// Length of the window in milliseconds, if the budget makes it shorter than configured.
     pub(crate) fn shortened_ms(&self) -> Option<u64> {
-        let length_ms = self.last_time.millis_since(self.complete_from);
+        let length_ms = self.clock.last_time.millis_since(self.complete_from);
         (self.complete_from > Timestamp(0) && length_ms < self.limits.window_ms).then_some(length_ms)
     }
 
     /// Drops the oldest sections that are too old, or that do not fit into `bytes_max`.
     fn forget(&mut self, bytes_max: u64) {
         while let Some(oldest) = self.sections.front() {
-            let expired = self.last_time.millis_since(oldest.time) > self.limits.window_ms;
+            let expired = self.clock.age_ms - oldest.age_ms > self.limits.window_ms;
             if !expired && self.bytes <= bytes_max {
                 return;
             }

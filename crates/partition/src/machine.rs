@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{
     CodecError, Positions,
     budgets::BudgetShare,
-    dedup::{DedupLimits, DedupWindow, HashSeed, OffsetGap},
+    dedup::{DedupLimits, DedupWindow, HashSeed, LONG_PAUSES_MAX, OffsetGap, long_pause_ms},
     entry::{self, Entry, EntryTable},
     filler,
     quota::Usage,
@@ -171,7 +171,7 @@ impl Machine {
         let bounds = log.bounds();
         let limits = self.parts.dedup_limits();
         let newest_time = self.state.last_time().max(Timestamp(newest.header.time_ms));
-        let by_time = log.index_of_time(newest_time.0.saturating_sub(limits.window_ms))?;
+        let by_time = window_start(log, newest_time, limits.window_ms)?;
         // One identity more than the budget holds, so that the window learns that it is cut short.
         let remembered = newest.header.end_offset().saturating_sub(limits.identities_max() + 1);
         let by_budget = log.index_of_offset(remembered.max(bounds.start_offset))?;
@@ -236,6 +236,29 @@ impl StateMachine for Machine {
         self.publish_positions();
         Ok(())
     }
+}
+
+/// Index of the oldest frame within the window, where pauses longer than the window count as a part of it.
+fn window_start(log: &Log, newest: Timestamp, window_ms: u64) -> Result<Option<u64>, ReadError> {
+    let first = first_index(&log.bounds());
+    let (mut upto_ms, mut left_ms, mut start) = (newest.0, window_ms, None);
+    for _ in 0..=LONG_PAUSES_MAX {
+        let Some(index) = log.index_of_time(upto_ms.saturating_sub(left_ms))? else { break };
+        start = Some(index);
+        if index <= first {
+            break;
+        }
+        let time_ms = |index| -> Result<Option<u64>, ReadError> {
+            Ok(log.read(index, index + 1, 1)?.first().map(|frame| frame.header.time_ms))
+        };
+        let (Some(earlier_ms), Some(time_ms)) = (time_ms(index - 1)?, time_ms(index)?) else { break };
+        let passed_ms = upto_ms.saturating_sub(time_ms) + long_pause_ms(window_ms);
+        if time_ms.saturating_sub(earlier_ms) <= window_ms || passed_ms > left_ms {
+            break;
+        }
+        (upto_ms, left_ms) = (earlier_ms, left_ms - passed_ms);
+    }
+    Ok(start)
 }
 
 /// The entry of a frame; None of a command or a filler.

@@ -299,7 +299,7 @@ impl Partition {
     #[must_use]
     pub fn trim_target(&self) -> Option<Offset> {
         let open = self.open_backing().ok()?;
-        let now = open.append_clock.now();
+        let now = open.append_clock.now_for_age(open.retention.age_ms);
         let segments = open.group.log().segments();
         let (positions, keep_from) =
             open.group.read(|machine| (machine.positions(), machine.dedup().first_offset(now)));

@@ -45,6 +45,17 @@ fn identity_is_remembered_within_its_account_and_window_only() {
 }
 
 #[test]
+fn identity_outlives_a_jump_of_the_clock_and_not_the_window_after() {
+    let mut window = DedupWindow::new(LIMITS, seed());
+    insert(&mut window, 1, 0, 1_000, &["a"]);
+    let jumped = 1_000 + 2 * 86_400_000;
+    insert(&mut window, 1, 1, jumped, &["b"]);
+    assert_eq!(get(&window, 1, "a"), Some(0));
+    insert(&mut window, 1, 2, jumped + 99, &["c"]);
+    assert_eq!([get(&window, 1, "a"), get(&window, 1, "b")], [None, Some(1)]);
+}
+
+#[test]
 fn identity_committed_again_has_its_last_offset() {
     let mut window = DedupWindow::new(LIMITS, seed());
     insert(&mut window, 1, 0, 1_000, &["a"]);

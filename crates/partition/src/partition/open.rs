@@ -98,7 +98,8 @@ impl Partition {
             Err(Failure::Error(error)) => return Err(error),
         };
         let admission = Arc::new(Admission::new(budget.clone()));
-        let append_clock = Arc::new(AppendClock::new(environment.clone()));
+        let append_clock =
+            Arc::new(AppendClock::new(id, environment.clone(), group.read(Machine::last_time)));
         let (inbox, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (stop, writer_finished) = (CancellationToken::new(), CancellationToken::new());
         let parts = WriterParts {

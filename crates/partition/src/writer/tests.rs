@@ -92,7 +92,7 @@ impl Replica {
             id,
             group: group.clone(),
             store: store.clone(),
-            append_clock: Arc::new(AppendClock::new(environment.clone())),
+            append_clock: Arc::new(AppendClock::new(id, environment.clone(), fanfare_model::Timestamp(0))),
             admission: admission.clone(),
             hash_seed,
             quota,
