@@ -9,6 +9,9 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::forward::{AppendForwarder, NoForwarder, RemoteAppend};
 
+/// Longest wait for a replica that is starting.
+const RECOVERY_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// The location of one partition.
 #[derive(Clone)]
 pub enum Location {
@@ -28,13 +31,17 @@ pub enum RouteError {
     NotFound { partition: PartitionId },
     #[error("partition {partition} is on broker {leader}")]
     NotLocal { partition: PartitionId, leader: BrokerId },
+    #[error("partition {partition} has not applied yet what was acknowledged before this start: retry")]
+    Recovering { partition: PartitionId },
 }
 
 impl RouteError {
     #[must_use]
     pub fn partition(&self) -> PartitionId {
         match *self {
-            Self::NotFound { partition } | Self::NotLocal { partition, .. } => partition,
+            Self::NotFound { partition }
+            | Self::NotLocal { partition, .. }
+            | Self::Recovering { partition } => partition,
         }
     }
 }
@@ -87,6 +94,28 @@ impl Directory {
         }
     }
 
+    /// The replica of `partition` on this node, when it has applied all that was acknowledged: before, events would look
+    /// missing that are there. Waits for a few seconds at most.
+    ///
+    /// # Errors
+    /// As [`Self::local`], or [`RouteError::Recovering`].
+    pub async fn recovered(&self, partition: PartitionId) -> Result<Partition, RouteError> {
+        let local = self.local(partition)?;
+        let mut role = local.role();
+        let recovered = timeout(RECOVERY_WAIT_MAX, role.wait_for(|role| is_recovered(*role))).await;
+        if matches!(recovered, Ok(Ok(_))) { Ok(local) } else { Err(RouteError::Recovering { partition }) }
+    }
+
+    /// As [`Self::recovered`], without a wait.
+    ///
+    /// # Errors
+    /// As [`Self::recovered`].
+    pub fn recovered_now(&self, partition: PartitionId) -> Result<Partition, RouteError> {
+        let local = self.local(partition)?;
+        let is_ready = is_recovered(*local.role().borrow());
+        if is_ready { Ok(local) } else { Err(RouteError::Recovering { partition }) }
+    }
+
     /// The stream's partitions, wherever they are, in the order of their indexes.
     #[must_use]
     pub fn partitions_of(&self, stream: Stream) -> Vec<PartitionId> {
@@ -124,6 +153,12 @@ impl Directory {
         });
         join_all(waits).await;
     }
+}
+
+/// True of a replica that was elected: it has applied the first entry of its term, and so all entries before. A failed
+/// one answers with its failure.
+fn is_recovered(role: Role) -> bool {
+    role.elected_term().is_some() || role == Role::Failed
 }
 
 impl Location {

@@ -149,7 +149,7 @@ impl Delivery {
         let now = Timestamp(self.context.clock.unix_ms());
         let mut stats = SubscriptionStats::default();
         for id in self.shard(account) {
-            let partition = self.directory.local(id)?;
+            let partition = self.directory.recovered_now(id)?;
             match self.slot(&partition) {
                 Some(slot) => stats.add(&slot, account, subscription, now),
                 None => stats.add_replicated(&partition, subscription),

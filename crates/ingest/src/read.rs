@@ -6,8 +6,10 @@ mod merge;
 mod query;
 
 use fanfare_catalog::Tenant;
+use fanfare_cluster::RouteError;
 use fanfare_model::{Event, EventIdHash, PartitionId};
 use fanfare_partition::{Partition, StoredEvent};
+use futures_util::{TryFutureExt, future::try_join_all};
 use tokio::sync::mpsc;
 
 use self::{
@@ -58,7 +60,7 @@ impl EventReader {
     pub async fn open(&self, tenant: Tenant, query: ReadQuery) -> Result<EventPages, ReadRefusal> {
         let permit = self.limiter.acquire(tenant.account())?;
         let mut cursors = Vec::new();
-        for partition in self.partitions_of(tenant, query.partition)? {
+        for partition in self.partitions_of(tenant, query.partition).await? {
             cursors.push(Cursor::open(partition, tenant, query.from).await?);
         }
         let (sender, pages) = mpsc::channel(PAGES_MAX);
@@ -78,7 +80,7 @@ impl EventReader {
         id: &str,
     ) -> Result<Option<(u16, StoredEvent)>, ReadRefusal> {
         let mut newest: Option<(u16, StoredEvent)> = None;
-        for partition in self.partitions_of(tenant, None)? {
+        for partition in self.partitions_of(tenant, None).await? {
             let event = partition.find(tenant.account(), EventIdHash::of(source, id)).await?;
             // Two identities may share a hash: the event itself decides.
             let event = event.filter(|stored| {
@@ -93,8 +95,8 @@ impl EventReader {
         Ok(newest)
     }
 
-    /// The account's partitions, or the one named.
-    fn partitions_of(&self, tenant: Tenant, named: Option<u32>) -> Result<Vec<Partition>, ReadRefusal> {
+    /// The account's partitions, or the one named, when all that was acknowledged is applied there.
+    async fn partitions_of(&self, tenant: Tenant, named: Option<u32>) -> Result<Vec<Partition>, ReadRefusal> {
         let view = self.parts.catalog.view();
         let own = view.account(tenant.account()).map(|view| view.account.shard.partitions.clone());
         let own = own.unwrap_or_default();
@@ -105,11 +107,21 @@ impl EventReader {
                 None => return Err(ReadRefusal::PartitionUnknown { named, own }),
             },
         };
-        let local = |index| {
+        let recovered = indexes.into_iter().map(|index| {
             let partition = PartitionId::events(index);
-            self.parts.directory.local(partition).map_err(|_| ReadRefusal::NotHere { partition })
-        };
-        indexes.into_iter().map(local).collect()
+            let recovered = self.parts.directory.recovered(partition);
+            recovered.map_err(move |error| match error {
+                RouteError::Recovering { .. } => ReadRefusal::Recovering { partition },
+                RouteError::NotFound { .. } | RouteError::NotLocal { .. } => {
+                    ReadRefusal::NotHere { partition }
+                }
+            })
+        });
+        self.parts
+            .stop
+            .run_until_cancelled(try_join_all(recovered))
+            .await
+            .unwrap_or(Err(ReadRefusal::Draining))
     }
 }
 

@@ -92,9 +92,10 @@ impl Node {
             reader: EventReader::new(parts, config.read_limits()),
             control: Control::new(catalog.clone(), delivery.clone(), sinks, environment),
         };
-        tasks.spawn(serve(listener, services, config.listener_limits(), stop_serving.clone()));
         store.keep_pool_filled(POOL_QUIET).context("start to fill the pool of spare segments")?;
+        // A call before that could miss what was acknowledged; the port takes connections, which wait.
         directory.wait_for_leaders(LEADER_DEADLINE).await;
+        tasks.spawn(serve(listener, services, config.listener_limits(), stop_serving.clone()));
         Ok(Self { catalog, grpc, config, store, replicas, delivery, tasks, stop_serving })
     }
 

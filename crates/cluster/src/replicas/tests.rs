@@ -44,7 +44,8 @@ fn batch(id: u128) -> RecordBatch {
 }
 
 impl Node {
-    async fn open(files: MemoryFileSystem, view: MemoryView, events: u16) -> Self {
+    /// Does not wait until anything is applied.
+    async fn open_at_once(files: MemoryFileSystem, view: MemoryView, events: u16) -> Self {
         let options = StoreOptions {
             segment_bytes: SEGMENT_BYTES,
             pool_segments_max: 1,
@@ -74,8 +75,13 @@ impl Node {
             tasks: TaskTracker::new(),
         };
         let replicas = timeout(DEADLINE, Replicas::open(parts)).await.expect("they open in time").unwrap();
-        replicas.directory().wait_for_leaders(DEADLINE).await;
         Self { files, view, store, catalog, replicas }
+    }
+
+    async fn open(files: MemoryFileSystem, view: MemoryView, events: u16) -> Self {
+        let node = Self::open_at_once(files, view, events).await;
+        node.replicas.directory().wait_for_leaders(DEADLINE).await;
+        node
     }
 
     async fn new(events: u16) -> Self {
@@ -139,6 +145,22 @@ async fn restart_keeps_the_replica_ids_and_the_events() {
     assert_eq!(node.open_partitions(), open);
     node.append(4, 1).await.unwrap();
     node.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_read_before_what_was_acknowledged_is_applied() {
+    let node = Node::new(1).await;
+    for id in 0..100 {
+        node.append(0, id).await.unwrap();
+    }
+    let (files, view) = node.stop().await;
+    let node = Node::open_at_once(files, view, 1).await;
+    let (directory, partition) = (node.replicas.directory(), PartitionId::events(0));
+    let recovered = directory.recovered(partition).await.unwrap();
+    assert_eq!(recovered.positions().borrow().high_watermark.0, 100);
+    node.stop().await;
+    let refused = directory.recovered_now(partition).map(drop);
+    assert_eq!(refused, Err(RouteError::Recovering { partition }), "a closed one has nothing to show");
 }
 
 #[tokio::test]

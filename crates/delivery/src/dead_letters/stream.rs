@@ -103,7 +103,7 @@ impl DeadLetterStream {
             if id.index > cursor.partition {
                 cursor = Cursor { partition: id.index, offset: Offset::ZERO };
             }
-            let partition = self.directory.local(*id)?;
+            let partition = self.directory.recovered(*id).await?;
             let positions = *partition.positions().borrow();
             cursor.offset = cursor.offset.max(positions.log_start);
             if cursor.offset >= positions.high_watermark {
@@ -156,7 +156,7 @@ impl DeadLetterStream {
     ) -> Result<Option<DeadLetter>, DeadLetterError> {
         let Some(id) = u128::from_str_radix(id, 16).ok().filter(|_| id.len() == 32) else { return Ok(None) };
         for partition in self.directory.partitions_of(Stream::DeadLetters) {
-            let partition = self.directory.local(partition)?;
+            let partition = self.directory.recovered(partition).await?;
             if let Some(event) = partition.find(account, EventIdHash(id)).await? {
                 let mut letter = decode(&partition, &event)?;
                 letter.event = Bytes::copy_from_slice(&letter.event);

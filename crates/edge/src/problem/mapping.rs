@@ -68,7 +68,9 @@ impl From<ReadRefusal> for Problem {
             ReadRefusal::PartitionUnknown { .. } => {
                 Self::request(Condition::PartitionUnknown, "partition", message)
             }
-            ReadRefusal::NotHere { .. } => Self::new(Condition::NoLeader, message),
+            ReadRefusal::NotHere { .. } | ReadRefusal::Recovering { .. } => {
+                Self::new(Condition::NoLeader, message)
+            }
             ReadRefusal::PartitionMissing => Self::request(Condition::RequestInvalid, "partition", message),
             ReadRefusal::OffsetAhead { high_watermark, .. } => {
                 Self::new(Condition::OffsetAhead, message).with_metadata("high_watermark", high_watermark)

@@ -37,6 +37,9 @@ pub enum ReadRefusal {
     /// A read that left the partition out would look complete.
     #[error("partition {partition} has no replica on this node: retry")]
     NotHere { partition: PartitionId },
+    /// Events that were acknowledged before this start would look missing.
+    #[error("partition {partition} has not applied yet what was acknowledged before this start: retry")]
+    Recovering { partition: PartitionId },
     #[error("an offset belongs to one partition: name the partition too")]
     PartitionMissing,
     #[error("offset {requested} is not written yet: the next one is {high_watermark}")]
