@@ -28,7 +28,7 @@ use crate::{
     failure::{Exit, Failure},
     output::{Output, OutputFields},
     session::Session,
-    signature::Secret,
+    signature::{Secret, message_id},
     terminal::say,
 };
 
@@ -111,7 +111,7 @@ async fn show(
     };
     let body = serde_json::to_vec(&CloudEventJson(event)).expect("names are text and nothing else can fail");
     let started = Instant::now();
-    let answer = forwarder.forward(&event.id, body).await;
+    let answer = forwarder.forward(&message_id(&event.source, &event.id), body).await;
     let elapsed_ms = (started.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
     if output.is_json() {
         return output.fields(

@@ -1,9 +1,11 @@
 //! Standard Webhooks signatures (<https://www.standardwebhooks.com>): HMAC-SHA256 over id, time and body.
 
+use std::fmt::Write;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hmac::{Hmac, KeyInit, Mac};
 use rand::Rng;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 const PREFIX: &str = "whsec_";
 const KEY_BYTES: usize = 24;
@@ -40,6 +42,21 @@ impl Secret {
     }
 }
 
+/// Value of the header `webhook-id` for an event, the same that a webhook sink sends: `evt_` and 32 hex digits of a hash
+/// over source and id.
+pub(crate) fn message_id(source: &str, id: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [source, id] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let digits = hash.finalize()[..16].iter().fold(String::with_capacity(32), |mut digits, byte| {
+        write!(digits, "{byte:02x}").expect("writing to a string cannot fail");
+        digits
+    });
+    format!("evt_{digits}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +67,11 @@ mod tests {
         let signature =
             secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn the_message_id_is_that_of_a_webhook_sink() {
+        assert_eq!(message_id("/a", "EZf40f22"), "evt_c51f49fb60dafd7af4c2268e769bddb3");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>) and Twilio's
 //! `X-Twilio-Signature`.
 
-use std::{borrow::Cow, fmt::Write};
+use std::fmt::Write;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fanfare_environment::Random;
@@ -13,7 +13,6 @@ use sha2::{Digest, Sha256};
 const SECRET_PREFIX: &str = "whsec_";
 const SECRET_BYTES_MIN: usize = 24;
 const SECRET_BYTES_MAX: usize = 64;
-const MESSAGE_ID_CHARS_MAX: usize = 128;
 
 /// Signs as Standard Webhooks `v1`: HMAC-SHA256 of `id.timestamp.body`.
 #[derive(Clone)]
@@ -76,16 +75,11 @@ impl TwilioSigner {
     }
 }
 
-/// The `webhook-id` of one event: the event's id, so that receivers recognise a repeat.
+/// The `webhook-id` of one event: `evt_` and 32 hex digits of a hash over source and id, the same for every attempt.
 ///
-/// An id that could not stand in a signature or a header (a '.', anything but visible ASCII, or too long) is
-/// replaced by `h_` and 32 hex digits of a hash over source and id, the same for every attempt.
-pub(super) fn message_id<'a>(source: &str, id: &'a str) -> Cow<'a, str> {
-    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'.';
-    if id.len() <= MESSAGE_ID_CHARS_MAX && !id.is_empty() && id.bytes().all(plain) {
-        return Cow::Borrowed(id);
-    }
-    Cow::Owned(fingerprint("h_", &[(source, id)]))
+/// An event's identity is both: two sources may use one id, and a receiver must not take the second event for a repeat.
+pub(super) fn message_id(source: &str, id: &str) -> String {
+    fingerprint("evt_", &[(source, id)])
 }
 
 /// The `webhook-id` of a batch: the same for the same events in the same order.
@@ -152,14 +146,16 @@ mod tests {
     }
 
     #[test]
-    fn message_id_is_the_event_id_unless_that_would_weaken_the_signature() {
-        assert_eq!(message_id("/a", "EZf40f22"), "EZf40f22");
+    fn message_id_stands_for_source_and_id() {
+        let known = message_id("/a", "EZf40f22");
+        assert_eq!(known, "evt_c51f49fb60dafd7af4c2268e769bddb3");
+        for (source, id) in [("/b", "EZf40f22"), ("/a", "EZf40f23"), ("/aE", "Zf40f22"), ("", "/aEZf40f22")] {
+            assert_ne!(message_id(source, id), known, "{source} {id}");
+        }
         for id in ["a.b", "a b", "a\r\nb", "ü", "", &"x".repeat(129)] {
-            let replaced = message_id("/a", id);
-            assert_eq!(replaced.len(), 34, "{id:?}");
-            assert!(replaced.starts_with("h_") && !replaced.contains('.'), "{id:?}");
-            assert_eq!(replaced, message_id("/a", id), "an id must not change between attempts");
-            assert_ne!(replaced, message_id("/b", id), "{id:?}");
+            let message_id = message_id("/a", id);
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+            assert!(message_id.len() == 36 && message_id.bytes().all(plain), "{id:?}");
         }
     }
 

@@ -76,7 +76,7 @@ async fn single_event_arrives_as_one_signed_object() {
     assert_eq!(seen.headers["host"], receiver.address().to_string());
     assert_eq!(seen.headers["content-type"], "application/cloudevents+json");
     assert!(seen.headers["user-agent"].to_str().unwrap().starts_with("Fanfare/"));
-    assert_eq!(seen.headers["webhook-id"], "evt-1");
+    assert_eq!(seen.headers["webhook-id"], "evt_1b7ccccdf99003f527abbd0c6ed18ad1");
     assert!(!seen.headers.contains_key("authorization") && !seen.headers.contains_key("x-twilio-signature"));
     let event: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
     assert_eq!(event["data"]["number"], 1);
