@@ -2,6 +2,7 @@
 
 use std::{
     future::{Ready, ready},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,6 +13,7 @@ use tonic::Status;
 use tower::{Layer, Service};
 
 use crate::{
+    listener::Identify,
     permission::{self, Access, Permission},
     problem::{Condition, Problem},
 };
@@ -54,6 +56,11 @@ pub(crate) struct Gate {
 impl Gate {
     pub(crate) fn new(control: Control) -> Self {
         Self { control }
+    }
+
+    /// Tells the account whose key a call carries, before the call is let in.
+    pub(crate) fn identify(self) -> Identify {
+        Arc::new(move |headers| self.authenticate(headers).ok().map(|principal| principal.tenant.account()))
     }
 
     /// The caller; none if the call is for anybody.

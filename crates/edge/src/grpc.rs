@@ -26,7 +26,7 @@ use tonic::service::Routes;
 use self::{control::ControlServices, publisher::Publisher, raw_service::RawService, reader::Reader};
 use crate::{
     auth::Gate,
-    listener::{self, ListenerLimits},
+    listener::{self, ListenerLimits, Served},
 };
 
 #[cfg(test)]
@@ -58,8 +58,9 @@ pub async fn serve(
     limits: ListenerLimits,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let routes = services.into_routes().await?;
-    Ok(listener::serve(listener, routes, limits, stop).await?)
+    let identify = Gate::new(services.control.clone()).identify();
+    let served = Served { routes: services.into_routes().await?, identify };
+    Ok(listener::serve(listener, served, limits, stop).await?)
 }
 
 impl Services {

@@ -14,9 +14,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Status, service::Routes};
+use tonic::Status;
 
 pub use self::connection_limits::CONNECTION_BYTES_MIN;
+pub(crate) use self::request_limits::{Identify, Served};
 use self::{
     connection_limits::{ConnectionLimiter, ConnectionPermit},
     request_limits::{ConnectionActivity, LimitedRoutes, SharedRoutes},
@@ -46,8 +47,9 @@ const OVERLOADED_RETRY: Duration = Duration::from_millis(500);
 /// Limits of the public port.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerLimits {
+    /// Three quarters are for accounts, of which one has at most a half; connections without a key give way.
     pub connections_max: usize,
-    /// Calls at once, on all connections; a stream is one while it is open.
+    /// Calls at once, on all connections; a stream is one while it is open. One account has at most a half.
     pub requests_max: usize,
     /// Bytes received and not read, of all connections together; at least [`CONNECTION_BYTES_MIN`] for each.
     pub window_bytes_max: usize,
@@ -64,12 +66,12 @@ pub struct ListenerLimits {
 /// If the listener fails for good.
 pub(crate) async fn serve(
     listener: TcpListener,
-    routes: Routes,
+    served: Served,
     limits: ListenerLimits,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let limiter = ConnectionLimiter::new(limits.connections_max, limits.window_bytes_max);
-    let shared = SharedRoutes::new(routes, &limits);
+    let shared = SharedRoutes::new(served, &limits);
     let tasks = TaskTracker::new();
     let mut warnings = RateLimitedLog::default();
     loop {
@@ -79,7 +81,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match limiter.acquire() {
+            Ok((stream, _)) => match limiter.acquire().await {
                 Some(permit) => {
                     let connection = Connection {
                         permit,
@@ -148,7 +150,7 @@ impl RateLimitedLog {
 }
 
 struct Connection {
-    permit: ConnectionPermit,
+    permit: Arc<ConnectionPermit>,
     shared: SharedRoutes,
     idle: Duration,
     stop: CancellationToken,
@@ -161,13 +163,17 @@ impl Connection {
             return;
         }
         let activity = Arc::new(ConnectionActivity::default());
-        let routes = LimitedRoutes::new(self.shared.clone(), activity.clone());
+        let routes = LimitedRoutes::new(self.shared.clone(), activity.clone(), self.permit.clone());
         let mut serving = Box::pin(self.protocol().serve_connection(TokioIo::new(stream), routes));
         tokio::select! {
             ended = &mut serving => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "connection ended with an error");
                 }
+                return;
+            }
+            () = self.permit.evicted() => {
+                tracing::debug!("connection without a key gives way to another one");
                 return;
             }
             () = self.stop.cancelled() => {}

@@ -7,16 +7,16 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
+use fanfare_fairness::{FairLimiter, FairPermit};
+use fanfare_model::AccountId;
 use hyper::body::{Body, Frame};
+use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep};
 use tonic::{Code, Status};
 
@@ -28,57 +28,42 @@ const MESSAGE_HEADER_BYTES: usize = 5;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Bytes of all requests that are being received.
+/// Caller of a call, by its key; none without one.
+pub(super) type Caller = Option<AccountId>;
+
+/// Bytes of all requests that are being received; each caller has its share.
 #[derive(Clone)]
-pub(super) struct ReceiveBudget {
-    used: Arc<AtomicUsize>,
-    bytes_max: usize,
-}
+pub(super) struct ReceiveBudget(FairLimiter<Caller>);
 
 /// Bytes that one request has of the budget; given back when its body and its answer are done.
-pub(super) struct BudgetShare {
-    budget: ReceiveBudget,
-    bytes: AtomicUsize,
-}
+pub(super) struct BudgetShare(Mutex<FairPermit<Caller>>);
 
 impl ReceiveBudget {
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { used: Arc::default(), bytes_max }
+    /// One caller has at most `caller_bytes_max`, and no more than are free for others.
+    pub(super) fn new(bytes_max: usize, caller_bytes_max: usize) -> Self {
+        Self(FairLimiter::new(bytes_max, caller_bytes_max))
     }
 
     /// An empty share.
-    pub(super) fn share(&self) -> Arc<BudgetShare> {
-        Arc::new(BudgetShare { budget: self.clone(), bytes: AtomicUsize::new(0) })
+    pub(super) fn share(&self, caller: Caller) -> Arc<BudgetShare> {
+        let nothing = self.0.try_acquire(caller, 0).expect("nothing is always free");
+        Arc::new(BudgetShare(Mutex::new(nothing)))
     }
 
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.0.used()
     }
 }
 
 impl BudgetShare {
     /// Takes `bytes` more; false if the budget has no room for them.
     fn try_take(&self, bytes: usize) -> bool {
-        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > self.budget.bytes_max {
-            self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-            return false;
-        }
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        true
+        self.0.lock().try_grow(bytes)
     }
 
     fn give_back(&self, bytes: usize) {
-        let before = self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        assert!(before >= bytes, "invariant violation: {bytes} of {before} bytes are given back");
-        self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for BudgetShare {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        self.0.lock().shrink(bytes);
     }
 }
 
@@ -116,7 +101,7 @@ impl<B> LimitedBody<B> {
     fn count(&mut self, data: &Bytes) -> Result<(), Status> {
         if !self.share.try_take(data.len()) {
             return Err(overloaded(
-                "the node is receiving as much as it can hold: retry after the time given",
+                "the node is receiving as much as it can hold, or can hold of one account: retry after the time given",
             ));
         }
         let before = self.framing.whole;
@@ -266,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_times_out_and_a_stream_may_rest_between_messages() {
-        let budget = ReceiveBudget::new(100);
+        let budget = ReceiveBudget::new(200, 200);
         let message: &[u8] = &[0, 0, 0, 0, 2, 7, 7];
         for (kind, sent, late) in [
             (BodyKind::Message, &message[..6], true),
@@ -277,7 +262,7 @@ mod tests {
         ] {
             let frames = [Ok::<_, BoxError>(Frame::data(Bytes::copy_from_slice(sent)))];
             let body = StreamBody::new(stream::iter(frames).chain(stream::pending()));
-            let mut limited = LimitedBody::new(body, budget.share(), kind);
+            let mut limited = LimitedBody::new(body, budget.share(None), kind);
             limited.receive_timeout = Duration::from_millis(20);
             limited.frame().await.unwrap().unwrap();
             let next =
@@ -295,7 +280,8 @@ mod tests {
     async fn each_message_has_its_own_timeout_wherever_chunks_end() {
         let (sender, chunks) = mpsc::channel(1);
         let body = StreamBody::new(ReceiverStream::new(chunks));
-        let mut limited = LimitedBody::new(body, ReceiveBudget::new(100).share(), BodyKind::Messages);
+        let mut limited =
+            LimitedBody::new(body, ReceiveBudget::new(200, 200).share(None), BodyKind::Messages);
         let message: &[u8] = &[0, 0, 0, 0, 2, 7, 7];
         let mut sent = message.repeat(4);
         sent.rotate_left(6);
@@ -316,14 +302,16 @@ mod tests {
     }
 
     #[test]
-    fn bytes_beyond_the_budget_are_refused_until_some_are_given_back() {
-        let budget = ReceiveBudget::new(100);
-        let (first, second) = (budget.share(), budget.share());
-        assert!(first.try_take(60) && !second.try_take(41) && second.try_take(40) && !first.try_take(1));
-        first.give_back(10);
-        assert!(second.try_take(10));
+    fn bytes_beyond_a_callers_share_are_refused_until_some_are_given_back() {
+        let budget = ReceiveBudget::new(120, 120);
+        let first = budget.share(Some(AccountId::from_bytes([1; 16])));
+        let second = budget.share(Some(AccountId::from_bytes([2; 16])));
+        assert!(first.try_take(60) && !first.try_take(1), "half is free for others");
+        assert!(second.try_take(20) && !second.try_take(30));
+        first.give_back(40);
+        assert!(second.try_take(20));
         drop(second);
-        assert!(first.try_take(50) && !first.try_take(1));
+        assert!(first.try_take(40) && !first.try_take(1));
         drop(first);
         assert_eq!(budget.used(), 0);
     }

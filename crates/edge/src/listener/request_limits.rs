@@ -11,16 +11,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use fanfare_fairness::{FairLimiter, FairPermit};
+use fanfare_model::AccountId;
 use futures_util::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body as TonicBody, service::Routes};
 use tower::Service;
 
 use super::{
     ListenerLimits,
-    body_limit::{BodyKind, LimitedBody, ReceiveBudget},
+    body_limit::{BodyKind, Caller, LimitedBody, ReceiveBudget},
+    connection_limits::ConnectionPermit,
     overloaded,
 };
 
@@ -36,34 +38,52 @@ const OPEN_CALLS: &str = "/grpc.";
 const OPEN_REQUESTS_MAX: usize = 64;
 const OPEN_BYTES_MAX: usize = 1 << 20;
 
-/// Permits for calls at once, and memory for requests being received.
+/// Permits for calls at once, and memory for requests being received. No caller takes all of them.
 #[derive(Clone)]
 struct CallLimits {
-    permits: Arc<Semaphore>,
+    permits: FairLimiter<Caller>,
     receiving: ReceiveBudget,
 }
 
 impl CallLimits {
     fn new(calls_max: usize, receiving_bytes_max: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(calls_max.min(Semaphore::MAX_PERMITS)));
-        Self { permits, receiving: ReceiveBudget::new(receiving_bytes_max) }
+        let receiving = ReceiveBudget::new(receiving_bytes_max, receiving_bytes_max);
+        Self { permits: FairLimiter::new(calls_max, calls_max), receiving }
     }
+
+    /// The same for callers that are one: those without a key.
+    fn of_one(calls_max: usize, receiving_bytes_max: usize) -> Self {
+        // A single owner gets half of a fair limit.
+        let receiving = ReceiveBudget::new(receiving_bytes_max * 2, receiving_bytes_max);
+        Self { permits: FairLimiter::new(calls_max * 2, calls_max), receiving }
+    }
+}
+
+/// Tells the account whose key the headers of a call carry.
+pub(crate) type Identify = Arc<dyn Fn(&HeaderMap) -> Option<AccountId> + Send + Sync>;
+
+/// The services of the public port, and who calls them.
+pub(crate) struct Served {
+    pub(crate) routes: Routes,
+    pub(crate) identify: Identify,
 }
 
 /// Routes and limits that all connections share.
 #[derive(Clone)]
 pub(super) struct SharedRoutes {
     routes: Routes,
+    identify: Identify,
     tenants: CallLimits,
     open: CallLimits,
 }
 
 impl SharedRoutes {
-    pub(super) fn new(routes: Routes, limits: &ListenerLimits) -> Self {
+    pub(super) fn new(served: Served, limits: &ListenerLimits) -> Self {
         Self {
-            routes: routes.prepare(),
+            routes: served.routes.prepare(),
+            identify: served.identify,
             tenants: CallLimits::new(limits.requests_max, limits.arriving_bytes_max),
-            open: CallLimits::new(OPEN_REQUESTS_MAX, OPEN_BYTES_MAX),
+            open: CallLimits::of_one(OPEN_REQUESTS_MAX, OPEN_BYTES_MAX),
         }
     }
 }
@@ -97,11 +117,31 @@ pub(super) struct LimitedRoutes {
     shared: SharedRoutes,
     checks: CallLimits,
     activity: Arc<ConnectionActivity>,
+    connection: Arc<ConnectionPermit>,
 }
 
 impl LimitedRoutes {
-    pub(super) fn new(shared: SharedRoutes, activity: Arc<ConnectionActivity>) -> Self {
-        Self { shared, checks: CallLimits::new(CHECKS_MAX, CHECK_BYTES_MAX), activity }
+    pub(super) fn new(
+        shared: SharedRoutes,
+        activity: Arc<ConnectionActivity>,
+        connection: Arc<ConnectionPermit>,
+    ) -> Self {
+        let checks = CallLimits::of_one(CHECKS_MAX, CHECK_BYTES_MAX);
+        Self { shared, checks, activity, connection }
+    }
+
+    /// The caller of a call that may need a key.
+    ///
+    /// # Errors
+    /// If the caller's account has its share of the connections without this one.
+    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Status> {
+        let Some(account) = (self.shared.identify)(headers) else { return Ok(None) };
+        if self.connection.belongs_to(account) {
+            return Ok(Some(account));
+        }
+        Err(overloaded(
+            "the account has as many connections open as it may: close some, or use one for more calls",
+        ))
     }
 }
 
@@ -118,15 +158,23 @@ impl hyper::service::Service<Request<Incoming>> for LimitedRoutes {
             _ if path.starts_with(OPEN_CALLS) => (&self.shared.open, None),
             _ => (&self.shared.tenants, Some(RunningCall::begin(self.activity.clone()))),
         };
-        let Ok(permit) = limits.permits.clone().try_acquire_owned() else {
-            let status = overloaded("the node serves as many calls as it can: retry after the time given");
-            let response: Response<TonicBody> = status.into_http();
-            return Box::pin(async {
-                Ok(response.map(|body| LimitedResponse { body, _open: (running, None) }))
-            });
+        let caller = if running.is_some() { self.caller(request.headers()) } else { Ok(None) };
+        let permitted = caller.and_then(|caller| {
+            let permit = limits.permits.try_acquire(caller, 1).ok_or_else(|| {
+                overloaded("the node serves as many calls as it can, or as it can of one account: retry after the time given")
+            })?;
+            Ok((permit, limits.receiving.share(caller)))
+        });
+        let (permit, share) = match permitted {
+            Ok(permitted) => permitted,
+            Err(status) => {
+                let response: Response<TonicBody> = status.into_http();
+                return Box::pin(async {
+                    Ok(response.map(|body| LimitedResponse { body, _open: (running, None) }))
+                });
+            }
         };
         let kind = if path == STREAMING_CALL { BodyKind::Messages } else { BodyKind::Message };
-        let share = limits.receiving.share();
         let body_share = share.clone();
         let mut routes = self.shared.routes.clone();
         Box::pin(async move {
@@ -172,7 +220,7 @@ impl Drop for RunningCall {
 /// The body of a response; its call holds its permit until the body is sent.
 pub(super) struct LimitedResponse {
     body: TonicBody,
-    _open: (Option<RunningCall>, Option<OwnedSemaphorePermit>),
+    _open: (Option<RunningCall>, Option<FairPermit<Caller>>),
 }
 
 impl Body for LimitedResponse {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fanfare_model::AccountId;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -21,7 +22,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, body::Body as TonicBody, server::NamedService};
+use tonic::{Code, Status, body::Body as TonicBody, server::NamedService, service::Routes};
 use tonic_types::StatusExt;
 use tower::Service;
 
@@ -39,7 +40,7 @@ const LIMITS: ListenerLimits = ListenerLimits {
     connections_max: 4,
     requests_max: 3,
     window_bytes_max: 4 * CONNECTION_BYTES_MIN,
-    arriving_bytes_max: 100_000,
+    arriving_bytes_max: 200_000,
     idle_timeout: Duration::from_secs(3600),
 };
 
@@ -110,7 +111,11 @@ impl Listener {
             Reading { turns: Arc::new(Semaphore::new(0)), begun: Arc::default(), received: Arc::default() };
         let (_, health) = tonic_health::server::health_reporter();
         let routes = Routes::new(service.clone()).add_service(health);
-        tasks.spawn(serve(socket, routes, limits, stop.clone()));
+        let identify: Identify = Arc::new(|headers| {
+            let number = headers.get("x-account")?.to_str().ok()?.parse().ok()?;
+            Some(AccountId::from_bytes([number; 16]))
+        });
+        tasks.spawn(serve(socket, Served { routes, identify }, limits, stop.clone()));
         Self { address, service, stop, tasks }
     }
 
@@ -119,7 +124,7 @@ impl Listener {
         let (sender, connection) =
             handshake::<_, _, SomeBody>(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         self.tasks.spawn(connection);
-        Client { sender, authority: self.address }
+        Client { sender, authority: self.address, account: None }
     }
 
     /// A connection that says nothing.
@@ -132,9 +137,15 @@ impl Listener {
 struct Client {
     sender: SendRequest<SomeBody>,
     authority: SocketAddr,
+    /// None without a key.
+    account: Option<u8>,
 }
 
 impl Client {
+    fn of(self, account: u8) -> Self {
+        Self { account: Some(account), ..self }
+    }
+
     /// The answer to a call, or its refusal.
     async fn call(&mut self, path: &str, body: SomeBody) -> Result<String, Status> {
         let response = timeout(DEADLINE, self.send(path, body)).await.expect("it answers in time");
@@ -152,7 +163,11 @@ impl Client {
     /// Fails if the connection is closed.
     async fn try_send(&mut self, path: &str, body: SomeBody) -> hyper::Result<Response<Incoming>> {
         let uri = format!("http://{}{path}", self.authority);
-        let request = Request::post(uri).header("content-type", "application/grpc").body(body).unwrap();
+        let mut request = Request::post(uri).header("content-type", "application/grpc");
+        if let Some(account) = self.account {
+            request = request.header("x-account", u16::from(account));
+        }
+        let request = request.body(body).unwrap();
         self.sender.send_request(request).await
     }
 }
@@ -201,11 +216,12 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed_until_one_ends() {
     let listener = Listener::start(ListenerLimits { connections_max: 2, ..LIMITS }).await;
-    let mut first = listener.connect().await;
-    let silent = listener.connect_silently().await;
-    assert_eq!(first.call(CALL, whole(message(10))).await.unwrap(), "15");
+    let (mut first, mut second) = (listener.connect().await.of(1), listener.connect().await.of(2));
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.call(CALL, whole(message(10))).await.unwrap(), "15");
+    }
     is_closed(&mut listener.connect_silently().await).await;
-    drop(silent);
+    drop(second);
     let served = async {
         loop {
             let mut third = listener.connect_silently().await;
@@ -223,9 +239,9 @@ async fn calls_beyond_the_limit_are_overloaded_except_probes() {
     let listener = Listener::start(LIMITS).await;
     let mut client = listener.connect().await;
     let mut open = Vec::new();
-    for _ in 0..LIMITS.requests_max {
+    for account in [1, 1, 2] {
         let (sender, body) = by_hand();
-        let mut client = client.clone();
+        let mut client = client.clone().of(account);
         open.push((sender, listener.tasks.spawn(async move { client.call(CALL, body).await })));
     }
     until("all have begun", || listener.service.begun.load(Ordering::SeqCst) == LIMITS.requests_max).await;
@@ -238,6 +254,36 @@ async fn calls_beyond_the_limit_are_overloaded_except_probes() {
         assert_eq!(timeout(DEADLINE, answer).await.unwrap().unwrap().unwrap(), "7");
     }
     assert_eq!(client.call(CALL, whole(message(1))).await.unwrap(), "6");
+}
+
+#[tokio::test]
+async fn connections_without_a_key_give_way_to_others() {
+    let listener = Listener::start(ListenerLimits { connections_max: 2, ..LIMITS }).await;
+    let mut keyless = (listener.connect().await, listener.connect().await);
+    for client in [&mut keyless.0, &mut keyless.1] {
+        client.call(CHECK_CALL, whole(message(0))).await.unwrap();
+    }
+    let mut tenant = listener.connect().await.of(1);
+    assert_eq!(tenant.call(CALL, whole(message(10))).await.unwrap(), "15");
+    let oldest = async { while keyless.0.try_send(CHECK_CALL, whole(message(0))).await.is_ok() {} };
+    timeout(DEADLINE, oldest).await.expect("the oldest one was closed");
+}
+
+#[tokio::test]
+async fn one_account_leaves_calls_for_others() {
+    let listener = Listener::start(ListenerLimits { requests_max: 8, ..LIMITS }).await;
+    let mut client = listener.connect().await.of(1);
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let (sender, body) = by_hand();
+        let mut client = client.clone();
+        open.push((sender, listener.tasks.spawn(async move { client.call(STREAMING_CALL, body).await })));
+    }
+    until("all have begun", || listener.service.begun.load(Ordering::SeqCst) == 4).await;
+    let refusal = client.call(CALL, whole(message(1))).await.unwrap_err();
+    assert_eq!(refused(&refusal), (Code::ResourceExhausted, true));
+    let mut other = listener.connect().await.of(2);
+    assert_eq!(other.call(CALL, whole(message(1))).await.unwrap(), "6");
 }
 
 #[tokio::test]

@@ -225,13 +225,10 @@ async fn open_reads_are_limited_per_account_and_per_node() {
     }
     let refusal = open(&caller, follow.clone()).await.map(drop).unwrap_err();
     assert_eq!(told(&refusal), (Code::ResourceExhausted, "OVERLOADED".to_owned(), true));
-    assert!(refusal.message().starts_with("the account has 3 reads open"), "{refusal}");
-    let mut others = Vec::new();
-    for _ in READ_LIMITS.account_reads_max..READ_LIMITS.reads_max {
-        others.push(open(&other, follow.clone()).await.unwrap());
-    }
+    assert!(refusal.message().contains("an account may have 3"), "{refusal}");
+    let _others = open(&other, follow.clone()).await.expect("what one account has leaves room for another");
     let refusal = open(&other, follow.clone()).await.map(drop).unwrap_err();
-    assert!(refusal.message().starts_with("the node has 5 reads open"), "{refusal}");
+    assert!(refusal.message().contains("the node's 5"), "{refusal}");
     own.pop();
     let waiting = async {
         while open(&other, follow.clone()).await.is_err() {

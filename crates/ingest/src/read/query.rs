@@ -44,8 +44,11 @@ pub enum ReadRefusal {
     PartitionMissing,
     #[error("offset {requested} is not written yet: the next one is {high_watermark}")]
     OffsetAhead { requested: Offset, high_watermark: Offset },
-    #[error("{owner} has {limit} reads open, which is the most it may have: end one, or retry later")]
-    TooManyReads { owner: &'static str, limit: usize },
+    #[error(
+        "too many reads are open: an account may have {account_reads_max}, and no more than are free of the node's \
+         {reads_max}: end one, or retry later"
+    )]
+    TooManyReads { reads_max: usize, account_reads_max: usize },
     #[error("the node is shutting down: read on from the last offset on another connection")]
     Draining,
     #[error(transparent)]
