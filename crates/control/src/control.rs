@@ -38,6 +38,18 @@ impl Control {
     }
 }
 
+/// Longest name or id that anything has.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Refuses a name or an id that is longer than any, before anybody repeats it.
+pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), FieldViolation> {
+    if name.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    let problem = format!("has {} bytes; names and ids have at most {NAME_BYTES_MAX}", name.len());
+    Err(FieldViolation::new(field, problem))
+}
+
 /// Reads an identifier of a request.
 pub(crate) fn parse_id<I: FromStr<Err: Display>>(
     field: &'static str,

@@ -5,7 +5,7 @@ use fanfare_delivery::{DeadLetter, DeadLetterError, DeadLetterQuery};
 use fanfare_model::SubscriptionId;
 
 use crate::{
-    control::{Control, parse_id},
+    control::{Control, check_name, parse_id},
     error::{ControlError, FieldViolation, Unreadable},
     list::{ListRequest, Listed},
 };
@@ -36,6 +36,7 @@ impl Control {
         if id.is_empty() {
             return Err(FieldViolation::required("id").into());
         }
+        check_name("id", id)?;
         let dead_letter = self.delivery.dead_letter(tenant.account(), id).await.map_err(unreadable)?;
         dead_letter.ok_or_else(|| ControlError::DeadLetterUnknown { id: id.to_owned() })
     }

@@ -5,7 +5,7 @@ use std::{ops::Bound, sync::Arc};
 use fanfare_catalog::{ChangeError, EventType, EventTypeStatus, NewEventType, ObjectKind, Tenant};
 
 use crate::{
-    control::Control,
+    control::{Control, check_name},
     error::{ControlError, FieldViolation},
     list::{ListRequest, Listed},
 };
@@ -36,6 +36,7 @@ impl Control {
     /// # Errors
     /// If the account has no such event type.
     pub fn event_type(&self, tenant: Tenant, name: &str) -> Result<Arc<EventType>, ControlError> {
+        check_name("name", name)?;
         let event_type = self.account(tenant)?.event_types.get(name).cloned();
         let unknown = || ChangeError::NotFound { kind: ObjectKind::EventType, name: name.to_owned() };
         Ok(event_type.ok_or_else(unknown)?)
@@ -63,6 +64,7 @@ impl Control {
         settings: EventTypeSettings,
         expected_revision: Option<u64>,
     ) -> Result<Arc<EventType>, ControlError> {
+        check_name("event_type.name", &settings.name)?;
         let status = settings.status.ok_or_else(|| FieldViolation::required("event_type.status"))?;
         Ok(self.catalog.update_event_type(tenant, with_status(settings, status), expected_revision).await?)
     }
@@ -70,6 +72,7 @@ impl Control {
     /// # Errors
     /// If there is no such event type, a subscription uses it, or the catalog refuses the change.
     pub async fn delete_event_type(&self, tenant: Tenant, name: &str) -> Result<(), ControlError> {
+        check_name("name", name)?;
         Ok(self.catalog.delete_event_type(tenant, name).await?)
     }
 }

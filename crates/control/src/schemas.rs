@@ -8,7 +8,7 @@ use fanfare_catalog::{
 };
 
 use crate::{
-    control::Control,
+    control::{Control, check_name},
     error::{ControlError, FieldViolation},
     list::{ListRequest, Listed},
 };
@@ -64,6 +64,7 @@ impl Control {
     /// # Errors
     /// If the account has no such schema.
     pub fn schema(&self, tenant: Tenant, id: &str) -> Result<Arc<Schema>, ControlError> {
+        check_name("id", id)?;
         let schema = self.account(tenant)?.schemas.get(id).cloned();
         Ok(schema.ok_or_else(|| ChangeError::NotFound { kind: ObjectKind::Schema, name: id.to_owned() })?)
     }
@@ -119,12 +120,14 @@ impl Control {
         update: SchemaUpdate,
     ) -> Result<Arc<Schema>, ControlError> {
         let SchemaUpdate { id, description, expected_revision } = update;
+        check_name("schema.id", &id)?;
         Ok(self.catalog.update_schema(tenant, &id, &description, expected_revision).await?)
     }
 
     /// # Errors
     /// If there is no such schema, an event type uses it, or the catalog refuses the change.
     pub async fn delete_schema(&self, tenant: Tenant, id: &str) -> Result<(), ControlError> {
+        check_name("id", id)?;
         Ok(self.catalog.delete_schema(tenant, id).await?)
     }
 

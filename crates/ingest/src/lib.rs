@@ -30,4 +30,5 @@ pub use self::{
     read::{EventPage, EventPages, EventReader, ReadFrom, ReadLimits, ReadQuery, ReadRefusal},
     refusal::Refusal,
     session::PublishSession,
+    validation::{ID_BYTES_MAX, SOURCE_BYTES_MAX},
 };

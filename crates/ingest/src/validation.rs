@@ -10,8 +10,10 @@ use fanfare_model::{AttributeValue, Data, Event, EventError, EventIdHash, KeyHas
 use crate::refusal::Refusal;
 
 const SPEC_VERSION: &str = "1.0";
-const ID_BYTES_MAX: usize = 256;
-const SOURCE_BYTES_MAX: usize = 512;
+/// Longest id of an event.
+pub const ID_BYTES_MAX: usize = 256;
+/// Longest source of an event.
+pub const SOURCE_BYTES_MAX: usize = 512;
 const SUBJECT_BYTES_MAX: usize = 1024;
 /// Also the longest key that Kinesis takes.
 const PARTITION_KEY_BYTES_MAX: usize = 256;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use fanfare_ingest::{EventPage, EventReader, ReadFrom, ReadQuery, ReadRefusal, StoredEvent};
+use fanfare_ingest::{
+    EventPage, EventReader, ID_BYTES_MAX, ReadFrom, ReadQuery, ReadRefusal, SOURCE_BYTES_MAX, StoredEvent,
+};
 use fanfare_model::Offset;
 use fanfare_proto::v1::{GetEventRequest, ReadEventsRequest, read_events_request};
 use futures_util::{Stream, stream};
@@ -62,6 +64,15 @@ impl Reader {
         for (field, value) in [("id", &id), ("source", &source)] {
             if value.is_empty() {
                 let message = format!("{field} is required: an event is known by its source and id");
+                return Err(Problem::request(Condition::RequestInvalid, field, message).into());
+            }
+        }
+        for (field, value, bytes_max) in [("id", &id, ID_BYTES_MAX), ("source", &source, SOURCE_BYTES_MAX)] {
+            if value.len() > bytes_max {
+                let message = format!(
+                    "{field} has {} bytes, and no event's {field} has more than {bytes_max}",
+                    value.len()
+                );
                 return Err(Problem::request(Condition::RequestInvalid, field, message).into());
             }
         }
