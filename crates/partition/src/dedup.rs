@@ -3,7 +3,8 @@
 //! Derived from the section tables of the log alone and rebuilt from them at start; never part of a checkpoint, and
 //! nothing replicated depends on it: only a leader asks it, before it proposes. So its hash tables may be seeded, and
 //! its budget may differ between replicas. It forgets a whole section at a time, oldest first, when the section is older
-//! than the window or the memory budget is used up.
+//! than the window or the memory budget is used up. What the budget pushes out is retained for accounts that had little
+//! of the window, so that a flood of one account makes nobody else's window short.
 //!
 //! Offsets are dense, so the window is one range of them: a record per event in pages, found by its offset, and tables
 //! from an identity's hash to its offset.
@@ -12,6 +13,7 @@ mod hash_seed;
 mod identity_log;
 mod inflight_ids;
 mod offset_table;
+mod retained_ids;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -22,6 +24,7 @@ use self::{
     hash_seed::IdentityHash,
     identity_log::{IdentityLog, IdentityRecord},
     offset_table::OffsetTable,
+    retained_ids::{RetainedIds, RetainedSection},
 };
 use crate::RecordHeader;
 
@@ -31,6 +34,8 @@ const TABLES: usize = 64;
 /// full.
 const IDENTITY_BYTES: u64 = 40;
 const SECTION_BYTES: u64 = 64;
+/// Number of an account that has nothing in the window: sections, and so accounts, are fewer.
+const NO_NUMBER: u32 = u32::MAX;
 /// Tables hold 32 bits of an offset: enough to tell apart the identities remembered at one time.
 const IDENTITIES_MAX: u64 = 1 << 31;
 
@@ -64,20 +69,28 @@ pub(crate) struct DedupWindow {
     /// Hashes of the section at hand; kept for its allocation.
     hashes: Vec<IdentityHash>,
     account_numbers: HashMap<AccountId, u32>,
-    /// By account number: the account and the number of its sections in `sections`.
-    accounts: Vec<Option<(AccountId, u64)>>,
+    /// By account number.
+    accounts: Vec<Option<AccountInWindow>>,
     free_numbers: Vec<u32>,
     sections: VecDeque<Section>,
     bytes: u64,
-    /// Everything appended at or after this time is remembered.
-    complete_from: Timestamp,
+    retained: RetainedIds,
     clock: SectionClock,
+}
+
+/// An account, and the number of its sections and identities in the window.
+struct AccountInWindow {
+    account: AccountId,
+    sections: u64,
+    identities: u64,
 }
 
 /// Time as sections pass it. A pause longer than the window may be a jump of the clock between two starts, so it counts
 /// as a part of the window only: identities are remembered longer where events are rare, and never too short.
 #[derive(Default)]
 struct SectionClock {
+    /// Everything appended at or after this time is remembered.
+    complete_from: Timestamp,
     last_time: Timestamp,
     /// Sum of the pauses, as they count.
     age_ms: u64,
@@ -120,7 +133,7 @@ impl DedupWindow {
             free_numbers: Vec::new(),
             sections: VecDeque::new(),
             bytes: 0,
-            complete_from: Timestamp(0),
+            retained: RetainedIds::new(seed),
             clock: SectionClock::default(),
         }
     }
@@ -148,8 +161,8 @@ impl DedupWindow {
             // The section would push out everything, itself included. A filler may stand for more events than memory
             // holds.
             let complete_from = Timestamp(time.0 + 1);
-            let clock = SectionClock { last_time: time, ..SectionClock::default() };
-            *self = Self { complete_from, clock, ..Self::new(self.limits, self.seed) };
+            let clock = SectionClock { complete_from, last_time: time, age_ms: 0 };
+            *self = Self { clock, ..Self::new(self.limits, self.seed) };
             return Ok(());
         }
         if !self.sections.is_empty() && self.identities.end() != base {
@@ -159,7 +172,7 @@ impl DedupWindow {
         self.bytes += bytes;
         self.clock.advance(time, self.limits.window_ms);
         self.forget(bytes_max);
-        let account = self.retain_account(account);
+        let account = self.retain_account(account, count);
         if self.sections.is_empty() {
             self.identities = IdentityLog::from(base);
         }
@@ -181,7 +194,9 @@ impl DedupWindow {
     }
 
     pub(crate) fn account(&self, account: AccountId) -> Option<AccountWindow<'_>> {
-        self.account_numbers.get(&account).map(|&account| AccountWindow { window: self, account })
+        let number = self.account_numbers.get(&account).copied();
+        let is_known = number.is_some() || self.retained.holds(account);
+        is_known.then(|| AccountWindow { window: self, account, number: number.unwrap_or(NO_NUMBER) })
     }
 
     /// First offset of the window as of `now`; None if the window is empty then. A log that starts at or below it can
@@ -194,21 +209,30 @@ impl DedupWindow {
 
     /// Length of the window in milliseconds, if the budget makes it shorter than configured.
     pub(crate) fn shortened_ms(&self) -> Option<u64> {
-        let length_ms = self.clock.last_time.millis_since(self.complete_from);
-        (self.complete_from > Timestamp(0) && length_ms < self.limits.window_ms).then_some(length_ms)
+        let length_ms = self.clock.last_time.millis_since(self.clock.complete_from);
+        (self.clock.complete_from > Timestamp(0) && length_ms < self.limits.window_ms).then_some(length_ms)
     }
 
     /// Drops the oldest sections that are too old, or that do not fit into `bytes_max`.
     fn forget(&mut self, bytes_max: u64) {
+        if !self.retained.is_empty() {
+            self.retained.forget(self.clock.age_ms, self.limits.window_ms);
+        }
         while let Some(oldest) = self.sections.front() {
             let expired = self.clock.age_ms - oldest.age_ms > self.limits.window_ms;
-            if !expired && self.bytes <= bytes_max {
+            if !expired && self.bytes + self.retained.bytes() <= bytes_max {
                 return;
             }
-            let Section { time, account, count, .. } = *oldest;
+            let Section { base, time, age_ms, account, count } = *oldest;
+            if !expired && self.is_to_retain(account, count, bytes_max / 2) {
+                let ids = self.identities.oldest(count).map(|(_, record)| record.id()).collect();
+                let checksums = self.identities.oldest(count).map(|(_, record)| record.checksum);
+                let section = RetainedSection { account: self.account_of(account), base, age_ms, ids };
+                self.retained.add(section, checksums);
+            }
             self.sections.pop_front();
             // Other sections of the same millisecond may remain, but not all of them.
-            self.complete_from = Timestamp(time.0 + 1);
+            self.clock.complete_from = Timestamp(time.0 + 1);
             self.bytes -= section_bytes(count);
             let Self { identities, tables, seed, hashes, .. } = self;
             hashes.clear();
@@ -219,15 +243,30 @@ impl DedupWindow {
                 tables[table_of(hash)].remove(hash, low);
             }
             self.identities.drop_oldest(count);
-            self.release_account(account);
+            self.release_account(account, count);
         }
     }
 
-    /// The account's number, with one section more.
-    fn retain_account(&mut self, account: AccountId) -> u32 {
+    /// True if the account has less than half of what accounts have of the window on average, and room to retain.
+    fn is_to_retain(&self, account: u32, count: u32, bytes_max: u64) -> bool {
+        let accounts = self.account_numbers.len() as u64;
+        let own = self.accounts[account as usize].as_ref().map_or(0, |account| account.identities);
+        own.saturating_mul(2 * accounts) < self.identities.len()
+            && self.retained.has_room(self.account_of(account), count, accounts, bytes_max)
+    }
+
+    fn account_of(&self, number: u32) -> AccountId {
+        let account = self.accounts[number as usize].as_ref();
+        account.expect("invariant violation: a section's account has no number").account
+    }
+
+    /// The account's number, with one section of `count` identities more.
+    fn retain_account(&mut self, account: AccountId, count: u32) -> u32 {
         if let Some(&number) = self.account_numbers.get(&account) {
             let slot = self.accounts[number as usize].as_mut();
-            slot.expect("invariant violation: an account's number is not its own").1 += 1;
+            let slot = slot.expect("invariant violation: an account's number is not its own");
+            slot.sections += 1;
+            slot.identities += u64::from(count);
             return number;
         }
         let number = self.free_numbers.pop().unwrap_or_else(|| {
@@ -235,19 +274,20 @@ impl DedupWindow {
             u32::try_from(self.accounts.len() - 1)
                 .expect("the budget bounds the sections, each has one account")
         });
-        self.accounts[number as usize] = Some((account, 1));
+        let identities = u64::from(count);
+        self.accounts[number as usize] = Some(AccountInWindow { account, sections: 1, identities });
         self.account_numbers.insert(account, number);
         number
     }
 
     /// Takes one section from the account; the last one frees its number.
-    fn release_account(&mut self, number: u32) {
+    fn release_account(&mut self, number: u32, count: u32) {
         let slot = &mut self.accounts[number as usize];
-        let (account, sections) =
-            slot.as_mut().expect("invariant violation: a section's account has no number");
-        *sections -= 1;
-        if *sections == 0 {
-            self.account_numbers.remove(account);
+        let in_window = slot.as_mut().expect("invariant violation: a section's account has no number");
+        in_window.sections -= 1;
+        in_window.identities -= u64::from(count);
+        if in_window.sections == 0 {
+            self.account_numbers.remove(&in_window.account);
             *slot = None;
             self.free_numbers.push(number);
         }
@@ -265,19 +305,20 @@ pub(crate) struct OffsetGap {
 /// The window's identities of one account.
 pub(crate) struct AccountWindow<'a> {
     window: &'a DedupWindow,
-    account: u32,
+    account: AccountId,
+    number: u32,
 }
 
 impl AccountWindow<'_> {
     pub(crate) fn get(&self, id: EventIdHash) -> Option<CommittedEvent> {
-        let identity = IdentityRecord::new(id, self.account, 0);
+        let identity = IdentityRecord::new(id, self.number, 0);
         self.find(&identity, identity.hash(self.window.seed))
     }
 
     /// The remembered ones among `ids`, with their indexes.
     pub(crate) fn get_all(&self, ids: impl Iterator<Item = EventIdHash>) -> Vec<(u32, CommittedEvent)> {
         let identities: Vec<_> = ids
-            .map(|id| IdentityRecord::new(id, self.account, 0))
+            .map(|id| IdentityRecord::new(id, self.number, 0))
             .map(|identity| (identity.hash(self.window.seed), identity))
             .collect();
         prefetch(&self.window.tables, identities.iter().map(|(hash, _)| hash));
@@ -286,8 +327,11 @@ impl AccountWindow<'_> {
     }
 
     fn find(&self, identity: &IdentityRecord, hash: IdentityHash) -> Option<CommittedEvent> {
-        let DedupWindow { identities, tables, .. } = self.window;
-        let low = tables[table_of(hash)].get(hash, |other| identities.get(other).same_identity(identity))?;
+        let DedupWindow { identities, tables, retained, .. } = self.window;
+        let low = tables[table_of(hash)].get(hash, |other| identities.get(other).same_identity(identity));
+        let Some(low) = low else {
+            return if retained.is_empty() { None } else { retained.get(self.account, identity.id()) };
+        };
         Some(CommittedEvent { offset: identities.offset(low), checksum: identities.get(low).checksum })
     }
 }

@@ -25,6 +25,10 @@ impl IdentityRecord {
         self.id == other.id && self.account == other.account
     }
 
+    pub(super) fn id(&self) -> [u64; 2] {
+        self.id
+    }
+
     pub(super) fn hash(&self, seed: HashSeed) -> IdentityHash {
         seed.hash(self.id, [self.account.into(), 0])
     }
@@ -97,7 +101,6 @@ impl IdentityLog {
         self.pages.drain(..pages);
     }
 
-    #[cfg(test)]
     pub(super) fn len(&self) -> u64 {
         self.end - self.start
     }

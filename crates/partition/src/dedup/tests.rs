@@ -79,6 +79,25 @@ fn budget_shortens_the_window_and_reports_it() {
     assert!(window.bytes <= window.limits.bytes_max);
 }
 
+#[test]
+fn flood_of_one_account_pushes_out_no_identity_of_another() {
+    let bytes_max = 100 * (SECTION_BYTES + IDENTITY_BYTES);
+    let mut window = DedupWindow::new(DedupLimits { window_ms: 10_000, bytes_max }, seed());
+    insert(&mut window, 1, 0, 1_000, &["a", "b"]);
+    for number in 0..1_000 {
+        insert(&mut window, 2, 2 + number, 1_001 + number, &[&number.to_string()]);
+        assert!(window.bytes + window.retained.bytes() <= bytes_max);
+    }
+    assert_eq!([get(&window, 1, "a"), get(&window, 1, "b")], [Some(0), Some(1)]);
+    assert_eq!((get(&window, 2, "0"), get(&window, 2, "999")), (None, Some(1_001)));
+    insert(&mut window, 1, 1_002, 2_100, &["c"]);
+    assert_eq!([get(&window, 1, "a"), get(&window, 1, "c")], [Some(0), Some(1_002)]);
+    // The window has passed.
+    insert(&mut window, 2, 1_003, 11_001, &["last"]);
+    assert_eq!((get(&window, 1, "a"), window.retained.bytes()), (None, 0));
+    assert_eq!(get(&window, 1, "c"), Some(1_002));
+}
+
 proptest! {
     #[test]
     fn window_equals_a_list_of_the_last_sections(
