@@ -15,6 +15,9 @@ pub(crate) const SOURCE: &str = "/simulation";
 pub(crate) const ACCOUNTS: u32 = 3;
 /// The keys of a producer follow those of the one before of its account.
 pub(crate) const KEYS_PER_PRODUCER: u32 = 4;
+/// The key of the events that are published at the end, until everything is settled: their delivery proves that rejected
+/// ones are at fault themselves.
+pub(crate) const CLOSING_KEY: u32 = 1_000;
 /// Types of events; a key has events of one type.
 pub(crate) const TYPES: [&str; 2] = ["order.placed", "order.paid"];
 

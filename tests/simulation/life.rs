@@ -24,12 +24,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     disk::SimulatedDisk,
-    event::{ACCOUNTS, EventName},
+    event::{ACCOUNTS, CLOSING_KEY, EventName},
     node::{NodeParts, PARTITIONS, SimulatedNode},
     oracle::SeenEvent,
     plan::LifePlan,
     producer::{PRODUCERS, Producer, ProducerState},
-    receiver::{Mood, SimulatedNetwork},
+    receiver::{Mood, SimulatedNetwork, is_poison},
     retention::Retention,
     setup::Account,
     world::{End, Power, World},
@@ -361,13 +361,17 @@ impl Running {
             all_accounts.iter().filter(|account| self.plan.damaged != Some(account.partition)).collect();
         let accounts = accounts.as_slice();
         let deadline = Instant::now() + SETTLED_WITHIN;
+        let mut number = 0;
         while !self.is_settled(node, accounts) {
             if Instant::now() > deadline {
                 let text = self.unsettled(node, accounts);
                 self.world.oracle.lock().violate(text);
                 return End::Stop;
             }
-            sleep(Duration::from_millis(100)).await;
+            for account in accounts {
+                self.publish_closing(node, account, &mut number).await;
+            }
+            sleep(Duration::from_millis(500)).await;
         }
         self.read_all(node, all_accounts).await;
         for &account in accounts {
@@ -376,6 +380,23 @@ impl Running {
             }
         }
         self.stop(node).await
+    }
+
+    /// Publishes one more event, which the receiver takes.
+    async fn publish_closing(&self, node: &SimulatedNode, account: &Account, number: &mut u32) {
+        let mut name = EventName { account: account.number, key: CLOSING_KEY, number: *number };
+        while is_poison(&name.id()) {
+            name.number += 1;
+        }
+        *number = name.number + 1;
+        let event = name.encode();
+        let outcomes = node.ingest.publish(account.tenant, std::iter::once(event.as_slice())).await;
+        self.world.trace.add(format_args!("closing {name} {outcomes:?}"));
+        let mut oracle = self.world.oracle.lock();
+        match &outcomes[0] {
+            Ok(committed) => oracle.acknowledged(name, *committed),
+            Err(_) => oracle.gave_up(name),
+        }
     }
 
     fn is_settled(&self, node: &SimulatedNode, accounts: &[&Account]) -> bool {

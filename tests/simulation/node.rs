@@ -24,7 +24,6 @@ use crate::{
 
 pub(crate) const PARTITIONS: u16 = 2;
 pub(crate) const WINDOW_EVENTS: usize = 16;
-pub(crate) const ATTEMPTS_MAX: u32 = 6;
 const DATA_DIR: &str = "/data/fanfare";
 const SEGMENT_BYTES: u64 = 32 << 10;
 const DRAIN: Duration = Duration::from_secs(10);
@@ -177,11 +176,13 @@ fn delivery_options() -> DeliveryOptions {
             initial_ms: 100,
             max_ms: 2_000,
             factor: 2.0,
-            attempts_max: ATTEMPTS_MAX,
+            attempts_max: None,
+            rejections_min: 10,
+            rejected_for_min_ms: 600_000,
             probe_initial_ms: 200,
             probe_max_ms: 1_000,
         },
-        parked_keys_max: 4,
+        parked_keys_max: 16,
         fanout_chunk_bytes: 32 << 10,
     }
 }

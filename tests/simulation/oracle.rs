@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::deliveries::Deliveries;
 pub(crate) use self::deliveries::{Answer, LifeStart};
-use crate::{event::EventName, node::ATTEMPTS_MAX, retention::Retention, setup::Route};
+use crate::{event::EventName, retention::Retention, setup::Route};
 
 /// A place in the stream `events`.
 pub(crate) type Place = (u16, u64);
@@ -185,7 +185,6 @@ impl Oracle {
         let age_ms = letter.time.0.saturating_sub(letter.append_time.0);
         let is_right = match letter.reason {
             "rejected" => attempts.rejections > 0,
-            "attempts_exhausted" => letter.attempts.min(attempts.requests) >= ATTEMPTS_MAX,
             "retention" => retention.overtakes(age_ms),
             _ => false,
         };

@@ -109,7 +109,6 @@ impl World {
         self.count(match reason {
             "retention" => "retention overtook an event",
             "rejected" => "a rejected event became a dead letter",
-            "attempts_exhausted" => "an event with all attempts used up became a dead letter",
             _ => "a dead letter has another reason",
         });
     }

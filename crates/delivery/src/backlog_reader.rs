@@ -78,9 +78,11 @@ impl BacklogReader<'_> {
         from: Offset,
         end: Offset,
     ) -> Result<FoundEvents, ReadError> {
+        // One event needs no more than its own entry.
+        let chunk_bytes = if end <= from.plus(1) { 1 } else { self.chunk_bytes };
         let (mut found, mut bytes, mut from) = (Vec::new(), 0, from);
         for _ in 0..SCAN_CHUNKS_MAX {
-            let chunk = self.partition.read(from, AccountFilter::One(self.account), self.chunk_bytes).await?;
+            let chunk = self.partition.read(from, AccountFilter::One(self.account), chunk_bytes).await?;
             let events = chunk.batches.iter().flat_map(|batch| batch.events());
             for event in events.filter(|event| event.header.key == key && (from..end).contains(&event.offset))
             {

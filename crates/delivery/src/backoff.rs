@@ -54,7 +54,8 @@ fn jitter(ceiling: u64, random: u64) -> u64 {
     u64::try_from(scaled).expect("a part of a u64 is a u64")
 }
 
-fn retry_after_ms(retry_after: Option<Duration>) -> u64 {
+/// The delay that a sink asks for, at most an hour.
+pub(crate) fn retry_after_ms(retry_after: Option<Duration>) -> u64 {
     retry_after
         .map_or(0, |delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).min(RETRY_AFTER_MS_MAX))
 }

@@ -151,7 +151,7 @@ impl Delivery {
         for id in self.shard(account) {
             let partition = self.directory.recovered_now(id)?;
             match self.slot(&partition) {
-                Some(slot) => stats.add(&slot, account, subscription, now),
+                Some(slot) => stats.add(&slot, account, subscription, now, self.context.now_ms()),
                 None => stats.add_replicated(&partition, subscription),
             }
         }

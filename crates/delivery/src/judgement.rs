@@ -1,31 +1,43 @@
-//! Outage, poison or throttling: judges an outcome from history. Pure.
+//! Outage, throttling or poison: judges an outcome from history. Pure.
 //!
-//! A key that fails while others pass is at fault itself and is held back alone. A sink is down when its answer says
-//! so, or when two keys fail and nothing has passed since the first of these failures.
+//! - A retryable failure counts against nobody for good. A key that fails while others are delivered waits by itself; when
+//!   nothing is delivered any more, the sink is down.
+//! - Throttling counts against nobody: the sink gets nothing before the time that it names.
+//! - A rejection is settled only after a delivery on another key, which proves that the sink takes events. Where there
+//!   is no other key, many tries over a long time have to do. Until then the event is held, and a sink that rejects
+//!   everything is down.
 
 mod circuit_breaker;
+mod concurrency;
+mod failure_streak;
 
 use std::time::Duration;
 
 use fanfare_model::{KeyHash, SubscriptionId};
-use fanfare_sinks::{Failure, Outcome};
+use fanfare_sinks::Outcome;
 
-pub(crate) use self::circuit_breaker::{Allowed, CircuitBreaker, ProbeTicket, SharedBreaker};
+pub(crate) use self::{
+    circuit_breaker::{Allowed, AttemptTicket, CircuitBreaker, Outage, SharedBreaker},
+    failure_streak::FailureStreak,
+};
+use crate::RetryPolicy;
 
 /// Consequence of one outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The event is delivered.
     Deliver,
-    /// The key is at fault: the key is parked and the attempt is counted. With `suspect` the sink may still turn out
-    /// to be down.
+    /// The key waits by itself. With `suspect` the sink may still turn out to be down.
     Retry { after: Option<Duration>, suspect: bool },
-    /// The sink asks for a slower pace. Handled as [`Verdict::Retry`].
-    Throttle { after: Duration, suspect: bool },
+    /// The sink asks for a slower pace: nothing is attempted before that, and no attempt is counted.
+    Throttle { after: Option<Duration> },
+    /// The event is refused, and it is not known yet who is at fault: the key is held. With `outage` the sink is down.
+    HoldRejected { outage: bool },
     /// The event is refused for good: a dead letter.
     Reject,
-    /// The sink is down: everything is held and no attempt is counted, not even the one charged to `refund`.
-    SinkDown { after: Option<Duration>, refund: Option<KeySource> },
+    /// The sink is down: everything is held and no attempt is counted. `told` if the answer itself says so; else the
+    /// next probe need not wait.
+    SinkDown { after: Option<Duration>, told: bool },
 }
 
 /// A key of one subscription.
@@ -35,53 +47,87 @@ pub(crate) struct KeySource {
     pub(crate) key: KeyHash,
 }
 
-/// Everything a verdict depends on besides the outcome.
+/// Earlier rejections of an event that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rejections {
+    /// Time of the first, in monotonic milliseconds.
+    pub(crate) first_ms: u64,
+    pub(crate) count: u32,
+    /// The sink's count of deliveries by the first.
+    pub(crate) at_deliveries: u64,
+}
+
+/// Everything that a verdict depends on besides the outcome.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct History {
     pub(crate) source: KeySource,
-    /// The circuit breaker of the sink is not closed.
+    /// Monotonic.
+    pub(crate) now_ms: u64,
+    /// The sink is known to be down.
     pub(crate) is_down: bool,
-    /// Answers for events that the sink has given so far.
-    pub(crate) passes: u64,
-    /// First key that failed since anything passed.
-    pub(crate) suspect: Option<KeySource>,
-    /// `passes` when the same event failed last.
-    pub(crate) failed_at_passes: Option<u64>,
-    /// `passes` when the same event was the last to take the sink down.
-    pub(crate) outage_at_passes: Option<u64>,
+    /// Events that the sink has taken so far.
+    pub(crate) deliveries: u64,
+    /// Failures since the last delivery.
+    pub(crate) streak: FailureStreak,
+    /// `deliveries` when the same event failed last.
+    pub(crate) failed_at_deliveries: Option<u64>,
+    /// `deliveries` when the same event was the last to take the sink down.
+    pub(crate) outage_at_deliveries: Option<u64>,
+    pub(crate) rejections: Option<Rejections>,
+    /// The subscription has unsettled events of other keys.
+    pub(crate) has_other_keys: bool,
 }
 
-/// Judges one outcome. Today's rule; throttling counts as a failure of the key.
-pub(crate) fn judge(history: &History, outcome: &Outcome) -> Verdict {
+/// Judges one outcome.
+pub(crate) fn judge(history: &History, outcome: &Outcome, policy: &RetryPolicy) -> Verdict {
     match outcome {
         Outcome::Delivered => Verdict::Deliver,
-        Outcome::Rejected { .. } => Verdict::Reject,
-        Outcome::Retry { after, why } => judge_retry(history, *after, why),
+        Outcome::Throttled { after, .. } => Verdict::Throttle { after: *after },
+        Outcome::Rejected { .. } if is_confirmed(history, policy) => Verdict::Reject,
+        Outcome::Rejected { .. } => {
+            let mut streak = history.streak;
+            streak.add_rejection(history.source, history.now_ms);
+            Verdict::HoldRejected { outage: history.is_down || streak.is_outage(history.now_ms) }
+        }
+        Outcome::Retry { after, .. } => judge_retry(history, *after),
         Outcome::SinkDown { after, .. } => {
-            // An event that takes the sink down again, while others passed in between, is at fault itself.
-            let passed_since = history.outage_at_passes.is_some_and(|passes| passes != history.passes);
-            if passed_since && !history.is_down {
+            // An event that takes the sink down again, while others are delivered in between, is at fault itself.
+            let delivered_since =
+                history.outage_at_deliveries.is_some_and(|deliveries| deliveries != history.deliveries);
+            if delivered_since && !history.is_down {
                 Verdict::Retry { after: *after, suspect: false }
             } else {
-                Verdict::SinkDown { after: *after, refund: None }
+                Verdict::SinkDown { after: *after, told: true }
             }
         }
     }
 }
 
-fn judge_retry(history: &History, after: Option<Duration>, why: &Failure) -> Verdict {
+fn judge_retry(history: &History, after: Option<Duration>) -> Verdict {
     if history.is_down {
-        return Verdict::SinkDown { after, refund: None };
+        return Verdict::SinkDown { after, told: true };
     }
-    // Others passed between two failures of this event: the key is known to be at fault and says nothing of the sink.
-    let known_at_fault = history.failed_at_passes.is_some_and(|passes| passes != history.passes);
-    match history.suspect.filter(|suspect| *suspect != history.source && !known_at_fault) {
-        Some(first) => Verdict::SinkDown { after, refund: Some(first) },
-        None => match after.filter(|_| matches!(why.status, 429 | 503)) {
-            Some(after) => Verdict::Throttle { after, suspect: !known_at_fault },
-            None => Verdict::Retry { after, suspect: !known_at_fault },
-        },
+    // Others were delivered between two failures of this event: the key is known to be at fault and says nothing of
+    // the sink.
+    if history.failed_at_deliveries.is_some_and(|deliveries| deliveries != history.deliveries) {
+        return Verdict::Retry { after, suspect: false };
     }
+    let mut streak = history.streak;
+    streak.add_failure(history.source, history.now_ms);
+    if streak.is_outage(history.now_ms) {
+        Verdict::SinkDown { after, told: false }
+    } else {
+        Verdict::Retry { after, suspect: true }
+    }
+}
+
+/// The rejection of an event is the event's own fault.
+fn is_confirmed(history: &History, policy: &RetryPolicy) -> bool {
+    let Some(Rejections { first_ms, count, at_deliveries }) = history.rejections else { return false };
+    let is_only_key = !history.has_other_keys
+        && count + 1 >= policy.rejections_min
+        && history.now_ms.saturating_sub(first_ms) >= policy.rejected_for_min_ms;
+    history.deliveries != at_deliveries || is_only_key
 }
 
 #[cfg(test)]

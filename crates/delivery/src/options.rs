@@ -13,7 +13,8 @@ pub struct DeliveryOptions {
     /// Concurrent requests per sink.
     pub sink_concurrency: usize,
     pub retry: RetryPolicy,
-    /// More failing keys pause the subscription like an outage of the sink.
+    /// Keys of one subscription in one partition that are held back by a failing event. Events of further failing keys
+    /// take up room in the window.
     pub parked_keys_max: usize,
     /// Size of one read of the log.
     pub fanout_chunk_bytes: u64,
@@ -32,10 +33,22 @@ pub struct RetryPolicy {
     pub initial_ms: u64,
     pub max_ms: u64,
     pub factor: f64,
-    /// Attempts for an event that fails alone before it becomes a dead letter.
-    pub attempts_max: u32,
-    /// First delay between probes of a sink that is down.
+    /// Attempts for an event that fails alone before it becomes a dead letter. None: it is attempted until retention
+    /// overtakes it.
+    pub attempts_max: Option<u32>,
+    /// Rejections after which an event becomes a dead letter where no other key proves that the sink takes events.
+    pub rejections_min: u32,
+    /// The least time that they take.
+    pub rejected_for_min_ms: u64,
+    /// First delay between probes of a sink that is down, or throttles without naming a time.
     pub probe_initial_ms: u64,
     /// Upper bound of the delay between probes.
     pub probe_max_ms: u64,
+}
+
+impl RetryPolicy {
+    /// The product's rule for [`Self::rejections_min`].
+    pub const REJECTIONS_MIN: u32 = 10;
+    /// The product's rule for [`Self::rejected_for_min_ms`].
+    pub const REJECTED_FOR_MIN_MS: u64 = 10 * 60 * 1_000;
 }

@@ -44,7 +44,8 @@ impl SinkPool {
             .get(&config.id)
             .map_or_else(|| Arc::new(Semaphore::new(self.concurrency)), |open| open.permits.clone());
         let sink = self.factory.build(config.account, &config.config).map_err(|error| error.to_string());
-        let opened = Arc::new(OpenSink { revision: config.revision, sink, permits, breaker: Arc::default() });
+        let breaker = SharedBreaker::new(self.concurrency);
+        let opened = Arc::new(OpenSink { revision: config.revision, sink, permits, breaker });
         sinks.insert(config.id, opened.clone());
         opened
     }

@@ -39,13 +39,14 @@ pub struct SubscriptionStats {
 }
 
 impl SubscriptionStats {
-    /// Adds one partition's part.
+    /// Adds one partition's part; `now_ms` is monotonic.
     pub(crate) fn add(
         &mut self,
         slot: &PartitionSlot,
         account: AccountId,
         subscription: SubscriptionId,
         now: Timestamp,
+        now_ms: u64,
     ) {
         let index = slot.partition.id().index;
         let frontier = slot.partition.positions().borrow().frontier;
@@ -63,7 +64,7 @@ impl SubscriptionStats {
         let age_ms = machine.oldest_append_time().map(|oldest| now.millis_since(oldest));
         self.oldest_pending_age_ms = self.oldest_pending_age_ms.max(age_ms);
         self.parked_keys += u32::try_from(machine.parked_keys()).unwrap_or(u32::MAX);
-        let is_down = locked.sink.as_ref().is_some_and(|sink| sink.breaker.lock().is_down());
+        let is_down = locked.sink.as_ref().is_some_and(|sink| sink.breaker.lock().is_failing(now_ms));
         let broken = locked.sink.as_ref().and_then(|sink| sink.sink.as_ref().err());
         if is_down || broken.is_some() {
             self.state = State::SinkDown;

@@ -105,7 +105,7 @@ impl Locked {
         change: impl FnOnce(&mut SubscriptionState, &mut Inputs<'_>, &mut Actions) -> R,
     ) -> R {
         let InputValues { now_ms, fan_out_offset, random } = values;
-        let mut without_sink = CircuitBreaker::default();
+        let mut without_sink = CircuitBreaker::new(usize::MAX);
         let mut shared = self.sink.as_ref().map(|sink| sink.breaker.lock());
         let breaker: &mut CircuitBreaker = match &mut shared {
             Some(guard) => guard,

@@ -277,7 +277,9 @@ fn delivery_options() -> DeliveryOptions {
         initial_ms: 1,
         max_ms: 5,
         factor: 2.0,
-        attempts_max: 2,
+        attempts_max: Some(2),
+        rejections_min: 2,
+        rejected_for_min_ms: 10,
         probe_initial_ms: 5,
         probe_max_ms: 50,
     };

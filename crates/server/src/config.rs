@@ -177,7 +177,7 @@ pub(crate) struct DeliveryConfig {
     pub(crate) advance_interval: Span,
     /// Requests at once per sink.
     pub(crate) sink_concurrency: usize,
-    /// Keys a subscription may hold back in a partition before it is held as if its sink were down.
+    /// Failing keys that a subscription holds back in a partition by their position alone.
     pub(crate) parked_keys_max: usize,
     /// First wait before a failed event is tried again.
     pub(crate) retry_initial: Span,
@@ -185,7 +185,7 @@ pub(crate) struct DeliveryConfig {
     pub(crate) retry_max: Span,
     /// Factor from one wait to the next.
     pub(crate) retry_factor: f64,
-    /// Tries of an event that fails while others pass, before it becomes a dead letter.
+    /// Tries of an event that fails while others pass, before it becomes a dead letter. 0: until retention.
     pub(crate) attempts_max: u32,
     /// First wait before a sink that is down is probed.
     pub(crate) probe_initial: Span,
@@ -206,11 +206,11 @@ impl Default for DeliveryConfig {
             window_bytes: ByteSize::mib(4),
             advance_interval: Span::millis(50),
             sink_concurrency: 64,
-            parked_keys_max: 64,
+            parked_keys_max: 1024,
             retry_initial: Span::seconds(1),
             retry_max: Span::seconds(600),
             retry_factor: 2.0,
-            attempts_max: 12,
+            attempts_max: 0,
             probe_initial: Span::millis(500),
             probe_max: Span::seconds(30),
             drain_timeout: Span::seconds(10),
@@ -333,7 +333,9 @@ impl Config {
                 initial_ms: delivery.retry_initial.as_millis(),
                 max_ms: delivery.retry_max.as_millis(),
                 factor: delivery.retry_factor,
-                attempts_max: delivery.attempts_max,
+                attempts_max: (delivery.attempts_max > 0).then_some(delivery.attempts_max),
+                rejections_min: RetryPolicy::REJECTIONS_MIN,
+                rejected_for_min_ms: RetryPolicy::REJECTED_FOR_MIN_MS,
                 probe_initial_ms: delivery.probe_initial.as_millis(),
                 probe_max_ms: delivery.probe_max.as_millis(),
             },

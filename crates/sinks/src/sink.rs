@@ -44,6 +44,11 @@ pub enum Outcome {
         after: Option<Duration>,
         why: Failure,
     },
+    /// The receiver asks for a slower pace; `after` is the delay that it asked for. Nobody is at fault.
+    Throttled {
+        after: Option<Duration>,
+        why: Failure,
+    },
     /// The receiver will never take this event.
     Rejected {
         why: Failure,

@@ -6,7 +6,9 @@ const POLICY: RetryPolicy = RetryPolicy {
     initial_ms: 1_000,
     max_ms: 60_000,
     factor: 2.0,
-    attempts_max: 10,
+    attempts_max: None,
+    rejections_min: 10,
+    rejected_for_min_ms: 600_000,
     probe_initial_ms: 500,
     probe_max_ms: 10_000,
 };

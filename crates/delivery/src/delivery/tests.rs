@@ -99,7 +99,9 @@ impl Default for Setup {
             initial_ms: 2,
             max_ms: 20,
             factor: 2.0,
-            attempts_max: 4,
+            attempts_max: Some(4),
+            rejections_min: 4,
+            rejected_for_min_ms: 200,
             probe_initial_ms: 5,
             probe_max_ms: 50,
         };
@@ -110,7 +112,7 @@ impl Default for Setup {
                 advance_interval_ms: 20,
                 sink_concurrency: 8,
                 retry,
-                parked_keys_max: 4,
+                parked_keys_max: 8,
                 fanout_chunk_bytes: 4 << 10,
             },
             partition: PartitionOptions {
@@ -332,6 +334,30 @@ impl World {
             self.delivery.stats(subscription.account, subscription.id).expect("all partitions are here");
         check_account(&stats);
         stats
+    }
+
+    /// Publishes deliverable events of type `order`, numbered from 10,000 on, until the subscription has given up
+    /// `dead_letters` others: each delivery proves that the sink takes events. Returns the number of published ones.
+    async fn deliver_until_given_up(&self, subscription: &Subscription, dead_letters: u64) -> u64 {
+        let matched = self.stats(subscription).matched;
+        let waited = async {
+            for published in 1_u64.. {
+                let number = usize::try_from(10_000 + published).unwrap();
+                self.publish("order", &["healthy"], number..number + 1).await;
+                let stats = self
+                    .stats_when(subscription, |stats| {
+                        stats.matched == matched + published && stats.delivered >= published
+                    })
+                    .await;
+                if stats.dead_lettered == dead_letters {
+                    return published;
+                }
+            }
+            unreachable!("the deadline comes first")
+        };
+        timeout(DEADLINE, waited)
+            .await
+            .unwrap_or_else(|_| panic!("waited in vain: {:#?}", self.stats(subscription)))
     }
 
     /// Waits for a condition of the subscription's stats.

@@ -1,6 +1,7 @@
 //! The circuit breaker of one sink on this node, shared by all subscriptions and partitions that deliver to the sink.
 //!
-//! Opens when the sink is down, closes when anything passes. While open, one probe at a time may be attempted.
+//! Opens when the sink is down or throttles, closes when anything is delivered. While open, one probe at a time may be
+//! attempted. After an outage the number of concurrent attempts starts from one.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -10,7 +11,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use super::{KeySource, Verdict};
+use super::{FailureStreak, KeySource, Verdict, concurrency::Concurrency};
 
 /// Attempts that may be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(crate) enum Allowed {
     Everything,
     /// One attempt of one event.
     OneProbe,
-    /// Nothing before this time, if there is one; else nothing until the probe in flight ends.
+    /// Nothing before this time, if there is one; else nothing until an attempt in flight ends.
     Nothing {
         until_ms: Option<u64>,
     },
@@ -38,21 +39,49 @@ enum State {
     },
 }
 
+/// The reason why a breaker is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outage {
+    Down,
+    RejectsEverything,
+    Throttled,
+}
+
+/// Events are worth keeping in memory while nothing is attempted for so long at most.
+const HELD_MS: u64 = 5_000;
+
 /// The pure state of a breaker. Times are the delivery context's monotonic milliseconds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct CircuitBreaker {
     state: State,
-    /// First key that failed since anything passed.
-    suspect: Option<KeySource>,
-    /// Outcomes that answered for an event, whether the event was taken or refused.
-    passes: u64,
+    /// Of the last outage.
+    outage: Outage,
+    streak: FailureStreak,
+    /// Events that the sink has taken.
+    deliveries: u64,
     /// Numbers the probes, so that an abandoned one never ends a later one.
     probe: u64,
+    last_failed_probe: Option<KeySource>,
+    concurrency: Concurrency,
 }
 
 impl CircuitBreaker {
+    /// A closed breaker of a sink that may get so many requests at once.
+    pub(crate) fn new(concurrency_max: usize) -> Self {
+        Self {
+            state: State::Closed,
+            outage: Outage::Down,
+            streak: FailureStreak::default(),
+            deliveries: 0,
+            probe: 0,
+            last_failed_probe: None,
+            concurrency: Concurrency::new(concurrency_max),
+        }
+    }
+
     pub(crate) fn allowed(&self, now_ms: u64) -> Allowed {
         match self.state {
+            State::Closed if self.concurrency.is_used_up() => Allowed::Nothing { until_ms: None },
             State::Closed => Allowed::Everything,
             State::Open { until_ms, .. } if until_ms <= now_ms => Allowed::OneProbe,
             State::Open { until_ms, .. } => Allowed::Nothing { until_ms: Some(until_ms) },
@@ -60,45 +89,64 @@ impl CircuitBreaker {
         }
     }
 
-    /// Begins the one attempt that [`Allowed::OneProbe`] permits. Returns the number of the probe.
+    /// Begins an attempt that is allowed. Returns the number of the probe, if the attempt is one.
     ///
     /// # Panics
-    /// If the breaker is not open.
-    pub(crate) fn start_probe(&mut self) -> u64 {
-        let State::Open { probes, .. } = self.state else {
-            panic!("invariant violation: a probe starts only while the breaker is open, not {:?}", self.state)
-        };
-        self.state = State::HalfOpen { probes };
-        self.probe += 1;
-        self.probe
+    /// If a probe is in flight.
+    pub(crate) fn start_attempt(&mut self) -> Option<u64> {
+        self.concurrency.begin();
+        match self.state {
+            State::Closed => None,
+            State::Open { probes, .. } => {
+                self.state = State::HalfOpen { probes };
+                self.probe += 1;
+                Some(self.probe)
+            }
+            State::HalfOpen { .. } => {
+                panic!("invariant violation: an attempt starts while a probe is in flight")
+            }
+        }
     }
 
-    /// The probe ended without an outcome: its task was aborted. The next one may start at once.
-    fn abandon_probe(&mut self, probe: u64) {
+    /// The attempt has ended, or was aborted. A probe without an outcome may be repeated at once.
+    pub(crate) fn end_attempt(&mut self, probe: Option<u64>) {
+        self.concurrency.end();
         if let State::HalfOpen { probes } = self.state
-            && probe == self.probe
+            && probe == Some(self.probe)
         {
             self.state = State::Open { until_ms: 0, probes };
         }
     }
 
-    /// Takes a verdict into account. A [`Verdict::SinkDown`] takes effect with [`Self::trip`].
-    pub(crate) fn record(&mut self, verdict: &Verdict, source: KeySource) {
+    /// Takes a verdict into account. An outage takes effect with [`Self::trip`].
+    pub(crate) fn record(&mut self, verdict: &Verdict, source: KeySource, now_ms: u64) {
         match verdict {
-            Verdict::Deliver | Verdict::Reject => {
-                self.suspect = None;
-                self.passes += 1;
-                self.state = State::Closed;
+            Verdict::Deliver => {
+                self.streak = FailureStreak::default();
+                self.deliveries += 1;
+                (self.state, self.last_failed_probe) = (State::Closed, None);
+                self.concurrency.delivered();
             }
-            Verdict::Retry { suspect: true, .. } | Verdict::Throttle { suspect: true, .. } => {
-                self.suspect.get_or_insert(source);
+            Verdict::Retry { suspect: true, .. } | Verdict::SinkDown { told: false, .. } => {
+                self.streak.add_failure(source, now_ms);
             }
-            Verdict::Retry { .. } | Verdict::Throttle { .. } | Verdict::SinkDown { .. } => {}
+            Verdict::HoldRejected { .. } => self.streak.add_rejection(source, now_ms),
+            Verdict::Retry { suspect: false, .. }
+            | Verdict::Throttle { .. }
+            | Verdict::Reject
+            | Verdict::SinkDown { told: true, .. } => {}
+        }
+        if matches!(self.state, State::HalfOpen { .. }) {
+            self.last_failed_probe = Some(source);
         }
     }
 
     /// Opens the breaker; `delay_ms` computes the pause from the number of probes that have failed.
     pub(crate) fn trip(&mut self, now_ms: u64, delay_ms: impl FnOnce(u32) -> u64) {
+        if !self.is_down() {
+            self.concurrency.restart();
+        }
+        self.outage = if self.streak.is_all_rejections() { Outage::RejectsEverything } else { Outage::Down };
         self.state = match self.state {
             State::Closed => State::Open { until_ms: now_ms.saturating_add(delay_ms(0)), probes: 0 },
             State::HalfOpen { probes } => {
@@ -110,32 +158,76 @@ impl CircuitBreaker {
         };
     }
 
-    pub(crate) fn is_down(&self) -> bool {
-        self.state != State::Closed
-    }
-
-    /// Down for so long, and with no probe due, that no event is worth keeping in memory.
-    pub(crate) fn is_held(&self, now_ms: u64) -> bool {
-        let probe_failed = match self.state {
-            State::Closed => false,
-            State::Open { probes, .. } | State::HalfOpen { probes } => probes > 0,
+    /// The sink asks for a slower pace; `delay_ms` computes the pause from the number of probes that were throttled.
+    pub(crate) fn throttle(&mut self, now_ms: u64, delay_ms: impl FnOnce(u32) -> u64) {
+        self.state = match self.state {
+            State::Closed => {
+                self.outage = Outage::Throttled;
+                // Once for all attempts in flight.
+                self.concurrency.throttled();
+                State::Open { until_ms: now_ms.saturating_add(delay_ms(0)), probes: 0 }
+            }
+            State::HalfOpen { probes } => {
+                let probes = probes.saturating_add(1);
+                State::Open { until_ms: now_ms.saturating_add(delay_ms(probes)), probes }
+            }
+            State::Open { until_ms, probes } => {
+                let named_ms = now_ms.saturating_add(delay_ms(probes));
+                State::Open { until_ms: until_ms.max(named_ms), probes }
+            }
         };
-        probe_failed && self.allowed(now_ms) != Allowed::OneProbe
     }
 
-    pub(crate) fn passes(&self) -> u64 {
-        self.passes
+    /// The reason why the breaker is open, if it is.
+    pub(crate) fn outage(&self) -> Option<Outage> {
+        (self.state != State::Closed).then_some(self.outage)
     }
 
-    pub(crate) fn suspect(&self) -> Option<KeySource> {
-        self.suspect
+    /// Open, and not for throttling.
+    pub(crate) fn is_down(&self) -> bool {
+        self.outage().is_some_and(|outage| outage != Outage::Throttled)
+    }
+
+    /// Down, or without a delivery for a while.
+    pub(crate) fn is_failing(&self, now_ms: u64) -> bool {
+        self.is_down() || self.streak.is_failing(now_ms)
+    }
+
+    /// Open for so long, and with no probe due, that no event is worth keeping in memory.
+    pub(crate) fn is_held(&self, now_ms: u64) -> bool {
+        match self.state {
+            State::Closed => false,
+            State::Open { until_ms, probes } => {
+                let is_long = until_ms.saturating_sub(now_ms) > HELD_MS;
+                until_ms > now_ms && (is_long || probes > 0 && self.is_down())
+            }
+            State::HalfOpen { probes } => probes > 0 && self.is_down(),
+        }
+    }
+
+    pub(crate) fn deliveries(&self) -> u64 {
+        self.deliveries
+    }
+
+    pub(crate) fn streak(&self) -> FailureStreak {
+        self.streak
+    }
+
+    /// The key of the last probe that failed, while nothing was delivered since.
+    pub(crate) fn last_failed_probe(&self) -> Option<KeySource> {
+        self.last_failed_probe
+    }
+
+    /// What others wait for.
+    fn waited_for(&self) -> (State, bool) {
+        (self.state, self.concurrency.is_used_up())
     }
 }
 
 /// A breaker behind its lock. Every change of its state wakes those who watch it.
 ///
 /// Lock order: the lock of a subscription comes before the lock of a breaker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SharedBreaker {
     breaker: Mutex<CircuitBreaker>,
     changed: watch::Sender<()>,
@@ -144,28 +236,34 @@ pub(crate) struct SharedBreaker {
 /// Access to a shared breaker.
 pub(crate) struct BreakerGuard<'a> {
     shared: &'a SharedBreaker,
-    state_before: State,
+    before: (State, bool),
     breaker: MutexGuard<'a, CircuitBreaker>,
 }
 
-/// A probe in flight. Dropped without an outcome, the ticket gives the probe back.
-pub(crate) struct ProbeTicket {
+/// An attempt in flight. Dropped without an outcome, the ticket gives a probe back.
+pub(crate) struct AttemptTicket {
     shared: Arc<SharedBreaker>,
-    probe: u64,
+    probe: Option<u64>,
 }
 
 impl SharedBreaker {
+    pub(crate) fn new(concurrency_max: usize) -> Arc<Self> {
+        let breaker = Mutex::new(CircuitBreaker::new(concurrency_max));
+        Arc::new(Self { breaker, changed: watch::Sender::default() })
+    }
+
     pub(crate) fn lock(&self) -> BreakerGuard<'_> {
         let breaker = self.breaker.lock();
-        BreakerGuard { shared: self, state_before: breaker.state, breaker }
+        BreakerGuard { shared: self, before: breaker.waited_for(), breaker }
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    pub(crate) fn ticket(self: Arc<Self>, probe: u64) -> ProbeTicket {
-        ProbeTicket { shared: self, probe }
+    /// The ticket of an attempt that has been started.
+    pub(crate) fn ticket(self: Arc<Self>, probe: Option<u64>) -> AttemptTicket {
+        AttemptTicket { shared: self, probe }
     }
 }
 
@@ -185,20 +283,22 @@ impl DerefMut for BreakerGuard<'_> {
 
 impl Drop for BreakerGuard<'_> {
     fn drop(&mut self) {
-        if self.breaker.state != self.state_before {
+        if self.breaker.waited_for() != self.before {
             self.shared.changed.send_replace(());
         }
     }
 }
 
-impl Drop for ProbeTicket {
+impl Drop for AttemptTicket {
     fn drop(&mut self) {
-        self.shared.lock().abandon_probe(self.probe);
+        self.shared.lock().end_attempt(self.probe);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn source() -> KeySource {
@@ -212,9 +312,23 @@ mod tests {
         breaker.trip(now_ms, |probes| 100 << probes);
     }
 
+    /// An attempt that ends with this verdict.
+    fn attempt(breaker: &mut CircuitBreaker, verdict: Verdict, now_ms: u64) {
+        let probe = breaker.start_attempt();
+        breaker.record(&verdict, source(), now_ms);
+        match verdict {
+            Verdict::SinkDown { .. } => trip(breaker, now_ms),
+            Verdict::Throttle { .. } => breaker.throttle(now_ms, |probes| 100 << probes),
+            _ => {}
+        }
+        breaker.end_attempt(probe);
+    }
+
+    const DOWN: Verdict = Verdict::SinkDown { after: None, told: true };
+
     #[test]
     fn open_breaker_allows_one_probe_at_a_time_with_growing_delays() {
-        let mut breaker = CircuitBreaker::default();
+        let mut breaker = CircuitBreaker::new(8);
         trip(&mut breaker, 1_000);
         assert_eq!(breaker.allowed(1_000), Allowed::Nothing { until_ms: Some(1_100) });
         trip(&mut breaker, 1_050);
@@ -222,29 +336,67 @@ mod tests {
         assert_eq!(breaker.allowed(1_099), unchanged, "attempts in flight change nothing");
         for (now_ms, next_ms) in [(1_100, 1_300), (1_300, 1_700), (1_700, 2_500)] {
             assert_eq!(breaker.allowed(now_ms), Allowed::OneProbe);
-            breaker.start_probe();
+            let probe = breaker.start_attempt();
             assert_eq!(breaker.allowed(now_ms), Allowed::Nothing { until_ms: None });
+            breaker.record(&DOWN, source(), now_ms);
             trip(&mut breaker, now_ms);
+            breaker.end_attempt(probe);
             assert_eq!(breaker.allowed(now_ms), Allowed::Nothing { until_ms: Some(next_ms) });
+            assert_eq!(breaker.last_failed_probe(), Some(source()));
             assert!(breaker.is_held(now_ms) && !breaker.is_held(next_ms));
         }
-        breaker.start_probe();
-        breaker.record(&Verdict::Deliver, source());
-        assert_eq!(breaker.allowed(2_000), Allowed::Everything);
-        assert!(!breaker.is_held(2_000));
+        attempt(&mut breaker, Verdict::Deliver, 2_500);
+        assert_eq!((breaker.allowed(2_500), breaker.last_failed_probe()), (Allowed::Everything, None));
+        assert!(!breaker.is_held(2_500));
+    }
+
+    #[test]
+    fn after_an_outage_the_sink_gets_one_request_and_then_more() {
+        let mut breaker = CircuitBreaker::new(8);
+        attempt(&mut breaker, DOWN, 0);
+        attempt(&mut breaker, Verdict::Deliver, 100);
+        let tickets = [breaker.start_attempt(), breaker.start_attempt()];
+        assert_eq!(breaker.allowed(100), Allowed::Nothing { until_ms: None }, "two are allowed by now");
+        for probe in tickets {
+            breaker.record(&Verdict::Deliver, source(), 100);
+            breaker.end_attempt(probe);
+        }
+        for _ in 0..4 {
+            assert_eq!(breaker.allowed(100), Allowed::Everything);
+            breaker.start_attempt();
+        }
+        assert_eq!(breaker.allowed(100), Allowed::Nothing { until_ms: None }, "four are allowed by now");
+    }
+
+    #[test]
+    fn throttled_sink_gets_nothing_before_the_time_that_it_names_and_then_one_probe() {
+        let mut breaker = CircuitBreaker::new(64);
+        let throttled = Verdict::Throttle { after: Some(Duration::from_secs(1)) };
+        (0..3).for_each(|_| assert_eq!(breaker.start_attempt(), None));
+        for (now_ms, until_ms) in [(0, 1_000), (10, 1_010), (20, 1_020)] {
+            breaker.record(&throttled, source(), now_ms);
+            breaker.throttle(now_ms, |_| 1_000);
+            breaker.end_attempt(None);
+            assert_eq!(breaker.allowed(now_ms), Allowed::Nothing { until_ms: Some(until_ms) });
+        }
+        assert_eq!((breaker.outage(), breaker.is_down()), (Some(Outage::Throttled), false));
+        assert_eq!(breaker.allowed(1_020), Allowed::OneProbe);
+        attempt(&mut breaker, Verdict::Deliver, 1_020);
+        (0..16).for_each(|_| assert_eq!(breaker.start_attempt(), None));
+        assert_eq!(breaker.allowed(1_020), Allowed::Nothing { until_ms: None }, "a quarter is left");
     }
 
     #[test]
     fn abandoned_probe_may_be_repeated_at_once_and_an_old_ticket_ends_no_later_probe() {
-        let shared = Arc::new(SharedBreaker::default());
+        let shared = SharedBreaker::new(8);
         let mut watch = shared.watch();
         trip(&mut shared.lock(), 0);
         assert!(watch.has_changed().unwrap());
         watch.mark_unchanged();
-        let probe = shared.lock().start_probe();
+        let probe = shared.lock().start_attempt();
         let first = shared.clone().ticket(probe);
         trip(&mut shared.lock(), 0);
-        let probe = shared.lock().start_probe();
+        let probe = shared.lock().start_attempt();
         let second = shared.clone().ticket(probe);
         drop(first);
         assert_eq!(shared.lock().allowed(1_000), Allowed::Nothing { until_ms: None });

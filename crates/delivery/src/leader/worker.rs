@@ -21,7 +21,7 @@ use super::LeaderContext;
 use crate::{
     catch_up_limiter::ProgressFloor,
     filter::FilterHistory,
-    judgement::ProbeTicket,
+    judgement::{AttemptTicket, Outage},
     sink_pool::OpenSink,
     subscription::{
         Subscription,
@@ -252,7 +252,7 @@ impl Worker {
             match action {
                 Action::StartAttempt { items, probe } => {
                     let permit = permit.take().expect("a permit allows one attempt");
-                    let ticket = probe.map(|probe| open.breaker.clone().ticket(probe));
+                    let ticket = open.breaker.clone().ticket(probe);
                     self.start_attempt(items, sink.clone(), permit, ticket);
                 }
                 action => {
@@ -352,7 +352,7 @@ impl Worker {
         items: Vec<AttemptItem>,
         sink: Arc<dyn Sink>,
         permit: OwnedSemaphorePermit,
-        ticket: Option<ProbeTicket>,
+        ticket: AttemptTicket,
     ) {
         let is_lagging = self.subscription.lock().machine.is_lagging();
         let catch_up_permit = is_lagging.then(|| self.context.delivery.catch_up_limiter.acquire());
@@ -378,8 +378,15 @@ impl Worker {
             Completion::Attempt { results, atomic, ticket } => {
                 self.attempts_running =
                     self.attempts_running.checked_sub(1).expect("an attempt that ends has begun");
+                let sink = self.subscription.lock().sink.clone();
+                let sink = sink.map(|sink| (sink.clone(), sink.breaker.lock().outage()));
                 self.on(SubscriptionEvent::AttemptFinished { results, atomic });
-                // After the outcome is taken into account: the probe has ended, and the ticket has nothing to return.
+                if let Some((sink, before)) = sink {
+                    // The breaker's lock ends here: the lock of the subscription comes before.
+                    let after = sink.breaker.lock().outage();
+                    self.log_transition(before, after);
+                }
+                // After the outcome is taken into account: a probe has ended, and the ticket has none to return.
                 drop(ticket);
                 return self.wake_draining_leader();
             }
@@ -409,6 +416,34 @@ impl Worker {
         };
         self.on(event);
         self.wake_draining_leader();
+    }
+
+    /// One line for each change of the sink's state, by the subscription whose attempt caused it.
+    fn log_transition(&self, before: Option<Outage>, after: Option<Outage>) {
+        if before == after {
+            return;
+        }
+        let locked = self.subscription.lock();
+        let machine = &locked.machine;
+        let (subscription, partition) = (self.subscription.id, self.context.partition.id());
+        let (pending, cause) = (machine.counters().pending(), machine.last_failure());
+        match after {
+            Some(Outage::Down) => {
+                tracing::warn!(%subscription, %partition, pending, cause, "sink is down; holding its events and probing");
+            }
+            Some(Outage::RejectsEverything) => {
+                tracing::warn!(%subscription, %partition, pending, cause, "sink rejects everything; holding its events and probing");
+            }
+            Some(Outage::Throttled) => {
+                tracing::debug!(%subscription, %partition, pending, cause, "sink asks for a slower pace; sending less");
+            }
+            None if before == Some(Outage::Throttled) => {
+                tracing::debug!(%subscription, %partition, pending, "sink takes events again");
+            }
+            None => {
+                tracing::info!(%subscription, %partition, pending, "sink is up; delivering again, slowly at first");
+            }
+        }
     }
 
     fn on(&mut self, event: SubscriptionEvent) {

@@ -5,7 +5,7 @@ use fanfare_partition::{Outcome, Reason};
 use super::{
     buffered_event::{BufferedEvent, DeadLetterRequest},
     event::{Action, Actions, DeadLetterFailure, Inputs, ReadAction},
-    parked_keys::{Due, GivenUp, Phase},
+    parked_keys::{Due, GivenUp, Permissions, Phase},
     state::{Candidate, Mode, SubscriptionState},
 };
 use crate::{backoff::probe_delay_ms, judgement::Allowed};
@@ -22,6 +22,12 @@ impl SubscriptionState {
         }
         if self.is_held(inputs) {
             self.unload();
+        }
+        while let Some(&(retry_at_ms, offset)) = self.failures.delayed.first()
+            && retry_at_ms <= inputs.now_ms
+        {
+            self.failures.delayed.pop_first();
+            self.ready.push_back(Candidate::Window(offset));
         }
         // Before the window fills again: a parked event takes up room, too.
         self.promote_parked(inputs, actions);
@@ -73,16 +79,17 @@ impl SubscriptionState {
             return;
         }
         let DeadLetterRequest { item, reason, detail, .. } = request;
-        let Some(parked) = self.parked_keys.get_mut(key).filter(|parked| parked.from == offset) else {
-            return;
-        };
-        parked.phase = Phase::Waiting;
-        parked.retry_at_ms = retry_at_ms;
-        parked.given_up = Some(GivenUp { reason, detail });
-        if parked.buffer.front().is_none_or(|first| first.offset != offset) {
-            parked.scanned_to = parked.scanned_to.max(offset.plus(1));
-            parked.buffer.push_front(item.event);
-        }
+        self.parked_keys.update(key, |parked| {
+            if parked.from != offset {
+                return;
+            }
+            (parked.phase, parked.retry_at_ms) = (Phase::Waiting, retry_at_ms);
+            parked.given_up = Some(GivenUp { reason, detail });
+            if parked.buffer.front().is_none_or(|first| first.offset != offset) {
+                parked.scanned_to = parked.scanned_to.max(offset.plus(1));
+                parked.buffer.push_front(item.event);
+            }
+        });
     }
 
     fn wake_at_ms(&self, inputs: &Inputs<'_>) -> Option<u64> {
@@ -92,6 +99,7 @@ impl SubscriptionState {
         };
         let deadlines = [
             self.parked_keys.deadline(inputs.now_ms),
+            self.failures.delayed.first().map(|(retry_at_ms, _)| *retry_at_ms),
             self.dead_letters.retry_at_ms(),
             breaker,
             Some(self.position.read_retry_at_ms()),
@@ -114,13 +122,20 @@ impl SubscriptionState {
     fn promote_parked(&mut self, inputs: &Inputs<'_>, actions: &mut Actions) {
         let may_attempt = self.mode == Mode::Active
             && !matches!(inputs.breaker.allowed(inputs.now_ms), Allowed::Nothing { .. });
+        self.parked_keys.confirm_rejections(inputs.breaker.deliveries(), inputs.now_ms);
         loop {
             let outside = self.parked_keys.busy() + self.window.unloaded().len();
-            let allowed = may_attempt && self.window.has_room(0, outside);
-            let read_retry_at_ms = self.position.read_retry_at_ms();
-            match self.parked_keys.next_due(inputs.now_ms, read_retry_at_ms, self.expire_below, allowed) {
-                Some(Due::Scan { key, from }) => {
-                    let end = self.position.read_to(inputs.fan_out_offset);
+            let permissions = Permissions {
+                now_ms: inputs.now_ms,
+                read_retry_at_ms: self.position.read_retry_at_ms(),
+                expire_below: self.expire_below,
+                attempts: may_attempt && self.window.has_room(0, outside),
+                buffered_bytes_max: self.options.window_bytes,
+            };
+            match self.parked_keys.next_due(&permissions) {
+                Some(Due::Scan { key, from, first_only }) => {
+                    let read_to = self.position.read_to(inputs.fan_out_offset);
+                    let end = if first_only { from.plus(1).min(read_to) } else { read_to };
                     actions.work.push(Action::Read(ReadAction::ScanKey { key, from, end }));
                 }
                 Some(Due::Candidate(key)) => match self.parked_keys.given_up(key) {
@@ -159,6 +174,7 @@ impl SubscriptionState {
         self.parked_keys.drop_buffers();
         if self.window.unload() {
             self.key_queues.clear();
+            self.failures.delayed.clear();
             // The events of delayed dead letters are attempted again.
             self.dead_letters.drop_delayed();
             self.ready.retain(|candidate| matches!(candidate, Candidate::Parked(_)));

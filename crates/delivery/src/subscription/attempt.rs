@@ -10,13 +10,13 @@ use fanfare_sinks::{Abilities, Failure, Outcome};
 use super::{
     buffered_event::{AttemptItem, BufferedEvent, DeadLetterRequest, SchemaCheck},
     event::{Action, Actions, AttemptResult, Inputs},
-    parked_keys::{GivenUp, Phase},
+    parked_keys::{Failures, GivenUp, Phase},
     state::{Candidate, LastOutage, Mode, SubscriptionState},
 };
 use crate::{
     RetryPolicy,
-    backoff::{probe_delay_ms, retry_delay_ms},
-    judgement::{Allowed, History, KeySource, Verdict, judge},
+    backoff::{probe_delay_ms, retry_after_ms, retry_delay_ms},
+    judgement::{Allowed, History, KeySource, Rejections, Verdict, judge},
 };
 
 /// Reason why later events of a key in the same batch cannot be judged by their own outcome alone.
@@ -54,13 +54,31 @@ impl SubscriptionState {
             Allowed::OneProbe => 1,
             Allowed::Nothing { .. } => 0,
         };
+        if allowed == Allowed::OneProbe {
+            self.choose_probe(inputs);
+        }
         let items = self.choose(events_max, abilities);
         settle_sent_if_planted(self, &items, inputs.now_ms);
         if !items.is_empty() {
-            let probe = (allowed == Allowed::OneProbe).then(|| inputs.breaker.start_probe());
+            let probe = inputs.breaker.start_attempt();
             actions.work.push(Action::StartAttempt { items, probe });
         }
         self.write_dead_letters(actions);
+    }
+
+    /// Puts a candidate first that is not of the key of the last failed probe, if there is one: any, at random. One
+    /// event that fails for ever would keep a healthy sink closed otherwise.
+    fn choose_probe(&mut self, inputs: &Inputs<'_>) {
+        let failed = inputs.breaker.last_failed_probe().filter(|failed| failed.subscription == self.id);
+        let is_other = |(index, candidate): (usize, &Candidate)| {
+            let event = self.candidate_event(*candidate)?;
+            failed.is_none_or(|failed| failed.key != event.key).then_some(index)
+        };
+        let others: Vec<usize> = self.ready.iter().enumerate().filter_map(is_other).collect();
+        if !others.is_empty() {
+            let chosen = inputs.random % others.len() as u64;
+            self.ready.swap(0, others[usize::try_from(chosen).expect("an index of a list")]);
+        }
     }
 
     /// Events for one attempt, in order. They count as in flight.
@@ -93,8 +111,15 @@ impl SubscriptionState {
             }
             room.events -= 1;
             room.bytes = room.bytes.saturating_sub(size_bytes);
-            if abilities.keeps_key_order_in_batch && matches!(candidate, Candidate::Window(_)) {
-                self.add_followers(key, abilities, &mut room, &mut items);
+            match candidate {
+                Candidate::Window(_) if abilities.keeps_key_order_in_batch => {
+                    self.add_followers(key, abilities, &mut room, &mut items);
+                }
+                // With an outcome for each event, a later one could be delivered and not settled.
+                Candidate::Parked(key) if abilities.keeps_key_order_in_batch && abilities.atomic_batch => {
+                    self.add_parked_followers(key, abilities, &mut room, &mut items);
+                }
+                Candidate::Window(_) | Candidate::Parked(_) => {}
             }
         }
         items
@@ -129,11 +154,36 @@ impl SubscriptionState {
         }
     }
 
+    /// Lets the events of a parked key that are in memory join the batch of the first one.
+    fn add_parked_followers(
+        &self,
+        key: KeyHash,
+        abilities: Abilities,
+        room: &mut BatchRoom,
+        items: &mut Vec<AttemptItem>,
+    ) {
+        let Some(parked) = self.parked_keys.get(key) else { return };
+        for event in parked.buffer.iter().skip(1) {
+            let is_checked = !matches!(event.schema, SchemaCheck::Unchecked(_));
+            let joins = is_checked && event.bytes.len() <= room.bytes && refusal(event, abilities).is_none();
+            if room.events == 0 || !joins {
+                return;
+            }
+            room.events -= 1;
+            room.bytes -= event.bytes.len();
+            items.push(AttemptItem { event: event.clone(), parked: true });
+        }
+    }
+
     /// The outcome has to be about this event and no other.
     fn goes_alone(&self, candidate: Candidate, abilities: Abilities) -> bool {
         match candidate {
             Candidate::Window(offset) => self.window.is_sent_alone(offset),
-            Candidate::Parked(_) => abilities.atomic_batch,
+            Candidate::Parked(key) => {
+                let failures = self.parked_keys.get(key).map(|parked| &parked.failures);
+                abilities.atomic_batch
+                    && failures.is_none_or(|failures| failures.attempts > 0 || failures.send_alone)
+            }
         }
     }
 
@@ -143,7 +193,11 @@ impl SubscriptionState {
         let failed = |result: &AttemptResult| {
             matches!(result.outcome, Outcome::Retry { .. } | Outcome::Rejected { .. })
         };
-        if results.len() < 2 || !results.iter().all(failed) {
+        let first_key = results.first().map(|result| result.item.event.key);
+        if results.iter().all(|result| Some(result.item.event.key) == first_key)
+            || !results.iter().all(failed)
+        {
+            // Of one key the first event is tried again alone, whichever is at fault.
             self.finish(results, inputs);
             return;
         }
@@ -153,7 +207,11 @@ impl SubscriptionState {
             if let Outcome::Retry { why, .. } | Outcome::Rejected { why } = outcome {
                 self.failures.last_failure = describe(&why);
             }
-            self.window.set_send_alone(item.event.offset);
+            if item.parked {
+                self.parked_keys.update(item.event.key, |parked| parked.failures.send_alone = true);
+            } else {
+                self.window.set_send_alone(item.event.offset);
+            }
             if keys.insert(item.event.key) { first.push(item) } else { later.push(item) }
         }
         self.step_back(later);
@@ -184,9 +242,10 @@ impl SubscriptionState {
             match self.judge(item, &outcome, inputs) {
                 Verdict::Deliver => {}
                 Verdict::Reject => earlier.push((key, Earlier::GivenUp)),
-                Verdict::Retry { .. } | Verdict::Throttle { .. } | Verdict::SinkDown { .. } => {
-                    earlier.push((key, Earlier::Failed));
-                }
+                Verdict::Retry { .. }
+                | Verdict::Throttle { .. }
+                | Verdict::HoldRejected { .. }
+                | Verdict::SinkDown { .. } => earlier.push((key, Earlier::Failed)),
             }
         }
         inputs.random = random;
@@ -196,36 +255,48 @@ impl SubscriptionState {
     /// Judges one outcome, and acts on the verdict.
     fn judge(&mut self, item: AttemptItem, outcome: &Outcome, inputs: &mut Inputs<'_>) -> Verdict {
         let history = self.history(&item, inputs);
-        let verdict = judge(&history, outcome);
+        let verdict = judge(&history, outcome, &self.options.retry);
         let was_down = inputs.breaker.is_down();
-        inputs.breaker.record(&verdict, history.source);
+        inputs.breaker.record(&verdict, history.source, inputs.now_ms);
         match outcome {
             Outcome::Delivered => self.failures.last_failure.clear(),
-            Outcome::Rejected { why } | Outcome::Retry { why, .. } | Outcome::SinkDown { why, .. } => {
-                self.failures.last_failure = describe(why);
-            }
+            Outcome::Rejected { why }
+            | Outcome::Retry { why, .. }
+            | Outcome::Throttled { why, .. }
+            | Outcome::SinkDown { why, .. } => self.failures.last_failure = describe(why),
         }
         match verdict {
-            Verdict::Deliver => self.settle(&item, Settlement::Delivered, inputs.now_ms),
-            Verdict::Reject => {
-                let (attempts, detail) = (self.attempts(&item) + 1, self.failures.last_failure.clone());
-                self.dead_letters.push(DeadLetterRequest {
-                    item,
-                    reason: Reason::Rejected,
-                    detail,
-                    attempts,
-                });
+            Verdict::Deliver => {
+                self.settle(&item, Settlement::Delivered, inputs.now_ms);
+                if was_down {
+                    self.parked_keys.make_faultless_due(inputs.now_ms);
+                }
+            }
+            Verdict::Reject => self.give_up_after_attempt(item, Reason::Rejected),
+            Verdict::HoldRejected { outage } => {
+                if outage {
+                    trip(&self.options.retry, None, inputs);
+                }
+                self.hold_rejected(&item, &history, inputs);
             }
             Verdict::Retry { after, .. } => self.park_or_give_up(item, after, inputs),
-            Verdict::Throttle { after, .. } => self.park_or_give_up(item, Some(after), inputs),
-            Verdict::SinkDown { after, refund } => {
-                if matches!(outcome, Outcome::SinkDown { .. }) && !was_down {
-                    let (offset, passes) = (item.event.offset, history.passes);
-                    self.failures.last_outage = Some(LastOutage { offset, passes });
-                }
-                self.refund(refund, inputs.now_ms);
-                trip(&self.options.retry, after, inputs);
+            Verdict::Throttle { after } => {
+                throttle(&self.options.retry, after, inputs);
                 self.put_back(&item, inputs.now_ms);
+            }
+            Verdict::SinkDown { after, told } => {
+                if matches!(outcome, Outcome::SinkDown { .. }) && !was_down {
+                    let (offset, deliveries) = (item.event.offset, history.deliveries);
+                    self.failures.last_outage = Some(LastOutage { offset, deliveries });
+                }
+                let is_probe = inputs.breaker.last_failed_probe() == Some(history.source);
+                if told || was_down {
+                    trip(&self.options.retry, after, inputs);
+                } else {
+                    // Many have failed by now, and any other key may still be taken: the first probe need not wait.
+                    inputs.breaker.trip(inputs.now_ms, |_| 0);
+                }
+                self.hold(&item, is_probe, inputs);
             }
         }
         verdict
@@ -236,24 +307,25 @@ impl SubscriptionState {
         let outage = self.failures.last_outage.filter(|outage| outage.offset == item.event.offset);
         History {
             source: KeySource { subscription: self.id, key: item.event.key },
+            now_ms: inputs.now_ms,
             is_down: inputs.breaker.is_down(),
-            passes: inputs.breaker.passes(),
-            suspect: inputs.breaker.suspect(),
-            failed_at_passes: parked.and_then(|parked| parked.failed_at_passes),
-            outage_at_passes: outage.map(|outage| outage.passes),
+            deliveries: inputs.breaker.deliveries(),
+            streak: inputs.breaker.streak(),
+            failed_at_deliveries: parked.and_then(|parked| parked.failures.at_deliveries),
+            outage_at_deliveries: outage.map(|outage| outage.deliveries),
+            rejections: parked.and_then(|parked| parked.failures.rejections),
+            has_other_keys: self.has_other_keys(item),
         }
     }
 
-    /// Takes back the attempt that was charged to a key before the sink was known to be down. A suspect of another
-    /// subscription keeps the charge: one attempt more or less decides little there.
-    fn refund(&mut self, source: Option<KeySource>, now_ms: u64) {
-        let own = source.filter(|source| source.subscription == self.id);
-        if let Some(parked) = own.and_then(|source| self.parked_keys.get_mut(source.key))
-            && parked.phase == Phase::Waiting
-        {
-            parked.attempts = parked.attempts.saturating_sub(1);
-            parked.retry_at_ms = now_ms;
-        }
+    /// Events of other keys than the item's are unsettled, or may be.
+    fn has_other_keys(&self, item: &AttemptItem) -> bool {
+        let key = item.event.key;
+        let parked = self.parked_keys.len() - usize::from(self.parked_keys.get(key).is_some());
+        parked > 0
+            || !self.window.unloaded().is_empty()
+            || !self.position.is_live()
+            || self.window.unsettled().any(|event| event.key != key)
     }
 
     /// These events, in order, wait again behind earlier ones of their keys that were begun with them.
@@ -272,9 +344,16 @@ impl SubscriptionState {
         self.dead_letters.push(DeadLetterRequest { item, reason, detail, attempts });
     }
 
+    /// Gives up an event whose attempt has just failed.
+    fn give_up_after_attempt(&mut self, item: AttemptItem, reason: Reason) {
+        let (attempts, detail) = (self.attempts(&item) + 1, self.failures.last_failure.clone());
+        self.dead_letters.push(DeadLetterRequest { item, reason, detail, attempts });
+    }
+
+    /// Failed attempts of the item before the one that has just ended.
     fn attempts(&self, item: &AttemptItem) -> u32 {
         let parked = item.parked.then(|| self.parked_keys.get(item.event.key)).flatten();
-        parked.map_or(0, |parked| parked.attempts)
+        parked.map_or(0, |parked| parked.failures.attempts)
     }
 
     /// The event of a candidate, unless the candidate is outdated.
@@ -294,7 +373,7 @@ impl SubscriptionState {
                 false
             }
             Candidate::Parked(key) => {
-                self.parked_keys.get_mut(key)?.phase = Phase::Busy;
+                self.parked_keys.update(key, |parked| parked.phase = Phase::Busy)?;
                 true
             }
         };
@@ -304,9 +383,9 @@ impl SubscriptionState {
     /// The event may be attempted again as if it had not been.
     fn put_back(&mut self, item: &AttemptItem, now_ms: u64) {
         if item.parked {
-            if let Some(parked) = self.parked_keys.get_mut(item.event.key) {
+            self.parked_keys.update(item.event.key, |parked| {
                 (parked.phase, parked.retry_at_ms) = (Phase::Waiting, now_ms);
-            }
+            });
         } else if self.window.get(item.event.offset).is_some() {
             self.window.set_busy(item.event.offset, false);
             self.ready.push_back(Candidate::Window(item.event.offset));
@@ -315,51 +394,88 @@ impl SubscriptionState {
         }
     }
 
-    fn park_or_give_up(&mut self, item: AttemptItem, after: Option<Duration>, inputs: &mut Inputs<'_>) {
-        let (key, offset) = (item.event.key, item.event.offset);
-        if !item.parked && self.window.get(offset).is_none() {
-            return;
-        }
+    fn park_or_give_up(&mut self, item: AttemptItem, after: Option<Duration>, inputs: &Inputs<'_>) {
         let attempts = self.attempts(&item) + 1;
-        if attempts >= self.options.retry.attempts_max {
-            let (reason, detail) = (Reason::AttemptsExhausted, self.failures.last_failure.clone());
-            self.dead_letters.push(DeadLetterRequest { item, reason, detail, attempts });
+        if self.options.retry.attempts_max.is_some_and(|attempts_max| attempts >= attempts_max) {
+            if item.parked || self.window.get(item.event.offset).is_some() {
+                self.give_up_after_attempt(item, Reason::AttemptsExhausted);
+            }
             return;
         }
-        if !item.parked && self.parked_keys.len() >= self.options.parked_keys_max {
-            trip(&self.options.retry, after, inputs);
-            self.put_back(&item, inputs.now_ms);
-            return;
-        }
-        let delay_ms = retry_delay_ms(&self.options.retry, attempts, after, inputs.random);
-        if !item.parked {
-            self.park(&item.event, attempts);
-        }
-        let Some(parked) = self.parked_keys.get_mut(key) else { return };
-        parked.phase = Phase::Waiting;
-        parked.attempts = attempts;
-        parked.retry_at_ms = inputs.now_ms + delay_ms;
-        parked.failed_at_passes = Some(inputs.breaker.passes());
-        parked.buffer.clear();
-        parked.scanned_to = offset;
+        let retry_at_ms = inputs.now_ms + retry_delay_ms(&self.options.retry, attempts, after, inputs.random);
+        let deliveries = inputs.breaker.deliveries();
+        self.park(&item, retry_at_ms, |failures| {
+            (failures.attempts, failures.at_deliveries) = (attempts, Some(deliveries));
+        });
     }
 
-    /// Takes the key's events out of the window; only their number stays.
-    fn park(&mut self, event: &BufferedEvent, attempts: u32) {
-        let offsets = self.window.take_key(event.key);
-        assert_eq!(
-            offsets.first(),
-            Some(&event.offset),
-            "invariant violation: the first event of a key is parked with all others of the key"
-        );
-        self.key_queues.close(event.key);
-        self.parked_keys.insert(event, attempts, offsets.len() as u64);
+    /// The event was rejected, and nothing proves yet that the event is at fault.
+    fn hold_rejected(&mut self, item: &AttemptItem, history: &History, inputs: &Inputs<'_>) {
+        let attempts = self.attempts(item) + 1;
+        let retry_at_ms = inputs.now_ms + retry_delay_ms(&self.options.retry, attempts, None, inputs.random);
+        let (first_ms, at_deliveries) = (inputs.now_ms, history.deliveries);
+        let first = Rejections { first_ms, count: 0, at_deliveries };
+        let detail = self.failures.last_failure.clone();
+        self.park(item, retry_at_ms, |failures| {
+            failures.attempts = attempts;
+            let earlier = failures.rejections.unwrap_or(first);
+            failures.rejections = Some(Rejections { count: earlier.count + 1, ..earlier });
+            failures.detail = detail;
+        });
+    }
+
+    /// The sink is down. A probe's key leaves the window, so that the next events get into it and any key is probed in
+    /// the end. No attempt is counted.
+    fn hold(&mut self, item: &AttemptItem, is_probe: bool, inputs: &Inputs<'_>) {
+        if is_probe {
+            let delay_ms = retry_delay_ms(&self.options.retry, 1, None, inputs.random);
+            self.park(item, inputs.now_ms + delay_ms, |_| {});
+        } else {
+            self.put_back(item, inputs.now_ms);
+        }
+    }
+
+    /// Takes the key's events out of the window; only their number stays. Without room for another key the event waits
+    /// in the window.
+    fn park(&mut self, item: &AttemptItem, retry_at_ms: u64, note: impl FnOnce(&mut Failures)) {
+        let (key, offset) = (item.event.key, item.event.offset);
+        if !item.parked {
+            if self.window.get(offset).is_none() {
+                return;
+            }
+            if self.parked_keys.len() >= self.options.parked_keys_max {
+                self.window.set_busy(offset, false);
+                self.failures.delayed.insert((retry_at_ms, offset));
+                return;
+            }
+            let offsets = self.window.take_key(key);
+            assert_eq!(
+                offsets.first(),
+                Some(&offset),
+                "invariant violation: the first event of a key is parked with all others of the key"
+            );
+            self.key_queues.close(key);
+            self.parked_keys.insert(&item.event, offsets.len() as u64);
+        }
+        self.parked_keys.update(key, |parked| {
+            (parked.phase, parked.retry_at_ms) = (Phase::Waiting, retry_at_ms);
+            note(&mut parked.failures);
+            parked.drop_buffer();
+        });
     }
 }
 
 fn trip(retry: &RetryPolicy, after: Option<Duration>, inputs: &mut Inputs<'_>) {
     let random = inputs.random;
     inputs.breaker.trip(inputs.now_ms, |probes| probe_delay_ms(retry, probes, after, random));
+}
+
+fn throttle(retry: &RetryPolicy, after: Option<Duration>, inputs: &mut Inputs<'_>) {
+    let random = inputs.random;
+    inputs.breaker.throttle(inputs.now_ms, |probes| match after {
+        Some(_) => retry_after_ms(after),
+        None => probe_delay_ms(retry, probes, None, random),
+    });
 }
 
 fn settle_sent_if_planted(state: &mut SubscriptionState, items: &[AttemptItem], now_ms: u64) {

@@ -99,7 +99,7 @@ impl SubscriptionState {
         let parked = self.parked_keys.iter().map(|(key, parked)| ParkedKey {
             key: *key,
             from: parked.from,
-            attempts: parked.attempts,
+            attempts: parked.failures.attempts,
             retry_in_ms: parked.retry_at_ms.saturating_sub(inputs.now_ms),
             pending: parked.pending,
         });

@@ -13,7 +13,10 @@
 //!
 //! `matched = settled + pending` holds after every event.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use fanfare_model::{KeyHash, Offset, SubscriptionId, Timestamp};
 use fanfare_partition::{Attachment, Counters, CursorRecord, Outcome, Reason};
@@ -54,6 +57,8 @@ pub(super) enum Mode {
 pub(super) struct Failures {
     /// The last event that took the sink down.
     pub(super) last_outage: Option<LastOutage>,
+    /// Events of the window whose key found no room among the parked keys, by time of their next attempt.
+    pub(super) delayed: BTreeSet<(u64, Offset)>,
     /// Empty if the last attempt succeeded.
     pub(super) last_failure: String,
 }
@@ -61,8 +66,8 @@ pub(super) struct Failures {
 #[derive(Clone, Copy)]
 pub(super) struct LastOutage {
     pub(super) offset: Offset,
-    /// The sink's count of passes by then.
-    pub(super) passes: u64,
+    /// The sink's count of deliveries by then.
+    pub(super) deliveries: u64,
 }
 
 pub(crate) struct SubscriptionState {
@@ -252,8 +257,7 @@ impl SubscriptionState {
     /// Takes the event into the window or, if its key is parked, counts the event there; returns it if there is no
     /// room.
     fn offer(&mut self, event: BufferedEvent, inputs: &Inputs<'_>) -> Result<(), BufferedEvent> {
-        if let Some(parked) = self.parked_keys.get_mut(event.key) {
-            parked.pending += 1;
+        if self.parked_keys.update(event.key, |parked| parked.pending += 1).is_some() {
             return Ok(());
         }
         let has_room = self.window.has_room(event.bytes.len(), self.parked_keys.busy());
@@ -329,18 +333,21 @@ impl SubscriptionState {
         fan_out_offset: Offset,
     ) {
         let read_to = self.position.read_to(fan_out_offset);
-        let Some(parked) = self.parked_keys.get_mut(key) else { return };
-        parked.phase = Phase::Waiting;
-        parked.scanned_to = scanned_to;
-        parked.buffer.extend(events);
-        if let Some(first) = parked.buffer.front() {
-            parked.from = first.offset;
-            parked.append_time = Some(first.append_time);
-        } else if scanned_to >= read_to {
+        let is_lost = self.parked_keys.update(key, |parked| {
+            parked.phase = Phase::Waiting;
+            parked.scanned_to = scanned_to;
+            parked.buffer.extend(events);
+            if let Some(first) = parked.buffer.front() {
+                parked.from = first.offset;
+                parked.append_time = Some(first.append_time);
+            }
+            parked.buffer.is_empty() && scanned_to >= read_to
+        });
+        if is_lost == Some(true)
+            && let Some(parked) = self.parked_keys.remove(key)
+        {
             // The log lost the remaining events of the key: they are settled, or the key would be parked forever.
-            let missing = parked.pending;
-            self.parked_keys.remove(key);
-            self.counters.add_settled(Outcome::Cancelled(Reason::Unreadable), missing);
+            self.counters.add_settled(Outcome::Cancelled(Reason::Unreadable), parked.pending);
         }
     }
 
@@ -363,10 +370,9 @@ impl SubscriptionState {
             ReadAction::Backlog { .. } => self.position.read_failed(retry_at_ms),
             ReadAction::ScanKey { key, .. } => {
                 self.position.delay_reads(retry_at_ms);
-                if let Some(parked) = self.parked_keys.get_mut(*key) {
-                    parked.phase = Phase::Waiting;
-                    parked.retry_at_ms = retry_at_ms;
-                }
+                self.parked_keys.update(*key, |parked| {
+                    (parked.phase, parked.retry_at_ms) = (Phase::Waiting, retry_at_ms);
+                });
             }
         }
     }

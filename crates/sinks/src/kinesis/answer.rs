@@ -22,11 +22,11 @@ pub(super) fn by_record(output: &PutRecordsOutput, count: usize) -> Vec<Outcome>
 
 fn record_outcome(result: &PutRecordsResultEntry) -> Outcome {
     let Some(code) = result.error_code() else { return Outcome::Delivered };
-    let class = match code {
-        "ProvisionedThroughputExceededException" => Failure::THROTTLED,
-        _ => Failure::SERVICE,
-    };
-    retry(Failure::new(class, &format!("{code}: {}", result.error_message().unwrap_or("no message"))))
+    let message = format!("{code}: {}", result.error_message().unwrap_or("no message"));
+    match code {
+        "ProvisionedThroughputExceededException" => throttled(Failure::new(Failure::THROTTLED, &message)),
+        _ => retry(Failure::new(Failure::SERVICE, &message)),
+    }
 }
 
 /// The outcome of all `count` records of a request that failed as a whole.
@@ -46,7 +46,7 @@ pub(super) fn for_all(error: &SdkError<PutRecordsError>, count: usize) -> Outcom
         "ProvisionedThroughputExceededException"
         | "LimitExceededException"
         | "KMSThrottlingException"
-        | "ThrottlingException" => retry(why(Failure::THROTTLED)),
+        | "ThrottlingException" => throttled(why(Failure::THROTTLED)),
         "InvalidArgumentException" | "ValidationException" | "SerializationException" => match count {
             1 => Outcome::Rejected { why: why(Failure::SERVICE) },
             _ => retry(why(Failure::SERVICE)),
@@ -60,6 +60,10 @@ pub(super) fn for_all(error: &SdkError<PutRecordsError>, count: usize) -> Outcom
         | "UnrecognizedClientException" => Outcome::SinkDown { after: None, why: why(Failure::CREDENTIALS) },
         _ => Outcome::SinkDown { after: None, why: why(Failure::SERVICE) },
     }
+}
+
+fn throttled(why: Failure) -> Outcome {
+    Outcome::Throttled { after: None, why }
 }
 
 fn retry(why: Failure) -> Outcome {

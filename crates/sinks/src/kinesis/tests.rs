@@ -69,6 +69,7 @@ fn class(outcome: &Outcome) -> (&'static str, &'static str) {
     match outcome {
         Outcome::Delivered => ("delivered", ""),
         Outcome::Retry { why, .. } => ("retry", why.class),
+        Outcome::Throttled { why, .. } => ("throttled", why.class),
         Outcome::Rejected { why } => ("rejected", why.class),
         Outcome::SinkDown { why, .. } => ("down", why.class),
     }
@@ -92,7 +93,7 @@ async fn each_record_has_its_own_outcome_by_position() {
         [
             ("delivered", ""),
             ("rejected", Failure::ENCODING),
-            ("retry", Failure::THROTTLED),
+            ("throttled", Failure::THROTTLED),
             ("rejected", Failure::TOO_LARGE),
             ("delivered", ""),
             ("retry", Failure::SERVICE),
@@ -131,8 +132,8 @@ async fn answer_for_another_number_of_records_settles_none() {
 #[tokio::test]
 async fn request_refused_as_a_whole_has_one_outcome() {
     for (status, code, events, expected) in [
-        (400, "ProvisionedThroughputExceededException", 2, ("retry", Failure::THROTTLED)),
-        (400, "KMSThrottlingException", 1, ("retry", Failure::THROTTLED)),
+        (400, "ProvisionedThroughputExceededException", 2, ("throttled", Failure::THROTTLED)),
+        (400, "KMSThrottlingException", 1, ("throttled", Failure::THROTTLED)),
         (400, "ResourceNotFoundException", 1, ("down", Failure::SERVICE)),
         (400, "KMSDisabledException", 1, ("down", Failure::SERVICE)),
         (400, "AccessDeniedException", 1, ("down", Failure::CREDENTIALS)),
@@ -149,8 +150,10 @@ async fn request_refused_as_a_whole_has_one_outcome() {
         assert_eq!(outcomes.len() as u64, events);
         for outcome in &outcomes {
             assert_eq!(class(outcome), expected, "{code}");
-            let (Outcome::Retry { why, .. } | Outcome::Rejected { why } | Outcome::SinkDown { why, .. }) =
-                outcome
+            let (Outcome::Retry { why, .. }
+            | Outcome::Throttled { why, .. }
+            | Outcome::Rejected { why }
+            | Outcome::SinkDown { why, .. }) = outcome
             else {
                 panic!("{code} is a failure")
             };

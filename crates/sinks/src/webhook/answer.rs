@@ -87,7 +87,9 @@ fn outcome(status: StatusCode, after: Option<Duration>, excerpt: &[u8]) -> Outco
     }
     let why = Failure::new(class, &message).with_status(status.as_u16());
     match status.as_u16() {
-        408 | 425 | 429 | 500.. => Outcome::Retry { after, why },
+        429 => Outcome::Throttled { after, why },
+        503 if after.is_some() => Outcome::Throttled { after, why },
+        408 | 425 | 500.. => Outcome::Retry { after, why },
         ..=399 | 401 | 403 | 404 | 410 => Outcome::SinkDown { after, why },
         _ => Outcome::Rejected { why },
     }
@@ -126,6 +128,7 @@ mod tests {
         match outcome(StatusCode::from_u16(status).unwrap(), None, b"") {
             Outcome::Delivered => "delivered",
             Outcome::Retry { .. } => "retry",
+            Outcome::Throttled { .. } => "throttled",
             Outcome::Rejected { .. } => "rejected",
             Outcome::SinkDown { .. } => "down",
         }
@@ -135,7 +138,8 @@ mod tests {
     fn each_status_has_its_outcome() {
         for (meaning, statuses) in [
             ("delivered", vec![200, 201, 202, 204, 299]),
-            ("retry", vec![408, 425, 429, 500, 501, 502, 503, 504, 599, 999]),
+            ("throttled", vec![429]),
+            ("retry", vec![408, 425, 500, 501, 502, 503, 504, 599, 999]),
             ("down", vec![101, 300, 301, 302, 303, 304, 307, 308, 401, 403, 404, 410]),
             ("rejected", vec![400, 402, 405, 406, 409, 411, 413, 415, 418, 421, 422, 451, 499]),
         ] {
@@ -143,6 +147,14 @@ mod tests {
                 assert_eq!(kind(status), meaning, "{status}");
             }
         }
+    }
+
+    #[test]
+    fn an_unavailable_receiver_that_names_a_time_throttles() {
+        let after = Some(Duration::from_secs(3));
+        let answer = outcome(StatusCode::SERVICE_UNAVAILABLE, after, b"");
+        assert!(matches!(answer, Outcome::Throttled { after: Some(named), .. } if Some(named) == after));
+        assert!(matches!(outcome(StatusCode::BAD_GATEWAY, after, b""), Outcome::Retry { .. }));
     }
 
     #[test]

@@ -63,7 +63,10 @@ async fn attempt_one(sink: &Webhook) -> Outcome {
 fn why(outcome: &Outcome) -> &Failure {
     match outcome {
         Outcome::Delivered => panic!("nothing failed"),
-        Outcome::Retry { why, .. } | Outcome::Rejected { why } | Outcome::SinkDown { why, .. } => why,
+        Outcome::Retry { why, .. }
+        | Outcome::Throttled { why, .. }
+        | Outcome::Rejected { why }
+        | Outcome::SinkDown { why, .. } => why,
     }
 }
 
@@ -187,7 +190,9 @@ async fn retry_after_reaches_the_outcome() {
     })
     .await;
     let outcome = attempt_one(&sink(&config(&receiver.url()))).await;
-    assert!(matches!(outcome, Outcome::Retry { after: Some(after), .. } if after == Duration::from_secs(7)));
+    assert!(
+        matches!(outcome, Outcome::Throttled { after: Some(after), .. } if after == Duration::from_secs(7))
+    );
     assert_eq!(why(&outcome).message, "429 Too Many Requests: slow down");
 }
 

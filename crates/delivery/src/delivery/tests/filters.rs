@@ -104,7 +104,7 @@ async fn event_published_before_its_type_was_added_is_not_delivered_after_two_cr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parked_key_is_read_again_with_the_filters_of_its_events() {
     let mut setup = Setup::default();
-    setup.delivery.retry.attempts_max = 1_000;
+    setup.delivery.retry.attempts_max = None;
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
     world.create_type("refund", None).await;

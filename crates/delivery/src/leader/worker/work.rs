@@ -11,7 +11,7 @@ use crate::{
     backlog_reader::{BacklogReader, FoundEvents},
     dead_letters::{DeadLetterKey, DeadLetterRecord},
     filter::FilterHistory,
-    judgement::ProbeTicket,
+    judgement::AttemptTicket,
     subscription::{
         Subscription,
         buffered_event::{BufferedEvent, DeadLetterRequest, SchemaCheck},
@@ -21,7 +21,7 @@ use crate::{
 
 /// A finished action.
 pub(super) enum Completion {
-    Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: Option<ProbeTicket> },
+    Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: AttemptTicket },
     Read { read: ReadAction, result: Result<ReadResult, ReadError> },
     DeadLetter { request: DeadLetterRequest, result: Result<(), AppendError> },
 }

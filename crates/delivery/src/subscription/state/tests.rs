@@ -36,7 +36,9 @@ fn options() -> Arc<DeliveryOptions> {
         initial_ms: 10,
         max_ms: 50,
         factor: 2.0,
-        attempts_max: 3,
+        attempts_max: Some(3),
+        rejections_min: 3,
+        rejected_for_min_ms: 100,
         probe_initial_ms: 10,
         probe_max_ms: 40,
     };

@@ -3,7 +3,7 @@
 use fanfare_partition::ParkedKey;
 
 use super::{
-    batches::{dead_letters, finish, handed_over, rejected},
+    batches::{dead_letters, end_reads, finish, handed_over, rejected},
     *,
 };
 
@@ -40,10 +40,12 @@ fn event_over_quota_is_held_with_its_key_until_there_is_room() {
     let mut world = handed_over(&[1, 1, 2]);
     let items = world.attempt(SINGLE);
     finish(&mut world, items, [rejected()], false);
-    refuse(&mut world, DeadLetterFailure::OverQuota);
     let items = world.attempt(SINGLE);
     assert_eq!(items[0].event.offset, Offset(2), "only the key of the held event waits");
     finish(&mut world, items, [Answer::Delivered], false);
+    world.begin_actions();
+    end_reads(&mut world);
+    refuse(&mut world, DeadLetterFailure::OverQuota);
     for _ in 0..3 {
         wait(&mut world);
         refuse(&mut world, DeadLetterFailure::OverQuota);
@@ -55,6 +57,9 @@ fn event_over_quota_is_held_with_its_key_until_there_is_room() {
         world.end_dead_letter(request, true);
     }
     assert_eq!(world.dead_lettered, BTreeSet::from([0]));
+    world.begin_actions();
+    end_reads(&mut world);
+    world.begin_actions();
     assert_eq!(world.attempt(SINGLE)[0].event.offset, Offset(1));
 }
 

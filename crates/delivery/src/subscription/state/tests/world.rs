@@ -27,6 +27,8 @@ pub(super) struct World {
     pub(super) now_ms: u64,
     pub(super) random: u64,
     pub(super) works: Vec<Work>,
+    /// The last probe.
+    pub(super) probe: Option<u64>,
     pub(super) settled: BTreeSet<u64>,
     pub(super) delivered: Vec<u64>,
     /// Settled as delivered since the last crash.
@@ -56,12 +58,13 @@ impl World {
         Self {
             options: options(),
             machine: SubscriptionState::restore(options(), &attachment, Counters::default(), None, values),
-            breaker: CircuitBreaker::default(),
+            breaker: CircuitBreaker::new(64),
             log,
             fan_out_offset,
             now_ms: 0,
             random: 1,
             works: Vec::new(),
+            probe: None,
             settled: BTreeSet::new(),
             delivered: Vec::new(),
             delivered_since_crash: BTreeSet::new(),
@@ -99,7 +102,10 @@ impl World {
         let mut items = Vec::new();
         for action in self.on(SubscriptionEvent::PermitGranted(abilities)).work {
             match action {
-                Action::StartAttempt { items: started, .. } => items = started,
+                Action::StartAttempt { items: started, probe } => {
+                    items = started;
+                    self.probe = probe.or(self.probe);
+                }
                 Action::WriteDeadLetter(request) => self.works.push(Work::DeadLetter(request)),
                 action => panic!("{action:?}"),
             }
@@ -214,6 +220,7 @@ impl World {
                 }
                 let results = vec![AttemptResult { item, outcome }];
                 self.on(SubscriptionEvent::AttemptFinished { results, atomic: false });
+                self.breaker.end_attempt(self.probe);
             }
             Work::DeadLetter(request) => {
                 self.end_dead_letter(request, matches!(how, How::Well | How::Refused))
@@ -306,7 +313,7 @@ impl World {
         self.proposed = None;
         self.works.clear();
         self.attempted.clear();
-        self.breaker = CircuitBreaker::default();
+        self.breaker = CircuitBreaker::new(64);
         let matched = self.applied.counters.matched;
         let repeated = self.repeated_by_a_crash();
         assert!(repeated <= WINDOW, "{repeated} would be repeated");
