@@ -3,9 +3,9 @@
 //! - A retryable failure counts against nobody for good. A key that fails while others are delivered waits by itself; when
 //!   nothing is delivered any more, the sink is down.
 //! - Throttling counts against nobody: the sink gets nothing before the time that it names.
-//! - A rejection is settled only after a delivery on another key, which proves that the sink takes events. Where there
-//!   is no other key, many tries over a long time have to do. Until then the event is held, and a sink that rejects
-//!   everything is down.
+//! - A rejection is settled only if the event is rejected again after a delivery on another key, which proves that the
+//!   sink takes events. Where there is no other key, many tries over a long time have to do. Until then the event is
+//!   held, and a sink that rejects everything is down.
 
 mod circuit_breaker;
 mod concurrency;

@@ -336,17 +336,21 @@ impl World {
         stats
     }
 
-    /// Publishes deliverable events of type `order`, numbered from 10,000 on, until the subscription has given up
+    /// After `before` events, publishes deliverable ones of type `order`, numbered from 10,000 on, until the subscription has given up
     /// `dead_letters` others: each delivery proves that the sink takes events. Returns the number of published ones.
-    async fn deliver_until_given_up(&self, subscription: &Subscription, dead_letters: u64) -> u64 {
-        let matched = self.stats(subscription).matched;
+    async fn deliver_until_given_up(
+        &self,
+        subscription: &Subscription,
+        before: u64,
+        dead_letters: u64,
+    ) -> u64 {
         let waited = async {
             for published in 1_u64.. {
                 let number = usize::try_from(10_000 + published).unwrap();
                 self.publish("order", &["healthy"], number..number + 1).await;
                 let stats = self
                     .stats_when(subscription, |stats| {
-                        stats.matched == matched + published && stats.delivered >= published
+                        stats.matched == before + published && stats.delivered >= published
                     })
                     .await;
                 if stats.dead_lettered == dead_letters {

@@ -122,7 +122,6 @@ impl SubscriptionState {
     fn promote_parked(&mut self, inputs: &Inputs<'_>, actions: &mut Actions) {
         let may_attempt = self.mode == Mode::Active
             && !matches!(inputs.breaker.allowed(inputs.now_ms), Allowed::Nothing { .. });
-        self.parked_keys.confirm_rejections(inputs.breaker.deliveries(), inputs.now_ms);
         loop {
             let outside = self.parked_keys.busy() + self.window.unloaded().len();
             let permissions = Permissions {

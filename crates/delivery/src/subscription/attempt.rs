@@ -36,8 +36,16 @@ struct BatchRoom {
 impl SubscriptionState {
     /// An attempt is worth a permit of the sink.
     pub(crate) fn wants_attempt(&self, inputs: &Inputs<'_>) -> bool {
-        let allowed = !matches!(inputs.breaker.allowed(inputs.now_ms), Allowed::Nothing { .. });
+        let allowed = !matches!(self.allowed(inputs), Allowed::Nothing { .. });
         self.mode == Mode::Active && allowed && !self.ready.is_empty()
+    }
+
+    /// A probe waits until the window is read again: parked keys, which are read sooner, would be probed for ever.
+    fn allowed(&self, inputs: &Inputs<'_>) -> Allowed {
+        match inputs.breaker.allowed(inputs.now_ms) {
+            Allowed::OneProbe if !self.window.unloaded().is_empty() => Allowed::Nothing { until_ms: None },
+            allowed => allowed,
+        }
     }
 
     /// Starts one attempt, if there is an event for it. Events that must not be sent become dead letters instead.
@@ -47,7 +55,7 @@ impl SubscriptionState {
         inputs: &mut Inputs<'_>,
         actions: &mut Actions,
     ) {
-        let allowed = inputs.breaker.allowed(inputs.now_ms);
+        let allowed = self.allowed(inputs);
         let events_max = match allowed {
             _ if self.mode != Mode::Active => 0,
             Allowed::Everything => abilities.batch_events_max.max(1),
@@ -415,12 +423,10 @@ impl SubscriptionState {
         let retry_at_ms = inputs.now_ms + retry_delay_ms(&self.options.retry, attempts, None, inputs.random);
         let (first_ms, at_deliveries) = (inputs.now_ms, history.deliveries);
         let first = Rejections { first_ms, count: 0, at_deliveries };
-        let detail = self.failures.last_failure.clone();
         self.park(item, retry_at_ms, |failures| {
             failures.attempts = attempts;
             let earlier = failures.rejections.unwrap_or(first);
             failures.rejections = Some(Rejections { count: earlier.count + 1, ..earlier });
-            failures.detail = detail;
         });
     }
 

@@ -38,8 +38,6 @@ pub(super) struct Failures {
     /// The sink's count of deliveries when the event failed last.
     pub(super) at_deliveries: Option<u64>,
     pub(super) rejections: Option<Rejections>,
-    /// The receiver's last answer, for a dead letter.
-    pub(super) detail: String,
     /// The event was in a batch that failed: its own outcome has to tell.
     pub(super) send_alone: bool,
 }
@@ -70,8 +68,6 @@ pub(super) struct ParkedKeys {
     by_from: BTreeSet<(Offset, KeyHash)>,
     /// Waiting keys by time of retry.
     waiting: BTreeSet<(u64, KeyHash)>,
-    /// Waiting keys whose first event was rejected, and is not given up.
-    rejected: BTreeSet<KeyHash>,
     totals: Totals,
 }
 
@@ -232,22 +228,6 @@ impl ParkedKeys {
         }
     }
 
-    /// Gives up the rejected events for which the sink has taken another one since: they are at fault themselves.
-    pub(super) fn confirm_rejections(&mut self, deliveries: u64, now_ms: u64) {
-        let is_confirmed = |key: &&KeyHash| {
-            let rejections = self.keys[key].failures.rejections;
-            rejections.is_some_and(|rejections| rejections.at_deliveries != deliveries)
-        };
-        let confirmed: Vec<KeyHash> = self.rejected.iter().filter(is_confirmed).copied().collect();
-        for key in confirmed {
-            self.update(key, |parked| {
-                let detail = parked.failures.detail.clone();
-                parked.given_up = Some(GivenUp { reason: Reason::Rejected, detail });
-                parked.retry_at_ms = now_ms;
-            });
-        }
-    }
-
     /// Settles the first event of the key. False if `offset` is another event.
     pub(super) fn settle(&mut self, key: KeyHash, offset: Offset, now_ms: u64) -> bool {
         if self.keys.get(&key).is_none_or(|parked| parked.from != offset) {
@@ -316,9 +296,6 @@ impl ParkedKeys {
         self.by_from.insert((parked.from, key));
         if parked.phase == Phase::Waiting {
             self.waiting.insert((parked.retry_at_ms, key));
-            if parked.failures.rejections.is_some() && parked.given_up.is_none() {
-                self.rejected.insert(key);
-            }
         }
         self.totals.add(&parked);
         let before = self.keys.insert(key, parked);
@@ -329,7 +306,6 @@ impl ParkedKeys {
         let parked = self.keys.remove(&key)?;
         self.by_from.remove(&(parked.from, key));
         self.waiting.remove(&(parked.retry_at_ms, key));
-        self.rejected.remove(&key);
         self.totals.subtract(&parked);
         Some(parked)
     }

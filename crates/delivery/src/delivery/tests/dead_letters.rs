@@ -67,7 +67,7 @@ async fn rejected_events_become_dead_letters_among_delivered_ones_and_are_listed
     let why = Failure::new(Failure::HTTP_STATUS, "bad request").with_status(400);
     world.sink("orders").fail_key(KeyHash::of("poison"), Answer::Rejected { why });
     world.publish("order", &KEYS, 0..100).await;
-    let published = world.deliver_until_given_up(&orders, 20).await;
+    let published = world.deliver_until_given_up(&orders, 100, 20).await;
     let stats = world.settled(&orders, 100 + published).await;
     assert_eq!((stats.delivered, stats.reasons), (80 + published, BTreeMap::from([("rejected", 20)])));
     let (mut after, mut offsets) = (None, Vec::new());

@@ -42,7 +42,7 @@ async fn dead_letters_follow_the_retention_of_their_own_stream() {
     for start in (0..100).step_by(10) {
         world.publish("order", &KEYS, start..start + 10).await;
     }
-    world.deliver_until_given_up(&orders, 100).await;
+    world.deliver_until_given_up(&orders, 100, 100).await;
     world.machine.clock.0.fetch_add(120_000, Ordering::Relaxed);
     let mut ticks = interval(Duration::from_millis(5));
     let trimmed = async {

@@ -4,6 +4,7 @@ mod batches;
 mod dead_letters;
 mod endings;
 mod properties;
+mod sinks;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,10 @@ use super::{
     },
     *,
 };
-use crate::{RetryPolicy, judgement::CircuitBreaker};
+use crate::{
+    RetryPolicy,
+    judgement::{CircuitBreaker, Outage},
+};
 
 const WINDOW: usize = 6;
 pub(crate) const SINGLE: Abilities = Abilities {

@@ -3,7 +3,7 @@
 use fanfare_partition::ParkedKey;
 
 use super::{
-    batches::{dead_letters, end_reads, finish, handed_over, rejected},
+    batches::{dead_letters, end_reads, finish, handed_over, rejected, rejected_again},
     *,
 };
 
@@ -43,8 +43,8 @@ fn event_over_quota_is_held_with_its_key_until_there_is_room() {
     let items = world.attempt(SINGLE);
     assert_eq!(items[0].event.offset, Offset(2), "only the key of the held event waits");
     finish(&mut world, items, [Answer::Delivered], false);
-    world.begin_actions();
-    end_reads(&mut world);
+    let items = rejected_again(&mut world);
+    finish(&mut world, items, [rejected()], false);
     refuse(&mut world, DeadLetterFailure::OverQuota);
     for _ in 0..3 {
         wait(&mut world);
