@@ -287,7 +287,7 @@ impl SubscriptionState {
                 }
                 self.hold_rejected(&item, &history, inputs);
             }
-            Verdict::Retry { after, .. } => self.park_or_give_up(item, after, inputs),
+            Verdict::Retry { after, suspect } => self.park_or_give_up(item, after, suspect, inputs),
             Verdict::Throttle { after } => {
                 throttle(&self.options.retry, after, inputs);
                 self.put_back(&item, inputs.now_ms);
@@ -402,7 +402,15 @@ impl SubscriptionState {
         }
     }
 
-    fn park_or_give_up(&mut self, item: AttemptItem, after: Option<Duration>, inputs: &Inputs<'_>) {
+    /// A key that is not known to be at fault may be the only one of a sink that is down: its retries come as often as
+    /// probes.
+    fn park_or_give_up(
+        &mut self,
+        item: AttemptItem,
+        after: Option<Duration>,
+        suspect: bool,
+        inputs: &Inputs<'_>,
+    ) {
         let attempts = self.attempts(&item) + 1;
         if self.options.retry.attempts_max.is_some_and(|attempts_max| attempts >= attempts_max) {
             if item.parked || self.window.get(item.event.offset).is_some() {
