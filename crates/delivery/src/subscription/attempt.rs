@@ -418,7 +418,10 @@ impl SubscriptionState {
             }
             return;
         }
-        let retry_at_ms = inputs.now_ms + retry_delay_ms(&self.options.retry, attempts, after, inputs.random);
+        let retry = &self.options.retry;
+        let delay_ms = retry_delay_ms(retry, attempts, after, inputs.random);
+        let delay_ms_max = if suspect { retry.probe_max_ms.max(retry_after_ms(after)) } else { u64::MAX };
+        let retry_at_ms = inputs.now_ms + delay_ms.min(delay_ms_max);
         let deliveries = inputs.breaker.deliveries();
         self.park(&item, retry_at_ms, |failures| {
             (failures.attempts, failures.at_deliveries) = (attempts, Some(deliveries));

@@ -193,7 +193,7 @@ async fn dead_letters_are_listed_with_their_event() {
     let created = create(&caller, wanted(&sink.id, &["paid"]), None).await.unwrap();
     let other = create(&caller, wanted(&sink.id, &["paid"]), None).await.unwrap();
     let why = Failure { class: "http_status", status: 422, message: "no".to_owned() };
-    node.network.sink(HOOK).fail_next(2, Outcome::Rejected { why });
+    node.network.sink(HOOK).fail_next(1_000, Outcome::Rejected { why });
     node.publish(&caller, "paid", "bad").await;
     until(&caller, &created.id, |stats| stats.dead_lettered == 1).await;
     until(&caller, &other.id, |stats| stats.dead_lettered == 1).await;
