@@ -94,7 +94,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("catalog", "Catalog", 440),
     ("catalog", "Draft", 456),
     ("delivery", "PartitionLeader", 669),
-    ("delivery", "SubscriptionState", 854),
+    ("delivery", "SubscriptionState", 996),
     ("log", "Log", 406),
 ];
 

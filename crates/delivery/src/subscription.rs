@@ -16,6 +16,7 @@ mod action;
 mod attempt;
 mod counters;
 mod cursor;
+mod outcome;
 
 use std::sync::Arc;
 

@@ -54,7 +54,7 @@ const HELD_MS: u64 = 5_000;
 #[derive(Clone, Debug)]
 pub(crate) struct CircuitBreaker {
     state: State,
-    /// Of the last outage.
+    /// The reason of the last outage.
     outage: Outage,
     streak: FailureStreak,
     /// Events that the sink has taken.
@@ -218,7 +218,7 @@ impl CircuitBreaker {
         self.last_failed_probe
     }
 
-    /// What others wait for.
+    /// The state whose changes others wait for.
     fn waited_for(&self) -> (State, bool) {
         (self.state, self.concurrency.is_used_up())
     }

@@ -21,7 +21,7 @@ pub(super) struct ParkedKeyState {
     /// Matching events from `from` on.
     pub(super) pending: u64,
     pub(super) phase: Phase,
-    pub(super) failures: Failures,
+    pub(super) failures: KeyFailures,
     /// Set when the event at `from` is given up and its dead letter could not be written yet.
     pub(super) given_up: Option<GivenUp>,
     /// The next events of the key, read from the log up to `scanned_to`.
@@ -32,7 +32,7 @@ pub(super) struct ParkedKeyState {
 
 /// History of the event at `from`.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Failures {
+pub(super) struct KeyFailures {
     /// Failed attempts.
     pub(super) attempts: u32,
     /// The sink's count of deliveries when the event failed last.
@@ -96,7 +96,7 @@ pub(super) enum Due {
     },
 }
 
-/// What a parked key may do now.
+/// Conditions under which parked keys are due.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permissions {
     pub(super) now_ms: u64,
@@ -118,7 +118,7 @@ impl ParkedKeyState {
             retry_at_ms: 0,
             pending,
             phase: Phase::Waiting,
-            failures: Failures::default(),
+            failures: KeyFailures::default(),
             given_up: None,
             buffer: VecDeque::new(),
             scanned_to: from,
@@ -136,7 +136,7 @@ impl ParkedKeyState {
         self.scanned_to = self.scanned_to.max(offset.plus(1));
         self.from = self.buffer.front().map_or_else(|| offset.plus(1), |event| event.offset);
         self.append_time = self.buffer.front().map(|event| event.append_time);
-        (self.failures, self.given_up) = (Failures::default(), None);
+        (self.failures, self.given_up) = (KeyFailures::default(), None);
         (self.phase, self.retry_at_ms) = (Phase::Waiting, now_ms);
     }
 
@@ -151,7 +151,7 @@ impl ParkedKeys {
     pub(super) fn restore(records: &[ParkedKey], now_ms: u64) -> Self {
         let mut restored = Self::default();
         for record in records {
-            let failures = Failures { attempts: record.attempts, ..Failures::default() };
+            let failures = KeyFailures { attempts: record.attempts, ..KeyFailures::default() };
             let retry_at_ms = now_ms.saturating_add(record.retry_in_ms);
             let parked = ParkedKeyState::at(record.from, record.pending);
             restored.put(record.key, ParkedKeyState { failures, retry_at_ms, ..parked });
