@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The machine's write lock is taken once for at most this many entries: readers wait that long.
-const RUN_ENTRIES_MAX: usize = 64;
+pub(crate) const RUN_ENTRIES_MAX: usize = 64;
 
 /// The place in the log that the machine has reached.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +60,7 @@ impl Progress {
         self.memberships.extend(applied.membership);
     }
 
-    fn membership(&self) -> StoredMembership {
+    pub(crate) fn membership(&self) -> StoredMembership {
         self.memberships.last().cloned().unwrap_or_default()
     }
 }
@@ -132,8 +132,13 @@ pub(crate) struct Applier {
 
 impl Applier {
     /// Applies a run up to the first entry that the machine refuses, and answers the proposers of what is applied.
-    fn apply_run(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
+    pub(crate) fn apply_run(&self, entries: Vec<EntryResponder<Types>>) -> io::Result<()> {
         let mut progress = self.progress.lock();
+        // The entry that the group failed of may have changed half of the machine, and a start may have met it before
+        // the engine does.
+        if let Some(failure) = self.failure.get() {
+            return Err(self.fail(failure.clone()));
+        }
         let mut run = Run::default();
         for (entry, responder) in entries {
             let mode = progress.mode_of(entry.log_id().index);

@@ -40,6 +40,7 @@ mod log_storage;
 mod network;
 mod recovery;
 mod repair;
+mod replay;
 mod replica;
 mod rpc;
 mod runtime;

@@ -30,7 +30,7 @@ use crate::{
 /// One message to a follower carries at most this much payload, or one entry.
 const REPLICATION_BYTES_MAX: u64 = 2 << 20;
 /// Entries are handed to the machine in pieces of at most this much payload, or one entry.
-const APPLY_BYTES_MAX: u64 = 4 << 20;
+pub(crate) const APPLY_BYTES_MAX: u64 = 4 << 20;
 
 /// The log of one replica as openraft uses it, for writing and for reading. What it shares with the replica's machine
 /// is the machine's: the log, the start of the log after an installed snapshot, the record of members, and the latch of
@@ -71,7 +71,7 @@ impl LogStorage {
     }
 
     /// Keeps the damage that a read met.
-    fn noted<T>(&self, read: Result<T, ReadError>) -> io::Result<T> {
+    pub(crate) fn noted<T>(&self, read: Result<T, ReadError>) -> io::Result<T> {
         if let Err(error @ (ReadError::Corrupt { .. } | ReadError::Io { .. })) = &read {
             self.applier.failure.get_or_init(|| GroupFailure::damaged(error));
         }
@@ -113,7 +113,7 @@ impl LogStorage {
     }
 
     /// The part of `range` that the log holds, as from..end.
-    fn held(&self, range: impl RangeBounds<u64>) -> (u64, u64) {
+    pub(crate) fn held(&self, range: impl RangeBounds<u64>) -> (u64, u64) {
         let wanted_from = match range.start_bound() {
             Bound::Included(from) => *from,
             Bound::Excluded(before) => before + 1,

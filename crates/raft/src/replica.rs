@@ -36,6 +36,7 @@ use crate::{
     options::GroupOptions,
     proposal::{PendingProposal, write_error},
     recovery::Recovery,
+    replay::Replay,
     role::{Role, RoleTask},
 };
 
@@ -82,11 +83,14 @@ impl Replica {
         let applier = recover(applier, group, &environment).await?;
         let network = Network { peers: host.peers().clone(), identity };
         let failure = applier.failure.clone();
-        let storage = LogStorage::new(&applier, environment);
+        let storage = LogStorage::new(&applier, environment.clone());
         let failed = |reason: String| match failure.get() {
             Some(failure) => OpenError::unusable(group, failure.clone(), &bounds),
             None => refused(reason),
         };
+        // Before the engine: its election writes to the log, which must be readable to its end by then.
+        let replay = Replay { replica, applier: &applier, storage: &storage, environment: &environment };
+        replay.run().await.map_err(|e| failed(e.to_string()))?;
         let raft = openraft::Raft::new(replica.0, config, network, storage, Adapter(applier.clone())).await;
         let raft = raft.map_err(|e| failed(e.to_string()))?;
 

@@ -148,6 +148,50 @@ async fn corruption_that_a_start_meets_is_told_from_other_errors_and_named() {
     );
 }
 
+/// Entries in several sealed segments above the checkpoint, which is that of the tenth.
+async fn far_above_the_checkpoint(fs: &MemoryFileSystem) -> Files {
+    let (node, _) = with_entries_in(Files::over(fs.clone()), 10).await;
+    let files = node.stop().await;
+    let mut early = Vec::new();
+    edit_checkpoint(&files, |bytes| early.clone_from(bytes));
+    let node = Node::open(files, 1, Arc::new(NoPeers)).await;
+    let term = node.leading().await;
+    for _ in 0..200 {
+        node.apply(term, add(2, b"cd")).await;
+    }
+    assert!(node.group.log().segments().iter().filter(|segment| segment.sealed).count() > 2);
+    let files = node.stop().await;
+    edit_checkpoint(&files, |bytes| *bytes = early);
+    files
+}
+
+#[tokio::test]
+async fn a_log_damaged_above_its_checkpoint_is_refused_before_anything_is_written_to_it() {
+    let fs = MemoryFileSystem::default();
+    let files = far_above_the_checkpoint(&fs).await;
+    let last = |files: &Files| {
+        let store = files.store();
+        let bounds = files.log(&store, 1).bounds();
+        store.close();
+        (bounds.last, bounds.next_offset)
+    };
+    let before = last(&files);
+    let paths = fs.paths();
+    let mut segments = paths.iter().filter(|path| path.extension().is_some_and(|ext| ext == "seg"));
+    let sealed = segments.nth(2).unwrap();
+    // In the payload of the segment's first frame, which no header proves.
+    fs.flip(sealed, 512 + 64, 1);
+    let what = cannot_open(files.clone()).await;
+    assert!(what.contains(&sealed.display().to_string()) && what.contains("offsets 0..420"), "{what}");
+    assert_eq!(last(&files), before);
+    fs.flip(sealed, 512 + 64, 1);
+    let node = Node::open(files, 1, Arc::new(NoPeers)).await;
+    node.leading().await;
+    assert_eq!(node.calls.live(), 200, "each entry above the checkpoint is applied once");
+    assert_eq!(node.group.read(|ledger| ledger.seen.len()), 210);
+    node.stop().await;
+}
+
 /// The payloads above the checkpoint are read when they are applied, and by nobody before.
 #[tokio::test]
 async fn a_start_looks_for_memberships_without_reading_payloads() {
