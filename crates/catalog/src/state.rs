@@ -149,15 +149,19 @@ impl Draft<'_> {
     }
 
     fn account(&self, id: AccountId) -> Result<&AccountView, ChangeError> {
-        let account = self.view.account(id).map(AsRef::as_ref);
-        account.ok_or_else(|| ChangeError::NotFound { kind: ObjectKind::Account, name: id.to_string() })
+        self.view.account(id).map(AsRef::as_ref).ok_or_else(|| no_account(id))
     }
 
     /// The account to change. From here on the change may not be refused.
-    fn edit(&mut self, id: AccountId) -> &mut AccountView {
+    fn edit(&mut self, id: AccountId) -> Result<&mut AccountView, ChangeError> {
+        let account = self.view.accounts.get_mut(&id).ok_or_else(|| no_account(id))?;
         self.changed = true;
-        Arc::make_mut(self.view.accounts.get_mut(&id).expect("the account was looked up before it is edited"))
+        Ok(Arc::make_mut(account))
     }
+}
+
+fn no_account(id: AccountId) -> ChangeError {
+    ChangeError::NotFound { kind: ObjectKind::Account, name: id.to_string() }
 }
 
 /// Refuses an update of what is not at the revision that its author read.

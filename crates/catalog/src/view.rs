@@ -29,6 +29,14 @@ impl AccountView {
             keys: BTreeMap::new(),
         }
     }
+
+    /// True if the account and all its objects name `id` as theirs.
+    pub(crate) fn is_of(&self, id: AccountId) -> bool {
+        let mut owners = (self.sinks.values().map(|sink| sink.account))
+            .chain(self.subscriptions.values().map(|subscription| subscription.account))
+            .chain(self.keys.values().map(|key| key.account));
+        self.account.id == id && owners.all(|owner| owner == id)
+    }
 }
 
 /// The whole catalog at one revision: immutable, shared, cheap to hold. A change copies one account's maps at most.

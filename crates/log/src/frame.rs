@@ -99,10 +99,17 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Offset of the event behind the frame's last one.
+    /// Offset of the event behind the frame's last one. Saturates: a frame from a peer may claim any place, and is refused
+    /// for it where it is appended or applied, with [`FrameHeader::has_offsets`].
     #[must_use]
     pub fn end_offset(&self) -> u64 {
-        self.base_offset + u64::from(self.count)
+        self.base_offset.saturating_add(u64::from(self.count))
+    }
+
+    /// True if there are as many offsets from the frame's first one on as the frame takes.
+    #[must_use]
+    pub fn has_offsets(&self) -> bool {
+        self.base_offset.checked_add(u64::from(self.count)).is_some()
     }
 
     /// Header and payload on disk.

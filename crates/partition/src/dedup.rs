@@ -160,7 +160,7 @@ impl DedupWindow {
         if bytes > bytes_max {
             // The section would push out everything, itself included. A filler may stand for more events than memory
             // holds.
-            let complete_from = Timestamp(time.0 + 1);
+            let complete_from = after(time);
             let clock = SectionClock { complete_from, last_time: time, age_ms: 0 };
             *self = Self { clock, ..Self::new(self.limits, self.seed) };
             return Ok(());
@@ -232,7 +232,7 @@ impl DedupWindow {
             }
             self.sections.pop_front();
             // Other sections of the same millisecond may remain, but not all of them.
-            self.clock.complete_from = Timestamp(time.0 + 1);
+            self.clock.complete_from = after(time);
             self.bytes -= section_bytes(count);
             let Self { identities, tables, seed, hashes, .. } = self;
             hashes.clear();
@@ -341,6 +341,11 @@ impl AccountWindow<'_> {
 fn prefetch<'hash>(tables: &[OffsetTable], hashes: impl IntoIterator<Item = &'hash IdentityHash>) {
     let tags = hashes.into_iter().fold(0, |tags, &hash| tags ^ tables[table_of(hash)].home_tag(hash));
     std::hint::black_box(tags);
+}
+
+/// The next millisecond. Saturates: a time comes from the clock of a leader, which may say anything.
+fn after(time: Timestamp) -> Timestamp {
+    Timestamp(time.0.saturating_add(1))
 }
 
 fn section_bytes(count: u32) -> u64 {

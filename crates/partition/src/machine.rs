@@ -19,7 +19,7 @@ use crate::{
     entry::{self, Entry, EntryTable},
     filler,
     quota::Usage,
-    state::{ApplyError, PartitionState, Reply},
+    state::{ApplyError, PartitionState, Reply, check_offsets},
 };
 
 pub(crate) struct Machine {
@@ -101,6 +101,7 @@ impl Machine {
     /// Adds the identities of an entry's table, or those of a filler.
     fn remember(&mut self, header: &FrameHeader, table: Option<&EntryTable>) -> Result<(), ApplyError> {
         let (index, base, time) = (header.position.index, Offset(header.base_offset), self.state.last_time());
+        check_offsets(header)?;
         let gap = |gap: OffsetGap| ApplyError::Invariant { index, detail: gap.to_string() };
         if let Some(table) = table {
             self.dedup.set_bytes_max(self.parts.budget.dedup_bytes());

@@ -181,7 +181,7 @@ impl PartitionState {
             );
             return Err(ApplyError::Invariant { index, detail });
         }
-        Ok(())
+        check_offsets(header)
     }
 
     fn check_positions(&self, index: u64) -> Result<(), ApplyError> {
@@ -198,7 +198,7 @@ impl PartitionState {
         let derived = &mut self.derived;
         derived.last_time = derived.last_time.max(Timestamp(header.time_ms));
         derived.last_index = header.position.index;
-        derived.next_offset = Offset(header.base_offset).plus(header.count.into());
+        derived.next_offset = Offset(header.end_offset());
         let has_events = header.kind == entry::KIND || (header.kind == filler::KIND && header.count > 0);
         if !has_events {
             return;
@@ -416,6 +416,15 @@ impl PartitionState {
         let detached = self.detached.iter().find(|detached| detached.subscription == subscription)?;
         Some((detached.counters.clone(), None))
     }
+}
+
+/// Refuses an entry that takes more offsets than there are above its first: a snapshot may have anchored the log there.
+pub(crate) fn check_offsets(header: &FrameHeader) -> Result<(), ApplyError> {
+    if header.has_offsets() {
+        return Ok(());
+    }
+    let detail = format!("it takes {} offsets from {} on", header.count, header.base_offset);
+    Err(ApplyError::Invariant { index: header.position.index, detail })
 }
 
 #[cfg(test)]

@@ -103,9 +103,10 @@ impl Run {
         let mut next_offset = progress.next_offset;
         for header in self.steps.iter().map(|step| &step.frame.header) {
             let (index, base_offset) = (header.position.index, header.base_offset);
-            if last_index >= Some(index) || base_offset != next_offset {
+            if last_index >= Some(index) || base_offset != next_offset || !header.has_offsets() {
+                let count = header.count;
                 let detail = format!(
-                    "it begins at offset {base_offset}; offset {next_offset} is next, after index {last_index:?}"
+                    "it takes {count} offsets from {base_offset} on; offset {next_offset} is next, after index {last_index:?}"
                 );
                 return Err(GroupFailure::Entry { index, error: MachineError::Invalid { detail } });
             }

@@ -24,7 +24,7 @@ use crate::{
     apply::Applier,
     codec::Malformed,
     entry::{Entry, EntryPayload, LogId, Types, Vote, encoding, log_id_of, position_of},
-    failure::GroupFailure,
+    failure::{GroupFailure, MachineError},
 };
 
 /// One message to a follower carries at most this much payload, or one entry.
@@ -99,15 +99,21 @@ impl LogStorage {
     }
 
     /// Refuses entries to which a leader has given other offsets than this log would: one of the two has lost or gained
-    /// an entry, and an acknowledgement would hide it. The caller appends them next.
-    fn check_offsets(&self, entries: &[Entry]) -> io::Result<()> {
+    /// an entry, and an acknowledgement would hide it. Refuses entries for which no offsets are left, too: a snapshot may
+    /// have anchored the log at any offset. The caller appends the entries next.
+    pub(crate) fn check_offsets(&self, entries: &[Entry]) -> io::Result<()> {
         let mut own_offset = self.log().bounds().next_offset;
         for entry in entries {
             if let Some(leader_offset) = entry.base_offset.filter(|claimed| *claimed != own_offset) {
                 let index = entry.log_id().index;
                 return Err(self.applier.fail(GroupFailure::Diverged { index, leader_offset, own_offset }));
             }
-            own_offset += u64::from(entry.count());
+            let Some(end_offset) = own_offset.checked_add(u64::from(entry.count())) else {
+                let detail = format!("it takes {} offsets from {own_offset} on", entry.count());
+                let (index, error) = (entry.log_id().index, MachineError::Invalid { detail });
+                return Err(self.applier.fail(GroupFailure::Entry { index, error }));
+            };
+            own_offset = end_offset;
         }
         Ok(())
     }

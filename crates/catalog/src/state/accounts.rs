@@ -27,7 +27,7 @@ impl Draft<'_> {
         self.check_account(&new)?;
         self.check_key(&key)?;
         let account = self.put_account(new);
-        self.put_key(account.id, key);
+        self.put_key(account.id, key)?;
         Ok(Object::Account(account))
     }
 
@@ -35,8 +35,7 @@ impl Draft<'_> {
         let keys = self.account(account)?.keys.len();
         self.check_key(&key)?;
         check_limit(ObjectKind::ApiKey, keys, KEYS_MAX)?;
-        self.put_key(account, key);
-        Ok(Object::Nothing)
+        self.put_key(account, key)
     }
 
     fn check_account(&self, new: &NewAccount) -> Result<(), ChangeError> {
@@ -69,10 +68,11 @@ impl Draft<'_> {
         Arc::new(account)
     }
 
-    fn put_key(&mut self, account: AccountId, key: KeyRecord) {
+    fn put_key(&mut self, account: AccountId, key: KeyRecord) -> Result<Object, ChangeError> {
         let KeyRecord { id, description, secret_hash } = key;
         let key = Arc::new(ApiKey { id, account, description, secret_hash, created: self.now });
-        self.edit(account).keys.insert(id, key);
+        self.edit(account)?.keys.insert(id, key);
         Arc::make_mut(&mut self.view.keys).insert(id, account);
+        Ok(Object::Nothing)
     }
 }

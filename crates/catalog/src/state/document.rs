@@ -93,6 +93,10 @@ impl State {
         if !read.cluster.is_readable() {
             return Err(DocumentError::Newer);
         }
+        // A change goes to the account that an object names: one of another account would be changed there.
+        if !read.accounts.iter().all(|(id, view)| view.is_of(*id)) {
+            return Err(DocumentError::Malformed);
+        }
         Ok(Self::assemble(read.header, read.cluster, read.accounts))
     }
 

@@ -24,7 +24,7 @@ impl Draft<'_> {
         let (created, revision) = (self.now, self.revision());
         let NewEventType { name, description, schema, status } = new;
         let event_type = EventType { name, description, schema, status, created, updated: created, revision };
-        Ok(self.put_event_type(account, event_type))
+        self.put_event_type(account, event_type)
     }
 
     pub(super) fn update_event_type(
@@ -43,7 +43,7 @@ impl Draft<'_> {
         let (created, updated, revision) = (old.created, self.now, self.revision());
         let NewEventType { name, description, schema, status } = new;
         let event_type = EventType { name, description, schema, status, created, updated, revision };
-        Ok(self.put_event_type(account, event_type))
+        self.put_event_type(account, event_type)
     }
 
     pub(super) fn delete_event_type(
@@ -58,14 +58,14 @@ impl Draft<'_> {
         if let Some(user) = user {
             return Err(ChangeError::InUse { kind: KIND, name, by: format!("subscription {}", user.id) });
         }
-        self.edit(account).event_types.remove(&name);
+        self.edit(account)?.event_types.remove(&name);
         Ok(Object::Nothing)
     }
 
-    fn put_event_type(&mut self, account: AccountId, event_type: EventType) -> Object {
+    fn put_event_type(&mut self, account: AccountId, event_type: EventType) -> Result<Object, ChangeError> {
         let event_type = Arc::new(event_type);
-        self.edit(account).event_types.insert(event_type.name.clone(), event_type.clone());
-        Object::EventType(event_type)
+        self.edit(account)?.event_types.insert(event_type.name.clone(), event_type.clone());
+        Ok(Object::EventType(event_type))
     }
 }
 

@@ -30,7 +30,7 @@ impl Draft<'_> {
             return Err(ChangeError::Exists { kind: KIND, name: schema.id });
         }
         check_limit(KIND, view.schemas.len(), self.view.cluster.limits.schemas_max)?;
-        Ok(self.put_schema(account, schema))
+        self.put_schema(account, schema)
     }
 
     pub(super) fn create_schema_version(
@@ -43,7 +43,7 @@ impl Draft<'_> {
         check_limit(ObjectKind::SchemaVersion, schema.versions.len(), VERSIONS_MAX)?;
         schema.versions.push(SchemaVersion { document: document.into(), created: self.now });
         schema.revision = self.revision();
-        Ok(self.put_schema(account, schema))
+        self.put_schema(account, schema)
     }
 
     pub(super) fn update_schema(
@@ -57,7 +57,7 @@ impl Draft<'_> {
         check_revision(KIND, &id, expected_revision, old.revision)?;
         names::check_description("schema.description", &description)?;
         let schema = Schema { description, revision: self.revision(), ..old.clone() };
-        Ok(self.put_schema(account, schema))
+        self.put_schema(account, schema)
     }
 
     pub(super) fn delete_schema(&mut self, account: AccountId, id: String) -> Result<Object, ChangeError> {
@@ -67,14 +67,14 @@ impl Draft<'_> {
         if let Some(user) = user {
             return Err(ChangeError::InUse { kind: KIND, name: id, by: format!("event type {}", user.name) });
         }
-        self.edit(account).schemas.remove(&id);
+        self.edit(account)?.schemas.remove(&id);
         Ok(Object::Nothing)
     }
 
-    fn put_schema(&mut self, account: AccountId, schema: Schema) -> Object {
+    fn put_schema(&mut self, account: AccountId, schema: Schema) -> Result<Object, ChangeError> {
         let schema = Arc::new(schema);
-        self.edit(account).schemas.insert(schema.id.clone(), schema.clone());
-        Object::Schema(schema)
+        self.edit(account)?.schemas.insert(schema.id.clone(), schema.clone());
+        Ok(Object::Schema(schema))
     }
 }
 

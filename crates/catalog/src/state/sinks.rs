@@ -30,7 +30,7 @@ impl Draft<'_> {
         let (created, revision) = (self.now, self.revision());
         let SinkSpec { description, config } = spec;
         let sink = Sink { id, account, description, config, created, updated: created, revision };
-        Ok(self.put_sink(sink))
+        self.put_sink(sink)
     }
 
     pub(super) fn update_sink(
@@ -52,7 +52,7 @@ impl Draft<'_> {
         check(&spec)?;
         let (created, updated, revision) = (old.created, self.now, self.revision());
         let SinkSpec { description, config } = spec;
-        Ok(self.put_sink(Sink { id, account, description, config, created, updated, revision }))
+        self.put_sink(Sink { id, account, description, config, created, updated, revision })
     }
 
     pub(super) fn delete_sink(&mut self, account: AccountId, id: SinkId) -> Result<Object, ChangeError> {
@@ -62,14 +62,14 @@ impl Draft<'_> {
             let by = format!("subscription {}", user.id);
             return Err(ChangeError::InUse { kind: KIND, name: id.to_string(), by });
         }
-        self.edit(account).sinks.remove(&id);
+        self.edit(account)?.sinks.remove(&id);
         Ok(Object::Nothing)
     }
 
-    fn put_sink(&mut self, sink: Sink) -> Object {
+    fn put_sink(&mut self, sink: Sink) -> Result<Object, ChangeError> {
         let sink = Arc::new(sink);
-        self.edit(sink.account).sinks.insert(sink.id, sink.clone());
-        Object::Sink(sink)
+        self.edit(sink.account)?.sinks.insert(sink.id, sink.clone());
+        Ok(Object::Sink(sink))
     }
 }
 

@@ -30,7 +30,7 @@ impl Draft<'_> {
         }
         check_limit(KIND, view.subscriptions.len(), self.view.cluster.limits.subscriptions_max)?;
         let (now, revision) = (self.now, self.revision());
-        Ok(self.put_subscription(Subscription {
+        self.put_subscription(Subscription {
             id,
             account,
             description: spec.description,
@@ -42,7 +42,7 @@ impl Draft<'_> {
             created: now,
             updated: now,
             revision,
-        }))
+        })
     }
 
     pub(super) fn update_subscription(
@@ -60,7 +60,7 @@ impl Draft<'_> {
         let (updated, revision) = (self.now, self.revision());
         let subscription =
             Subscription { description, sink, types, updated, revision, ..old.as_ref().clone() };
-        Ok(self.put_subscription(subscription))
+        self.put_subscription(subscription)
     }
 
     pub(super) fn delete_subscription(
@@ -69,7 +69,7 @@ impl Draft<'_> {
         id: SubscriptionId,
     ) -> Result<Object, ChangeError> {
         find(self.account(account)?, id)?;
-        self.edit(account).subscriptions.remove(&id);
+        self.edit(account)?.subscriptions.remove(&id);
         Ok(Object::Nothing)
     }
 
@@ -90,14 +90,14 @@ impl Draft<'_> {
             return Ok(Object::Subscription(stored.clone()));
         }
         let (updated, revision) = (self.now, self.revision());
-        Ok(self.put_subscription(Subscription { updated, revision, ..turned }))
+        self.put_subscription(Subscription { updated, revision, ..turned })
     }
 
-    fn put_subscription(&mut self, subscription: Subscription) -> Object {
+    fn put_subscription(&mut self, subscription: Subscription) -> Result<Object, ChangeError> {
         let subscription = Arc::new(subscription);
-        let subscriptions = &mut self.edit(subscription.account).subscriptions;
+        let subscriptions = &mut self.edit(subscription.account)?.subscriptions;
         subscriptions.insert(subscription.id, subscription.clone());
-        Object::Subscription(subscription)
+        Ok(Object::Subscription(subscription))
     }
 }
 

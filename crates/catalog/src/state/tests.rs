@@ -318,3 +318,29 @@ fn time_never_goes_back() {
     replica.apply_stored(&early.encode()).unwrap().unwrap();
     assert_eq!(replica.account().event_types["early"].created, Timestamp(5000));
 }
+
+#[test]
+fn a_checkpoint_whose_objects_name_another_account_is_malformed() {
+    let other = AccountId::from_bytes([0xE; 16]);
+    let mut replica = Replica::furnished();
+    replica.apply(Change::CreateKey { account: ACCOUNT, key: key_record(1) }).unwrap();
+    let foreign: [fn(&mut AccountView, AccountId); 4] = [
+        |view, other| view.account.id = other,
+        |view, other| view.sinks.values_mut().for_each(|sink| Arc::make_mut(sink).account = other),
+        |view, other| view.subscriptions.values_mut().for_each(|one| Arc::make_mut(one).account = other),
+        |view, other| view.keys.values_mut().for_each(|key| Arc::make_mut(key).account = other),
+    ];
+    for (case, change) in foreign.into_iter().enumerate() {
+        let mut state = replica.state.clone();
+        let view = Arc::make_mut(&mut state.view).accounts.get_mut(&ACCOUNT).unwrap();
+        change(Arc::make_mut(view), other);
+        assert_eq!(State::decode(&state.encode()), Err(DocumentError::Malformed), "case {case}");
+        // A replica that holds such a state refuses the change in order.
+        let pause =
+            Command::new(Timestamp(9_999), Change::PauseSubscription { account: ACCOUNT, id: SUBSCRIPTION });
+        let position = Position { term: 1, leader: 7, index: 100 };
+        let reply = state.apply(position, &pause.encode()).unwrap();
+        assert_eq!(reply.is_err(), case == 2, "case {case}: {reply:?}");
+    }
+    assert_eq!(State::decode(&replica.state.encode()), Ok(replica.state));
+}

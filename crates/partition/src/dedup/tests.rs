@@ -188,3 +188,17 @@ fn assert_within_budget(window: &DedupWindow) {
     let bytes_max = window.limits.bytes_max;
     assert!(taken <= bytes_max, "{taken} of {bytes_max} for {}", window.identities.len());
 }
+
+#[test]
+fn the_last_of_all_times_is_a_time_like_others() {
+    let end = u64::MAX;
+    let limits = DedupLimits { window_ms: 100, bytes_max: 2 * (SECTION_BYTES + IDENTITY_BYTES) };
+    let mut window = DedupWindow::new(limits, seed());
+    for (offset, event) in (0..).zip(["a", "b", "c"]) {
+        insert(&mut window, 1, offset, end, &[event]);
+    }
+    assert_eq!([get(&window, 1, "a"), get(&window, 1, "c")], [None, Some(2)], "the oldest is pushed out");
+    insert(&mut window, 1, 3, end, &["d", "e", "f", "g"]);
+    assert_eq!(get(&window, 1, "c"), None, "a section that finds no room empties the window");
+    assert_eq!(window.shortened_ms(), Some(0));
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fanfare_environment::Environment;
-use fanfare_log::{MemoryFileSystem, NewFrame, Payload, Position, RollPolicy};
+use fanfare_log::{Frame, FrameHeader, MemoryFileSystem, NewFrame, Payload, Position, RollPolicy};
 use openraft::{RaftLogReader, storage::RaftLogStorage};
 use tokio::time::timeout;
 
@@ -14,8 +14,9 @@ use super::{
 use crate::{
     Anchor, Group, GroupFailure, GroupId, GroupOptions, Host, NoPeers, OpenError, ReplicaId, Role,
     StateMachine,
+    apply::Progress,
     checkpoint::{CHECKPOINT_VERSION, Checkpoint},
-    entry::{EntryPayload, log_id_of, position_of},
+    entry::{Entry, EntryPayload, log_id_of, position_of},
     log_storage::LogStorage,
 };
 
@@ -319,4 +320,34 @@ async fn an_install_cut_short_by_a_crash_is_finished_at_the_next_start() {
     assert_eq!(bounds.start_offset, 7000);
     assert_eq!(node.apply(term, add(1, b"x")).await.base_offset, 7000);
     node.stop().await;
+}
+
+/// A snapshot may anchor a log at any offset: entries that find none left are refused, and nothing panics or wraps.
+#[tokio::test]
+async fn entries_without_room_for_their_offsets_are_refused() {
+    let files = Files::in_memory();
+    let store = files.store();
+    let log = files.log(&store, 1);
+    let anchor = Position { term: 1, leader: 1, index: 6 };
+    log.purge(anchor, u64::MAX - 2, Box::new(|result| result.unwrap()));
+    let entry = |index, base_offset, count| {
+        let position = Position { index, ..anchor };
+        let header = FrameHeader { kind: ADD, position, base_offset, count, time_ms: 1, payload_bytes: 0 };
+        Entry::from_frame(Frame { header, payload: Payload::default() }).unwrap()
+    };
+    let appending = applier(&store, &log);
+    let storage = LogStorage::new(&appending, Environment::system());
+    storage.check_offsets(&[entry(7, u64::MAX - 2, 2)]).unwrap();
+    storage.check_offsets(&[entry(7, u64::MAX - 2, 2), entry(8, u64::MAX, 1)]).unwrap_err();
+    let failure = appending.failure.get().expect("the group fails");
+    assert!(matches!(failure, GroupFailure::Entry { index: 8, .. }), "{failure}");
+
+    let applying = applier(&store, &log);
+    *applying.progress.lock() =
+        Progress { applied: Some(log_id_of(anchor)), next_offset: u64::MAX - 2, ..Progress::default() };
+    applying.apply_run(vec![(entry(7, u64::MAX - 2, 2), None)]).unwrap();
+    applying.apply_run(vec![(entry(8, u64::MAX, 1), None)]).unwrap_err();
+    let failure = applying.failure.get().expect("the group fails");
+    assert!(matches!(failure, GroupFailure::Entry { index: 8, .. }), "{failure}");
+    store.close();
 }

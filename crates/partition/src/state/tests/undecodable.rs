@@ -47,3 +47,23 @@ fn entries_that_do_not_follow_the_newest_are_errors() {
     }
     assert_eq!(bench.state.apply(&frame, ApplyMode::Live), Ok(Reply::Appended));
 }
+
+#[test]
+fn entries_without_room_for_their_offsets_are_errors() {
+    let next_offset = u64::MAX - 2;
+    let anchor = Anchor { position: Position { term: TERM, leader: 1, index: 1 }, next_offset };
+    for mode in [ApplyMode::Live, ApplyMode::Replay] {
+        let mut bench = Bench::new();
+        bench.state = PartitionState::empty_at(anchor, Stream::Events);
+        bench.state.reset_derived(Offset(next_offset), 1);
+        bench.script = Script { next_index: 2, next_offset, time: 1_000 };
+        let fits = bench.script.entry(&[batch(1, &["a", "b"])]);
+        assert_eq!(bench.state.apply(&fits, mode), Ok(Reply::Appended));
+        let before = bench.state.positions();
+        let mut too_many = fits.clone();
+        (too_many.header.base_offset, too_many.header.position.index) = (u64::MAX, 3);
+        let error = refused(&mut bench, &too_many);
+        assert!(matches!(error, ApplyError::Invariant { index: 3, .. }), "{error}");
+        assert_eq!(bench.state.positions(), before);
+    }
+}
