@@ -39,10 +39,10 @@ impl Log {
         self.log.state.lock().bounds()
     }
 
-    /// True if the log ended in a torn tail when it was opened. A replica of such a log may have lost frames that it had
-    /// acknowledged, so it does not vote before it has heard how far the logs of the others reach.
-    pub fn was_tail_torn(&self) -> bool {
-        self.log.was_tail_torn
+    /// True if the log ended in a torn tail when it was opened: frames that were acknowledged may be among the lost ones.
+    /// Ask before the first append, which may write over the tail. Reads up to 1 MiB at the first call. Blocking.
+    pub fn was_tail_torn(&self) -> Result<bool, ReadError> {
+        self.log.was_tail_torn()
     }
 
     /// The last one that is durable.

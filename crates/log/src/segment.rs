@@ -13,6 +13,7 @@ pub(crate) mod recovery;
 pub(crate) mod roll;
 mod scan_position;
 pub(crate) mod scanner;
+pub(crate) mod torn_tail;
 pub(crate) mod write_buffer;
 pub(crate) mod writer;
 

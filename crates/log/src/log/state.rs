@@ -6,12 +6,14 @@
 use std::{
     collections::VecDeque,
     path::PathBuf,
+    sync::OnceLock,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
 
 use crate::{
+    error::ReadError,
     frame::{self, Frame, NewFrame, Position},
     journal::{LogFacts, SyncMark},
     log::tail_cache::TailCache,
@@ -21,6 +23,7 @@ use crate::{
     segment::number::SegmentNumber,
     segment::recovery::Recovered,
     segment::roll::RollPolicy,
+    segment::torn_tail::TornTail,
     segment::{Segment, SegmentHeader, SegmentSpan, TruncationTarget},
 };
 
@@ -42,10 +45,10 @@ pub(crate) struct LogShared {
     pub(crate) name_checksum: u32,
     pub(crate) replica: u64,
     pub(crate) dir: PathBuf,
-    /// True if bytes of a frame stood behind the last whole one when the log was opened. A crash leaves such a torn tail
-    /// of frames that were being written, and never of what was recorded as synced. Damage within the 100 ms before a
-    /// crash looks the same, though, and may have hit a frame that was acknowledged.
-    pub(super) was_tail_torn: bool,
+    /// The answer, once somebody has asked. A crash leaves a torn tail of frames that were being written, and never of
+    /// what was recorded as synced. Damage within the 100 ms before a crash looks the same, though, and may have hit a
+    /// frame that was acknowledged.
+    pub(super) was_tail_torn: OnceLock<bool>,
     pub(crate) secondary_index: SecondaryIndex,
     pub(super) state: Mutex<State>,
 }
@@ -60,6 +63,8 @@ pub(super) struct State {
     pub(super) vote: Option<Vec<u8>>,
     pub(super) roll: RollPolicy,
     pub(super) cache: TailCache,
+    /// Bytes behind the end at the start of this run, until something may be written over them.
+    pub(super) torn_tail: Option<TornTail>,
     /// Oldest first. The segments hold durable frames only. They may hold frames that a truncation under way is about to
     /// remove, so readers stop at `last`.
     pub(super) segments: VecDeque<Segment>,
@@ -72,6 +77,7 @@ impl State {
         if let Some(last) = self.last {
             assert_eq!(frame.position.index, last.index + 1, "a log has no gaps");
         }
+        self.torn_tail = None;
         let frame = frame::place(frame, self.next_offset);
         self.next_offset = frame.header.end_offset();
         self.last = Some(frame.header.position);
@@ -140,7 +146,7 @@ impl LogShared {
         roll: RollPolicy,
         recovered: Recovered,
     ) -> (Self, LogEnd) {
-        let Recovered { segments, next_segment, continuation, is_tail_torn } = recovered;
+        let Recovered { segments, next_segment, continuation, torn_tail } = recovered;
         let newest = segments.last();
         let written = newest.and_then(newest_position);
         // A log that was restarted behind a snapshot may have no frame yet: it goes on after the purge point.
@@ -155,6 +161,7 @@ impl LogShared {
             vote: facts.vote.clone(),
             roll,
             cache: TailCache::default(),
+            torn_tail,
             resets_pending: 0,
             segments: VecDeque::new(),
         };
@@ -165,11 +172,22 @@ impl LogShared {
             name_checksum: crc32fast::hash(facts.name.as_bytes()),
             replica: facts.replica,
             dir,
-            was_tail_torn: is_tail_torn,
+            was_tail_torn: OnceLock::new(),
             secondary_index: SecondaryIndex::default(),
             state: Mutex::new(State { segments: segments.into(), ..state }),
         };
         (log, end)
+    }
+
+    /// The answer at the first call, kept from then on; false if that call comes after the first append. A replica of a
+    /// torn log does not vote before it has heard how far the logs of the others reach.
+    pub(crate) fn was_tail_torn(&self) -> Result<bool, ReadError> {
+        if let Some(known) = self.was_tail_torn.get() {
+            return Ok(*known);
+        }
+        let tail = self.state.lock().torn_tail.clone();
+        let is_torn = tail.as_ref().map_or(Ok(false), TornTail::is_there)?;
+        Ok(*self.was_tail_torn.get_or_init(|| is_torn))
     }
 
     pub(crate) fn roll(&self) -> RollPolicy {

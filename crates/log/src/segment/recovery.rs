@@ -11,30 +11,25 @@ use std::{
 };
 
 use crate::{
-    codec::to_usize,
     error::{Fatal, OpenError},
-    frame,
     fs::{File, FileSystem},
     journal::LogFacts,
     segment::active::Continuation,
     segment::index::{Extent, INDEX_VERSION},
     segment::number::SegmentNumber,
     segment::scanner::{ScanError, Scanner, scan_extent},
+    segment::torn_tail::TornTail,
     segment::{HeaderError, Predecessor, SEGMENT_HEADER_BYTES, Segment, SegmentHeader, is_unwritten},
     store::sealed_file,
 };
-
-/// A torn tail is looked for in so many bytes behind the end. The first pages of the last round may be lost and later
-/// ones kept, but a disk that keeps pages so far apart and none between them is not worth reading all of a segment.
-const TORN_TAIL_BYTES_MAX: u64 = 1024 * 1024;
 
 pub(crate) struct Recovered {
     /// Oldest first; the last one is not sealed.
     pub(crate) segments: Vec<Segment>,
     pub(crate) next_segment: SegmentNumber,
     pub(crate) continuation: Continuation,
-    /// True if bytes of a frame stand behind the last whole one.
-    pub(crate) is_tail_torn: bool,
+    /// None if nothing can be torn behind the last whole frame.
+    pub(crate) torn_tail: Option<TornTail>,
 }
 
 pub(crate) struct Recovery<'a> {
@@ -70,7 +65,7 @@ impl Recovery<'_> {
         let chain = self.chain(&live)?;
         self.remove_dead(&names, &chain)?;
         let mut segments = Vec::new();
-        let mut is_tail_torn = false;
+        let mut torn_tail = None;
         let mut newer = chain.into_iter().peekable();
         while let Some(found) = newer.next() {
             let successor = newer.peek().and_then(|next| next.header.predecessor);
@@ -78,7 +73,7 @@ impl Recovery<'_> {
                 Some(end) => self.sealed(found, end)?,
                 None => {
                     let newest = self.newest(found)?;
-                    is_tail_torn = self.is_tail_torn(&newest)?;
+                    torn_tail = self.torn_tail(&newest);
                     newest
                 }
             });
@@ -91,7 +86,7 @@ impl Recovery<'_> {
             }
             _ => Continuation::NewEpoch,
         };
-        Ok(Recovered { segments, next_segment, continuation, is_tail_torn })
+        Ok(Recovered { segments, next_segment, continuation, torn_tail })
     }
 
     fn list(&self) -> Result<Vec<String>, OpenError> {
@@ -272,28 +267,12 @@ impl Recovery<'_> {
         Ok(Segment { header, path, file, file_bytes: length, extent, sealed: false })
     }
 
-    /// True if a header of the newest segment's own nonce stands behind its end: the log was stopped in the middle of a
-    /// write, or lost a frame above the recorded synced end.
-    ///
-    /// Bytes of other nonces are what a recycled file held before, and say nothing.
-    fn is_tail_torn(&self, newest: &Segment) -> Result<bool, OpenError> {
-        let Segment { path, file, file_bytes, extent, .. } = newest;
+    /// Nothing after a stop in order, or a truncation: the end is recorded then, and frames behind it were removed on
+    /// purpose.
+    fn torn_tail(&self, newest: &Segment) -> Option<TornTail> {
         let is_truncated =
             self.facts.truncation.is_some_and(|truncation| truncation.segment == newest.header.number);
-        // After a stop in order, or a truncation, the end is recorded: frames behind it were removed on purpose.
-        if self.closed || is_truncated {
-            return Ok(false);
-        }
-        let length = file_bytes.saturating_sub(extent.end_byte).min(TORN_TAIL_BYTES_MAX);
-        let mut tail = vec![0; to_usize(length)];
-        let filled =
-            file.read_at(&mut tail, extent.end_byte).map_err(|error| Fatal::new("read", path, &error))?;
-        tail.truncate(filled);
-        let is_torn = frame::holds_nonce(&tail, extent.link.nonce);
-        if is_torn {
-            tracing::warn!(path = %path.display(), byte = extent.end_byte, "found a torn tail; the log ends before it");
-        }
-        Ok(is_torn)
+        (!self.closed && !is_truncated).then(|| TornTail::behind(newest))
     }
 }
 

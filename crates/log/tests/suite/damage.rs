@@ -10,7 +10,7 @@ use std::{
 };
 
 use fanfare_environment::{Clock, Environment};
-use fanfare_log::{Frame, MemoryFileSystem, OpenError, ReadError, memory::Keep};
+use fanfare_log::{FileSystem, Frame, MemoryFileSystem, OpenError, ReadError, memory::Keep};
 
 use crate::support::{
     LOG, REPLICA, append_range, frame, open, open_in, open_store, options, read_all, roll, wait,
@@ -129,7 +129,8 @@ const NONCE_TAG_BYTES: usize = 4;
 fn a_torn_tail_is_told_from_a_whole_end() {
     let (fs, frames) = written(false);
     let (crashed, longer) = with_unrecorded_frames(&fs, &frames);
-    let was_torn = |fs: &MemoryFileSystem| open(fs).map(|(_store, log)| log.was_tail_torn());
+    let was_torn =
+        |fs: &MemoryFileSystem| open(fs).map(|(_store, log)| log.was_tail_torn().expect("readable"));
     assert!(!was_torn(&copy(&crashed)).expect("whole"), "nothing was cut");
     let path = newest_segment(&crashed);
     let (mut known, mut unknown) = (0, 0);
@@ -138,7 +139,7 @@ fn a_torn_tail_is_told_from_a_whole_end() {
         damaged.flip(&path, at, 1 << (at % 8));
         let Ok((_store, log)) = open(&damaged) else { continue };
         assert!(read_all(&log).len() < longer.len(), "byte {at}");
-        if log.was_tail_torn() { known += 1 } else { unknown += 1 }
+        if log.was_tail_torn().expect("readable") { known += 1 } else { unknown += 1 }
     }
     // A flip in the tag of the very last frame leaves nothing that names the frame. A flip in that of the epoch mark
     // leaves frames of a nonce that nothing names.
@@ -155,6 +156,31 @@ fn a_torn_tail_is_told_from_a_whole_end() {
 }
 
 #[test]
+fn a_start_reads_a_torn_tail_only_when_asked_and_before_it_is_written_over() {
+    let (fs, frames) = written(false);
+    let (crashed, _) = with_unrecorded_frames(&fs, &frames);
+    let path = newest_segment(&crashed);
+    let end = length(&crashed, &path);
+    crashed.flip(&path, end - 1, 1);
+    // More than the scan for the end reads ahead, and less than a torn tail is looked for in.
+    let file = FileSystem::open(&crashed, &path).expect("open the file");
+    file.write_all_at(&[0], end + (900 << 10)).expect("extend the file");
+    let readable = [copy(&crashed), copy(&crashed)];
+    crashed.fail_reads(&path, end + (600 << 10)..end + (700 << 10));
+    let (_store, log) = open(&crashed).expect("a start does not read there");
+    assert!(matches!(log.was_tail_torn(), Err(ReadError::Io { .. })));
+
+    let [asked, not_asked] = readable;
+    let (_store, log) = open(&asked).expect("open");
+    assert!(log.was_tail_torn().expect("readable"));
+    append_range(&log, 26..27, 3, 80);
+    assert!(log.was_tail_torn().expect("readable"), "the answer is kept");
+    let (_store, log) = open(&not_asked).expect("open");
+    append_range(&log, 26..27, 3, 80);
+    assert!(!log.was_tail_torn().expect("readable"), "nobody asked in time");
+}
+
+#[test]
 fn frames_that_were_truncated_are_no_torn_tail() {
     for clean in [true, false] {
         let fs = MemoryFileSystem::default();
@@ -166,7 +192,7 @@ fn frames_that_were_truncated_are_no_torn_tail() {
         }
         drop((store, log));
         let (_store, log) = open(&fs.crashed(|_| Keep::All)).expect("reopen");
-        assert!(!log.was_tail_torn() && read_all(&log).len() == 3, "clean: {clean}");
+        assert!(!log.was_tail_torn().expect("readable") && read_all(&log).len() == 3, "clean: {clean}");
     }
 }
 
