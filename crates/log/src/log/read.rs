@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use super::{LogShared, state::State};
 use crate::{
     error::ReadError,
-    frame::Frame,
+    frame::{Frame, FrameHeader},
     fs::File,
     segment::Segment,
     segment::index::{Entry, Placed},
@@ -36,14 +36,30 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// False if the frame finds no room.
-    fn take(&mut self, frame: Frame) -> bool {
+    fn has_room_for(&self, header: &FrameHeader) -> bool {
+        self.frames.is_empty() || self.bytes + u64::from(header.payload_bytes) <= self.bytes_max
+    }
+
+    fn push(&mut self, frame: Frame) {
         self.bytes += u64::from(frame.header.payload_bytes);
-        if self.bytes > self.bytes_max && !self.frames.is_empty() {
-            return false;
-        }
         self.frames.push(frame);
-        true
+    }
+
+    /// Takes the frames of `range` before `end` from `next` on, as far as there is room. The payload of the first one
+    /// without room is not read. Returns false if there was room for all.
+    fn fill(&mut self, range: &DiskRange, next: u64, end: u64) -> Result<bool, ReadError> {
+        let mut scanner = Scanner::new(Arc::clone(&range.file), range.start, range.end_byte);
+        let end = range.end_index.min(end);
+        while scanner.next_index() < end {
+            // The scan starts at an entry of the sparse index, at or before the first frame asked for.
+            let wanted = |header: &FrameHeader| header.position.index < next || self.has_room_for(header);
+            let scanned = scanner.next_if(wanted).map_err(|error| error.read_error(&range.path))?;
+            let Some((frame, _)) = scanned else { return Ok(true) };
+            if frame.header.position.index >= next {
+                self.push(frame);
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -116,24 +132,17 @@ impl LogShared {
                 Err(ReadError::Purged { .. }) if !gathered.frames.is_empty() => break,
                 Ok(Source::Nothing) => break,
                 Ok(Source::Memory(frames)) => {
-                    let _all_fit = frames.into_iter().all(|frame| gathered.take(frame));
+                    let mut frames = frames.into_iter();
+                    while let Some(frame) = frames.next().filter(|frame| gathered.has_room_for(&frame.header))
+                    {
+                        gathered.push(frame);
+                    }
                     break;
                 }
                 Ok(Source::Disk(range)) => range,
                 Err(error) => return Err(error),
             };
-            let mut full = false;
-            range.scan(|frame, placed| {
-                let index = placed.header.position.index;
-                if index >= end {
-                    return false;
-                }
-                // The scan starts at an entry of the sparse index, at or before the first frame asked for.
-                if index >= next {
-                    full = !gathered.take(frame);
-                }
-                !full
-            })?;
+            let full = gathered.fill(&range, next, end)?;
             if full || range.end_index >= end || range.end_index <= next {
                 break;
             }

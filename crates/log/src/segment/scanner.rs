@@ -9,7 +9,7 @@ use fanfare_environment::{Bug, planted};
 use crate::{
     codec::to_usize,
     error::{Fatal, ReadError},
-    frame::{Frame, HEADER_BYTES, Link, Payload},
+    frame::{Frame, FrameHeader, HEADER_BYTES, Link, Payload},
     fs::File,
     segment::SegmentHeader,
     segment::index::{Entry, Extent, Placed},
@@ -58,12 +58,23 @@ impl Scanner {
 
     /// None at `end_byte` exactly. After an error the scanner stands before the bad frame.
     pub(crate) fn next(&mut self) -> Result<Option<(Frame, Placed)>, ScanError> {
+        self.next_if(|_| true)
+    }
+
+    /// As [`Self::next`]; also None before a frame that is not `wanted`, whose payload is not read then.
+    pub(crate) fn next_if(
+        &mut self,
+        wanted: impl Fn(&FrameHeader) -> bool,
+    ) -> Result<Option<(Frame, Placed)>, ScanError> {
         while !self.position.is_at_end() {
             let header = self.take(self.position.byte, HEADER_BYTES)?;
             let header: &[u8; HEADER_BYTES] =
                 header.first_chunk().ok_or_else(|| self.position.bad("frame cut short"))?;
             let Some(proven) = self.position.prove(header)? else { continue };
             let ProvenHeader { header, payload_crc, link } = proven;
+            if !wanted(&header) {
+                return Ok(None);
+            }
             let payload = self.take(self.position.payload_byte(), header.payload_bytes as usize)?;
             if crc32fast::hash(&payload) != payload_crc && !planted(Bug::TornTailServed) {
                 return Err(self.position.bad("payload checksum differs"));

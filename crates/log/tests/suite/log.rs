@@ -1,8 +1,10 @@
 //! What a log promises while nothing goes wrong, and across orderly and abrupt restarts.
-use crate::support::{append, append_range, frame, open, read_all, wait};
+use crate::support::{
+    LOG, REPLICA, append, append_range, frame, open, open_with, options, read_all, roll, wait,
+};
 use std::sync::mpsc;
 
-use fanfare_log::{MemoryFileSystem, Position, ReadError};
+use fanfare_log::{MemoryFileSystem, Position, ReadError, RollPolicy, StoreOptions};
 
 #[test]
 fn a_reopened_log_holds_what_was_appended() {
@@ -135,4 +137,25 @@ fn a_truncation_is_effective_before_it_is_durable() {
     wait_done.recv().expect("answered").expect("truncate");
     append_range(&log, 12..20, 2, 100);
     assert_eq!(log.bounds().synced_index, 19);
+}
+
+#[test]
+fn a_read_leaves_the_payload_that_finds_no_room_on_disk() {
+    const PAYLOAD_BYTES: u64 = 512 << 10;
+    let fs = MemoryFileSystem::default();
+    let segment_bytes = 8 << 20;
+    let store = open_with(&fs, StoreOptions { segment_bytes, ..options() }).expect("open");
+    let log = store.open_log(LOG, REPLICA, RollPolicy { segment_bytes, ..roll() }).expect("open");
+    append_range(&log, 0..4, 1, 512 << 10);
+    let spans = log.segments();
+    assert_eq!(spans.len(), 1);
+    let path = fs.paths().into_iter().find(|path| path.extension().is_some_and(|kind| kind == "seg"));
+    // The end of the third payload, behind all that is read ahead with its header.
+    let third_end = spans[0].bytes - PAYLOAD_BYTES - 64;
+    fs.fail_reads(&path.expect("a segment"), third_end - 100..third_end);
+    for bytes_max in [2 * PAYLOAD_BYTES, 3 * PAYLOAD_BYTES - 1] {
+        assert_eq!(log.read(0, 4, bytes_max).expect("two frames").len(), 2);
+    }
+    assert!(matches!(log.read(0, 4, 3 * PAYLOAD_BYTES), Err(ReadError::Io { .. })));
+    assert!(matches!(log.read(2, 4, 0), Err(ReadError::Io { .. })), "one frame is read whatever its size");
 }
