@@ -30,7 +30,7 @@ use crate::RecordHeader;
 
 /// A table that grows moves all its slots at once; many small tables keep that pause short.
 const TABLES: usize = 64;
-/// Memory of one remembered identity: its record of 24 bytes, and slots of 8 in a table that is at least three fifths
+/// Memory of one remembered identity: its record of 24 bytes, and slots of 8 in a table that is at least half
 /// full.
 const IDENTITY_BYTES: u64 = 40;
 const SECTION_BYTES: u64 = 64;
