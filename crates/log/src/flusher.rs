@@ -239,6 +239,7 @@ impl Flusher {
             dirty.push(file);
             (nonce, end_byte)
         });
+        // A failure leaves the noted lengths as they are: what the kernel kept of the writes is unknown.
         self.syncers.sync_all(dirty)?;
         if let Some((nonce, end_byte)) = journal {
             self.store.journal.lock().note_synced(nonce, end_byte);
@@ -255,6 +256,8 @@ impl Flusher {
             facts.vote = Some(vote.clone());
             journal.record_facts(facts)?;
         }
+        // One sync for all of them, before any is answered: a vote that a crash takes back could be given to another
+        // candidate of the same term.
         journal.sync()?;
         drop(journal);
         // After the sync: a vote that is read back has been granted for good.

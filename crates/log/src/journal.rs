@@ -149,6 +149,7 @@ impl Journal {
         {
             facts.sync_mark = mark;
             self.unrecorded.insert(id);
+            // Confirmed before the log is used: the recovered end may be above every earlier mark.
             self.confirm()?;
         }
         self.contents.clean.insert(id);
@@ -174,6 +175,8 @@ impl Journal {
     /// Makes all records durable.
     pub(crate) fn sync(&mut self) -> Result<(), Fatal> {
         self.record_synced_ends()?;
+        // The length is raised after the sync alone: the next record tells it to a start, which takes a bad record below it
+        // for damage and refuses to open.
         self.file.sync().map_err(|error| Fatal::new("sync", &self.path, &error))?;
         self.synced_byte = self.end_byte;
         Ok(())
@@ -190,6 +193,7 @@ impl Journal {
             return Ok(());
         }
         self.sync()?;
+        // After the first sync: a confirmation tells the length that was synced before it, and would prove nothing else.
         self.append(&Record::Confirmation)?;
         self.sync()?;
         self.confirmed_byte = self.end_byte;
@@ -199,6 +203,7 @@ impl Journal {
     /// The file for a sync together with other files; `note_synced` follows.
     pub(crate) fn pending_sync(&mut self) -> Result<PendingSync, Fatal> {
         self.record_synced_ends()?;
+        // The length is taken now: what is appended while the sync runs is not covered by it.
         let dirty = DirtyFile { file: self.file.clone(), path: self.path.clone() };
         Ok(PendingSync { dirty, nonce: self.nonce, end_byte: self.end_byte })
     }

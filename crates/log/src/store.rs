@@ -69,6 +69,7 @@ impl Store {
         on_fatal: OnFatal,
     ) -> Result<Self, OpenError> {
         fs.create_dir(dir).map_err(|error| Fatal::new("create directory", dir, &error))?;
+        // Before anything is read: two processes that both compacted the journal would each lose what the other wrote.
         let lock = fs.lock(&dir.join(LOCK_NAME)).map_err(|error| Fatal::new("lock", dir, &error))?;
         let lock = lock.ok_or_else(|| OpenError::Locked { path: dir.display().to_string() })?;
         let (identity, journal) = identity::open_or_create(environment, &fs, dir, options.segment_bytes)?;
@@ -139,11 +140,14 @@ impl Store {
             closed: shared.journal.lock().was_closed_cleanly(facts.id),
             log: crc32fast::hash(name.as_bytes()),
         };
+        // Before `record_opened`: the mark that is recorded there says that all of it is synced, and the recovery syncs it.
         let recovered = recovery.run()?;
         let (log, end) = LogShared::new(&facts, dir, roll, recovered);
         shared
             .journal
             .lock()
+            // Without the record, a start after a crash of this run would take the recovered frames for ones that nobody was
+            // told about, and damage among them for a torn tail.
             .record_opened(log.id, log.mark())
             .inspect_err(|fatal| shared.fatal.set(fatal.clone()))?;
         // Before the log is handed out, so that the flusher has its writer when the first append comes.
@@ -164,6 +168,7 @@ impl Store {
             return Err(OpenError::corrupt(&dir.join(foreign), 0, "the journal does not know this log"));
         }
         let mut journal = shared.journal.lock();
+        // Under one lock with the record: two logs with one id would read each other's marks and votes.
         let id = journal.next_id();
         let facts = LogFacts { id, name: name.to_owned(), replica, ..LogFacts::default() };
         let recorded = journal.record_facts(facts.clone()).and_then(|()| journal.confirm());

@@ -204,6 +204,8 @@ impl StateMachine for Machine {
     fn restore(&mut self, bytes: &[u8]) -> Result<(), MachineError> {
         self.state =
             PartitionState::restored(bytes, self.parts.stream).map_err(|error| undecodable(&error))?;
+        // The identities are those of another log: kept, the window would call events duplicates that the restored log
+        // does not hold. `recover` fills the window from this one.
         self.dedup = self.parts.empty_window();
         self.publish_positions();
         Ok(())

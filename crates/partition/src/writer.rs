@@ -325,6 +325,7 @@ impl Writer {
         match self.parts.group.propose(self.term, proposal).await {
             Ok(pending) => {
                 let base = self.next_offset;
+                // Only for what was handed over: a refused proposal takes no offsets, and the next one begins where it would have.
                 self.next_offset = base.plus(count.into());
                 assert!(
                     self.inflight.back().is_none_or(|last| last.base <= base),

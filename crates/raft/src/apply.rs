@@ -145,6 +145,7 @@ impl Applier {
             let mode = progress.mode_of(entry.log_id().index);
             run.push((entry, responder), mode).map_err(|failure| self.fail(failure))?;
         }
+        // Before the machine: an entry out of place would change it, and a machine cannot go back.
         run.check_follows(&progress).map_err(|failure| self.fail(failure))?;
         let Run { mut steps, places, responders } = run;
         let mut places = places.into_iter();
@@ -166,6 +167,7 @@ impl Applier {
             return Err(self.fail(GroupFailure::Entry { index, error }));
         }
         let applied = progress.applied;
+        // The machine holds the entry by now: a leader whose blank entry is announced may act, and read it, at once.
         drop(progress);
         if let Some(applied) = applied {
             self.announce(applied.leader_id);
@@ -218,6 +220,8 @@ impl Applier {
         // Before the state is durable: from then on this replica counts in a group of several, and giving up a loss alone
         // must be refused even if everything else here is damaged.
         self.members.note(meta.last_membership.membership()).await.map_err(io::Error::other)?;
+        // Held from here to the save: a checkpoint of the former state, captured before and saved after, would replace the
+        // installed one, and the log that the former state needs is purged by then.
         let _saving = self.checkpoints.saving.lock().await;
         {
             let mut progress = self.progress.lock();
@@ -233,6 +237,7 @@ impl Applier {
         *self.installed.lock() = Some(Anchor { position, next_offset: checkpoint.next_offset });
         // openraft purges the log up to `base` when this returns, so the state must be durable before.
         self.checkpoints.save(checkpoint).await.map_err(io::Error::other)?;
+        // After the save: a reader that was told of the new start must find it again after a crash.
         self.machine.publish(position);
         self.announce(base.leader_id);
         Ok(())

@@ -186,6 +186,7 @@ impl Checkpoints {
         let saved = self.environment.run_blocking(move || {
             store.save_file(&file, u32::from(CHECKPOINT_VERSION), &checkpoint.encode()).map(|()| checkpoint)
         });
+        // Durable first: the newest checkpoint is what openraft purges the log up to.
         self.adopt(saved.await?);
         Ok(())
     }

@@ -83,6 +83,8 @@ pub(crate) async fn save(applier: &Applier) -> Result<(), Fatal> {
     if applier.progress.lock().applied == saved {
         return Ok(());
     }
+    // Captured before the wait for the flush: entries applied meanwhile belong to the next checkpoint, whose own end is
+    // waited for.
     let Some(mut checkpoint) = applier.capture() else { return Ok(()) };
     if planted(Bug::AppliedAheadOfFlush) {
         checkpoint.applied = applier.log.bounds().last.map_or(checkpoint.applied, log_id_of);

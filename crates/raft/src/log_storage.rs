@@ -202,6 +202,7 @@ impl RaftLogStorage<Types> for LogStorage {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        // Durable at return: openraft answers the candidate next, and a vote that is forgotten can be given twice.
         durable(|done| self.log().save_vote(encoding::encode_vote(vote), done)).await
     }
 
@@ -217,6 +218,7 @@ impl RaftLogStorage<Types> for LogStorage {
                 self.applier.members.note(membership).await.map_err(io::Error::other)?;
             }
         }
+        // Before the append: a frame in the log is acknowledged by its sync, and a refusal would come too late.
         self.check_offsets(&entries)?;
         let frames = entries.into_iter().map(Entry::into_new_frame).collect();
         let done = move |result: Result<(), Fatal>| callback.io_completed(result.map_err(io::Error::other));
@@ -232,6 +234,7 @@ impl RaftLogStorage<Types> for LogStorage {
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let last_kept = last.map(|last| last.index);
         self.check_truncation(last_kept)?;
+        // Durable at return, as openraft relies on: what it appends next stands in the place of what is cut.
         durable(|done| self.log().truncate_after(last_kept, done)).await
     }
 

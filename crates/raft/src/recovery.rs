@@ -86,6 +86,7 @@ impl Recovery<'_> {
         self.machine.restore(&checkpoint.machine).map_err(|error| {
             self.unusable(GroupFailure::State { file: self.checkpoints.file().to_owned(), error })
         })?;
+        // After `restore`, which replaces derived state, too: in the other order the machine would start without it.
         self.rebuild_derived(applied).await.map_err(|error| match error {
             RecoveryError::Log(error) => self.unusable(GroupFailure::damaged(error)),
             RecoveryError::Entry { index, source: error } => {
@@ -93,6 +94,7 @@ impl Recovery<'_> {
             }
         })?;
         let progress = Progress::at(&checkpoint);
+        // Adopted once all of it is restored: openraft makes snapshots of the adopted checkpoint and purges up to its base.
         self.checkpoints.adopt(checkpoint);
         self.machine.publish(applied);
         Ok(progress)

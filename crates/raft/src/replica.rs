@@ -111,6 +111,7 @@ impl Replica {
             format: host.format().clone(),
             lease: leader_lease.clone(),
             permits: Arc::new(Semaphore::new(PROPOSAL_PERMITS as usize)),
+            // Registered when the engine runs: a request that arrives must find a log and a machine that are recovered.
             registration: host.inbox().register(group, endpoint),
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -236,6 +237,7 @@ impl Replica {
 
     pub(crate) async fn shutdown(&self) {
         let Identity { group, replica } = self.identity;
+        // First: a vote or an append that is taken now would be answered by an engine that is stopping.
         self.registration.remove();
         self.permits.close();
         self.stop.cancel();
@@ -245,6 +247,8 @@ impl Replica {
         self.tasks.close();
         self.tasks.wait().await;
         // A failed store has been reported by its own callback.
+        // After the engine and its tasks have ended: nothing is applied behind this checkpoint, so the next start has the
+        // least to replay.
         if let Err(error) = checkpoint_task::save(&self.applier).await {
             tracing::warn!(
                 %group, %replica, %error,

@@ -34,6 +34,7 @@ impl FrameRemoval<'_> {
                 let truncation = Truncation { segment: SegmentNumber::NONE, byte: 0, next_segment };
                 // The mark goes with the frames: a start that found the mark without them would report a loss.
                 self.record(|facts| (facts.truncation, facts.sync_mark) = (Some(truncation), None))?;
+                // The next frame rolls into a segment of its own: appended to the old one, it would be dead with that one's number.
                 self.writer.active = None;
                 self.log.take_segments()
             }

@@ -215,6 +215,7 @@ impl LogShared {
                 state.flushed = Some(placed.header.position.index);
             }
             let newest = state.segments.back_mut().expect("frames are placed in a segment");
+            // The extent and `flushed` rise under one lock: eviction trusts that a flushed frame is found on disk.
             newest.extent.push(&placed);
         }
         drop(state);

@@ -62,6 +62,7 @@ impl Recovery<'_> {
             .max(self.facts.truncation.map_or(SegmentNumber::FIRST, |truncation| truncation.next_segment));
         let live: Vec<SegmentNumber> =
             begun.iter().copied().filter(|number| !self.is_truncated(*number)).collect();
+        // The chain is whole before anything is removed: a missing segment is reported with all other files still there.
         let chain = self.chain(&live)?;
         self.remove_dead(&names, &chain)?;
         let mut segments = Vec::new();

@@ -154,6 +154,7 @@ impl SegmentWriter {
             context.store.background.add(BackgroundJob::WriteIndex { path, content });
         }
         if let Some(active) = &mut self.active {
+            // Only now: pages that are not synced are dirty, and the kernel does not drop them.
             self.written.extend(active.take_last_writeback());
         }
         let header = SegmentHeader {

@@ -63,6 +63,7 @@ pub(crate) fn replace(fs: &dyn FileSystem, path: &Path, temporary: &Path, bytes:
     // The content is durable before the name leads to it; a crash in between leaves the old file.
     file.sync().map_err(|error| Fatal::new("sync", temporary, &error))?;
     fs.rename(temporary, path).map_err(|error| Fatal::new("rename", path, &error))?;
+    // A caller may purge or answer on the strength of the new content, which a lost rename would take back.
     fs.sync_dir(dir).map_err(|error| Fatal::new("sync directory", dir, &error))
 }
 

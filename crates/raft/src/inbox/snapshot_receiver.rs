@@ -106,6 +106,7 @@ impl SnapshotReceiver {
         let received = self.current.take().expect("a complete snapshot is to be installed");
         let ReceivedSnapshot { header, data, _slot } = received;
         assert_eq!(data.len() as u64, header.total_bytes, "a snapshot is installed whole");
+        // Before the install, which throws the present state away.
         if crc32fast::hash(&data) != header.checksum {
             return Ok(ChunkAnswer::Restart);
         }
