@@ -2,8 +2,6 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-use prost::Message;
-
 const FILES: &[&str] = &[
     "io/cloudevents/v1/cloudevents.proto",
     "fanfare/v1/publisher.proto",
@@ -18,8 +16,13 @@ const FILES: &[&str] = &[
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
-    let descriptors = protox::compile(FILES, [&root])?;
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut compiler = protox::Compiler::new([&root])?;
+    compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
+    // Encoded by the compiler: the messages that it returns have lost the options of extensions, such as
+    // google.api.field_behavior.
+    let encoded = compiler.encode_file_descriptor_set();
+    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin"), encoded)?;
+    let descriptors = compiler.file_descriptor_set();
     tonic_prost_build::configure().bytes(".io.cloudevents.v1.CloudEvent").compile_fds(descriptors)?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{AccountLimits, NewEventType, NewSubscription};
 
 /// Version of the commands that this program writes and reads.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// One change, at one time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

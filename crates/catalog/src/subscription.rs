@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug)]
 pub struct SinkChange {
     pub description: String,
-    /// An empty `signing_secret` and an absent or empty `twilio_auth_token` keep the stored ones.
+    /// The whole of it, with the secrets.
     pub config: SinkConfig,
     /// The revision that the caller read; none overwrites any revision.
     pub expected_revision: Option<u64>,

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 use fanfare_client::time;
 use fanfare_proto::v1::{self, EventTypeStatus};
+use prost_types::FieldMask;
 
 use crate::{
     failure::Failure,
@@ -142,19 +143,24 @@ async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
 }
 
 async fn update(arguments: UpdateArguments, session: &Session) -> Result<(), Failure> {
-    // The etag read here makes the update fail rather than undo what somebody else changed meanwhile.
-    let mut event_type = fetch(&arguments.name, session).await?;
+    // The mask names only what the command line gives, so the update undoes nobody else's change.
+    let mut event_type = v1::EventType { name: arguments.name.clone(), ..v1::EventType::default() };
+    let mut paths = Vec::new();
     if let Some(schema) = arguments.schema {
         event_type.schema_id = schema;
+        paths.push("schema_id".to_owned());
     }
     if let Some(description) = arguments.description {
         event_type.description = description;
+        paths.push("description".to_owned());
     }
     if let Some(status) = arguments.status {
         event_type.set_status(status.into());
+        paths.push("status".to_owned());
     }
     let attempted = format!("update event type {}", arguments.name);
-    let request = v1::UpdateEventTypeRequest { event_type: Some(event_type) };
+    let request =
+        v1::UpdateEventTypeRequest { event_type: Some(event_type), update_mask: Some(FieldMask { paths }) };
     let updated = session
         .call(&attempted, async |client| {
             client.event_types().update_event_type(client.request(request)).await

@@ -5,7 +5,7 @@ use std::{ops::Bound, sync::Arc};
 use fanfare_catalog::{ChangeError, EventType, EventTypeStatus, NewEventType, ObjectKind, Tenant};
 
 use crate::{
-    control::{Control, check_name},
+    control::{Control, UpdateRounds, check_name},
     error::{ControlError, FieldViolation},
     list::{ListRequest, Listed},
 };
@@ -54,19 +54,30 @@ impl Control {
         Ok(request.page(event_types.map(|(name, event_type)| (name.clone(), event_type.clone()))))
     }
 
-    /// `expected_revision`: the revision that was read; none overwrites any.
+    /// Changes an event type to what `change` makes of the stored one. `expected_revision` is the revision that was read;
+    /// with none, the change is merged into the newest.
     ///
     /// # Errors
     /// If the status is absent, there is no such event type, or the catalog refuses the change.
     pub async fn update_event_type(
         &self,
         tenant: Tenant,
-        settings: EventTypeSettings,
+        name: &str,
         expected_revision: Option<u64>,
+        change: impl Fn(&EventType) -> Result<EventTypeSettings, FieldViolation> + Send,
     ) -> Result<Arc<EventType>, ControlError> {
-        check_name("event_type.name", &settings.name)?;
-        let status = settings.status.ok_or_else(|| FieldViolation::required("event_type.status"))?;
-        Ok(self.catalog.update_event_type(tenant, with_status(settings, status), expected_revision).await?)
+        check_name("event_type.name", name)?;
+        let mut rounds = UpdateRounds::new(expected_revision);
+        loop {
+            let stored = self.event_type(tenant, name)?;
+            let settings = change(&stored)?;
+            let status = settings.status.ok_or_else(|| FieldViolation::required("event_type.status"))?;
+            let expected = Some(rounds.expected(stored.revision));
+            match self.catalog.update_event_type(tenant, with_status(settings, status), expected).await {
+                Err(error) if rounds.goes_on_after(&error) => {}
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     /// # Errors

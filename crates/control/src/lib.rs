@@ -30,7 +30,7 @@ pub use self::{
     error::{ControlError, FieldViolation, Unreadable},
     event_types::EventTypeSettings,
     list::{ListRequest, Listed},
-    schemas::{NewSchema, SchemaUpdate, VersionedSchema},
-    sinks::{SinkKind, SinkSettings, SinkUpdate, WebhookSettings},
-    subscriptions::{SubscriptionSettings, SubscriptionUpdate},
+    schemas::{NewSchema, VersionedSchema},
+    sinks::{SinkKind, SinkSettings, WebhookSettings},
+    subscriptions::SubscriptionSettings,
 };

@@ -8,7 +8,7 @@ use fanfare_catalog::{
 };
 
 use crate::{
-    control::{Control, check_name},
+    control::{Control, UpdateRounds, check_name},
     error::{ControlError, FieldViolation},
     list::{ListRequest, Listed},
 };
@@ -19,15 +19,6 @@ pub struct NewSchema {
     pub id: String,
     pub description: String,
     pub document: String,
-}
-
-/// Replacement of a schema's description.
-#[derive(Clone, Debug)]
-pub struct SchemaUpdate {
-    pub id: String,
-    pub description: String,
-    /// Revision that was read; none overwrites any.
-    pub expected_revision: Option<u64>,
 }
 
 /// One version of a schema; exists.
@@ -112,16 +103,28 @@ impl Control {
         Ok(request.page(versions))
     }
 
+    /// Changes a schema's description to what `change` makes of the stored schema. `expected_revision` is the revision that
+    /// was read; with none, the change is merged into the newest.
+    ///
     /// # Errors
     /// If there is no such schema, or the catalog refuses the change.
     pub async fn update_schema(
         &self,
         tenant: Tenant,
-        update: SchemaUpdate,
+        id: &str,
+        expected_revision: Option<u64>,
+        change: impl Fn(&Schema) -> String + Send,
     ) -> Result<Arc<Schema>, ControlError> {
-        let SchemaUpdate { id, description, expected_revision } = update;
-        check_name("schema.id", &id)?;
-        Ok(self.catalog.update_schema(tenant, &id, &description, expected_revision).await?)
+        check_name("schema.id", id)?;
+        let mut rounds = UpdateRounds::new(expected_revision);
+        loop {
+            let stored = self.schema(tenant, id)?;
+            let expected = Some(rounds.expected(stored.revision));
+            match self.catalog.update_schema(tenant, id, &change(&stored), expected).await {
+                Err(error) if rounds.goes_on_after(&error) => {}
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     /// # Errors

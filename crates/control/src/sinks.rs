@@ -6,7 +6,7 @@ use fanfare_catalog::{ChangeError, ObjectKind, SinkChange, Tenant};
 use fanfare_model::{KinesisConfig, Secret, Sink, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
 
 use crate::{
-    control::{Control, parse_id},
+    control::{Control, UpdateRounds, parse_id},
     error::{ControlError, FieldViolation},
     list::{ListRequest, Listed},
 };
@@ -41,19 +41,9 @@ pub struct WebhookSettings {
     pub batch_events_max: Option<u32>,
     /// 15 s if absent, at most 30 s.
     pub timeout_ms: Option<u32>,
-    /// Made by the node if absent from a new sink; unchanged if absent from an update.
+    /// Made by the node if absent from a new sink; an update needs it.
     pub signing_secret: Option<Secret>,
-    /// Unchanged if absent from an update.
     pub twilio_auth_token: Option<Secret>,
-}
-
-/// Replacement of a sink's settings.
-#[derive(Clone, Debug)]
-pub struct SinkUpdate {
-    pub id: String,
-    pub settings: SinkSettings,
-    /// Revision that was read; none overwrites any.
-    pub expected_revision: Option<u64>,
 }
 
 impl Control {
@@ -97,19 +87,32 @@ impl Control {
         Ok(request.page(sinks.map(|(id, sink)| (*id, sink.clone()))))
     }
 
-    /// Replaces a sink's description and configuration; its kind stays.
+    /// Changes a sink to what `change` makes of the stored one, secrets included; its kind stays. `expected_revision` is
+    /// the revision that was read; with none, the change is merged into the newest.
     ///
     /// # Errors
     /// If a field is wrong, there is no such sink, it could never deliver, or the catalog refuses the change.
-    pub async fn update_sink(&self, tenant: Tenant, update: SinkUpdate) -> Result<Arc<Sink>, ControlError> {
-        let SinkUpdate { id, settings: SinkSettings { description, kind }, expected_revision } = update;
-        let id = parse_id::<SinkId>("sink.id", &id)?;
-        let config = config(kind)?;
-        let account = self.account(tenant)?;
-        let stored = account.sinks.get(&id).ok_or_else(|| unknown(id))?;
-        self.sinks.check(&with_stored_secrets(&config, &stored.config))?;
-        let change = SinkChange { description, config, expected_revision };
-        Ok(self.catalog.update_sink(tenant, id, change).await?)
+    pub async fn update_sink(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        expected_revision: Option<u64>,
+        change: impl Fn(&Sink) -> SinkSettings + Send,
+    ) -> Result<Arc<Sink>, ControlError> {
+        let id = parse_id::<SinkId>("sink.id", id)?;
+        let mut rounds = UpdateRounds::new(expected_revision);
+        loop {
+            let stored = self.account(tenant)?.sinks.get(&id).cloned().ok_or_else(|| unknown(id))?;
+            let SinkSettings { description, kind } = change(&stored);
+            let config = config(kind)?;
+            self.sinks.check(&config)?;
+            let expected_revision = Some(rounds.expected(stored.revision));
+            let change = SinkChange { description, config, expected_revision };
+            match self.catalog.update_sink(tenant, id, change).await {
+                Err(error) if rounds.goes_on_after(&error) => {}
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     /// # Errors
@@ -154,20 +157,6 @@ fn webhook_config(webhook: WebhookSettings) -> Result<WebhookConfig, FieldViolat
     })
 }
 
-/// The configuration as the catalog will store it: secrets that are left out are the stored ones.
-fn with_stored_secrets(config: &SinkConfig, stored: &SinkConfig) -> SinkConfig {
-    let mut completed = config.clone();
-    if let (SinkConfig::Webhook(webhook), SinkConfig::Webhook(stored)) = (&mut completed, stored) {
-        if webhook.signing_secret.expose().is_empty() {
-            webhook.signing_secret = stored.signing_secret.clone();
-        }
-        if webhook.twilio_auth_token.is_none() {
-            webhook.twilio_auth_token = stored.twilio_auth_token.clone();
-        }
-    }
-    completed
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,18 +195,5 @@ mod tests {
         for (settings, field) in table {
             assert_eq!(config(settings.map(SinkKind::Webhook)).unwrap_err().field, field);
         }
-    }
-
-    #[test]
-    fn an_update_keeps_the_secrets_that_it_leaves_out() {
-        let secret = |text: &str| Some(Secret::new(text.to_owned()));
-        let with = |signing_secret, twilio_auth_token| {
-            let settings = WebhookSettings { signing_secret, twilio_auth_token, ..webhook() };
-            SinkConfig::Webhook(webhook_config(settings).unwrap())
-        };
-        let stored = with(secret("whsec_1"), secret("token"));
-        assert_eq!(with_stored_secrets(&with(None, None), &stored), stored);
-        let changed = with(secret("whsec_2"), secret("other"));
-        assert_eq!(with_stored_secrets(&changed, &stored), changed);
     }
 }

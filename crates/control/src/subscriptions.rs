@@ -7,7 +7,7 @@ use fanfare_catalog::{ChangeError, NewSubscription, ObjectKind, Tenant};
 use fanfare_model::{SinkId, StartAt, SubscribedType, Subscription, SubscriptionId};
 
 use crate::{
-    control::{Control, parse_id},
+    control::{Control, UpdateRounds, parse_id},
     error::{ControlError, FieldViolation, Unreadable},
     list::{ListRequest, Listed},
 };
@@ -18,15 +18,6 @@ pub struct SubscriptionSettings {
     pub description: String,
     pub sink_id: String,
     pub types: Vec<SubscribedType>,
-}
-
-/// Replacement of a subscription's settings.
-#[derive(Clone, Debug)]
-pub struct SubscriptionUpdate {
-    pub id: String,
-    pub settings: SubscriptionSettings,
-    /// Revision that was read; none overwrites any.
-    pub expected_revision: Option<u64>,
 }
 
 impl Control {
@@ -45,7 +36,14 @@ impl Control {
     /// # Errors
     /// If the account has no such subscription.
     pub fn subscription(&self, tenant: Tenant, id: &str) -> Result<Arc<Subscription>, ControlError> {
-        let id = parse_id::<SubscriptionId>("id", id)?;
+        self.stored_subscription(tenant, parse_id("id", id)?)
+    }
+
+    fn stored_subscription(
+        &self,
+        tenant: Tenant,
+        id: SubscriptionId,
+    ) -> Result<Arc<Subscription>, ControlError> {
         let subscription = self.account(tenant)?.subscriptions.get(&id).cloned();
         let unknown = || ChangeError::NotFound { kind: ObjectKind::Subscription, name: id.to_string() };
         Ok(subscription.ok_or_else(unknown)?)
@@ -63,18 +61,29 @@ impl Control {
         Ok(request.page(subscriptions.map(|(id, subscription)| (*id, subscription.clone()))))
     }
 
+    /// Changes a subscription to what `change` makes of the stored one. `expected_revision` is the revision that was read;
+    /// with none, the change is merged into the newest.
+    ///
     /// # Errors
     /// As [`Self::create_subscription`], or if there is no such subscription.
     pub async fn update_subscription(
         &self,
         tenant: Tenant,
-        update: SubscriptionUpdate,
+        id: &str,
+        expected_revision: Option<u64>,
+        change: impl Fn(&Subscription) -> SubscriptionSettings + Send,
     ) -> Result<Arc<Subscription>, ControlError> {
-        let SubscriptionUpdate { id, settings, expected_revision } = update;
-        let id = parse_id("subscription.id", &id)?;
-        let new = new_subscription(settings)?;
-        let updated = self.catalog.update_subscription(tenant, id, new, expected_revision).await?;
-        self.in_effect(tenant, updated).await
+        let id = parse_id::<SubscriptionId>("subscription.id", id)?;
+        let mut rounds = UpdateRounds::new(expected_revision);
+        loop {
+            let stored = self.stored_subscription(tenant, id)?;
+            let expected = Some(rounds.expected(stored.revision));
+            let new = new_subscription(change(&stored))?;
+            match self.catalog.update_subscription(tenant, id, new, expected).await {
+                Err(error) if rounds.goes_on_after(&error) => {}
+                answer => return self.in_effect(tenant, answer?).await,
+            }
+        }
     }
 
     /// # Errors

@@ -19,14 +19,14 @@ fn golden() -> Command {
 
 #[test]
 fn a_stored_command_stays_readable() {
-    let stored = include_str!("../../tests/golden/command-v2.json").trim_end();
+    let stored = include_str!("../../tests/golden/command-v3.json").trim_end();
     assert_eq!(String::from_utf8(golden().encode()).unwrap(), stored);
     assert_eq!(Command::decode(stored.as_bytes()), Ok(golden()));
 }
 
 #[test]
 fn an_older_command_is_refused_by_its_version_alone() {
-    for version in [0, 1] {
+    for version in [0, 1, 2] {
         let stored = format!(r#"{{"v":{version},"time":7,"change":{{}}}}"#);
         assert_eq!(Command::decode(stored.as_bytes()), Err(CommandError::Older { version }));
     }
@@ -34,8 +34,8 @@ fn an_older_command_is_refused_by_its_version_alone() {
 
 #[test]
 fn a_newer_command_is_refused_by_its_version_alone() {
-    let stored = br#"{"change":{"split_atom":[1,2]},"v":3,"who":"knows"}"#;
-    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 3 }));
+    let stored = br#"{"change":{"split_atom":[1,2]},"v":4,"who":"knows"}"#;
+    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 4 }));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn an_unknown_field_or_change_is_refused() {
         String::new(),
         "{}".to_owned(),
         base.replace(r#""id":"#, r#""colour":"red","id":"#),
-        base.replace(r#""v":2"#, r#""v":2,"urgent":true"#),
+        base.replace(r#""v":3"#, r#""v":3,"urgent":true"#),
         base.replace("create_sink", "create_sieve"),
         base[..base.len() - 1].to_owned(),
     ];

@@ -1,11 +1,11 @@
-//! Sinks: the kind never changes, and a secret left out of an update is the stored one.
+//! Sinks: the kind never changes, and an update holds the whole configuration, with its secrets.
 //!
 //! The crate `sinks` decides which addresses may be delivered to; the catalog only keeps a configuration from being
 //! empty or huge.
 
 use std::sync::Arc;
 
-use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId, WebhookConfig};
+use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId};
 
 use super::{Draft, Object, check_limit, check_revision};
 use crate::{AccountView, ChangeError, ObjectKind, command::SinkSpec, names};
@@ -37,7 +37,7 @@ impl Draft<'_> {
         &mut self,
         account: AccountId,
         id: SinkId,
-        mut spec: SinkSpec,
+        spec: SinkSpec,
         expected_revision: Option<u64>,
     ) -> Result<Object, ChangeError> {
         let old = find(self.account(account)?, id)?;
@@ -45,9 +45,6 @@ impl Draft<'_> {
         if old.config.kind() != spec.config.kind() {
             let problem = format!("is a {} and stays one: create another sink instead", old.config.kind());
             return Err(ChangeError::invalid("sink.kind", problem));
-        }
-        if let (SinkConfig::Webhook(stored), SinkConfig::Webhook(given)) = (&old.config, &mut spec.config) {
-            keep_secrets(stored, given);
         }
         check(&spec)?;
         let (created, updated, revision) = (old.created, self.now, self.revision());
@@ -76,15 +73,6 @@ impl Draft<'_> {
 fn find(view: &AccountView, id: SinkId) -> Result<&Sink, ChangeError> {
     let found = view.sinks.get(&id).map(AsRef::as_ref);
     found.ok_or_else(|| ChangeError::NotFound { kind: KIND, name: id.to_string() })
-}
-
-fn keep_secrets(stored: &WebhookConfig, given: &mut WebhookConfig) {
-    if given.signing_secret.expose().is_empty() {
-        given.signing_secret = stored.signing_secret.clone();
-    }
-    if given.twilio_auth_token.as_ref().is_none_or(|token| token.expose().is_empty()) {
-        given.twilio_auth_token = stored.twilio_auth_token.clone();
-    }
 }
 
 fn check(spec: &SinkSpec) -> Result<(), ChangeError> {

@@ -5,6 +5,7 @@ mod event_types;
 mod schemas;
 mod sinks;
 mod subscriptions;
+mod update_mask;
 
 use fanfare_control::{Control, Tenant};
 use tonic::{Request, Status};

@@ -101,7 +101,7 @@ async fn register_sink(client: &Client, destination: &str) -> Result<String, Sta
     let current = matches!(&found.kind, Some(Kind::Webhook(webhook)) if webhook.destination == destination);
     if !current {
         let sink = Sink { kind: Some(Kind::Webhook(webhook)), ..found.clone() };
-        sinks.update_sink(UpdateSinkRequest { sink: Some(sink) }).await?;
+        sinks.update_sink(UpdateSinkRequest { sink: Some(sink), update_mask: None }).await?;
     }
     Ok(found.id)
 }

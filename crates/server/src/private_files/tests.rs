@@ -105,7 +105,9 @@ async fn drive(client: &Client, receiver: TcpListener) -> Vec<String> {
     vec![
         shown(&sinks.get_sink(GetSinkRequest { id: id.clone() }).await.unwrap()),
         shown(&sinks.list_sinks(ListSinksRequest::default()).await.unwrap()),
-        shown(&sinks.update_sink(UpdateSinkRequest { sink: Some(wrong) }).await.unwrap_err()),
+        shown(
+            &sinks.update_sink(UpdateSinkRequest { sink: Some(wrong), update_mask: None }).await.unwrap_err(),
+        ),
     ]
 }
 

@@ -147,6 +147,7 @@ fn sinks() {
         (Change::CreateSink { account: ACCOUNT, id: other, sink: described }, "invalid: sink.description"),
         (update_sink(kinesis("arn:aws:kinesis:::stream/a"), None), "invalid: sink.kind"),
         (update_sink(webhook("", None), Some(5)), "stale: sink at 6"),
+        (update_sink(webhook("", None), None), "invalid: sink.webhook.signing_secret"),
         (Change::DeleteSink { account: ACCOUNT, id: other }, &missing),
         (Change::DeleteSink { account: ACCOUNT, id: SINK }, &in_use),
     ]);

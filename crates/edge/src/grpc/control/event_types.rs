@@ -1,11 +1,14 @@
 //! `fanfare.v1.EventTypeService`.
 
-use fanfare_control::{EventType, EventTypeSettings, EventTypeStatus};
+use fanfare_control::{EventType, EventTypeSettings, EventTypeStatus, FieldViolation};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
-use super::{ControlServices, open, present, required, revision};
+use super::{ControlServices, open, present, required, revision, update_mask::UpdateMask};
 use crate::{grpc::time::to_api, page::PagedList, problem::Problem};
+
+/// Paths that an update may name.
+const FIELDS: [&str; 3] = ["description", "schema_id", "status"];
 
 #[tonic::async_trait]
 impl v1::event_type_service_server::EventTypeService for ControlServices {
@@ -14,7 +17,7 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
         request: Request<v1::CreateEventTypeRequest>,
     ) -> Result<Response<v1::CreateEventTypeResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let settings = settings(required("event_type", request.event_type)?)?;
+        let settings = settings(required("event_type", request.event_type)?).map_err(Problem::from)?;
         let created = self.control.create_event_type(tenant, settings).await.map_err(Problem::from)?;
         Ok(Response::new(v1::CreateEventTypeResponse { event_type: Some(to_message(&created)) }))
     }
@@ -47,9 +50,11 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
         request: Request<v1::UpdateEventTypeRequest>,
     ) -> Result<Response<v1::UpdateEventTypeResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let event_type = required("event_type", request.event_type)?;
-        let expected_revision = revision(&event_type.etag);
-        let updated = self.control.update_event_type(tenant, settings(event_type)?, expected_revision).await;
+        let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
+        let given = required("event_type", request.event_type)?;
+        let change = |stored: &EventType| settings(merged(&mask, to_message(stored), given.clone()));
+        let expected_revision = revision(&given.etag);
+        let updated = self.control.update_event_type(tenant, &given.name, expected_revision, change).await;
         let event_type = Some(to_message(&*updated.map_err(Problem::from)?));
         Ok(Response::new(v1::UpdateEventTypeResponse { event_type }))
     }
@@ -64,7 +69,15 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
     }
 }
 
-fn settings(event_type: v1::EventType) -> Result<EventTypeSettings, Problem> {
+/// `stored` with the fields of `given` that the mask covers.
+fn merged(mask: &UpdateMask, mut stored: v1::EventType, given: v1::EventType) -> v1::EventType {
+    mask.assign("description", &mut stored.description, given.description);
+    mask.assign("schema_id", &mut stored.schema_id, given.schema_id);
+    mask.assign("status", &mut stored.status, given.status);
+    stored
+}
+
+fn settings(event_type: v1::EventType) -> Result<EventTypeSettings, FieldViolation> {
     Ok(EventTypeSettings {
         status: status(event_type.status)?,
         name: event_type.name,
@@ -74,14 +87,14 @@ fn settings(event_type: v1::EventType) -> Result<EventTypeSettings, Problem> {
 }
 
 /// None if it is not specified.
-fn status(number: i32) -> Result<Option<EventTypeStatus>, Problem> {
+fn status(number: i32) -> Result<Option<EventTypeStatus>, FieldViolation> {
     match v1::EventTypeStatus::try_from(number) {
         Ok(v1::EventTypeStatus::Unspecified) => Ok(None),
         Ok(v1::EventTypeStatus::Available) => Ok(Some(EventTypeStatus::Available)),
         Ok(v1::EventTypeStatus::Deprecated) => Ok(Some(EventTypeStatus::Deprecated)),
         Ok(v1::EventTypeStatus::Restricted) => Ok(Some(EventTypeStatus::Restricted)),
         Ok(v1::EventTypeStatus::Discontinued) => Ok(Some(EventTypeStatus::Discontinued)),
-        Err(_) => Err(Problem::field("event_type.status", format!("{number} is not a status"))),
+        Err(_) => Err(FieldViolation::new("event_type.status", format!("{number} is not a status"))),
     }
 }
 

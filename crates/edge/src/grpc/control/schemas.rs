@@ -1,11 +1,14 @@
 //! `fanfare.v1.SchemaService`.
 
-use fanfare_control::{NewSchema, Schema, SchemaUpdate, VersionedSchema, dataschema_uri};
+use fanfare_control::{NewSchema, Schema, VersionedSchema, dataschema_uri};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
-use super::{ControlServices, open, required, revision};
+use super::{ControlServices, open, required, revision, update_mask::UpdateMask};
 use crate::{grpc::time::to_api, page::PagedList, problem::Problem};
+
+/// Paths that an update may name.
+const FIELDS: [&str; 1] = ["description"];
 
 #[tonic::async_trait]
 impl v1::schema_service_server::SchemaService for ControlServices {
@@ -83,10 +86,16 @@ impl v1::schema_service_server::SchemaService for ControlServices {
         request: Request<v1::UpdateSchemaRequest>,
     ) -> Result<Response<v1::UpdateSchemaResponse>, Status> {
         let (tenant, request) = open(request)?;
+        let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
         let v1::Schema { id, description, etag, .. } = required("schema", request.schema)?;
-        let update = SchemaUpdate { id, description, expected_revision: revision(&etag) };
-        let updated = self.control.update_schema(tenant, update).await.map_err(Problem::from)?;
-        Ok(Response::new(v1::UpdateSchemaResponse { schema: Some(to_message(&updated)) }))
+        let change = |stored: &Schema| {
+            let mut changed = stored.description.clone();
+            mask.assign("description", &mut changed, description.clone());
+            changed
+        };
+        let updated = self.control.update_schema(tenant, &id, revision(&etag), change).await;
+        let schema = Some(to_message(&*updated.map_err(Problem::from)?));
+        Ok(Response::new(v1::UpdateSchemaResponse { schema }))
     }
 
     async fn delete_schema(

@@ -1,12 +1,30 @@
 //! `fanfare.v1.SinkService`.
 
-use fanfare_control::{SinkKind, SinkSettings, SinkUpdate, WebhookSettings};
+use fanfare_control::{SinkKind, SinkSettings, WebhookSettings};
 use fanfare_model::{KinesisConfig, Secret, Sink, SinkConfig, WebhookMethod};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
-use super::{ControlServices, open, present, required, revision};
+use super::{ControlServices, open, present, required, revision, update_mask::UpdateMask};
 use crate::{grpc::time::to_api, page::PagedList, problem::Problem};
+
+/// Paths that an update may name.
+const FIELDS: [&str; 14] = [
+    "description",
+    "webhook",
+    "webhook.destination",
+    "webhook.method",
+    "webhook.batch_events",
+    "webhook.batch_events_max",
+    "webhook.timeout_ms",
+    "webhook.signing_secret",
+    "webhook.twilio_auth_token",
+    "kinesis",
+    "kinesis.arn",
+    "kinesis.role_arn",
+    "kinesis.external_id",
+    "kinesis.endpoint_override",
+];
 
 #[tonic::async_trait]
 impl v1::sink_service_server::SinkService for ControlServices {
@@ -48,11 +66,13 @@ impl v1::sink_service_server::SinkService for ControlServices {
         request: Request<v1::UpdateSinkRequest>,
     ) -> Result<Response<v1::UpdateSinkResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let mut sink = required("sink", request.sink)?;
-        let (id, expected_revision) = (std::mem::take(&mut sink.id), revision(&sink.etag));
-        let update = SinkUpdate { id, settings: settings(sink), expected_revision };
-        let updated = self.control.update_sink(tenant, update).await.map_err(Problem::from)?;
-        Ok(Response::new(v1::UpdateSinkResponse { sink: Some(to_message(&updated)) }))
+        let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
+        let given = required("sink", request.sink)?;
+        let change = |stored: &Sink| settings(merged(&mask, with_secrets(stored), given.clone()));
+        let updated = self.control.update_sink(tenant, &given.id, revision(&given.etag), change).await;
+        Ok(Response::new(v1::UpdateSinkResponse {
+            sink: Some(to_message(&*updated.map_err(Problem::from)?)),
+        }))
     }
 
     async fn delete_sink(
@@ -63,6 +83,47 @@ impl v1::sink_service_server::SinkService for ControlServices {
         self.control.delete_sink(tenant, &request.id).await.map_err(Problem::from)?;
         Ok(Response::new(v1::DeleteSinkResponse {}))
     }
+}
+
+/// `stored` with the fields of `given` that the mask covers. A given kind that is not the stored one replaces it, for the
+/// catalog to refuse.
+fn merged(mask: &UpdateMask, mut stored: v1::Sink, given: v1::Sink) -> v1::Sink {
+    use v1::sink::Kind;
+    mask.assign("description", &mut stored.description, given.description);
+    match (&mut stored.kind, given.kind) {
+        (Some(Kind::Webhook(stored)), Some(Kind::Webhook(given))) => merge_webhook(mask, stored, given),
+        (Some(Kind::Kinesis(stored)), Some(Kind::Kinesis(given))) => merge_kinesis(mask, stored, given),
+        (Some(Kind::Webhook(stored)), None) => merge_webhook(mask, stored, v1::WebhookSink::default()),
+        (Some(Kind::Kinesis(stored)), None) => merge_kinesis(mask, stored, v1::KinesisSink::default()),
+        (kind, Some(given)) => {
+            let path = match &given {
+                Kind::Webhook(_) => "webhook",
+                Kind::Kinesis(_) => "kinesis",
+            };
+            if mask.touches(path) {
+                *kind = Some(given);
+            }
+        }
+        (None, None) => {}
+    }
+    stored
+}
+
+fn merge_webhook(mask: &UpdateMask, stored: &mut v1::WebhookSink, given: v1::WebhookSink) {
+    mask.assign("webhook.destination", &mut stored.destination, given.destination);
+    mask.assign("webhook.method", &mut stored.method, given.method);
+    mask.assign("webhook.batch_events", &mut stored.batch_events, given.batch_events);
+    mask.assign("webhook.batch_events_max", &mut stored.batch_events_max, given.batch_events_max);
+    mask.assign("webhook.timeout_ms", &mut stored.timeout_ms, given.timeout_ms);
+    mask.assign_secret("webhook.signing_secret", &mut stored.signing_secret, given.signing_secret);
+    mask.assign_secret("webhook.twilio_auth_token", &mut stored.twilio_auth_token, given.twilio_auth_token);
+}
+
+fn merge_kinesis(mask: &UpdateMask, stored: &mut v1::KinesisSink, given: v1::KinesisSink) {
+    mask.assign("kinesis.arn", &mut stored.arn, given.arn);
+    mask.assign("kinesis.role_arn", &mut stored.role_arn, given.role_arn);
+    mask.assign("kinesis.external_id", &mut stored.external_id, given.external_id);
+    mask.assign("kinesis.endpoint_override", &mut stored.endpoint_override, given.endpoint_override);
 }
 
 /// Protobuf's zero and empty values are absent settings.
@@ -94,6 +155,18 @@ fn with_signing_secret(sink: &Sink) -> v1::Sink {
         (&mut message.kind, &sink.config)
     {
         stored.signing_secret.expose().clone_into(&mut webhook.signing_secret);
+    }
+    message
+}
+
+/// The sink with every secret. No answer.
+fn with_secrets(sink: &Sink) -> v1::Sink {
+    let mut message = with_signing_secret(sink);
+    if let (Some(v1::sink::Kind::Webhook(webhook)), SinkConfig::Webhook(stored)) =
+        (&mut message.kind, &sink.config)
+        && let Some(token) = &stored.twilio_auth_token
+    {
+        token.expose().clone_into(&mut webhook.twilio_auth_token);
     }
     message
 }

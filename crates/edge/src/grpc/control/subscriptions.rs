@@ -1,16 +1,19 @@
 //! `fanfare.v1.SubscriptionService`.
 
-use fanfare_control::{DeliveryState, SubscriptionSettings, SubscriptionStats, SubscriptionUpdate};
+use fanfare_control::{DeliveryState, SubscriptionSettings, SubscriptionStats};
 use fanfare_model::{StartAt, SubscribedType, Subscription};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
-use super::{ControlServices, open, required, revision};
+use super::{ControlServices, open, required, revision, update_mask::UpdateMask};
 use crate::{
     grpc::time::{from_api, to_api},
     page::PagedList,
     problem::Problem,
 };
+
+/// Paths that an update may name.
+const FIELDS: [&str; 3] = ["description", "sink_id", "types"];
 
 #[tonic::async_trait]
 impl v1::subscription_service_server::SubscriptionService for ControlServices {
@@ -59,11 +62,13 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         request: Request<v1::UpdateSubscriptionRequest>,
     ) -> Result<Response<v1::UpdateSubscriptionResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let mut subscription = required("subscription", request.subscription)?;
-        let (id, expected_revision) = (std::mem::take(&mut subscription.id), revision(&subscription.etag));
-        let update = SubscriptionUpdate { id, settings: settings(subscription), expected_revision };
-        let updated = self.control.update_subscription(tenant, update).await.map_err(Problem::from)?;
-        Ok(Response::new(v1::UpdateSubscriptionResponse { subscription: Some(to_message(&updated)) }))
+        let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
+        let given = required("subscription", request.subscription)?;
+        let change = |stored: &Subscription| settings(merged(&mask, to_message(stored), given.clone()));
+        let updated =
+            self.control.update_subscription(tenant, &given.id, revision(&given.etag), change).await;
+        let subscription = Some(to_message(&*updated.map_err(Problem::from)?));
+        Ok(Response::new(v1::UpdateSubscriptionResponse { subscription }))
     }
 
     async fn delete_subscription(
@@ -101,6 +106,14 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         let stats = self.control.subscription_stats(tenant, &request.id).map_err(Problem::from)?;
         Ok(Response::new(stats_message(stats)))
     }
+}
+
+/// `stored` with the fields of `given` that the mask covers.
+fn merged(mask: &UpdateMask, mut stored: v1::Subscription, given: v1::Subscription) -> v1::Subscription {
+    mask.assign("description", &mut stored.description, given.description);
+    mask.assign("sink_id", &mut stored.sink_id, given.sink_id);
+    mask.assign("types", &mut stored.types, given.types);
+    stored
 }
 
 fn settings(subscription: v1::Subscription) -> SubscriptionSettings {

@@ -14,7 +14,7 @@ async fn create(caller: &Caller, event_type: EventType) -> Result<EventType, Sta
 }
 
 async fn update(caller: &Caller, event_type: EventType) -> Result<EventType, Status> {
-    let request = UpdateEventTypeRequest { event_type: Some(event_type) };
+    let request = UpdateEventTypeRequest { event_type: Some(event_type), update_mask: None };
     answer(caller.event_types.clone().update_event_type(request))
         .await
         .map(|updated| updated.event_type.unwrap())
@@ -51,6 +51,21 @@ async fn an_event_type_is_created_read_changed_and_deleted() {
 }
 
 #[tokio::test]
+async fn updates_of_different_fields_do_not_undo_each_other() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    create(&caller, EventType { description: "old".to_owned(), ..named("paid") }).await.unwrap();
+    let deprecated = EventTypeStatus::Deprecated.into();
+    let (described, retired) = tokio::join!(
+        update(&caller, EventType { description: "new".to_owned(), ..named("paid") }),
+        update(&caller, EventType { status: deprecated, ..named("paid") }),
+    );
+    let (described, retired) = (described.unwrap(), retired.unwrap());
+    let last = if described.status() == EventTypeStatus::Deprecated { described } else { retired };
+    assert_eq!((last.description.as_str(), last.status), ("new", deprecated));
+}
+
+#[tokio::test]
 async fn bad_event_types_are_refused_by_field() {
     let node =
         Node::with(CatalogOptions { partitions: 1, event_types_max: 1, ..CatalogOptions::default() }).await;
@@ -76,8 +91,16 @@ async fn bad_event_types_are_refused_by_field() {
     let limit = create(&caller, named("b")).await.unwrap_err();
     assert_eq!(limit.code(), Code::ResourceExhausted);
     assert!(limit.get_details_quota_failure().is_some() && limit.get_details_retry_info().is_none());
-    let unspecified = update(&caller, named("a")).await.unwrap_err();
-    assert_eq!(field(&unspecified), "event_type.status");
+    let mut client = caller.event_types.clone();
+    let mut masked = async |path: &str| {
+        let update_mask = Some(prost_types::FieldMask { paths: vec![path.to_owned()] });
+        let request = UpdateEventTypeRequest { event_type: Some(named("a")), update_mask };
+        answer(client.update_event_type(request)).await.unwrap_err()
+    };
+    for path in ["status", "*"] {
+        assert_eq!(field(&masked(path).await), "event_type.status", "a status cannot be cleared");
+    }
+    assert_eq!(field(&masked("name").await), "update_mask");
     let unknown = update(&caller, EventType { status: 1, ..named("z") }).await.unwrap_err();
     assert_eq!(told(&unknown).1, "EVENT_TYPE_UNKNOWN");
 }

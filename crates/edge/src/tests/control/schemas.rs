@@ -35,7 +35,7 @@ async fn versions_are_numbered_immutable_and_have_a_dataschema_uri() {
 
     let schema =
         answer(client.get_schema(GetSchemaRequest { id: "Order".to_owned() })).await.unwrap().schema.unwrap();
-    let request = |schema| UpdateSchemaRequest { schema: Some(schema) };
+    let request = |schema| UpdateSchemaRequest { schema: Some(schema), update_mask: None };
     let change = Schema { description: "orders".to_owned(), ..schema };
     let updated = answer(client.update_schema(request(change.clone()))).await.unwrap().schema.unwrap();
     assert_eq!((updated.description.as_str(), updated.latest_version), ("orders", 2));

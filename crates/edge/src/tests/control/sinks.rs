@@ -50,8 +50,11 @@ async fn secrets_are_answered_once_at_their_creation() {
     let got = answer(client.get_sink(GetSinkRequest { id: created.id.clone() })).await.unwrap().sink.unwrap();
     let listed = answer(client.list_sinks(ListSinksRequest::default())).await.unwrap().sinks;
     let change = Sink { description: "new".to_owned(), ..got.clone() };
-    let updated =
-        answer(client.update_sink(UpdateSinkRequest { sink: Some(change) })).await.unwrap().sink.unwrap();
+    let updated = answer(client.update_sink(UpdateSinkRequest { sink: Some(change), update_mask: None }))
+        .await
+        .unwrap()
+        .sink
+        .unwrap();
     for shown in [&got, &listed[0], &updated] {
         let webhook = of_webhook(shown);
         assert_eq!((webhook.signing_secret.as_str(), webhook.twilio_auth_token.as_str()), ("", ""));
@@ -62,6 +65,61 @@ async fn secrets_are_answered_once_at_their_creation() {
         (secret, Some("token".to_owned())),
         "they are kept"
     );
+}
+
+#[tokio::test]
+async fn an_update_changes_what_its_mask_names() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let given = with(|webhook| {
+        (webhook.batch_events, webhook.twilio_auth_token) = (true, "token".to_owned());
+    });
+    let created = caller.sink(Sink { description: "old".to_owned(), ..given }).await.unwrap();
+    let id = created.id.clone();
+    let update = |sink: Sink, paths: &[&str]| {
+        let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
+        let update_mask = (!paths.is_empty()).then_some(prost_types::FieldMask { paths });
+        let request = UpdateSinkRequest { sink: Some(Sink { id: id.clone(), ..sink }), update_mask };
+        let mut client = caller.sinks.clone();
+        async move { answer(client.update_sink(request)).await.map(|updated| updated.sink.unwrap()) }
+    };
+    let secret = of_webhook(&created).signing_secret;
+
+    let described = update(Sink { description: "new".to_owned(), ..Sink::default() }, &[]).await.unwrap();
+    assert_eq!((described.description.as_str(), of_webhook(&described).batch_events), ("new", true));
+    let moved = update(webhook("https://example.com/b"), &[]).await.unwrap();
+    assert_eq!(
+        (moved.description.as_str(), of_webhook(&moved).destination.as_str()),
+        ("new", "https://example.com/b")
+    );
+    let single = update(webhook(""), &["webhook.batch_events"]).await.unwrap();
+    assert_eq!(
+        (of_webhook(&single).batch_events, of_webhook(&single).destination),
+        (false, "https://example.com/b".to_owned())
+    );
+    assert_eq!(stored_secrets(&node, &caller, &created.id), (secret.clone(), Some("token".to_owned())));
+    let replaced = update(webhook("https://example.com/c"), &["*"]).await.unwrap();
+    assert_eq!((replaced.description.as_str(), of_webhook(&replaced).timeout_ms), ("", 15_000));
+    assert_eq!(stored_secrets(&node, &caller, &created.id), (secret.clone(), Some("token".to_owned())));
+    update(Sink::default(), &["webhook.twilio_auth_token"]).await.unwrap();
+    assert_eq!(
+        stored_secrets(&node, &caller, &created.id),
+        (secret, None),
+        "a token that is named is removed"
+    );
+
+    let table = [
+        (Sink::default(), "webhook.destinaton", "update_mask"),
+        (Sink::default(), "id", "update_mask"),
+        (Sink::default(), "webhook.destination", "sink.webhook.destination"),
+        (Sink::default(), "webhook.signing_secret", "sink.webhook.signing_secret"),
+        (kinesis(STREAM, ""), "kinesis.arn", "sink.kinesis.role_arn"),
+    ];
+    for (sink, path, place) in table {
+        let refused = update(sink, &[path]).await.unwrap_err();
+        assert_eq!(field(&refused), place, "{path}: {refused}");
+        assert!(place != "update_mask" || refused.message().contains(path), "{refused}");
+    }
 }
 
 #[tokio::test]
@@ -108,7 +166,9 @@ async fn sinks_that_could_not_deliver_are_refused_by_field() {
     let sink = caller.sink(webhook("https://example.com/")).await.unwrap();
     let change = Sink { id: sink.id.clone(), ..webhook("https://10.0.0.1/") };
     let status =
-        answer(caller.sinks.clone().update_sink(UpdateSinkRequest { sink: Some(change) })).await.unwrap_err();
+        answer(caller.sinks.clone().update_sink(UpdateSinkRequest { sink: Some(change), update_mask: None }))
+            .await
+            .unwrap_err();
     assert_eq!(field(&status), "sink.webhook.destination");
 }
 

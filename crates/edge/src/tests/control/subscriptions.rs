@@ -147,7 +147,7 @@ async fn an_update_replaces_types_and_sink() {
         (caller.sink(webhook(&first)).await.unwrap().id, caller.sink(webhook(&second)).await.unwrap().id);
     let created = create(&caller, wanted(&from, &["paid"]), None).await.unwrap();
     let change = Subscription { id: created.id.clone(), etag: created.etag, ..wanted(&to, &["sent"]) };
-    let update = |change| UpdateSubscriptionRequest { subscription: Some(change) };
+    let update = |change| UpdateSubscriptionRequest { subscription: Some(change), update_mask: None };
     let mut client = caller.subscriptions.clone();
     let updated =
         answer(client.update_subscription(update(change.clone()))).await.unwrap().subscription.unwrap();

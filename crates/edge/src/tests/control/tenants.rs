@@ -62,7 +62,9 @@ async fn an_account_neither_sees_nor_changes_objects_of_another() {
         answer(types.delete_event_type(DeleteEventTypeRequest { name })).await.unwrap_err(),
         answer(sinks.get_sink(GetSinkRequest { id: sink.id.clone() })).await.unwrap_err(),
         answer(sinks.delete_sink(DeleteSinkRequest { id: sink.id.clone() })).await.unwrap_err(),
-        answer(sinks.update_sink(UpdateSinkRequest { sink: Some(sink.clone()) })).await.unwrap_err(),
+        answer(sinks.update_sink(UpdateSinkRequest { sink: Some(sink.clone()), update_mask: None }))
+            .await
+            .unwrap_err(),
         answer(subscriptions.get_subscription(GetSubscriptionRequest { id: id.clone() })).await.unwrap_err(),
         answer(subscriptions.pause_subscription(PauseSubscriptionRequest { id: id.clone() }))
             .await
