@@ -128,8 +128,9 @@ async fn other_account(node: &SimulatedNode, number: u32) -> anyhow::Result<NewK
 
 async fn subscription(control: &Control, tenant: Tenant, route: Route) -> Result<String, ControlError> {
     let subscriptions = control.list_subscriptions(tenant, &ListRequest { after: None, limit: 100 })?;
-    if let Some(found) = subscriptions.items.iter().find(|found| found.description == route.path) {
-        return Ok(found.id.to_string());
+    if let Some(found) = subscriptions.items.iter().find(|found| found.subscription.description == route.path)
+    {
+        return Ok(found.subscription.id.to_string());
     }
     let sinks = control.list_sinks(tenant, &ListRequest { after: None, limit: 100 })?;
     let sink = match sinks.items.iter().find(|sink| sink.description == route.path) {
@@ -145,7 +146,7 @@ async fn subscription(control: &Control, tenant: Tenant, route: Route) -> Result
         sink_id: sink.id.to_string(),
         types: types.collect(),
     };
-    Ok(control.create_subscription(tenant, settings, StartAt::Earliest).await?.id.to_string())
+    Ok(control.create_subscription(tenant, settings, StartAt::Earliest).await?.subscription.id.to_string())
 }
 
 fn sink_settings(route: Route) -> SinkSettings {

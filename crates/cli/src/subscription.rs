@@ -128,6 +128,7 @@ impl OutputRecord for v1::Subscription {
             .with("createTime", &time::text(self.create_time.as_ref()))
             .with("updateTime", &time::text(self.update_time.as_ref()))
             .with("etag", &self.etag)
+            .with("reconciling", &self.reconciling)
     }
 }
 
@@ -166,6 +167,12 @@ async fn create(arguments: CreateSubscriptionArguments, session: &Session) -> Re
         .await?;
     let subscription = created.subscription.ok_or_else(|| Failure::incomplete(attempted))?;
     session.output.record(&subscription)?;
+    if subscription.reconciling {
+        say(&format!(
+            "made, but not in effect in every partition: see fanfare subscription get {}",
+            subscription.id
+        ));
+    }
     say(&format!("next: fanfare subscription stats {}", subscription.id));
     Ok(())
 }
@@ -195,12 +202,15 @@ async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
 async fn delete(id: String, session: &Session) -> Result<(), Failure> {
     let attempted = format!("delete subscription {id}");
     let request = v1::DeleteSubscriptionRequest { id: id.clone() };
-    session
+    let deleted = session
         .call(&attempted, async |client| {
             client.subscriptions().delete_subscription(client.request(request)).await
         })
         .await?;
     say(&format!("deleted subscription {id}"));
+    if deleted.reconciling {
+        say("some partition has not confirmed it: attempts may start there until it does");
+    }
     Ok(())
 }
 

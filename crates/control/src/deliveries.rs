@@ -14,7 +14,7 @@ impl Control {
     /// # Errors
     /// If the account has no such subscription, or a partition of the account is damaged or on another node.
     pub fn subscription_stats(&self, tenant: Tenant, id: &str) -> Result<SubscriptionStats, ControlError> {
-        let subscription = self.subscription(tenant, id)?;
+        let subscription = self.subscription(tenant, id)?.subscription;
         if let Some(damage) = self.delivery.damage(tenant.account()) {
             return Err(ControlError::Damaged { damage, consequence: Unreadable::OutcomesUnknown });
         }

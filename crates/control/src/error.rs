@@ -1,7 +1,7 @@
 //! Reasons why a request is not carried out.
 
 use fanfare_catalog::{ChangeError, json_schema::SchemaProblem};
-use fanfare_delivery::{ReadError, ReconcileError, RouteError};
+use fanfare_delivery::{ReadError, RouteError};
 use fanfare_sinks::ConfigError;
 
 /// Reason why a request is not carried out.
@@ -21,9 +21,6 @@ pub enum ControlError {
     /// A sink that could never deliver. The field is relative to the sink.
     #[error(transparent)]
     Sink(#[from] ConfigError),
-    /// The change is made, but not in effect in every partition. A repeat would make it twice.
-    #[error("the change is made, but {0}")]
-    Reconcile(#[from] ReconcileError),
     #[error("no dead letter {id:?} is kept")]
     DeadLetterUnknown { id: String },
     /// An answer that needs a partition of another node.
@@ -47,8 +44,6 @@ pub struct FieldViolation {
 /// Consequence of committed data that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// The change is made, and takes effect when the damage is repaired.
-    ChangeNotInEffect,
     /// The outcomes of a subscription's events cannot be told.
     OutcomesUnknown,
     /// Some dead letters cannot be read.
@@ -68,9 +63,6 @@ impl FieldViolation {
 impl std::fmt::Display for Unreadable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::ChangeNotInEffect => {
-                "the change is made, but takes effect only when that is repaired; do not repeat it"
-            }
             Self::OutcomesUnknown => "what became of its events cannot be told",
             Self::DeadLettersUnreadable => "some dead letters cannot be read",
         })

@@ -20,9 +20,7 @@ pub use fanfare_catalog::{
     ChangeError, EventType, EventTypeStatus, ObjectKind, Schema, SchemaVersion, Tenant,
     json_schema::{SchemaProblem, dataschema_uri},
 };
-pub use fanfare_delivery::{
-    DeadLetter, ReadError, ReconcileError, RouteError, State as DeliveryState, SubscriptionStats,
-};
+pub use fanfare_delivery::{DeadLetter, ReadError, RouteError, State as DeliveryState, SubscriptionStats};
 pub use fanfare_sinks::ConfigError;
 
 pub use self::{
@@ -32,5 +30,5 @@ pub use self::{
     list::{ListRequest, Listed},
     schemas::{NewSchema, VersionedSchema},
     sinks::{SinkKind, SinkSettings, WebhookSettings},
-    subscriptions::SubscriptionSettings,
+    subscriptions::{SubscriptionSettings, SubscriptionStatus},
 };

@@ -1,14 +1,14 @@
 //! Subscriptions: event types that go to a sink. A change is answered when every partition that it concerns has taken
-//! it.
+//! it, or the time for that is over; it is never answered by an error once the catalog has made it.
 
 use std::{ops::Bound, sync::Arc};
 
 use fanfare_catalog::{ChangeError, NewSubscription, ObjectKind, Tenant};
-use fanfare_model::{SinkId, StartAt, SubscribedType, Subscription, SubscriptionId};
+use fanfare_model::{AccountId, SinkId, StartAt, SubscribedType, Subscription, SubscriptionId};
 
 use crate::{
     control::{Control, UpdateRounds, parse_id},
-    error::{ControlError, FieldViolation, Unreadable},
+    error::{ControlError, FieldViolation},
     list::{ListRequest, Listed},
 };
 
@@ -20,23 +20,32 @@ pub struct SubscriptionSettings {
     pub types: Vec<SubscribedType>,
 }
 
+/// A subscription and the progress of its newest change.
+#[derive(Clone, Debug)]
+pub struct SubscriptionStatus {
+    pub subscription: Arc<Subscription>,
+    /// A partition has not confirmed the newest change, which takes effect there by itself.
+    pub reconciling: bool,
+}
+
 impl Control {
     /// # Errors
-    /// If a field is wrong, the catalog refuses the change, or it is made and not in effect in every partition.
+    /// If a field is wrong, or the catalog refuses the change.
     pub async fn create_subscription(
         &self,
         tenant: Tenant,
         settings: SubscriptionSettings,
         start: StartAt,
-    ) -> Result<Arc<Subscription>, ControlError> {
+    ) -> Result<SubscriptionStatus, ControlError> {
         let created = self.catalog.create_subscription(tenant, new_subscription(settings)?, start).await?;
-        self.in_effect(tenant, created).await
+        Ok(self.in_effect(created).await)
     }
 
     /// # Errors
     /// If the account has no such subscription.
-    pub fn subscription(&self, tenant: Tenant, id: &str) -> Result<Arc<Subscription>, ControlError> {
-        self.stored_subscription(tenant, parse_id("id", id)?)
+    pub fn subscription(&self, tenant: Tenant, id: &str) -> Result<SubscriptionStatus, ControlError> {
+        let subscription = self.stored_subscription(tenant, parse_id("id", id)?)?;
+        Ok(self.status_of(subscription))
     }
 
     fn stored_subscription(
@@ -55,10 +64,11 @@ impl Control {
         &self,
         tenant: Tenant,
         request: &ListRequest<SubscriptionId>,
-    ) -> Result<Listed<Arc<Subscription>, SubscriptionId>, ControlError> {
+    ) -> Result<Listed<SubscriptionStatus, SubscriptionId>, ControlError> {
         let account = self.account(tenant)?;
         let subscriptions = account.subscriptions.range((request.start(), Bound::Unbounded));
-        Ok(request.page(subscriptions.map(|(id, subscription)| (*id, subscription.clone()))))
+        let statuses = subscriptions.map(|(id, subscription)| (*id, self.status_of(subscription.clone())));
+        Ok(request.page(statuses))
     }
 
     /// Changes a subscription to what `change` makes of the stored one. `expected_revision` is the revision that was read;
@@ -72,7 +82,7 @@ impl Control {
         id: &str,
         expected_revision: Option<u64>,
         change: impl Fn(&Subscription) -> SubscriptionSettings + Send,
-    ) -> Result<Arc<Subscription>, ControlError> {
+    ) -> Result<SubscriptionStatus, ControlError> {
         let id = parse_id::<SubscriptionId>("subscription.id", id)?;
         let mut rounds = UpdateRounds::new(expected_revision);
         loop {
@@ -81,18 +91,19 @@ impl Control {
             let new = new_subscription(change(&stored))?;
             match self.catalog.update_subscription(tenant, id, new, expected).await {
                 Err(error) if rounds.goes_on_after(&error) => {}
-                answer => return self.in_effect(tenant, answer?).await,
+                answer => return Ok(self.in_effect(answer?).await),
             }
         }
     }
 
+    /// Deletes a subscription; answers whether every partition has confirmed the deletion.
+    ///
     /// # Errors
-    /// If there is no such subscription, the catalog refuses the change, or it is made and not in effect in every
-    /// partition.
-    pub async fn delete_subscription(&self, tenant: Tenant, id: &str) -> Result<(), ControlError> {
+    /// If there is no such subscription, or the catalog refuses the change.
+    pub async fn delete_subscription(&self, tenant: Tenant, id: &str) -> Result<bool, ControlError> {
         let id = parse_id("id", id)?;
         self.catalog.delete_subscription(tenant, id).await?;
-        self.reconciled(tenant, id).await
+        Ok(self.reconciled(tenant.account(), id).await)
     }
 
     /// # Errors
@@ -101,10 +112,10 @@ impl Control {
         &self,
         tenant: Tenant,
         id: &str,
-    ) -> Result<Arc<Subscription>, ControlError> {
+    ) -> Result<SubscriptionStatus, ControlError> {
         let id = parse_id("id", id)?;
         let paused = self.catalog.pause_subscription(tenant, id).await?;
-        self.in_effect(tenant, paused).await
+        Ok(self.in_effect(paused).await)
     }
 
     /// # Errors
@@ -113,29 +124,27 @@ impl Control {
         &self,
         tenant: Tenant,
         id: &str,
-    ) -> Result<Arc<Subscription>, ControlError> {
+    ) -> Result<SubscriptionStatus, ControlError> {
         let id = parse_id("id", id)?;
         let resumed = self.catalog.resume_subscription(tenant, id).await?;
-        self.in_effect(tenant, resumed).await
+        Ok(self.in_effect(resumed).await)
     }
 
-    /// The subscription as changed, once its partitions have the change.
-    async fn in_effect(
-        &self,
-        tenant: Tenant,
-        changed: Arc<Subscription>,
-    ) -> Result<Arc<Subscription>, ControlError> {
-        self.reconciled(tenant, changed.id).await?;
-        Ok(changed)
+    /// The subscription as changed, once its partitions have the change or the time for it is over.
+    async fn in_effect(&self, changed: Arc<Subscription>) -> SubscriptionStatus {
+        let reconciling = !self.reconciled(changed.account, changed.id).await;
+        SubscriptionStatus { subscription: changed, reconciling }
     }
 
-    /// Waits until the partitions of the account have the newest state of the subscription.
-    async fn reconciled(&self, tenant: Tenant, id: SubscriptionId) -> Result<(), ControlError> {
-        if let Some(damage) = self.delivery.damage(tenant.account()) {
-            // A damaged partition never confirms: waiting for it would only delay the same answer.
-            return Err(ControlError::Damaged { damage, consequence: Unreadable::ChangeNotInEffect });
-        }
-        Ok(self.delivery.reconciled(tenant.account(), id).await?)
+    /// Waits until the partitions of the account have the newest state of the subscription; whether they do.
+    async fn reconciled(&self, account: AccountId, id: SubscriptionId) -> bool {
+        // A damaged partition never confirms: waiting for it would only delay the same answer.
+        self.delivery.damage(account).is_none() && self.delivery.reconciled(account, id).await.is_ok()
+    }
+
+    fn status_of(&self, subscription: Arc<Subscription>) -> SubscriptionStatus {
+        let reconciling = !self.delivery.is_in_effect(subscription.account, subscription.id);
+        SubscriptionStatus { subscription, reconciling }
     }
 }
 

@@ -128,6 +128,16 @@ impl Delivery {
         Ok(())
     }
 
+    /// True if every partition of the account's shard has what [`Self::reconciled`] waits for. A partition on another node
+    /// is not known to.
+    #[must_use]
+    pub fn is_in_effect(&self, account: AccountId, subscription: SubscriptionId) -> bool {
+        self.shard(account).into_iter().all(|partition| {
+            let slot = self.slots.borrow().get(&partition).cloned();
+            slot.is_some_and(|slot| self.is_reconciled(&slot, account, subscription))
+        })
+    }
+
     /// The damage of the account's partitions on this node, if there is any: events of a damaged range can be neither
     /// delivered nor accounted for.
     #[must_use]

@@ -4,8 +4,7 @@
 use std::{ops::Range, time::Duration};
 
 use fanfare_control::{
-    ChangeError, ConfigError, ControlError, FieldViolation, ObjectKind, ReconcileError, SchemaProblem,
-    Unreadable,
+    ChangeError, ConfigError, ControlError, FieldViolation, ObjectKind, SchemaProblem, Unreadable,
 };
 use fanfare_ingest::{AppendError, DataProblem, ReadError, ReadRefusal, Refusal, Violation};
 use fanfare_model::{Offset, PartitionId};
@@ -116,7 +115,6 @@ impl From<ControlError> for Problem {
                 Self::new(Condition::SinkInvalid, format!("{field}: {problem}"))
                     .with_fields(vec![FieldProblem::new(field, problem)])
             }
-            ControlError::Reconcile(error) => of_reconcile(&error),
             ControlError::DeadLetterUnknown { id } => {
                 let message = format!("no dead letter {id:?} is kept: list them to see which are");
                 Self::new(Condition::Unknown { kind: "dead letter" }, message)
@@ -183,19 +181,6 @@ fn of_document(problem: &SchemaProblem) -> Problem {
         SchemaProblem::Invalid { pointer, .. } => (Condition::SchemaInvalid, format!("document#{pointer}")),
     };
     Problem::request(condition, &field, problem.to_string())
-}
-
-/// A change that is made, but not in effect everywhere. A retry would make it twice.
-fn of_reconcile(error: &ReconcileError) -> Problem {
-    match error {
-        ReconcileError::Timeout { .. }
-        | ReconcileError::NoLeader { .. }
-        | ReconcileError::NotLocal(_)
-        | ReconcileError::Backlog { .. } => {
-            let message = format!("the change is made, but {error}: read it, do not repeat it");
-            Problem::new(Condition::AttachPending, message)
-        }
-    }
 }
 
 /// Committed data that a request needs and that cannot be read. The operator learns the file, the caller the partition.

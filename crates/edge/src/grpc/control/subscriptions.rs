@@ -1,6 +1,6 @@
 //! `fanfare.v1.SubscriptionService`.
 
-use fanfare_control::{DeliveryState, SubscriptionSettings, SubscriptionStats};
+use fanfare_control::{DeliveryState, SubscriptionSettings, SubscriptionStats, SubscriptionStatus};
 use fanfare_model::{StartAt, SubscribedType, Subscription};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
@@ -30,7 +30,7 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         };
         let settings = settings(required("subscription", subscription)?);
         let created = self.control.create_subscription(tenant, settings, start).await;
-        let subscription = Some(to_message(&*created.map_err(Problem::from)?));
+        let subscription = Some(to_message(&created.map_err(Problem::from)?));
         Ok(Response::new(v1::CreateSubscriptionResponse { subscription }))
     }
 
@@ -52,7 +52,7 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         let page = list.request(page_size, &page_token)?;
         let listed = self.control.list_subscriptions(tenant, &page).map_err(Problem::from)?;
         Ok(Response::new(v1::ListSubscriptionsResponse {
-            subscriptions: listed.items.iter().map(|subscription| to_message(subscription)).collect(),
+            subscriptions: listed.items.iter().map(to_message).collect(),
             next_page_token: list.token(listed.next),
         }))
     }
@@ -64,10 +64,10 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         let (tenant, request) = open(request)?;
         let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
         let given = required("subscription", request.subscription)?;
-        let change = |stored: &Subscription| settings(merged(&mask, to_message(stored), given.clone()));
+        let change = |stored: &Subscription| settings(merged(&mask, stored_message(stored), given.clone()));
         let updated =
             self.control.update_subscription(tenant, &given.id, revision(&given.etag), change).await;
-        let subscription = Some(to_message(&*updated.map_err(Problem::from)?));
+        let subscription = Some(to_message(&updated.map_err(Problem::from)?));
         Ok(Response::new(v1::UpdateSubscriptionResponse { subscription }))
     }
 
@@ -76,8 +76,9 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         request: Request<v1::DeleteSubscriptionRequest>,
     ) -> Result<Response<v1::DeleteSubscriptionResponse>, Status> {
         let (tenant, request) = open(request)?;
-        self.control.delete_subscription(tenant, &request.id).await.map_err(Problem::from)?;
-        Ok(Response::new(v1::DeleteSubscriptionResponse {}))
+        let confirmed = self.control.delete_subscription(tenant, &request.id).await;
+        let reconciling = !confirmed.map_err(Problem::from)?;
+        Ok(Response::new(v1::DeleteSubscriptionResponse { reconciling }))
     }
 
     async fn pause_subscription(
@@ -128,7 +129,11 @@ fn settings(subscription: v1::Subscription) -> SubscriptionSettings {
     }
 }
 
-fn to_message(subscription: &Subscription) -> v1::Subscription {
+fn to_message(status: &SubscriptionStatus) -> v1::Subscription {
+    v1::Subscription { reconciling: status.reconciling, ..stored_message(&status.subscription) }
+}
+
+fn stored_message(subscription: &Subscription) -> v1::Subscription {
     let subscribed = |subscribed: &SubscribedType| v1::SubscribedType {
         r#type: subscribed.event_type.clone(),
         schema_version: subscribed.schema_version.unwrap_or_default(),
@@ -142,6 +147,7 @@ fn to_message(subscription: &Subscription) -> v1::Subscription {
         create_time: Some(to_api(subscription.created)),
         update_time: Some(to_api(subscription.updated)),
         etag: subscription.revision.to_string(),
+        reconciling: false,
     }
 }
 
