@@ -2,10 +2,10 @@
 
 use fanfare_catalog::{NewKey, Tenant};
 use fanfare_control::{
-    Control, ControlError, EventTypeSettings, ListRequest, SinkKind, SinkSettings, SubscriptionSettings,
-    WebhookSettings,
+    Control, ControlError, EventTypeSettings, ListRequest, Selector, SelectorVersion, SinkKind, SinkSettings,
+    SubscriptionSettings, WebhookSettings,
 };
-use fanfare_model::{StartAt, SubscribedType};
+use fanfare_model::StartAt;
 use parking_lot::Mutex;
 
 use crate::{
@@ -137,14 +137,14 @@ async fn subscription(control: &Control, tenant: Tenant, route: Route) -> Result
         Some(sink) => sink.clone(),
         None => control.create_sink(tenant, sink_settings(route)).await?,
     };
-    let types = route
+    let selectors = route
         .types
         .iter()
-        .map(|name| SubscribedType { event_type: (*name).to_owned(), schema_version: None });
+        .map(|name| Selector { event_type: (*name).to_owned(), version: SelectorVersion::AsPublished });
     let settings = SubscriptionSettings {
         description: route.path.to_owned(),
         sink_id: sink.id.to_string(),
-        types: types.collect(),
+        selectors: selectors.collect(),
     };
     Ok(control.create_subscription(tenant, settings, StartAt::Earliest).await?.subscription.id.to_string())
 }

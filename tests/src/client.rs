@@ -11,8 +11,8 @@ use fanfare_proto::{
     },
     v1::{
         CreateEventTypeRequest, CreateSinkRequest, CreateSubscriptionRequest, EventType,
-        GetSubscriptionStatsRequest, GetSubscriptionStatsResponse, PublishResponse, ReadEventsRequest, Sink,
-        StoredEvent, SubscribedType, Subscription, WebhookSink, read_events_request::From, sink::Kind,
+        GetSubscriptionStatsRequest, GetSubscriptionStatsResponse, PublishResponse, ReadEventsRequest,
+        Selector, Sink, StoredEvent, Subscription, WebhookSink, read_events_request::From, sink::Kind,
     },
 };
 use tonic::Status;
@@ -60,8 +60,8 @@ impl Client {
         let sink = Sink { kind: Some(Kind::Webhook(webhook)), ..Sink::default() };
         let created = self.0.sinks().create_sink(CreateSinkRequest { sink: Some(sink) }).await?.into_inner();
         let sink_id = created.sink.context("the created sink")?.id;
-        let types = vec![SubscribedType { r#type: event_type.into(), schema_version: 0 }];
-        let subscription = Subscription { sink_id, types, ..Subscription::default() };
+        let selectors = vec![Selector { r#type: event_type.into(), version: None }];
+        let subscription = Subscription { sink_id, selectors, ..Subscription::default() };
         let request = CreateSubscriptionRequest { subscription: Some(subscription), from: None };
         let created = self.0.subscriptions().create_subscription(request).await?.into_inner();
         Ok(created.subscription.context("the created subscription")?.id)

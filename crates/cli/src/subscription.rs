@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use fanfare_client::time;
-use fanfare_proto::v1::{self, create_subscription_request::From};
+use fanfare_proto::v1::{self, create_subscription_request::From, selector::Version};
 
 use crate::{
     failure::Failure,
@@ -34,14 +34,18 @@ pub enum SubscriptionCommand {
     Stats { id: String },
 }
 
+/// Word after @ for events without a version to be valid against.
+const AS_PUBLISHED: &str = "as-published";
+
 #[derive(Args, Debug)]
 pub struct CreateSubscriptionArguments {
     /// The sink's id
     #[arg(long, value_name = "ID")]
     sink: String,
-    /// Event type, with @VERSION to deliver only data valid against that schema version; may be repeated
+    /// Event type, with the schema version that data must be valid against, the latest if left out; "@as-published"
+    /// delivers every event as it came; may be repeated
     #[arg(long = "type", value_name = "TYPE[@VERSION]", required = true)]
-    types: Vec<SubscribedType>,
+    types: Vec<TypeArgument>,
     /// Start: earliest, or a time (RFC 3339) [default: from now on]
     #[arg(long, value_name = "earliest|TIME")]
     from: Option<SubscriptionStart>,
@@ -49,28 +53,27 @@ pub struct CreateSubscriptionArguments {
     description: String,
 }
 
-/// An event type and the version it is pinned to, 0 being none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SubscribedType {
-    name: String,
-    schema_version: u32,
-}
+/// An event type and its schema version.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TypeArgument(v1::Selector);
 
-impl FromStr for SubscribedType {
+impl FromStr for TypeArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, schema_version) = match text.split_once('@') {
-            None => (text, 0),
+        let (name, version) = match text.split_once('@') {
+            None => (text, None),
+            Some((name, AS_PUBLISHED)) => (name, Some(Version::AsPublished(()))),
             Some((name, version)) => {
                 let version = version.parse().ok().filter(|&version| version > 0);
-                (name, version.ok_or("the version after @ is a number from 1")?)
+                let version = version.ok_or("after @ comes a number from 1, or as-published")?;
+                (name, Some(Version::SchemaVersion(version)))
             }
         };
         if name.is_empty() {
             return Err("the event type is missing".to_owned());
         }
-        Ok(Self { name: name.to_owned(), schema_version })
+        Ok(Self(v1::Selector { r#type: name.to_owned(), version }))
     }
 }
 
@@ -98,9 +101,9 @@ impl OutputRecord for v1::Subscription {
     const COLUMNS: &'static [&'static str] = &["ID", "SINK", "TYPES", "PAUSED", "DESCRIPTION"];
 
     fn row(&self) -> Vec<String> {
-        let types = self.types.iter().map(|chosen| match chosen.schema_version {
-            0 => chosen.r#type.clone(),
-            version => format!("{}@{version}", chosen.r#type),
+        let types = self.selectors.iter().map(|selector| match selector.version {
+            Some(Version::SchemaVersion(version)) => format!("{}@{version}", selector.r#type),
+            Some(Version::AsPublished(())) | None => selector.r#type.clone(),
         });
         let paused = if self.paused { "yes" } else { "no" };
         vec![
@@ -113,17 +116,22 @@ impl OutputRecord for v1::Subscription {
     }
 
     fn fields(&self) -> OutputFields {
-        let types = self.types.iter();
-        let types: Vec<_> = types
-            .map(|chosen| {
-                OutputFields::new().with("type", &chosen.r#type).with("schemaVersion", &chosen.schema_version)
+        let selectors: Vec<_> = self
+            .selectors
+            .iter()
+            .map(|selector| {
+                let fields = OutputFields::new().with("type", &selector.r#type);
+                match selector.version {
+                    Some(Version::SchemaVersion(version)) => fields.with("schemaVersion", &version),
+                    Some(Version::AsPublished(())) | None => fields.with("asPublished", &true),
+                }
             })
             .collect();
         OutputFields::new()
             .with("id", &self.id)
             .with("description", &self.description)
             .with("sinkId", &self.sink_id)
-            .with("types", &types)
+            .with("selectors", &selectors)
             .with("paused", &self.paused)
             .with("createTime", &time::text(self.create_time.as_ref()))
             .with("updateTime", &time::text(self.update_time.as_ref()))
@@ -145,13 +153,10 @@ pub(crate) async fn run(command: SubscriptionCommand, session: &Session) -> Resu
 }
 
 async fn create(arguments: CreateSubscriptionArguments, session: &Session) -> Result<(), Failure> {
-    let types = arguments.types.into_iter();
     let subscription = v1::Subscription {
         description: arguments.description,
         sink_id: arguments.sink,
-        types: types
-            .map(|chosen| v1::SubscribedType { r#type: chosen.name, schema_version: chosen.schema_version })
-            .collect(),
+        selectors: arguments.types.into_iter().map(|TypeArgument(selector)| selector).collect(),
         ..v1::Subscription::default()
     };
     let from = arguments.from.map(|from| match from {
@@ -242,12 +247,12 @@ mod tests {
 
     #[test]
     fn a_type_may_be_pinned_to_a_version() {
-        let chosen =
-            |name: &str, schema_version| Ok(SubscribedType { name: name.to_owned(), schema_version });
-        assert_eq!("a.b".parse(), chosen("a.b", 0));
-        assert_eq!("a.b@3".parse(), chosen("a.b", 3));
-        for bad in ["", "@1", "a@", "a@0", "a@x", "a@1@2"] {
-            assert!(bad.parse::<SubscribedType>().is_err(), "{bad} was taken");
+        let chosen = |version| Ok(TypeArgument(v1::Selector { r#type: "a.b".to_owned(), version }));
+        assert_eq!("a.b".parse(), chosen(None));
+        assert_eq!("a.b@3".parse(), chosen(Some(Version::SchemaVersion(3))));
+        assert_eq!("a.b@as-published".parse(), chosen(Some(Version::AsPublished(()))));
+        for bad in ["", "@1", "a@", "a@0", "a@x", "a@1@2", "@as-published"] {
+            assert!(bad.parse::<TypeArgument>().is_err(), "{bad} was taken");
         }
     }
 }

@@ -30,5 +30,5 @@ pub use self::{
     list::{ListRequest, Listed},
     schemas::{NewSchema, VersionedSchema},
     sinks::{SinkKind, SinkSettings, WebhookSettings},
-    subscriptions::{SubscriptionSettings, SubscriptionStatus},
+    subscriptions::{Selector, SelectorVersion, SubscriptionSettings, SubscriptionStatus},
 };

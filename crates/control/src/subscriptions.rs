@@ -3,7 +3,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
-use fanfare_catalog::{ChangeError, NewSubscription, ObjectKind, Tenant};
+use fanfare_catalog::{AccountView, ChangeError, NewSubscription, ObjectKind, Tenant};
 use fanfare_model::{AccountId, SinkId, StartAt, SubscribedType, Subscription, SubscriptionId};
 
 use crate::{
@@ -17,7 +17,24 @@ use crate::{
 pub struct SubscriptionSettings {
     pub description: String,
     pub sink_id: String,
-    pub types: Vec<SubscribedType>,
+    pub selectors: Vec<Selector>,
+}
+
+/// A choice of one event type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    pub event_type: String,
+    pub version: SelectorVersion,
+}
+
+/// Schema version that a subscription asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelectorVersion {
+    /// Latest version at the time of the change; as published if the type has no schema.
+    Latest,
+    Pinned(u32),
+    /// None: every event as it was published.
+    AsPublished,
 }
 
 /// A subscription and the progress of its newest change.
@@ -37,7 +54,10 @@ impl Control {
         settings: SubscriptionSettings,
         start: StartAt,
     ) -> Result<SubscriptionStatus, ControlError> {
-        let created = self.catalog.create_subscription(tenant, new_subscription(settings)?, start).await?;
+        let created = self
+            .catalog
+            .create_subscription(tenant, new_subscription(&*self.account(tenant)?, settings)?, start)
+            .await?;
         Ok(self.in_effect(created).await)
     }
 
@@ -88,7 +108,7 @@ impl Control {
         loop {
             let stored = self.stored_subscription(tenant, id)?;
             let expected = Some(rounds.expected(stored.revision));
-            let new = new_subscription(change(&stored))?;
+            let new = new_subscription(&*self.account(tenant)?, change(&stored))?;
             match self.catalog.update_subscription(tenant, id, new, expected).await {
                 Err(error) if rounds.goes_on_after(&error) => {}
                 answer => return Ok(self.in_effect(answer?).await),
@@ -148,8 +168,27 @@ impl Control {
     }
 }
 
-fn new_subscription(settings: SubscriptionSettings) -> Result<NewSubscription, FieldViolation> {
-    let SubscriptionSettings { description, sink_id, types } = settings;
+fn new_subscription(
+    account: &AccountView,
+    settings: SubscriptionSettings,
+) -> Result<NewSubscription, FieldViolation> {
+    let SubscriptionSettings { description, sink_id, selectors } = settings;
     let sink = parse_id::<SinkId>("subscription.sink_id", &sink_id)?;
+    let types = selectors.into_iter().map(|selector| resolved(account, selector)).collect();
     Ok(NewSubscription { description, sink, types })
+}
+
+/// The selector with the version that it stands for at this time. The catalog refuses types and versions that do not
+/// exist.
+fn resolved(account: &AccountView, Selector { event_type, version }: Selector) -> SubscribedType {
+    let latest = || {
+        let schema = account.event_types.get(&event_type)?.schema.as_ref()?;
+        Some(account.schemas.get(schema)?.latest_version())
+    };
+    let schema_version = match version {
+        SelectorVersion::Latest => latest(),
+        SelectorVersion::Pinned(version) => Some(version),
+        SelectorVersion::AsPublished => None,
+    };
+    SubscribedType { event_type, schema_version }
 }

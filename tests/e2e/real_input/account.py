@@ -227,11 +227,11 @@ def subscribe(node, documents, hook, kinesis):
     other = sinks.CreateSink(sink_pb2.CreateSinkRequest(sink=sink_pb2.Sink(kinesis=stream)), metadata=key).sink
 
     subscriptions = subscription_pb2_grpc.SubscriptionServiceStub(channel)
-    chosen = [subscription_pb2.SubscribedType(type=f"com.github.{name}", schema_version=1) for name in documents]
+    chosen = [subscription_pb2.Selector(type=f"com.github.{name}", schema_version=1) for name in documents]
     ids = []
     for sink in (created, other):
         request = subscription_pb2.CreateSubscriptionRequest(
-            subscription=subscription_pb2.Subscription(sink_id=sink.id, types=chosen)
+            subscription=subscription_pb2.Subscription(sink_id=sink.id, selectors=chosen)
         )
         ids.append(subscriptions.CreateSubscription(request, metadata=key).subscription.id)
     return ids, created.webhook.signing_secret

@@ -115,13 +115,13 @@ fn check(view: &AccountView, spec: &NewSubscription, held: &[SubscribedType]) ->
     }
     if spec.types.is_empty() || spec.types.len() > TYPES_MAX {
         let problem = format!("has {} event types: name 1 to {TYPES_MAX}", spec.types.len());
-        return Err(ChangeError::invalid("subscription.types", problem));
+        return Err(ChangeError::invalid("subscription.selectors", problem));
     }
     let mut named = BTreeSet::new();
     for (index, one) in spec.types.iter().enumerate() {
         if !named.insert(one.event_type.as_str()) {
             let problem = format!("{} is named twice: name it once", one.event_type);
-            return Err(ChangeError::invalid(format!("subscription.types[{index}].type"), problem));
+            return Err(ChangeError::invalid(format!("subscription.selectors[{index}].type"), problem));
         }
         let held = held.iter().any(|held| held.event_type == one.event_type);
         check_type(view, index, one, held)?;
@@ -131,7 +131,8 @@ fn check(view: &AccountView, spec: &NewSubscription, held: &[SubscribedType]) ->
 
 fn check_type(view: &AccountView, index: usize, one: &SubscribedType, held: bool) -> Result<(), ChangeError> {
     let name = &one.event_type;
-    let refuse = |problem| Err(ChangeError::invalid(format!("subscription.types[{index}].type"), problem));
+    let refuse =
+        |problem| Err(ChangeError::invalid(format!("subscription.selectors[{index}].type"), problem));
     let Some(event_type) = view.event_types.get(name) else {
         return refuse(format!("event type {name:?} does not exist: create it first"));
     };
@@ -157,7 +158,7 @@ fn check_version(
     index: usize,
     version: u32,
 ) -> Result<(), ChangeError> {
-    let field = format!("subscription.types[{index}].schema_version");
+    let field = format!("subscription.selectors[{index}].schema_version");
     let Some(schema) = schema.and_then(|id| view.schemas.get(id)) else {
         let problem = "the event type has no schema: give it one, or leave the version out";
         return Err(ChangeError::invalid(field, problem));
@@ -165,7 +166,7 @@ fn check_version(
     if schema.version(version).is_none() {
         let latest = schema.latest_version();
         let problem = format!(
-            "schema {} has no version {version}: choose 1 to {latest}, or leave it out for events as published",
+            "schema {} has no version {version}: choose 1 to {latest}, or leave it out for the latest",
             schema.id
         );
         return Err(ChangeError::invalid(field, problem));

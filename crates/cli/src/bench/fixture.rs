@@ -89,8 +89,9 @@ impl Fixture {
         let response = response.map_err(|status| Failure::from_status("create sink", &status))?.into_inner();
         let sink_id = response.sink.ok_or_else(|| Failure::incomplete("create sink"))?.id;
         self.created.push(Created::Sink(sink_id.clone()));
-        let types = vec![v1::SubscribedType { r#type: event_type.to_owned(), schema_version: 0 }];
-        let subscription = v1::Subscription { sink_id, types, ..v1::Subscription::default() };
+        let version = Some(v1::selector::Version::AsPublished(()));
+        let selectors = vec![v1::Selector { r#type: event_type.to_owned(), version }];
+        let subscription = v1::Subscription { sink_id, selectors, ..v1::Subscription::default() };
         let request = v1::CreateSubscriptionRequest { subscription: Some(subscription), from: None };
         let response = self.client.subscriptions().create_subscription(self.client.request(request)).await;
         let attempted = "create subscription";

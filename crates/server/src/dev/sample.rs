@@ -15,7 +15,7 @@ use fanfare_proto::{
     v1::{
         CreateEventTypeRequest, CreateSchemaRequest, CreateSinkRequest, CreateSubscriptionRequest, EventType,
         GetEventTypeRequest, GetSchemaRequest, ListSinksRequest, ListSubscriptionsRequest, PublishResponse,
-        Schema, Sink, SubscribedType, Subscription, UpdateSinkRequest, WebhookSink, sink::Kind,
+        Schema, Selector, Sink, Subscription, UpdateSinkRequest, WebhookSink, selector::Version, sink::Kind,
     },
 };
 use tonic::{Code, Status};
@@ -113,9 +113,9 @@ async fn register_subscription(client: &Client, sink_id: String) -> Result<Strin
     if let Some(found) = listed.subscriptions.into_iter().find(|found| found.sink_id == sink_id) {
         return Ok(found.id);
     }
-    let types = vec![SubscribedType { r#type: EVENT_TYPE.into(), schema_version: 1 }];
+    let selectors = vec![Selector { r#type: EVENT_TYPE.into(), version: Some(Version::SchemaVersion(1)) }];
     let subscription =
-        Subscription { description: DESCRIPTION.into(), sink_id, types, ..Subscription::default() };
+        Subscription { description: DESCRIPTION.into(), sink_id, selectors, ..Subscription::default() };
     let request = CreateSubscriptionRequest { subscription: Some(subscription), from: None };
     let created = subscriptions.create_subscription(request).await?.into_inner();
     Ok(created.subscription.unwrap_or_default().id)

@@ -15,7 +15,7 @@ use fanfare_proto::{
     cloudevents::v1::CloudEvent,
     v1::{
         CreateEventTypeRequest, CreateSinkRequest, CreateSubscriptionRequest, EventType, GetSinkRequest,
-        ListSinksRequest, Sink, SubscribedType, Subscription, UpdateSinkRequest, WebhookSink, sink::Kind,
+        ListSinksRequest, Selector, Sink, Subscription, UpdateSinkRequest, WebhookSink, sink::Kind,
     },
 };
 use fanfare_sinks::EgressPolicy;
@@ -86,8 +86,8 @@ async fn drive(client: &Client, receiver: TcpListener) -> Vec<String> {
         .create_event_type(CreateEventTypeRequest { event_type: Some(event_type) })
         .await
         .unwrap();
-    let types = vec![SubscribedType { r#type: "paid".to_owned(), ..SubscribedType::default() }];
-    let subscription = Subscription { sink_id: id.clone(), types, ..Subscription::default() };
+    let selectors = vec![Selector { r#type: "paid".to_owned(), version: None }];
+    let subscription = Subscription { sink_id: id.clone(), selectors, ..Subscription::default() };
     let request = CreateSubscriptionRequest { subscription: Some(subscription), ..Default::default() };
     client.subscriptions().create_subscription(request).await.unwrap();
     let event = CloudEvent {

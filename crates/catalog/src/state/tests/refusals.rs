@@ -166,16 +166,25 @@ fn subscriptions() {
         (subscribe(0xC, spec(&[("order.sent", None)])), &exists),
         (subscribe(0xD, nowhere.clone()), "invalid: subscription.sink_id"),
         (subscribe(0xD, described), "invalid: subscription.description"),
-        (subscribe(0xD, spec(&[])), "invalid: subscription.types"),
-        (subscribe(0xD, many), "invalid: subscription.types"),
-        (subscribe(0xD, wrong_third), "invalid: subscription.types[2].type"),
+        (subscribe(0xD, spec(&[])), "invalid: subscription.selectors"),
+        (subscribe(0xD, many), "invalid: subscription.selectors"),
+        (subscribe(0xD, wrong_third), "invalid: subscription.selectors[2].type"),
         (
             subscribe(0xD, spec(&[("order.sent", None), ("order.sent", None)])),
-            "invalid: subscription.types[1].type",
+            "invalid: subscription.selectors[1].type",
         ),
-        (subscribe(0xD, spec(&[("order.paid", Some(3))])), "invalid: subscription.types[0].schema_version"),
-        (subscribe(0xD, spec(&[("order.paid", Some(0))])), "invalid: subscription.types[0].schema_version"),
-        (subscribe(0xD, spec(&[("order.sent", Some(1))])), "invalid: subscription.types[0].schema_version"),
+        (
+            subscribe(0xD, spec(&[("order.paid", Some(3))])),
+            "invalid: subscription.selectors[0].schema_version",
+        ),
+        (
+            subscribe(0xD, spec(&[("order.paid", Some(0))])),
+            "invalid: subscription.selectors[0].schema_version",
+        ),
+        (
+            subscribe(0xD, spec(&[("order.sent", Some(1))])),
+            "invalid: subscription.selectors[0].schema_version",
+        ),
         (update_subscription(nowhere, None), "invalid: subscription.sink_id"),
         (update_subscription(spec(&[("order.sent", None)]), Some(6)), "stale: subscription at 7"),
         (Change::DeleteSubscription { account: ACCOUNT, id: other }, &missing),
@@ -190,7 +199,7 @@ fn types_that_take_no_new_subscriptions() {
         let mut replica = Replica::furnished();
         replica.apply(status("order.sent", None, taken)).unwrap();
         let error = replica.apply(subscribe(0xD, spec(&[("order.sent", None)]))).unwrap_err();
-        assert_eq!(refusal(&error), "invalid: subscription.types[0].type", "{taken:?}");
+        assert_eq!(refusal(&error), "invalid: subscription.selectors[0].type", "{taken:?}");
     }
     let mut replica = Replica::furnished();
     replica.apply(status("order.sent", None, EventTypeStatus::Deprecated)).unwrap();
@@ -203,8 +212,8 @@ fn a_refusal_says_what_to_do() {
     let error = replica.apply(subscribe(0xD, spec(&[("order.paid", Some(9))]))).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "subscription.types[0].schema_version: schema Order has no version 9: choose 1 to 2, or leave it out for \
-         events as published"
+        "subscription.selectors[0].schema_version: schema Order has no version 9: choose 1 to 2, or leave it out for \
+         the latest"
     );
 }
 

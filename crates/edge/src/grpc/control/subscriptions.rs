@@ -1,8 +1,10 @@
 //! `fanfare.v1.SubscriptionService`.
 
-use fanfare_control::{DeliveryState, SubscriptionSettings, SubscriptionStats, SubscriptionStatus};
+use fanfare_control::{
+    DeliveryState, Selector, SelectorVersion, SubscriptionSettings, SubscriptionStats, SubscriptionStatus,
+};
 use fanfare_model::{StartAt, SubscribedType, Subscription};
-use fanfare_proto::v1;
+use fanfare_proto::v1::{self, selector::Version};
 use tonic::{Request, Response, Status};
 
 use super::{ControlServices, open, required, revision, update_mask::UpdateMask};
@@ -13,7 +15,7 @@ use crate::{
 };
 
 /// Paths that an update may name.
-const FIELDS: [&str; 3] = ["description", "sink_id", "types"];
+const FIELDS: [&str; 3] = ["description", "sink_id", "selectors"];
 
 #[tonic::async_trait]
 impl v1::subscription_service_server::SubscriptionService for ControlServices {
@@ -113,19 +115,23 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
 fn merged(mask: &UpdateMask, mut stored: v1::Subscription, given: v1::Subscription) -> v1::Subscription {
     mask.assign("description", &mut stored.description, given.description);
     mask.assign("sink_id", &mut stored.sink_id, given.sink_id);
-    mask.assign("types", &mut stored.types, given.types);
+    mask.assign("selectors", &mut stored.selectors, given.selectors);
     stored
 }
 
 fn settings(subscription: v1::Subscription) -> SubscriptionSettings {
-    let subscribed = |subscribed: v1::SubscribedType| SubscribedType {
-        event_type: subscribed.r#type,
-        schema_version: (subscribed.schema_version > 0).then_some(subscribed.schema_version),
+    let selector = |selector: v1::Selector| Selector {
+        event_type: selector.r#type,
+        version: match selector.version {
+            None => SelectorVersion::Latest,
+            Some(Version::SchemaVersion(version)) => SelectorVersion::Pinned(version),
+            Some(Version::AsPublished(())) => SelectorVersion::AsPublished,
+        },
     };
     SubscriptionSettings {
         description: subscription.description,
         sink_id: subscription.sink_id,
-        types: subscription.types.into_iter().map(subscribed).collect(),
+        selectors: subscription.selectors.into_iter().map(selector).collect(),
     }
 }
 
@@ -134,15 +140,15 @@ fn to_message(status: &SubscriptionStatus) -> v1::Subscription {
 }
 
 fn stored_message(subscription: &Subscription) -> v1::Subscription {
-    let subscribed = |subscribed: &SubscribedType| v1::SubscribedType {
-        r#type: subscribed.event_type.clone(),
-        schema_version: subscribed.schema_version.unwrap_or_default(),
+    let selector = |chosen: &SubscribedType| v1::Selector {
+        r#type: chosen.event_type.clone(),
+        version: Some(chosen.schema_version.map_or(Version::AsPublished(()), Version::SchemaVersion)),
     };
     v1::Subscription {
         id: subscription.id.to_string(),
         description: subscription.description.clone(),
         sink_id: subscription.sink.to_string(),
-        types: subscription.types.iter().map(subscribed).collect(),
+        selectors: subscription.types.iter().map(selector).collect(),
         paused: subscription.paused,
         create_time: Some(to_api(subscription.created)),
         update_time: Some(to_api(subscription.updated)),

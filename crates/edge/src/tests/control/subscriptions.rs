@@ -1,4 +1,4 @@
-use fanfare_proto::v1::{create_subscription_request::From, *};
+use fanfare_proto::v1::{create_subscription_request::From, selector::Version, *};
 use fanfare_sinks::{Failure, Outcome};
 
 use super::*;
@@ -6,8 +6,8 @@ use super::*;
 const HOOK: &str = "https://example.com/hook";
 
 fn wanted(sink: &str, types: &[&str]) -> Subscription {
-    let types = types.iter().map(|name| SubscribedType { r#type: (*name).to_owned(), schema_version: 0 });
-    Subscription { sink_id: sink.to_owned(), types: types.collect(), ..Subscription::default() }
+    let selectors = types.iter().map(|name| Selector { r#type: (*name).to_owned(), version: None });
+    Subscription { sink_id: sink.to_owned(), selectors: selectors.collect(), ..Subscription::default() }
 }
 
 async fn create(
@@ -116,15 +116,18 @@ async fn bad_subscriptions_are_refused_by_field() {
     caller.event_type("paid").await;
     let sink = caller.sink(webhook(HOOK)).await.unwrap().id;
     let nothing = format!("DG{}", "0".repeat(32));
-    let pinned = SubscribedType { r#type: "paid".to_owned(), schema_version: 7 };
+    let pinned = Selector { r#type: "paid".to_owned(), version: Some(Version::SchemaVersion(7)) };
     let table = [
         (wanted("", &["paid"]), "subscription.sink_id"),
         (wanted("DG1", &["paid"]), "subscription.sink_id"),
         (wanted(&nothing, &["paid"]), "subscription.sink_id"),
-        (wanted(&sink, &[]), "subscription.types"),
-        (wanted(&sink, &["none"]), "subscription.types[0].type"),
-        (wanted(&sink, &["paid", "paid"]), "subscription.types[1].type"),
-        (Subscription { types: vec![pinned], ..wanted(&sink, &[]) }, "subscription.types[0].schema_version"),
+        (wanted(&sink, &[]), "subscription.selectors"),
+        (wanted(&sink, &["none"]), "subscription.selectors[0].type"),
+        (wanted(&sink, &["paid", "paid"]), "subscription.selectors[1].type"),
+        (
+            Subscription { selectors: vec![pinned], ..wanted(&sink, &[]) },
+            "subscription.selectors[0].schema_version",
+        ),
     ];
     for (bad, place) in table {
         let status = create(&caller, bad, None).await.unwrap_err();
@@ -152,7 +155,7 @@ async fn an_update_replaces_types_and_sink() {
     let mut client = caller.subscriptions.clone();
     let updated =
         answer(client.update_subscription(update(change.clone()))).await.unwrap().subscription.unwrap();
-    assert_eq!((updated.sink_id.as_str(), updated.types[0].r#type.as_str()), (to.as_str(), "sent"));
+    assert_eq!((updated.sink_id.as_str(), updated.selectors[0].r#type.as_str()), (to.as_str(), "sent"));
     let stale = answer(client.update_subscription(update(change))).await.unwrap_err();
     assert_eq!(told(&stale).1, "ETAG_MISMATCH");
     node.publish(&caller, "paid", "a").await;
@@ -164,15 +167,15 @@ async fn an_update_replaces_types_and_sink() {
 
 #[tokio::test]
 async fn a_change_that_is_made_is_answered_by_the_subscription_though_a_partition_does_not_confirm_it() {
-    let node = Node::with(CatalogOptions { partitions: 2, ..CatalogOptions::default() }).await;
-    node.caller("here").await;
-    let elsewhere = node.caller("elsewhere").await;
-    elsewhere.event_type("paid").await;
-    let sink = elsewhere.sink(webhook(HOOK)).await.unwrap();
-    let created = create(&elsewhere, wanted(&sink.id, &["paid"]), None).await.unwrap();
+    let options = CatalogOptions { partitions: 1, ..CatalogOptions::default() };
+    let node = Node::on(damaged(&[PartitionId::events(0)]).await, options).await;
+    let caller = node.caller("acme").await;
+    caller.event_type("paid").await;
+    let sink = caller.sink(webhook(HOOK)).await.unwrap();
+    let created = create(&caller, wanted(&sink.id, &["paid"]), None).await.unwrap();
     assert!(created.reconciling && !created.id.is_empty());
 
-    let mut client = elsewhere.subscriptions.clone();
+    let mut client = caller.subscriptions.clone();
     let id = created.id.clone();
     let got = answer(client.get_subscription(GetSubscriptionRequest { id: id.clone() })).await.unwrap();
     assert_eq!(got.subscription.unwrap(), created);
@@ -184,6 +187,40 @@ async fn a_change_that_is_made_is_answered_by_the_subscription_though_a_partitio
     assert!(paused.paused && paused.reconciling);
     let deleted = answer(client.delete_subscription(DeleteSubscriptionRequest { id })).await.unwrap();
     assert!(deleted.reconciling);
+}
+
+#[tokio::test]
+async fn a_version_that_is_left_out_is_the_latest_and_stays_it() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let document = || r#"{"type": "object"}"#.to_owned();
+    let schema = Some(Schema { id: "Order".to_owned(), ..Schema::default() });
+    let mut schemas = caller.schemas.clone();
+    answer(schemas.create_schema(CreateSchemaRequest { schema, document: document() })).await.unwrap();
+    let add = || CreateSchemaVersionRequest { schema_id: "Order".to_owned(), document: document() };
+    answer(schemas.create_schema_version(add())).await.unwrap();
+    let paid = EventType { name: "paid".to_owned(), schema_id: "Order".to_owned(), ..EventType::default() };
+    let request = CreateEventTypeRequest { event_type: Some(paid) };
+    answer(caller.event_types.clone().create_event_type(request)).await.unwrap();
+    caller.event_type("free").await;
+
+    let sink = caller.sink(webhook(HOOK)).await.unwrap();
+    let created = create(&caller, wanted(&sink.id, &["paid", "free"]), None).await.unwrap();
+    let versions = |subscription: &Subscription| {
+        subscription.selectors.iter().map(|selector| selector.version).collect::<Vec<_>>()
+    };
+    let pinned = [Some(Version::SchemaVersion(2)), Some(Version::AsPublished(()))];
+    assert_eq!(versions(&created), pinned);
+    answer(schemas.create_schema_version(add())).await.unwrap();
+    let mut client = caller.subscriptions.clone();
+    let change = Subscription { id: created.id, description: "d".to_owned(), ..Subscription::default() };
+    let request = UpdateSubscriptionRequest { subscription: Some(change), update_mask: None };
+    let described = answer(client.update_subscription(request)).await.unwrap().subscription.unwrap();
+    assert_eq!(versions(&described), pinned, "a later version changes nothing");
+
+    let as_published = Selector { r#type: "paid".to_owned(), version: Some(Version::AsPublished(())) };
+    let wanted = Subscription { selectors: vec![as_published.clone()], ..wanted(&sink.id, &[]) };
+    assert_eq!(create(&caller, wanted, None).await.unwrap().selectors, [as_published]);
 }
 
 #[tokio::test]

@@ -39,8 +39,8 @@ async fn an_account_neither_sees_nor_changes_objects_of_another() {
     let (acme, other) = (node.caller("acme").await, node.caller("other").await);
     acme.event_type("paid").await;
     let sink = acme.sink(webhook("https://example.com/")).await.unwrap();
-    let types = vec![SubscribedType { r#type: "paid".to_owned(), schema_version: 0 }];
-    let subscription = Subscription { sink_id: sink.id.clone(), types, ..Subscription::default() };
+    let selectors = vec![Selector { r#type: "paid".to_owned(), version: None }];
+    let subscription = Subscription { sink_id: sink.id.clone(), selectors, ..Subscription::default() };
     let request = CreateSubscriptionRequest { subscription: Some(subscription.clone()), from: None };
     let own =
         answer(acme.subscriptions.clone().create_subscription(request)).await.unwrap().subscription.unwrap();
