@@ -29,6 +29,9 @@ pub const DATA_DEPTH_MAX: usize = 64;
 pub const VIOLATIONS_MAX: usize = 8;
 
 const MESSAGE_CHARS_MAX: usize = 256;
+/// Bytes of the document times bytes of the data up to which all violations are looked for. The validator finds all
+/// of them before it gives the first one; their number grows with both.
+const DETAILED_BYTES_PRODUCT_MAX: usize = 4 << 20;
 /// Compiled size of one regular expression, and of the cache it matches with.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 const DATASCHEMA_PREFIX: &str = "urn:fanfare:schema:";
@@ -90,6 +93,9 @@ pub enum DataProblem {
 /// A schema document ready to validate. Formats are checked, in every draft.
 pub struct CompiledSchema {
     validator: Validator<Borrowed>,
+    document_bytes: usize,
+    /// Does the document contain `anyOf` or `oneOf`? Their one violation holds all violations of all branches.
+    has_branches: bool,
 }
 
 /// Compiles a document. Patterns must be of the linear-time kind: no look-around, no back-references.
@@ -111,7 +117,8 @@ pub fn compile(document: &str) -> Result<CompiledSchema, SchemaProblem> {
         .should_validate_formats(true)
         .build(&schema)
         .map_err(|error| schema_problem(&error))?;
-    Ok(CompiledSchema { validator })
+    let has_branches = has_branches(&schema);
+    Ok(CompiledSchema { validator, document_bytes: document.len(), has_branches })
 }
 
 impl CompiledSchema {
@@ -135,17 +142,39 @@ impl CompiledSchema {
         if self.validator.is_valid(&value) {
             return Ok(());
         }
-        let violations: Vec<_> =
-            self.validator.iter_errors(&value).take(VIOLATIONS_MAX).map(violation).collect();
+        let violations = self.violations(&value, json.len());
         // Validity and violations come from two walks of the same value. If the second finds nothing the event is still
         // refused.
         match violations.is_empty() {
             true => Err(DataProblem::Violations(vec![Violation {
                 pointer: String::new(),
-                message: "the data does not match".to_owned(),
+                message: "the data does not match; it or the schema is too large to tell where".to_owned(),
             }])),
             false => Err(DataProblem::Violations(violations)),
         }
+    }
+
+    /// The first violations, within bounded memory: all that fit for a small schema and small data, else the first one,
+    /// or none where the validator would collect many for it.
+    fn violations(&self, value: &Tree<'_>, data_bytes: usize) -> Vec<Violation> {
+        if self.document_bytes.saturating_mul(data_bytes) <= DETAILED_BYTES_PRODUCT_MAX {
+            return self.validator.iter_errors(value).take(VIOLATIONS_MAX).map(violation).collect();
+        }
+        match self.has_branches {
+            true => Vec::new(),
+            false => self.validator.validate(value).err().map(violation).into_iter().collect(),
+        }
+    }
+}
+
+/// A name of a property counts too: the answer may be yes for a document without branches, never the reverse.
+fn has_branches(schema: &Value) -> bool {
+    match schema {
+        Value::Object(members) => members
+            .iter()
+            .any(|(name, member)| matches!(name.as_str(), "anyOf" | "oneOf") || has_branches(member)),
+        Value::Array(items) => items.iter().any(has_branches),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
     }
 }
 

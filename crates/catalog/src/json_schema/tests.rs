@@ -118,6 +118,40 @@ fn messages_are_one_bounded_line() {
     assert!(!found[0].message.contains('\n'));
 }
 
+/// Violations of `data` from a thread with a deadline, so that a validator that never ends fails the test.
+fn violations_within_deadline(document: String, data: String) -> Vec<Violation> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || sender.send(compile(&document).unwrap().validate(Data::Text(&data))));
+    match receiver.recv_timeout(std::time::Duration::from_secs(10)) {
+        Ok(Err(DataProblem::Violations(violations))) => violations,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn many_violations_of_large_data_are_told_by_the_first() {
+    let items = format!("[{}1]", "1,".repeat(130_000));
+    let found = violations_within_deadline(r#"{"items": {"type": "string"}}"#.to_owned(), items.clone());
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].pointer, "/0");
+    let names: Vec<_> = (0..8_000).map(|i| format!("\"missing{i}\"")).collect();
+    let object = format!(r#"{{"a": {items}}}"#);
+    let found = violations_within_deadline(format!(r#"{{"required": [{}]}}"#, names.join(",")), object);
+    assert_eq!(found.len(), 1);
+    let branches = vec![r#"{"type": "string"}"#; 2_000].join(",");
+    assert_eq!(violations_within_deadline(format!(r#"{{"allOf": [{branches}]}}"#), items.clone()).len(), 1);
+    let branch = r#"{"anyOf": [{"items": {"type": "string"}}, {"items": {"type": "null"}}]}"#;
+    let nested = format!(r#"{{"anyOf": [{}]}}"#, vec![branch; 200].join(","));
+    assert_eq!(violations_within_deadline(nested, items).len(), 1);
+}
+
+#[test]
+fn small_data_is_told_its_first_eight_violations() {
+    let data = format!("[{}1]", "1,".repeat(1_000));
+    let found = violations_within_deadline(r#"{"items": {"type": "string"}}"#.to_owned(), data);
+    assert_eq!(found.len(), VIOLATIONS_MAX);
+}
+
 #[test]
 fn a_dataschema_names_exactly_one_version() {
     assert_eq!(dataschema_uri("Acme.OrderPaid", 3), "urn:fanfare:schema:Acme.OrderPaid:3");

@@ -9,8 +9,14 @@ use jsonschema::{
     JsonType,
     json::{Array, Json, Node, NodeIdentity, Object, cmp},
 };
+use jsonschema_value::LazyInstance;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
+
+/// Values that one error repeats at most.
+const EXCERPT_VALUES_MAX: usize = 64;
+/// Bytes of one text that an error repeats at most.
+const EXCERPT_TEXT_BYTES_MAX: usize = 256;
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Tree<'a> {
@@ -53,6 +59,41 @@ impl<'a> Tree<'a> {
             ),
         }
     }
+
+    /// The value as an error repeats it: whole if it is small, else its beginning.
+    fn excerpt(&self, room: &mut usize) -> Value {
+        *room = room.saturating_sub(1);
+        match self {
+            Self::Null => Value::Null,
+            Self::Boolean(boolean) => Value::Bool(*boolean),
+            Self::Number(number) => Value::Number(number.clone()),
+            Self::Text(text) => Value::String(text_excerpt(text)),
+            Self::Array(items) => {
+                let mut excerpt = Vec::new();
+                for item in items {
+                    if *room == 0 {
+                        break;
+                    }
+                    excerpt.push(item.excerpt(room));
+                }
+                Value::Array(excerpt)
+            }
+            Self::Object(members) => {
+                let mut excerpt = serde_json::Map::new();
+                for (name, member) in members {
+                    if *room == 0 {
+                        break;
+                    }
+                    excerpt.insert(text_excerpt(name), member.excerpt(room));
+                }
+                Value::Object(excerpt)
+            }
+        }
+    }
+}
+
+fn text_excerpt(text: &str) -> String {
+    text[..text.floor_char_boundary(EXCERPT_TEXT_BYTES_MAX)].to_owned()
 }
 
 #[derive(Clone, Copy)]
@@ -272,6 +313,10 @@ impl<'a> Node<'a, Borrowed> for &'a Tree<'a> {
 
     fn to_value(&self) -> Cow<'a, Value> {
         Cow::Owned(self.value())
+    }
+
+    fn lazy_value(&self) -> LazyInstance<'a> {
+        LazyInstance::Ready(Cow::Owned(self.excerpt(&mut { EXCERPT_VALUES_MAX })))
     }
 
     fn identity(&self) -> Option<NodeIdentity> {
