@@ -47,6 +47,10 @@ impl FailureStreak {
             || self.failures >= SLOW_FAILURES && keys >= SLOW_KEYS && lasts
     }
 
+    pub(crate) fn has_several_keys(&self) -> bool {
+        self.keys[1].is_some()
+    }
+
     /// Nothing has been delivered for a while, be it on one key alone.
     pub(crate) fn is_failing(&self, now_ms: u64) -> bool {
         self.failures >= SLOW_FAILURES && now_ms.saturating_sub(self.since_ms) >= SLOW_MS

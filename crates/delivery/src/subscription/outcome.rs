@@ -69,6 +69,7 @@ impl SubscriptionState {
     pub(super) fn finish(&mut self, results: Vec<AttemptResult>, inputs: &mut Inputs<'_>) {
         let mut earlier: Vec<(KeyHash, Earlier)> = Vec::new();
         let mut stepping_back = Vec::new();
+        let mut throttled = None;
         let random = inputs.random;
         for (index, AttemptResult { item, outcome }) in results.into_iter().enumerate() {
             let key = item.event.key;
@@ -82,13 +83,20 @@ impl SubscriptionState {
             match self.judge(item, &outcome, inputs) {
                 Verdict::Deliver => {}
                 Verdict::Reject => earlier.push((key, Earlier::GivenUp)),
-                Verdict::Retry { .. }
-                | Verdict::Throttle { .. }
-                | Verdict::HoldRejected { .. }
-                | Verdict::SinkDown { .. } => earlier.push((key, Earlier::Failed)),
+                Verdict::Throttle { after } => {
+                    throttled = throttled.max(Some(after));
+                    earlier.push((key, Earlier::Failed));
+                }
+                Verdict::Retry { .. } | Verdict::HoldRejected { .. } | Verdict::SinkDown { .. } => {
+                    earlier.push((key, Earlier::Failed));
+                }
             }
         }
         inputs.random = random;
+        // Once for the attempt, and after its deliveries: each of these closes the breaker.
+        if let Some(after) = throttled {
+            throttle(&self.options.retry, after, inputs);
+        }
         self.step_back(stepping_back);
     }
 
@@ -120,10 +128,7 @@ impl SubscriptionState {
                 self.hold_rejected(&item, &history, inputs);
             }
             Verdict::Retry { after, suspect } => self.park_or_give_up(item, after, suspect, inputs),
-            Verdict::Throttle { after } => {
-                throttle(&self.options.retry, after, inputs);
-                self.put_back(&item, inputs.now_ms);
-            }
+            Verdict::Throttle { .. } => self.put_back(&item, inputs.now_ms),
             Verdict::SinkDown { after, told } => {
                 if matches!(outcome, Outcome::SinkDown { .. }) && !was_down {
                     let (offset, deliveries) = (item.event.offset, history.deliveries);
@@ -220,7 +225,10 @@ impl SubscriptionState {
         inputs: &Inputs<'_>,
     ) {
         let attempts = self.attempts(&item) + 1;
-        if self.options.retry.attempts_max.is_some_and(|attempts_max| attempts >= attempts_max) {
+        // While several keys fail and nothing is delivered, the sink may be down: that spends nobody's attempts.
+        let may_be_outage = suspect && inputs.breaker.streak().has_several_keys();
+        let attempts_max = self.options.retry.attempts_max.filter(|_| !may_be_outage);
+        if attempts_max.is_some_and(|attempts_max| attempts >= attempts_max) {
             if item.parked || self.window.get(item.event.offset).is_some() {
                 self.give_up_after_attempt(item, Reason::AttemptsExhausted);
             }

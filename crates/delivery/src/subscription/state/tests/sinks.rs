@@ -139,3 +139,20 @@ fn throttled_batch_stays_a_batch_and_counts_no_attempt() {
     }
     assert_eq!(world.machine.parked_keys(), 0);
 }
+
+#[test]
+fn partly_throttled_batch_keeps_its_deliveries_and_waits_with_the_rest() {
+    let mut world = batches::handed_over(&[1, 2, 3, 4]);
+    let items = world.attempt(Abilities { batch_events_max: 4, atomic_batch: false, ..SINGLE });
+    let why = Failure { class: "throttled", status: 0, message: String::new() };
+    let throttled = Answer::Throttled { after: None, why };
+    let outcomes = [Answer::Delivered, throttled.clone(), throttled, Answer::Delivered];
+    batches::finish(&mut world, items, outcomes, false);
+    assert_eq!(world.delivered, [0, 3]);
+    assert_eq!(world.breaker.outage(), Some(Outage::Throttled));
+    let wake_at_ms = world.tick().wake_at_ms.expect("the rest is sent again");
+    assert!(world.attempt(SINGLE).is_empty() && wake_at_ms > world.now_ms);
+    world.now_ms = wake_at_ms;
+    assert_eq!(world.attempt(SINGLE).len(), 1);
+    assert_eq!(world.machine.parked_keys(), 0);
+}
