@@ -37,7 +37,8 @@ async fn readers_at_the_same_offset_share_reads_from_disk() {
     }
     let open = node.open_backing();
     let reads = open.reader.read_cache.inserts();
-    assert!((3..=12).contains(&reads), "12 readers of 3 MB made {reads} reads of 1 MiB");
+    // Alone each would make four: a reader that falls behind the others' frames reads some again.
+    assert!((3..=24).contains(&reads), "12 readers of 4 MB made {reads} reads of 1 MiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
