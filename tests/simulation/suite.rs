@@ -18,8 +18,8 @@ const CAUGHT: [(&str, u64); 8] = [
     ("DedupForgotten", 0),
     ("CursorAheadOfOutcome", 0),
     ("TrimOverUnsettled", 1),
-    ("TornTailServed", 37),
-    ("KeyOutOfOrder", 11),
+    ("TornTailServed", 41),
+    ("KeyOutOfOrder", 2),
     ("AppliedAheadOfFlush", 0),
 ];
 
