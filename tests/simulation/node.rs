@@ -144,7 +144,7 @@ fn store_options() -> StoreOptions {
 
 fn budgets() -> Budgets {
     let limits =
-        MemoryLimits { dedup_bytes_max: 3 << 20, queue_bytes_max: 3 << 20, read_cache_bytes_max: 3 << 18 };
+        MemoryLimits { dedup_bytes_max: 48 << 20, queue_bytes_max: 3 << 20, read_cache_bytes_max: 3 << 18 };
     Budgets::new(limits, u64::from(PARTITIONS) + 1)
 }
 

@@ -18,7 +18,7 @@ const CAUGHT: [(&str, u64); 8] = [
     ("DedupForgotten", 0),
     ("CursorAheadOfOutcome", 0),
     ("TrimOverUnsettled", 1),
-    ("TornTailServed", 41),
+    ("TornTailServed", 87),
     ("KeyOutOfOrder", 2),
     ("AppliedAheadOfFlush", 0),
 ];
