@@ -138,8 +138,7 @@ impl Oracle {
     }
 
     pub(crate) fn request(&mut self, path: &str, id: &str, body: &Value) {
-        let named = Route::of(path).and_then(|route| Some((route, EventName::parse(route.account, id)?)));
-        let Some((route, name)) = named else {
+        let Some((route, name)) = named(path, id) else {
             return self.violate(format!("{path} got an event {id:?} that nobody published"));
         };
         if !route.matches(name) {
@@ -152,8 +151,7 @@ impl Oracle {
     }
 
     pub(crate) fn answered(&mut self, path: &str, id: &str, answer: Answer) {
-        let named = Route::of(path).and_then(|route| Some((route, EventName::parse(route.account, id)?)));
-        if let Some((route, name)) = named {
+        if let Some((route, name)) = named(path, id) {
             self.deliveries.answered(route, name, answer);
         }
     }
@@ -199,4 +197,10 @@ impl Oracle {
         }
         Some(name)
     }
+}
+
+/// The route of a request's path, and the event of its account with this id.
+fn named(path: &str, id: &str) -> Option<(Route, EventName)> {
+    let route = Route::of(path)?;
+    Some((route, EventName::parse(route.account, id)?))
 }

@@ -74,7 +74,7 @@ pub(crate) struct History {
     /// `deliveries` when the same event was the last to take the sink down.
     pub(crate) outage_at_deliveries: Option<u64>,
     pub(crate) rejections: Option<Rejections>,
-    /// The subscription has unsettled events of other keys.
+    /// The subscription has unsettled events of other keys. Asked for a rejection alone, as the window is searched.
     pub(crate) has_other_keys: bool,
 }
 

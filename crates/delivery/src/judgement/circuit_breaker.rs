@@ -147,35 +147,31 @@ impl CircuitBreaker {
             self.concurrency.restart();
         }
         self.outage = if self.streak.is_all_rejections() { Outage::RejectsEverything } else { Outage::Down };
-        self.state = match self.state {
-            State::Closed => State::Open { until_ms: now_ms.saturating_add(delay_ms(0)), probes: 0 },
-            State::HalfOpen { probes } => {
-                let probes = probes.saturating_add(1);
-                State::Open { until_ms: now_ms.saturating_add(delay_ms(probes)), probes }
-            }
-            // Attempts that were in flight when the breaker opened fail too and change nothing.
-            open @ State::Open { .. } => open,
-        };
+        // Attempts that were in flight when the breaker opened fail too and change nothing.
+        if !matches!(self.state, State::Open { .. }) {
+            self.open(now_ms, delay_ms);
+        }
     }
 
     /// The sink asks for a slower pace; `delay_ms` computes the pause from the number of probes that were throttled.
     pub(crate) fn throttle(&mut self, now_ms: u64, delay_ms: impl FnOnce(u32) -> u64) {
-        self.state = match self.state {
-            State::Closed => {
-                self.outage = Outage::Throttled;
-                // Once for all attempts in flight.
-                self.concurrency.throttled();
-                State::Open { until_ms: now_ms.saturating_add(delay_ms(0)), probes: 0 }
-            }
-            State::HalfOpen { probes } => {
-                let probes = probes.saturating_add(1);
-                State::Open { until_ms: now_ms.saturating_add(delay_ms(probes)), probes }
-            }
-            State::Open { until_ms, probes } => {
-                let named_ms = now_ms.saturating_add(delay_ms(probes));
-                State::Open { until_ms: until_ms.max(named_ms), probes }
-            }
+        if self.state == State::Closed {
+            self.outage = Outage::Throttled;
+            // Once for all attempts in flight.
+            self.concurrency.throttled();
+        }
+        self.open(now_ms, delay_ms);
+    }
+
+    /// Opens the breaker, after a failed probe for one more; an open one for longer, if that is longer.
+    fn open(&mut self, now_ms: u64, delay_ms: impl FnOnce(u32) -> u64) {
+        let (probes, open_until_ms) = match self.state {
+            State::Closed => (0, 0),
+            State::HalfOpen { probes } => (probes.saturating_add(1), 0),
+            State::Open { until_ms, probes } => (probes, until_ms),
         };
+        let until_ms = open_until_ms.max(now_ms.saturating_add(delay_ms(probes)));
+        self.state = State::Open { until_ms, probes };
     }
 
     /// The reason why the breaker is open, if it is.

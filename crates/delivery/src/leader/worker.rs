@@ -378,10 +378,10 @@ impl Worker {
             Completion::Attempt { results, atomic, ticket } => {
                 self.attempts_running =
                     self.attempts_running.checked_sub(1).expect("an attempt that ends has begun");
-                let sink = self.subscription.lock().sink.clone();
-                let sink = sink.map(|sink| (sink.clone(), sink.breaker.lock().outage()));
+                let watched = self.breaker.as_ref().map(|watched| &watched.sink);
+                let watched = watched.map(|sink| (sink.clone(), sink.breaker.lock().outage()));
                 self.on(SubscriptionEvent::AttemptFinished { results, atomic });
-                if let Some((sink, before)) = sink {
+                if let Some((sink, before)) = watched {
                     // The breaker's lock ends here: the lock of the subscription comes before.
                     let after = sink.breaker.lock().outage();
                     self.log_transition(before, after);

@@ -102,7 +102,7 @@ impl SubscriptionState {
 
     /// Judges one outcome, and acts on the verdict.
     fn judge(&mut self, item: AttemptItem, outcome: &Outcome, inputs: &mut Inputs<'_>) -> Verdict {
-        let history = self.history(&item, inputs);
+        let history = self.history(&item, outcome, inputs);
         let verdict = judge(&history, outcome, &self.options.retry);
         let was_down = inputs.breaker.is_down();
         inputs.breaker.record(&verdict, history.source, inputs.now_ms);
@@ -147,7 +147,7 @@ impl SubscriptionState {
         verdict
     }
 
-    fn history(&self, item: &AttemptItem, inputs: &Inputs<'_>) -> History {
+    fn history(&self, item: &AttemptItem, outcome: &Outcome, inputs: &Inputs<'_>) -> History {
         let parked = item.parked.then(|| self.parked_keys.get(item.event.key)).flatten();
         let outage = self.failures.last_outage.filter(|outage| outage.offset == item.event.offset);
         History {
@@ -159,7 +159,7 @@ impl SubscriptionState {
             failed_at_deliveries: parked.and_then(|parked| parked.failures.at_deliveries),
             outage_at_deliveries: outage.map(|outage| outage.deliveries),
             rejections: parked.and_then(|parked| parked.failures.rejections),
-            has_other_keys: self.has_other_keys(item),
+            has_other_keys: matches!(outcome, Outcome::Rejected { .. }) && self.has_other_keys(item),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::judgement::Rejections;
 /// Keys whose events are read again at once.
 const SCANS_MAX: usize = 4;
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct ParkedKeyState {
     pub(super) from: Offset,
     pub(super) retry_at_ms: u64,
@@ -31,7 +31,7 @@ pub(super) struct ParkedKeyState {
 }
 
 /// History of the event at `from`.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct KeyFailures {
     /// Failed attempts.
     pub(super) attempts: u32,
