@@ -518,7 +518,6 @@ async fn jump_clock(world: Arc<World>, simulation: Simulation, plan: LifePlan) {
     for jump_ms in plan.clock_jumps_ms {
         sleep(Duration::from_millis(world.dice.between(100, 3_000))).await;
         world.count("the wall clock jumped");
-        world.oracle.lock().clock_was_set = true;
         world.trace.add(format_args!("the wall clock jumps by {jump_ms} ms"));
         simulation.clock().jump_ms(jump_ms);
     }

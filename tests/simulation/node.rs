@@ -90,7 +90,7 @@ impl SimulatedNode {
                 sinks: sinks.clone(),
                 environment: environment.clone(),
             },
-            delivery_options(),
+            delivery_options(world.advance_interval_ms),
         );
         let stop_serving = CancellationToken::new();
         let parts = IngestParts {
@@ -166,11 +166,11 @@ fn streams(retention: Retention) -> Vec<StreamOptions> {
     ]
 }
 
-fn delivery_options() -> DeliveryOptions {
+fn delivery_options(advance_interval_ms: u64) -> DeliveryOptions {
     DeliveryOptions {
         window_events: WINDOW_EVENTS,
         window_bytes: 256 << 10,
-        advance_interval_ms: 50,
+        advance_interval_ms,
         sink_concurrency: 8,
         retry: RetryPolicy {
             initial_ms: 100,

@@ -54,7 +54,10 @@ enum DiskFault {
     },
 }
 
+const WELL: &[Mood] = &[Mood::Well];
 const FINE: &[Mood] = &[Mood::Well, Mood::Well, Mood::Shaky];
+/// The receiver was repaired.
+const MENDED: &[Mood] = &[Mood::Mended];
 const STORMY: &[Mood] =
     &[Mood::Well, Mood::Shaky, Mood::Shaky, Mood::Failing, Mood::Throttling, Mood::Hanging, Mood::Refusing];
 /// The receiver is away for a whole life: a backlog grows that retention overtakes.
@@ -72,6 +75,7 @@ impl LifePlan {
         let moods = match dice.below(8) {
             _ if dice.chance(retention.away_chance()) => AWAY,
             0..5 => STORMY,
+            5 => MENDED,
             _ => FINE,
         };
         let end_at = match dice.below(10) {
@@ -101,13 +105,13 @@ impl LifePlan {
         Self {
             end_after_ms: Some((dice.between(500, 4_000), End::PowerLoss)),
             disk_fault: Some(DiskFault::Lie { passing: dice.below(400) }),
-            ..Self::calm(None)
+            ..Self::calm(Mood::Well, None)
         }
     }
 
     /// The life after that: nothing is published, because nobody can say what is there.
     pub(crate) fn deceived() -> Self {
-        Self { deceived: true, ..Self::calm(None) }
+        Self { deceived: true, ..Self::calm(Mood::Well, None) }
     }
 
     pub(crate) fn lies(&self) -> bool {
@@ -115,10 +119,11 @@ impl LifePlan {
     }
 
     /// The last life: nothing fails any more, but for a bit of the partition `damaged`.
-    pub(crate) fn calm(damaged: Option<u16>) -> Self {
+    pub(crate) fn calm(mood: Mood, damaged: Option<u16>) -> Self {
+        let moods = if mood == Mood::Mended { MENDED } else { WELL };
         Self {
-            first_mood: Mood::Well,
-            moods: &[Mood::Well],
+            first_mood: mood,
+            moods,
             end_after_ms: None,
             end_at: None,
             disk_fault: None,

@@ -32,8 +32,10 @@ const HEARD_WITHIN_MS: u64 = 900;
 /// How the receiver behaves at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
-    /// Takes everything soon.
+    /// Takes everything soon, but for poison.
     Well,
+    /// Takes everything soon: what it refused for good before, too.
+    Mended,
     /// Takes most, and fails one request or another in each way.
     Shaky,
     /// Answers 503.
@@ -161,19 +163,19 @@ async fn answer(
     Ok(response)
 }
 
-/// True for events that the receiver never takes.
+/// True for events that the receiver takes only when it is mended.
 pub(crate) fn is_poison(id: &str) -> bool {
     xxh3_64(id.as_bytes()).is_multiple_of(61)
 }
 
 fn treatment(world: &World, mood: Mood, id: &str) -> Treatment {
-    if is_poison(id) && !matches!(mood, Mood::Hanging | Mood::Refusing) {
+    if is_poison(id) && !matches!(mood, Mood::Hanging | Mood::Refusing | Mood::Mended) {
         world.count("the receiver rejected an event for good");
         return Treatment::Refuse(StatusCode::UNPROCESSABLE_ENTITY);
     }
     let dice = &world.dice;
     match mood {
-        Mood::Well => Treatment::Take { answers: true, after_ms: dice.below(10) },
+        Mood::Well | Mood::Mended => Treatment::Take { answers: true, after_ms: dice.below(10) },
         Mood::Failing => Treatment::Refuse(StatusCode::SERVICE_UNAVAILABLE),
         Mood::Throttling => Treatment::Refuse(StatusCode::TOO_MANY_REQUESTS),
         Mood::Hanging | Mood::Refusing => Treatment::Hang,

@@ -32,9 +32,9 @@ impl Retention {
         }
     }
 
-    /// True if retention may overtake an event of that age. None: a clock that was set does not tell the age.
-    pub(crate) fn overtakes(self, age_ms: Option<u64>) -> bool {
-        self == Self::Short && age_ms.is_none_or(|age_ms| age_ms >= self.dedup_window_ms())
+    /// True if retention may overtake an event of that age.
+    pub(crate) fn overtakes(self, age_ms: u64) -> bool {
+        self == Self::Short && age_ms >= self.dedup_window_ms()
     }
 
     /// The wall clock jumps by so much at most, either way: far more than events are kept for.

@@ -15,6 +15,7 @@ use crate::{
     oracle::{LifeStart, Oracle},
     plan::LifePlan,
     producer::{PRODUCERS, ProducerState},
+    receiver::Mood,
     retention::Retention,
     trace::{Trace, TraceLayer},
     world::{Dice, End, World},
@@ -24,6 +25,10 @@ use crate::{
 const LIE_CHANCE: u64 = 10;
 /// Chance in percent that the disk has lost a bit by the last start.
 const DAMAGE_CHANCE: u64 = 20;
+/// Chance in percent that the receiver takes what it had refused for good, when nothing fails any more.
+const MENDED_CHANCE: u64 = 50;
+/// Chance in percent that progress waits for long before it is replicated.
+const LONG_ADVANCE_CHANCE: u64 = 30;
 
 /// Runs `seed`; prints a line of JSON with its verdict, and before it the trace if `prints`.
 pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
@@ -36,6 +41,7 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
     let world = Arc::new(World {
         seed,
         retention: Retention::draw(&dice),
+        advance_interval_ms: if dice.chance(LONG_ADVANCE_CHANCE) { 2_000 } else { 50 },
         trace,
         dice: dice.clone(),
         disk: Mutex::new(MemoryFileSystem::default()),
@@ -54,7 +60,8 @@ pub(crate) fn run(seed: u64, prints: bool) -> ExitCode {
         } else if number == lives {
             let damaged = ends.last().filter(|_| dice.chance(DAMAGE_CHANCE));
             let damaged = damaged.and_then(|end| damage::flip(&world.disk.lock(), &dice, end));
-            LifePlan::calm(damaged)
+            let mood = if dice.chance(MENDED_CHANCE) { Mood::Mended } else { Mood::Well };
+            LifePlan::calm(mood, damaged)
         } else if number + 1 == lives && dice.chance(LIE_CHANCE) {
             LifePlan::lying(&dice)
         } else {

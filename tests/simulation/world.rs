@@ -90,6 +90,8 @@ impl Power {
 pub(crate) struct World {
     pub(crate) seed: u64,
     pub(crate) retention: Retention,
+    /// Progress that is not urgent is replicated after this.
+    pub(crate) advance_interval_ms: u64,
     pub(crate) trace: Trace,
     pub(crate) dice: Dice,
     pub(crate) disk: Mutex<MemoryFileSystem>,

@@ -6,7 +6,6 @@ use std::{
 };
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
-use fanfare_environment::Clock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +19,6 @@ pub(crate) struct DeliveryContext {
     pub(crate) sinks: SinkPool,
     pub(crate) catch_up_limiter: Arc<CatchUpLimiter>,
     pub(crate) schemas: Arc<SchemaCache>,
-    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) options: Arc<DeliveryOptions>,
     pub(crate) intervals: Intervals,
     /// Seed of the jitter.

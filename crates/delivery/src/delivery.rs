@@ -5,7 +5,7 @@ use std::{sync::Arc, sync::OnceLock, time::Duration};
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
 use fanfare_cluster::{Directory, RouteError};
 use fanfare_environment::Environment;
-use fanfare_model::{AccountId, PartitionId, Stream, Subscription, SubscriptionId, Timestamp};
+use fanfare_model::{AccountId, PartitionId, Stream, Subscription, SubscriptionId};
 use fanfare_partition::{Partition, ReadError};
 use fanfare_sinks::Factory;
 use tokio::{
@@ -87,7 +87,6 @@ impl Delivery {
             sinks: SinkPool::new(sinks, options.sink_concurrency),
             catch_up_limiter: Arc::default(),
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
-            clock: environment.clock().clone(),
             options: Arc::new(options),
             intervals,
             seed: environment.random().next_u64(),
@@ -156,12 +155,11 @@ impl Delivery {
         subscription: SubscriptionId,
     ) -> Result<SubscriptionStats, RouteError> {
         let paused = self.configured(account, subscription).is_some_and(|configured| configured.paused);
-        let now = Timestamp(self.context.clock.unix_ms());
         let mut stats = SubscriptionStats::default();
         for id in self.shard(account) {
             let partition = self.directory.recovered_now(id)?;
             match self.slot(&partition) {
-                Some(slot) => stats.add(&slot, account, subscription, now, self.context.now_ms()),
+                Some(slot) => stats.add(&slot, account, subscription, self.context.now_ms()),
                 None => stats.add_replicated(&partition, subscription),
             }
         }

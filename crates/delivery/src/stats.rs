@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_model::{AccountId, Offset, SubscriptionId, Timestamp};
+use fanfare_model::{AccountId, Offset, SubscriptionId};
 use fanfare_partition::{Counters, Outcome, Partition};
 
 use crate::leader::PartitionSlot;
@@ -45,7 +45,6 @@ impl SubscriptionStats {
         slot: &PartitionSlot,
         account: AccountId,
         subscription: SubscriptionId,
-        now: Timestamp,
         now_ms: u64,
     ) {
         let index = slot.partition.id().index;
@@ -61,7 +60,8 @@ impl SubscriptionStats {
         let counters = machine.counters();
         self.count(&counters);
         self.partitions.push((index, counters.matched, counters.pending(), frontier));
-        let age_ms = machine.oldest_append_time().map(|oldest| now.millis_since(oldest));
+        let oldest = machine.oldest_append_time();
+        let age_ms = oldest.map(|oldest| slot.partition.now().millis_since(oldest));
         self.oldest_pending_age_ms = self.oldest_pending_age_ms.max(age_ms);
         self.parked_keys += u32::try_from(machine.parked_keys()).unwrap_or(u32::MAX);
         let is_down = locked.sink.as_ref().is_some_and(|sink| sink.breaker.lock().is_failing(now_ms));

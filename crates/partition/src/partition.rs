@@ -206,6 +206,14 @@ impl Partition {
         (*open.role.borrow() == Role::Failed).then(|| open.reader.group_failure())
     }
 
+    /// The time that an event appended now would get: the clock of the append times, which ages are measured by. Zero of an
+    /// unavailable partition.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let Ok(open) = self.open_backing() else { return Timestamp(0) };
+        open.append_clock.next(open.group.read(Machine::last_time))
+    }
+
     /// First offset appended at or after `time`, clamped to log start and high watermark.
     ///
     /// # Errors

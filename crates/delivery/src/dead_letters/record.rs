@@ -24,6 +24,8 @@ pub struct DeadLetter {
     pub subscription: SubscriptionId,
     /// As in the API and in metrics, e.g. schema_version.
     pub reason: &'static str,
+    /// As stored.
+    pub(crate) settled_as: Reason,
     /// For people: the failing JSON pointer, or the sink's last answer.
     pub detail: String,
     pub attempts: u32,
@@ -129,6 +131,7 @@ impl DeadLetter {
             id: format!("{:032x}", key.id().0),
             subscription: key.subscription,
             reason: reason.name(),
+            settled_as: reason,
             detail,
             attempts,
             time,

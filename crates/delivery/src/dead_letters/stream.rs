@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use fanfare_cluster::{Directory, RouteError};
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, Stream, SubscriptionId};
-use fanfare_partition::{AccountFilter, AppendError, Partition, ReadError, RecordBatchBuilder, StoredEvent};
+use fanfare_partition::{
+    AccountFilter, AppendError, Partition, ReadError, Reason, RecordBatchBuilder, StoredEvent,
+};
 
 use super::{DeadLetter, DeadLetterKey, DeadLetterRecord};
 
@@ -74,11 +76,25 @@ impl DeadLetterStream {
         self.directory.append(self.partition_of(account), batch.finish()).await.map(drop)
     }
 
-    /// True if the dead letter is known to be committed. False also if the stream cannot be read.
-    pub(crate) async fn contains(&self, account: AccountId, key: &DeadLetterKey) -> bool {
-        let Ok(partition) = self.directory.local(self.partition_of(account)) else { return false };
-        let stored = partition.find(account, key.id()).await;
-        stored.is_ok_and(|stored| stored.is_some())
+    /// The reason of the dead letter, if it is committed. None also of a partition on another node, or a damaged one.
+    ///
+    /// # Errors
+    /// If the stream cannot be read at present.
+    pub(crate) async fn reason_of(
+        &self,
+        account: AccountId,
+        key: &DeadLetterKey,
+    ) -> Result<Option<Reason>, DeadLetterError> {
+        let partition = match self.directory.recovered(self.partition_of(account)).await {
+            Ok(partition) => partition,
+            Err(RouteError::NotLocal { .. } | RouteError::NotFound { .. }) => return Ok(None),
+            Err(error @ RouteError::Recovering { .. }) => return Err(error.into()),
+        };
+        let stored = match partition.find(account, key.id()).await {
+            Err(ReadError::DataLoss { .. }) => return Ok(None),
+            stored => stored?,
+        };
+        Ok(stored.and_then(|event| decode(&partition, &event).ok()).map(|letter| letter.settled_as))
     }
 
     /// One page of the account's dead letters. A page ends before a dead letter that cannot be decoded.

@@ -16,8 +16,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{progress_queue::ProgressQueue, worker};
 use crate::{
     context::DeliveryContext,
+    filter::SchemaPin,
     subscription::{
         InputValues, Locked, Subscription,
+        buffered_event::SchemaCheck,
         event::{Actions, Inputs},
         state::SubscriptionState,
     },
@@ -36,9 +38,9 @@ pub(crate) struct LeaderContext {
     /// Leadership is lost, or the leader starts again.
     pub(crate) cancel: CancellationToken,
     pub(crate) progress: ProgressQueue,
-    /// High watermark when this leadership began. Below it an earlier leader may have written a dead letter whose
-    /// advance was never committed.
-    pub(crate) inherited_below: Offset,
+    /// Below it an event may have a dead letter whose advance was never committed: at first the high watermark when this
+    /// leadership began, as an earlier leader may have written it.
+    letters_below: AtomicU64,
     /// Changed by the leader alone.
     subscriptions: RwLock<SubscriptionMap>,
     fan_out_offset: AtomicU64,
@@ -84,7 +86,7 @@ impl LeaderContext {
         fan_out_offset: Offset,
         cancel: CancellationToken,
     ) -> Self {
-        let inherited_below = partition.positions().borrow().high_watermark;
+        let letters_below = AtomicU64::new(partition.positions().borrow().high_watermark.0);
         let draws = AtomicU64::new(delivery.seed.rotate_left(u32::from(partition.id().index)));
         Self {
             delivery,
@@ -92,7 +94,7 @@ impl LeaderContext {
             tasks: TaskTracker::new(),
             cancel,
             progress: ProgressQueue::default(),
-            inherited_below,
+            letters_below,
             subscriptions: RwLock::default(),
             fan_out_offset: AtomicU64::new(fan_out_offset.0),
             draws,
@@ -106,6 +108,21 @@ impl LeaderContext {
     /// For the leader.
     pub(super) fn change_subscriptions(&self, change: impl FnOnce(&mut SubscriptionMap)) {
         change(&mut self.subscriptions.write());
+    }
+
+    /// The event may have a dead letter although it is not settled: the stream is asked before an attempt.
+    pub(crate) fn may_have_letter(&self, offset: Offset) -> bool {
+        offset.0 < self.letters_below.load(Ordering::SeqCst)
+    }
+
+    /// The check of an event that the fan-out matched.
+    pub(super) fn check_of(&self, offset: Offset, pin: Option<Arc<SchemaPin>>) -> SchemaCheck {
+        if self.may_have_letter(offset) { SchemaCheck::of_inherited(pin) } else { SchemaCheck::of(pin) }
+    }
+
+    /// A dead letter of the event may have been written; nobody knows.
+    pub(super) fn set_may_have_letter(&self, offset: Offset) {
+        self.letters_below.fetch_max(offset.plus(1).0, Ordering::SeqCst);
     }
 
     pub(crate) fn fan_out_offset(&self) -> Offset {

@@ -14,7 +14,7 @@ use crate::{
     filter::{AccountIndex, SchemaPin, SlotId},
     subscription::{
         Subscription,
-        buffered_event::{BufferedEvent, SchemaCheck, detached},
+        buffered_event::{BufferedEvent, detached},
         event::SubscriptionEvent,
     },
 };
@@ -122,7 +122,7 @@ impl PartitionLeader {
                         continue;
                     }
                     let bytes = bytes.get_or_init(|| detached(&event.bytes, batch.size_bytes())).clone();
-                    let schema = SchemaCheck::of((*pin).clone());
+                    let schema = self.context.check_of(offset, (*pin).clone());
                     let buffered = BufferedEvent { offset, key: header.key, append_time, bytes, schema };
                     machine.on(SubscriptionEvent::Matched(buffered), inputs, actions);
                 }

@@ -278,6 +278,12 @@ impl Worker {
     fn run_action(&mut self, action: Action) -> bool {
         match action {
             Action::StartAttempt { .. } => unreachable!("an attempt follows a permit"),
+            Action::CheckSchemas(events)
+                if events.iter().any(|event| self.context.may_have_letter(event.offset)) =>
+            {
+                let (context, subscription) = (self.context.clone(), self.subscription.clone());
+                self.running.push(Box::pin(work::check_inherited(context, subscription, events)));
+            }
             Action::CheckSchemas(events) => {
                 // Outside of the lock: validation takes long, and the fan-out must not wait for one subscription.
                 let checked = events.iter().map(|event| CheckedEvent {
@@ -293,10 +299,10 @@ impl Worker {
                 let (context, subscription) = (self.context.clone(), self.subscription.clone());
                 self.running.push(Box::pin(work::read(context, subscription, read, filters)));
             }
-            Action::WriteDeadLetter(request) => {
+            Action::WriteDeadLetter(mut request) => {
                 let (context, subscription) = (self.context.clone(), self.subscription.clone());
                 self.running.push(Box::pin(async move {
-                    let result = work::write_dead_letter(&context, &subscription, &request).await;
+                    let result = work::write_dead_letter(&context, &subscription, &mut request).await;
                     Completion::DeadLetter { request, result }
                 }));
             }
@@ -396,6 +402,7 @@ impl Worker {
                 tracing::warn!(%subscription, %partition, %error, "failed to read events again; retrying in a second");
                 SubscriptionEvent::ReadFailed(read)
             }
+            Completion::Checked(events) => SubscriptionEvent::SchemasChecked(events),
             Completion::DeadLetter { request, result: Ok(()) } => {
                 self.dead_letter_failure = None;
                 SubscriptionEvent::DeadLetterWritten(request)
@@ -406,6 +413,9 @@ impl Worker {
                     AppendError::DiskFull { .. } => DeadLetterFailure::DiskFull,
                     _ => DeadLetterFailure::Unavailable,
                 };
+                if why == DeadLetterFailure::Unavailable {
+                    self.context.set_may_have_letter(request.item.event.offset);
+                }
                 // All that is held fails again and again: a change of the reason tells.
                 if self.dead_letter_failure.replace(why) != Some(why) {
                     let (subscription, offset) = (self.subscription.id, request.item.event.offset);

@@ -217,6 +217,9 @@ fn settle_sent_if_planted(state: &mut SubscriptionState, items: &[AttemptItem], 
 
 /// Reason why the event must not be sent to a sink of these abilities, if there is one.
 fn refusal(event: &BufferedEvent, abilities: Abilities) -> Option<GivenUp> {
+    if let SchemaCheck::DeadLettered(reason) = event.schema {
+        return Some(GivenUp { reason, detail: "the dead letter is written already".to_owned() });
+    }
     let (size_bytes, size_bytes_max) = (event.bytes.len(), abilities.event_bytes_max);
     if size_bytes > size_bytes_max {
         let detail = format!("the event has {size_bytes} bytes, the sink takes {size_bytes_max}");
@@ -226,6 +229,6 @@ fn refusal(event: &BufferedEvent, abilities: Abilities) -> Option<GivenUp> {
         SchemaCheck::Failed(detail) => {
             Some(GivenUp { reason: Reason::SchemaVersion, detail: detail.to_string() })
         }
-        SchemaCheck::Passed(_) | SchemaCheck::Unchecked(_) => None,
+        SchemaCheck::Passed(_) | SchemaCheck::Unchecked(_) | SchemaCheck::DeadLettered(_) => None,
     }
 }

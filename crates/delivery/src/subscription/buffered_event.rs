@@ -24,28 +24,37 @@ pub(crate) struct BufferedEvent {
 /// State of the check against the schema version that the subscription pins.
 #[derive(Clone, Debug)]
 pub(crate) enum SchemaCheck {
-    /// The check is made outside of locks, before the first attempt.
-    Unchecked(Arc<SchemaPin>),
+    /// The check is made outside of locks, before the first attempt. Without a pin it finds out only if an earlier leader
+    /// wrote the event's dead letter.
+    Unchecked(Option<Arc<SchemaPin>>),
     /// The event is delivered with this `dataschema`, or with its own.
     Passed(Option<Arc<str>>),
     /// The reason why the event must not be delivered.
     Failed(Arc<str>),
+    /// An earlier leader wrote the event's dead letter and could not replicate that.
+    DeadLettered(Reason),
 }
 
 impl SchemaCheck {
     pub(crate) fn of(pin: Option<Arc<SchemaPin>>) -> Self {
-        pin.map_or(Self::Passed(None), Self::Unchecked)
+        if pin.is_some() { Self::Unchecked(pin) } else { Self::Passed(None) }
+    }
+
+    /// As [`Self::of`], of an event that may have a dead letter.
+    pub(crate) fn of_inherited(pin: Option<Arc<SchemaPin>>) -> Self {
+        Self::Unchecked(pin)
     }
 
     /// The result of the check of an event with these bytes. Costly: validates the event's data.
     #[must_use]
     pub(crate) fn checked(&self, bytes: &[u8]) -> Self {
         match self {
-            Self::Unchecked(pin) => match pin.check(bytes) {
+            Self::Unchecked(None) => Self::Passed(None),
+            Self::Unchecked(Some(pin)) => match pin.check(bytes) {
                 Ok(dataschema) => Self::Passed(dataschema),
                 Err(detail) => Self::Failed(detail.into()),
             },
-            Self::Passed(_) | Self::Failed(_) => self.clone(),
+            Self::Passed(_) | Self::Failed(_) | Self::DeadLettered(_) => self.clone(),
         }
     }
 }

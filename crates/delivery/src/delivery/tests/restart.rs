@@ -1,4 +1,4 @@
-use super::*;
+use super::{dead_letters::dead_letters, *};
 
 const KEYS: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
 
@@ -84,4 +84,29 @@ async fn orderly_shutdown_repeats_no_event() {
     let world = world.restart().await;
     world.settled(&orders, 400).await;
     check_redelivery(&world.sink("orders").delivered(), 400, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_with_a_dead_letter_from_before_a_crash_is_not_delivered_after_it() {
+    let mut setup = Setup::default();
+    // Outcomes are not replicated before the crash.
+    setup.delivery.advance_interval_ms = 600_000;
+    let mut world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let poison = KeyHash::of("poison");
+    world.sink("orders").fail_key(poison, rejected());
+    world.publish("order", &["poison"], 0..2).await;
+    world.stats_when(&orders, |stats| stats.dead_lettered == 1).await;
+    world.sink("orders").heal_key(poison);
+    world.stats_when(&orders, |stats| stats.delivered == 1).await;
+    // The dedup window of the stream forgets the dead letter.
+    world.machine.clock.0.fetch_add(10_000, Ordering::Relaxed);
+
+    world.machine.setup.delivery.advance_interval_ms = 20;
+    let world = world.crash().await;
+    let after = world.settled(&orders, 2).await;
+    assert_eq!((after.delivered, after.reasons), (1, BTreeMap::from([("rejected", 1)])));
+    assert_eq!(dead_letters(&world, &orders).await.len(), 1);
+    let delivered = numbers(&world.sink("orders").delivered());
+    assert!(!delivered.contains(&0), "a dead letter is not delivered: {delivered:?}");
 }

@@ -1,10 +1,11 @@
 //! The work behind a worker's actions: an attempt's deliveries, reads, dead letters.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use fanfare_model::Timestamp;
-use fanfare_partition::{AppendError, ReadError};
+use fanfare_model::Offset;
+use fanfare_partition::{AppendError, ReadError, Reason};
 use fanfare_sinks::Delivery;
+use tokio::time::sleep;
 
 use super::super::LeaderContext;
 use crate::{
@@ -15,15 +16,19 @@ use crate::{
     subscription::{
         Subscription,
         buffered_event::{BufferedEvent, DeadLetterRequest, SchemaCheck},
-        event::{AttemptResult, ReadAction, ReloadedEvent, SubscriptionEvent},
+        event::{AttemptResult, CheckedEvent, ReadAction, ReloadedEvent, SubscriptionEvent},
     },
 };
+
+/// Pause after a look for a dead letter that failed.
+const LOOK_RETRY: Duration = Duration::from_secs(1);
 
 /// A finished action.
 pub(super) enum Completion {
     Attempt { results: Vec<AttemptResult>, atomic: bool, ticket: AttemptTicket },
     Read { read: ReadAction, result: Result<ReadResult, ReadError> },
     DeadLetter { request: DeadLetterRequest, result: Result<(), AppendError> },
+    Checked(Vec<CheckedEvent>),
 }
 
 pub(super) enum ReadResult {
@@ -34,7 +39,7 @@ pub(super) enum ReadResult {
 pub(super) fn delivery(event: &BufferedEvent, partition: u16) -> Delivery {
     let dataschema = match &event.schema {
         SchemaCheck::Passed(dataschema) => dataschema.clone(),
-        SchemaCheck::Unchecked(_) | SchemaCheck::Failed(_) => {
+        SchemaCheck::Unchecked(_) | SchemaCheck::Failed(_) | SchemaCheck::DeadLettered(_) => {
             unreachable!("an event is attempted only after its schema was checked")
         }
     };
@@ -61,7 +66,7 @@ pub(super) async fn read(
         filters: &filters,
         chunk_bytes: context.delivery.options.fanout_chunk_bytes,
     };
-    let result = match &read {
+    let mut result = match &read {
         ReadAction::Reload(offsets) => reader.reload(offsets).await.map(|events| {
             let reloaded = events.into_iter().map(|(offset, event)| ReloadedEvent { offset, event });
             ReadResult::Reloaded(reloaded.collect())
@@ -71,7 +76,66 @@ pub(super) async fn read(
             reader.scan_key(*key, *from, *end).await.map(ReadResult::Events)
         }
     };
+    let events: Vec<&mut BufferedEvent> = match &mut result {
+        Ok(ReadResult::Events(found)) => found.events.iter_mut().collect(),
+        Ok(ReadResult::Reloaded(events)) => {
+            events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).collect()
+        }
+        Err(_) => Vec::new(),
+    };
+    for event in events {
+        if let Some(reason) = written_reason(&context, &subscription, event.offset).await {
+            event.schema = SchemaCheck::DeadLettered(reason);
+        }
+    }
     Completion::Read { read, result }
+}
+
+/// Checks events of the window, and looks for dead letters that an earlier leader wrote.
+pub(super) async fn check_inherited(
+    context: Arc<LeaderContext>,
+    subscription: Arc<Subscription>,
+    events: Vec<BufferedEvent>,
+) -> Completion {
+    let mut checked = Vec::with_capacity(events.len());
+    for BufferedEvent { offset, bytes, schema, .. } in events {
+        let written = written_reason(&context, &subscription, offset).await;
+        let schema = written.map_or_else(|| schema.checked(&bytes), SchemaCheck::DeadLettered);
+        checked.push(CheckedEvent { offset, schema });
+    }
+    Completion::Checked(checked)
+}
+
+/// The reason of the event's dead letter, if an earlier leader wrote one and could not replicate that. Delivered after
+/// that, the event would be counted as delivered and be listed among the dead letters. Waits until the stream can be read.
+async fn written_reason(
+    context: &LeaderContext,
+    subscription: &Subscription,
+    offset: Offset,
+) -> Option<Reason> {
+    if !context.may_have_letter(offset) {
+        return None;
+    }
+    let key = letter_key(context, subscription, offset);
+    loop {
+        match context.delivery.dead_letters.reason_of(subscription.account, &key).await {
+            Ok(reason) => return reason,
+            Err(error) => {
+                let id = subscription.id;
+                tracing::warn!(subscription = %id, %offset, %error, "failed to look for a dead letter; trying again in a second");
+                sleep(LOOK_RETRY).await;
+            }
+        }
+    }
+}
+
+fn letter_key(context: &LeaderContext, subscription: &Subscription, offset: Offset) -> DeadLetterKey {
+    DeadLetterKey {
+        subscription: subscription.id,
+        epoch: subscription.epoch,
+        partition: context.partition.id().index,
+        offset,
+    }
 }
 
 /// Checks the schemas of events that were read, outside of the lock.
@@ -96,37 +160,26 @@ pub(super) fn read_event(read: ReadAction, result: ReadResult) -> SubscriptionEv
     }
 }
 
+/// Writes the dead letter, unless it is written already: then the reason of `request` becomes the written one.
 pub(super) async fn write_dead_letter(
     context: &LeaderContext,
     subscription: &Subscription,
-    request: &DeadLetterRequest,
+    request: &mut DeadLetterRequest,
 ) -> Result<(), AppendError> {
     let event = &request.item.event;
-    let key = DeadLetterKey {
-        subscription: subscription.id,
-        epoch: subscription.epoch,
-        partition: context.partition.id().index,
-        offset: event.offset,
-    };
+    // Settled as it was written, and not a second time, as over quota or for another reason.
+    if let Some(reason) = written_reason(context, subscription, event.offset).await {
+        request.reason = reason;
+        return Ok(());
+    }
     let record = DeadLetterRecord {
-        key,
+        key: letter_key(context, subscription, event.offset),
         append_time: event.append_time,
-        time: Timestamp(context.delivery.clock.unix_ms()),
+        time: context.partition.now(),
         attempts: request.attempts,
         reason: request.reason,
         detail: &request.detail,
         event: &event.bytes,
     };
-    let dead_letters = &context.delivery.dead_letters;
-    match dead_letters.append(subscription.account, event.key, &record).await {
-        // An earlier leader may have written the dead letter without replicating the progress: the event is settled
-        // as dead-lettered then, and not a second time as over quota.
-        Err(AppendError::OverQuota { .. })
-            if event.offset < context.inherited_below
-                && dead_letters.contains(subscription.account, &key).await =>
-        {
-            Ok(())
-        }
-        result => result,
-    }
+    context.delivery.dead_letters.append(subscription.account, event.key, &record).await
 }
