@@ -1,22 +1,21 @@
-//! Reads a subscription's matching events from the log: a range of offsets, single events again, or one key's.
+//! Reads a subscription's matching events from the log: a range of offsets, single events again, or those of
+//! some keys.
 
 use bytes::Bytes;
-use fanfare_model::{AccountId, Event, KeyHash, Offset};
+use fanfare_model::{AccountId, Event, Offset};
 use fanfare_partition::{AccountFilter, Partition, ReadError, StoredEvent};
 
 use crate::{
     filter::FilterHistory,
-    subscription::buffered_event::{BufferedEvent, SchemaCheck},
+    key_sweep::{KeySweep, SweepRead},
+    subscription::{
+        buffered_event::{BufferedEvent, SchemaCheck},
+        event::{KeyScan, ScannedKey},
+    },
 };
 
 /// Size of one read for single events.
 const RELOAD_BYTES: u64 = 64 << 10;
-/// Limit of events that one scan returns.
-const SCAN_EVENTS_MAX: usize = 64;
-const SCAN_BYTES_MAX: usize = 256 << 10;
-/// Chunks that one scan reads before other work of the subscription gets its turn.
-const SCAN_CHUNKS_MAX: usize = 64;
-
 /// Reads one partition for one subscription.
 pub(crate) struct BacklogReader<'a> {
     pub(crate) partition: &'a Partition,
@@ -68,40 +67,36 @@ impl BacklogReader<'_> {
         Ok(reloaded)
     }
 
-    /// The next matching events of `key` within `from..end`, perhaps not all.
-    ///
-    /// # Errors
-    /// If the log cannot be read in the range.
-    pub(crate) async fn scan_key(
+    /// The next matching events of several keys below `end`, about `bytes_max` of them in all, and the last error: a key
+    /// whose part of the log cannot be read keeps no other from its events.
+    pub(crate) async fn scan_keys(
         &self,
-        key: KeyHash,
-        from: Offset,
+        scans: &[KeyScan],
         end: Offset,
-    ) -> Result<FoundEvents, ReadError> {
-        // One event needs no more than its own entry.
-        let chunk_bytes = if end <= from.plus(1) { 1 } else { self.chunk_bytes };
-        let (mut found, mut bytes, mut from) = (Vec::new(), 0, from);
-        for _ in 0..SCAN_CHUNKS_MAX {
-            let chunk = self.partition.read(from, AccountFilter::One(self.account), chunk_bytes).await?;
-            let events = chunk.batches.iter().flat_map(|batch| batch.events());
-            for event in events.filter(|event| event.header.key == key && (from..end).contains(&event.offset))
-            {
-                let offset = event.offset;
-                let Some(buffered) = self.buffer(event) else { continue };
-                if found.len() == SCAN_EVENTS_MAX
-                    || !found.is_empty() && bytes + buffered.bytes.len() > SCAN_BYTES_MAX
-                {
-                    return Ok(FoundEvents { events: found, end: offset });
+        bytes_max: usize,
+    ) -> (Vec<ScannedKey>, Option<ReadError>) {
+        let mut sweep = KeySweep::new(scans, end, bytes_max, self.chunk_bytes);
+        let mut last_error = None;
+        while let Some(SweepRead { from, bytes }) = sweep.next_read() {
+            match self.partition.read(from, AccountFilter::One(self.account), bytes).await {
+                Ok(chunk) => {
+                    sweep.begin_chunk(chunk.next);
+                    for event in chunk.batches.iter().flat_map(|batch| batch.events()) {
+                        if sweep.wants(event.header.key, event.offset)
+                            && let Some(buffered) = self.buffer(event)
+                        {
+                            sweep.take(buffered);
+                        }
+                    }
+                    sweep.end_chunk();
                 }
-                bytes += buffered.bytes.len();
-                found.push(buffered);
-            }
-            from = chunk.next.min(end);
-            if !found.is_empty() || from >= end {
-                break;
+                Err(error) => {
+                    sweep.fail();
+                    last_error = Some(error);
+                }
             }
         }
-        Ok(FoundEvents { events: found, end: from })
+        (sweep.finish(), last_error)
     }
 
     /// None if the subscription does not match the event.

@@ -16,6 +16,7 @@ mod partitions;
 mod filter;
 
 mod backlog_reader;
+mod key_sweep;
 mod subscription;
 
 mod backoff;

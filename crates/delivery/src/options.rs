@@ -23,8 +23,8 @@ pub struct DeliveryOptions {
 impl DeliveryOptions {
     /// Upper bound of `window_events`: a subscription's replicated record has room for so many.
     pub const WINDOW_EVENTS_MAX: usize = 4096;
-    /// Upper bound of `parked_keys_max`, for the same reason.
-    pub const PARKED_KEYS_MAX: usize = 1024;
+    /// Upper bound of `parked_keys_max`: a checkpoint has 36 bytes for each.
+    pub const PARKED_KEYS_MAX: usize = 65_536;
 }
 
 /// Exponential backoff with full jitter.

@@ -77,7 +77,7 @@ impl SubscriptionStats {
 
     /// Adds the part of a partition that is not led here, or has not attached the subscription: as replicated.
     pub(crate) fn add_replicated(&mut self, partition: &Partition, subscription: SubscriptionId) {
-        let Some((counters, _)) = partition.counters(subscription) else { return };
+        let Some(counters) = partition.counters(subscription) else { return };
         let frontier = partition.positions().borrow().frontier;
         self.count(&counters);
         self.partitions.push((partition.id().index, counters.matched, counters.pending(), frontier));

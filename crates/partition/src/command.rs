@@ -6,7 +6,8 @@
 //!            start (1 next, 2 earliest, 3 time u64 offset u64)
 //! 2 detach   subscription 16 | epoch u64 | reason u8
 //! 3 advance  term u64 | frontier u64 | count u32 | per cursor: subscription 16, epoch u64, matched u64,
-//!            matched_to?, settled count u32 and (outcome u8, reason u8, events u64) ascending, record?
+//!            matched_to?, settled count u32 and (outcome u8, reason u8, events u64) ascending, change?
+//!   change   record with the changed keys | count u32, released keys u64
 //!   record   read_to u64 | count u32, offsets u64 | count u32, (key u64, from u64, attempts u32, retry_in_ms u64, pending u64)
 //! 4 trim     term u64 | to u64 | position (term u64, leader u64, index u64)
 //! ```
@@ -18,11 +19,15 @@ use fanfare_codec::{Malformed, Reader, Writer};
 use fanfare_log::Position;
 use fanfare_model::{AccountId, KeyHash, Offset, SubscriptionId, Timestamp};
 
-use crate::{Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason};
+use crate::{
+    Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason, RecordChange,
+};
 
 /// Kind of the frames that hold a control command.
 pub(crate) const KIND: u8 = 2;
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// Encoded size of a parked key.
+const PARKED_BYTES: usize = 36;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -139,7 +144,7 @@ fn encode_cursor(out: &mut Writer, cursor: &CursorAdvance) {
         out.u64(offset.0);
     });
     encode_settled(out, &cursor.settled);
-    out.optional(cursor.record.as_ref(), encode_record);
+    out.optional(cursor.record.as_ref(), encode_change);
 }
 
 fn decode_cursor(fields: &mut Reader<'_>) -> Result<CursorAdvance, CodecError> {
@@ -149,7 +154,7 @@ fn decode_cursor(fields: &mut Reader<'_>) -> Result<CursorAdvance, CodecError> {
         matched: fields.u64()?,
         matched_to: fields.optional(|fields| fields.u64().map(Offset))?,
         settled: decode_settled(fields)?,
-        record: fields.optional(decode_record)?,
+        record: fields.optional(decode_change)?,
     })
 }
 
@@ -190,31 +195,51 @@ pub(crate) fn decode_counters(fields: &mut Reader<'_>) -> Result<Counters, Codec
 }
 
 pub(crate) fn encode_record(out: &mut Writer, record: &CursorRecord) {
-    out.u64(record.read_to.0);
-    out.count(record.window.len());
-    for offset in &record.window {
-        out.u64(offset.0);
-    }
-    out.count(record.parked.len());
-    for parked in &record.parked {
-        out.u64(parked.key.0).u64(parked.from.0).u32(parked.attempts);
-        out.u64(parked.retry_in_ms).u64(parked.pending);
-    }
+    encode_named(out, record.read_to, &record.window, &record.parked);
 }
 
 pub(crate) fn decode_record(fields: &mut Reader<'_>) -> Result<CursorRecord, CodecError> {
     Ok(CursorRecord {
         read_to: Offset(fields.u64()?),
         window: fields.list(8, |fields| fields.u64().map(Offset))?,
-        parked: fields.list(36, |fields| {
-            Ok::<_, Malformed>(ParkedKey {
-                key: KeyHash(fields.u64()?),
-                from: Offset(fields.u64()?),
-                attempts: fields.u32()?,
-                retry_in_ms: fields.u64()?,
-                pending: fields.u64()?,
-            })
-        })?,
+        parked: fields.list(PARKED_BYTES, decode_parked)?,
+    })
+}
+
+fn encode_change(out: &mut Writer, change: &RecordChange) {
+    encode_named(out, change.read_to, &change.window, &change.parked);
+    out.count(change.released.len());
+    for key in &change.released {
+        out.u64(key.0);
+    }
+}
+
+fn decode_change(fields: &mut Reader<'_>) -> Result<RecordChange, CodecError> {
+    let CursorRecord { read_to, window, parked } = decode_record(fields)?;
+    let released = fields.list(8, |fields| fields.u64().map(KeyHash))?;
+    Ok(RecordChange { read_to, window, parked, released })
+}
+
+fn encode_named(out: &mut Writer, read_to: Offset, window: &[Offset], parked: &[ParkedKey]) {
+    out.u64(read_to.0);
+    out.count(window.len());
+    for offset in window {
+        out.u64(offset.0);
+    }
+    out.count(parked.len());
+    for parked in parked {
+        out.u64(parked.key.0).u64(parked.from.0).u32(parked.attempts);
+        out.u64(parked.retry_in_ms).u64(parked.pending);
+    }
+}
+
+fn decode_parked(fields: &mut Reader<'_>) -> Result<ParkedKey, Malformed> {
+    Ok(ParkedKey {
+        key: KeyHash(fields.u64()?),
+        from: Offset(fields.u64()?),
+        attempts: fields.u32()?,
+        retry_in_ms: fields.u64()?,
+        pending: fields.u64()?,
     })
 }
 

@@ -76,16 +76,6 @@ pub struct CursorRecord {
     pub parked: Vec<ParkedKey>,
 }
 
-impl CursorRecord {
-    /// Pending events that the record names: those of the window and of parked keys.
-    #[must_use]
-    pub fn named_events(&self) -> u64 {
-        self.parked
-            .iter()
-            .fold(self.window.len() as u64, |events, parked| events.saturating_add(parked.pending))
-    }
-}
-
 /// A key whose oldest pending event fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParkedKey {
@@ -203,8 +193,22 @@ pub struct CursorAdvance {
     pub matched_to: Option<Offset>,
     /// By outcome; numbers are of events.
     pub settled: BTreeMap<Outcome, u64>,
-    /// The whole new record; None = nothing pending.
-    pub record: Option<CursorRecord>,
+    /// None = nothing pending; the record before is dropped.
+    pub record: Option<RecordChange>,
+}
+
+/// A new record, told by its difference from the one before: the window is replaced, the parked keys are changed. A
+/// record that was dropped, or none yet, has no parked keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordChange {
+    /// As in [`CursorRecord`].
+    pub read_to: Offset,
+    /// As in [`CursorRecord`].
+    pub window: Vec<Offset>,
+    /// Keys that are parked newly or otherwise than before, strictly ascending by key hash.
+    pub parked: Vec<ParkedKey>,
+    /// Keys that were parked and are no more, strictly ascending.
+    pub released: Vec<KeyHash>,
 }
 
 /// Over the life of a subscription in this partition, through all its epochs.

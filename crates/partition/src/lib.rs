@@ -41,7 +41,7 @@ pub use self::{
     completion::{Appended, PendingAppend},
     cursor::{
         Advance, Attach, AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, DeliveryState,
-        Outcome, ParkedKey, Reason,
+        Outcome, ParkedKey, Reason, RecordChange,
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
     partition::{

@@ -334,10 +334,16 @@ impl Partition {
         self.open_backing().ok()?.group.read(|machine| machine.state().attachment(subscription))
     }
 
-    /// Counters and cursor of an attached or lately detached subscription.
+    /// Counters of an attached or lately detached subscription.
     #[must_use]
-    pub fn counters(&self, subscription: SubscriptionId) -> Option<(Counters, Option<CursorRecord>)> {
+    pub fn counters(&self, subscription: SubscriptionId) -> Option<Counters> {
         self.open_backing().ok()?.group.read(|machine| machine.state().counters(subscription))
+    }
+
+    /// The cursor of an attached subscription; None if nothing is pending.
+    #[must_use]
+    pub fn cursor(&self, subscription: SubscriptionId) -> Option<CursorRecord> {
+        self.open_backing().ok()?.group.read(|machine| machine.state().cursor(subscription))
     }
 
     /// Refuses further appends, resolves those in flight, writes a checkpoint and stops the group.

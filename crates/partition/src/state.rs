@@ -11,6 +11,7 @@
 
 mod checkpoint;
 mod content;
+mod cursor_ledger;
 mod subscription_ledger;
 pub(crate) mod usage;
 
@@ -242,7 +243,7 @@ impl PartitionState {
                 Reply::Advanced(Err(Refusal::Term))
             }
             Command::Trim { term, .. } if term != header.position.term => Reply::Trimmed(Err(Refusal::Term)),
-            Command::Advance { advance, .. } => Reply::Advanced(self.advance(&advance)),
+            Command::Advance { advance, .. } => Reply::Advanced(self.advance(advance)),
             Command::Trim { to, position, .. } => Reply::Trimmed(self.trim(to, position, header.position)),
         }
     }
@@ -277,7 +278,7 @@ impl PartitionState {
             }
             None => self.take_detached_counters(new.subscription, new.epoch)?,
         };
-        let ledger = SubscriptionLedger { attachment: new.clone(), counters, record: None };
+        let ledger = SubscriptionLedger { attachment: new.clone(), counters, cursor: None };
         self.ledgers.insert(new.subscription, ledger);
         Ok(new)
     }
@@ -310,21 +311,26 @@ impl PartitionState {
         Ok(())
     }
 
-    fn advance(&mut self, advance: &Advance) -> Result<(), Refusal> {
+    fn advance(&mut self, advance: Advance) -> Result<(), Refusal> {
         if advance.frontier < self.frontier || advance.frontier > self.derived.next_offset {
             return Err(Refusal::Position);
         }
-        let mut advanced = BTreeMap::new();
+        let mut advanced = BTreeSet::new();
+        let mut checked = Vec::with_capacity(advance.cursors.len());
         for cursor in &advance.cursors {
             let ledger = self.ledgers.get(&cursor.subscription).ok_or(Refusal::Epoch)?;
-            let next = ledger.after_advance(cursor, self.frontier, advance.frontier)?;
-            if advanced.insert(cursor.subscription, next).is_some() {
+            checked.push(ledger.check_advance(cursor, self.frontier, advance.frontier)?);
+            if !advanced.insert(cursor.subscription) {
                 return Err(Refusal::Accounting);
             }
         }
         // Applied whole or refused whole: nothing changes before every cursor is checked.
         self.frontier = advance.frontier;
-        self.ledgers.extend(advanced);
+        for (cursor, checked) in advance.cursors.into_iter().zip(checked) {
+            if let Some(ledger) = self.ledgers.get_mut(&cursor.subscription) {
+                ledger.advance(checked, cursor.record);
+            }
+        }
         self.drop_settled_filters();
         Ok(())
     }
@@ -400,8 +406,7 @@ impl PartitionState {
     }
 
     pub(crate) fn delivery_state(&self) -> DeliveryState {
-        let attachments =
-            self.ledgers.values().map(|ledger| (ledger.attachment.clone(), ledger.record.clone()));
+        let attachments = self.ledgers.values().map(|ledger| (ledger.attachment.clone(), ledger.record()));
         DeliveryState { frontier: self.frontier, attachments: attachments.collect() }
     }
 
@@ -409,12 +414,17 @@ impl PartitionState {
         self.ledgers.get(&subscription).map(|ledger| ledger.attachment.clone())
     }
 
-    pub(crate) fn counters(&self, subscription: SubscriptionId) -> Option<(Counters, Option<CursorRecord>)> {
+    pub(crate) fn counters(&self, subscription: SubscriptionId) -> Option<Counters> {
         if let Some(ledger) = self.ledgers.get(&subscription) {
-            return Some((ledger.counters.clone(), ledger.record.clone()));
+            return Some(ledger.counters.clone());
         }
         let detached = self.detached.iter().find(|detached| detached.subscription == subscription)?;
-        Some((detached.counters.clone(), None))
+        Some(detached.counters.clone())
+    }
+
+    /// The cursor of an attached subscription; None if nothing is pending.
+    pub(crate) fn cursor(&self, subscription: SubscriptionId) -> Option<CursorRecord> {
+        self.ledgers.get(&subscription)?.record()
     }
 }
 

@@ -206,7 +206,7 @@ impl Default for DeliveryConfig {
             window_bytes: ByteSize::mib(4),
             advance_interval: Span::millis(50),
             sink_concurrency: 64,
-            parked_keys_max: 1024,
+            parked_keys_max: 16_384,
             retry_initial: Span::seconds(1),
             retry_max: Span::seconds(600),
             retry_factor: 2.0,

@@ -393,7 +393,9 @@ impl World {
         let replicated = async {
             loop {
                 ticks.tick().await;
-                let counters = self.events.iter().filter_map(|partition| partition.counters(subscription.id));
+                let counters = self.events.iter().filter_map(|partition| {
+                    Some((partition.counters(subscription.id)?, partition.cursor(subscription.id)))
+                });
                 let (sum, records) = counters.fold((0, 0), |(sum, records), (counters, record)| {
                     assert_eq!(counters.pending() == 0, record.is_none());
                     let settled: u64 = counters.settled.values().sum();

@@ -7,7 +7,7 @@ mod work;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use fanfare_partition::{AppendError, LeaderLease};
+use fanfare_partition::{AppendError, LeaderLease, ReadError};
 use fanfare_sinks::{Failure, Outcome, Sink};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::work::Completion;
+use self::work::{Completion, ReadResult};
 use super::LeaderContext;
 use crate::{
     catch_up_limiter::ProgressFloor,
@@ -396,10 +396,14 @@ impl Worker {
                 drop(ticket);
                 return self.wake_draining_leader();
             }
-            Completion::Read { read, result: Ok(result) } => work::read_event(read, result),
+            Completion::Read { result: Ok(result), .. } => {
+                if let ReadResult::Keys { error: Some(error), .. } = &result {
+                    self.log_failed_read(error);
+                }
+                work::read_event(result)
+            }
             Completion::Read { read, result: Err(error) } => {
-                let (subscription, partition) = (self.subscription.id, self.context.partition.id());
-                tracing::warn!(%subscription, %partition, %error, "failed to read events again; retrying in a second");
+                self.log_failed_read(&error);
                 SubscriptionEvent::ReadFailed(read)
             }
             Completion::Checked(events) => SubscriptionEvent::SchemasChecked(events),
@@ -426,6 +430,11 @@ impl Worker {
         };
         self.on(event);
         self.wake_draining_leader();
+    }
+
+    fn log_failed_read(&self, error: &ReadError) {
+        let (subscription, partition) = (self.subscription.id, self.context.partition.id());
+        tracing::warn!(%subscription, %partition, %error, "failed to read events again; retrying in a second");
     }
 
     /// One line for each change of the sink's state, by the subscription whose attempt caused it.

@@ -5,11 +5,13 @@ use fanfare_partition::{Outcome, Reason};
 use super::{
     buffered_event::{BufferedEvent, DeadLetterRequest},
     event::{Action, Actions, DeadLetterFailure, Inputs, ReadAction},
-    parked_keys::{Due, GivenUp, Permissions, Phase},
+    parked_keys::{DueKeys, GivenUp, Permissions, Phase},
     state::{Candidate, Mode, SubscriptionState},
 };
 use crate::{backoff::probe_delay_ms, judgement::Allowed};
 
+/// Events of parked keys that one sweep reads.
+const SWEEP_BYTES_MAX: usize = 1 << 20;
 /// A failed write of a dead letter is repeated as a probe is that has failed so often.
 const DEAD_LETTER_BACKOFF: u32 = 2;
 
@@ -28,6 +30,9 @@ impl SubscriptionState {
         {
             self.failures.delayed.pop_first();
             self.ready.push_back(Candidate::Window(offset));
+        }
+        if self.expires() {
+            self.make_expired_due();
         }
         // Before the window fills again: a parked event takes up room, too.
         self.promote_parked(inputs, actions);
@@ -122,28 +127,39 @@ impl SubscriptionState {
     fn promote_parked(&mut self, inputs: &Inputs<'_>, actions: &mut Actions) {
         let may_attempt = self.mode == Mode::Active
             && !matches!(inputs.breaker.allowed(inputs.now_ms), Allowed::Nothing { .. });
-        loop {
-            let outside = self.parked_keys.busy() + self.window.unloaded().len();
-            let permissions = Permissions {
-                now_ms: inputs.now_ms,
-                read_retry_at_ms: self.position.read_retry_at_ms(),
-                expire_below: self.expire_below,
-                attempts: may_attempt && self.window.has_room(0, outside),
-                buffered_bytes_max: self.options.window_bytes,
-            };
-            match self.parked_keys.next_due(&permissions) {
-                Some(Due::Scan { key, from, first_only }) => {
-                    let read_to = self.position.read_to(inputs.fan_out_offset);
-                    let end = if first_only { from.plus(1).min(read_to) } else { read_to };
-                    actions.work.push(Action::Read(ReadAction::ScanKey { key, from, end }));
-                }
-                Some(Due::Candidate(key)) => match self.parked_keys.given_up(key) {
-                    Some(GivenUp { reason, detail }) => self.give_up(Candidate::Parked(key), reason, detail),
-                    None => self.ready.push_back(Candidate::Parked(key)),
-                },
-                None => return,
+        let outside = self.parked_keys.busy() + self.window.unloaded().len();
+        let permissions = Permissions {
+            now_ms: inputs.now_ms,
+            read_retry_at_ms: self.position.read_retry_at_ms(),
+            expire_below: self.expire_below,
+            attempts: if may_attempt { self.window.room(outside) } else { 0 },
+            buffered_bytes_max: self.options.window_bytes,
+        };
+        let DueKeys { candidates, sweep } = self.parked_keys.take_due(&permissions);
+        for key in candidates {
+            match self.parked_keys.given_up(key) {
+                Some(GivenUp { reason, detail }) => self.give_up(Candidate::Parked(key), reason, detail),
+                None => self.ready.push_back(Candidate::Parked(key)),
             }
         }
+        if !sweep.is_empty() {
+            let end = self.position.read_to(inputs.fan_out_offset);
+            let room = self.options.window_bytes.saturating_sub(self.parked_keys.buffered_bytes());
+            let scan = ReadAction::ScanKeys { keys: sweep, end, bytes_max: room.min(SWEEP_BYTES_MAX) };
+            actions.work.push(Action::Read(scan));
+        }
+    }
+
+    /// Retention does not wait for the next try of a delayed event.
+    fn make_expired_due(&mut self) {
+        let (expire_below, ready) = (self.expire_below, &mut self.ready);
+        self.failures.delayed.retain(|&(_, offset)| {
+            let waits = offset >= expire_below;
+            if !waits {
+                ready.push_back(Candidate::Window(offset));
+            }
+            waits
+        });
     }
 
     fn give_up_expired(&mut self) {

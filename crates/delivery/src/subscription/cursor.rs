@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use fanfare_model::Offset;
-use fanfare_partition::{CursorRecord, Outcome, ParkedKey, Reason};
+use fanfare_partition::{Outcome, Reason, RecordChange};
 
-use super::{event::Inputs, state::SubscriptionState};
+use super::{event::Inputs, parked_keys::ParkedChanges, state::SubscriptionState};
 
-/// Encoded sizes: a cursor's fixed part, an offset of the window, a parked key.
+/// Encoded sizes: a cursor's fixed part, an offset of the window, a parked key, the key of a released one.
 const CURSOR_BYTES: usize = 128;
 const OFFSET_BYTES: usize = 8;
 const PARKED_BYTES: usize = 36;
+const RELEASED_BYTES: usize = 8;
 
 /// A subscription's part of an advance.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(crate) struct Progress {
     pub(crate) matched: u64,
     pub(crate) matched_to: Option<Offset>,
     pub(crate) settled: BTreeMap<Outcome, u64>,
-    pub(crate) record: Option<CursorRecord>,
+    pub(crate) record: Option<RecordChange>,
     /// Events that were matched before a restart and are lost in a damaged part of the log; among `settled` as
     /// cancelled.
     pub(crate) lost: u64,
@@ -35,7 +36,7 @@ impl Progress {
             "invariant violation: matched to {:?}, and the frontier is {frontier}",
             self.matched_to
         );
-        let Some(CursorRecord { read_to, window, parked }) = &self.record else { return };
+        let Some(RecordChange { read_to, window, parked, .. }) = &self.record else { return };
         let is_ascending = window.is_sorted_by(|one, next| one < next);
         assert!(
             is_ascending && window.last().is_none_or(|last| last < read_to) && *read_to <= frontier,
@@ -48,9 +49,9 @@ impl Progress {
     }
 
     pub(crate) fn size_bytes(&self) -> usize {
-        self.record
-            .as_ref()
-            .map_or(CURSOR_BYTES, |record| record_bytes(record.window.len(), record.parked.len()))
+        self.record.as_ref().map_or(CURSOR_BYTES, |change| {
+            change_bytes(change.window.len(), change.parked.len(), change.released.len())
+        })
     }
 }
 
@@ -62,7 +63,10 @@ impl SubscriptionState {
         let lost = self.settle_lost();
         let matched_to = self.position.propose_matched_to(inputs.fan_out_offset);
         let (matched, settled) = self.counters.propose(self.window.settled_unreplicated());
-        let record = (self.counters.pending() > 0).then(|| self.record(inputs));
+        let record = (self.counters.pending() > 0).then(|| self.record_change(inputs));
+        if record.is_none() {
+            self.parked_keys.forget_proposed();
+        }
         Progress { matched, matched_to, settled, record, lost }
     }
 
@@ -83,9 +87,11 @@ impl SubscriptionState {
             return 0;
         }
         let is_first = self.counters.newly_matched() <= count as u64;
+        let (changed, released) = self.parked_keys.unproposed();
         let fixed_bytes =
-            if is_first { record_bytes(self.window.unsettled_count(), self.parked_keys.len()) } else { 0 };
-        fixed_bytes + OFFSET_BYTES * count
+            if is_first { change_bytes(self.window.unsettled_count(), changed, released) } else { 0 };
+        let may_be_parked = self.parked_keys.len() > 0;
+        fixed_bytes + count * if may_be_parked { PARKED_BYTES } else { OFFSET_BYTES }
     }
 
     /// A change is in no advance yet.
@@ -93,18 +99,12 @@ impl SubscriptionState {
         self.counters.has_unproposed_changes() || self.position.needs_join() && self.position.is_live()
     }
 
-    fn record(&self, inputs: &Inputs<'_>) -> CursorRecord {
+    fn record_change(&mut self, inputs: &Inputs<'_>) -> RecordChange {
         let unloaded = self.window.unloaded().iter().map(|event| event.offset);
         let window = unloaded.chain(self.window.unsettled().map(|event| event.offset)).collect();
-        let parked = self.parked_keys.iter().map(|(key, parked)| ParkedKey {
-            key: *key,
-            from: parked.from,
-            attempts: parked.failures.attempts,
-            retry_in_ms: parked.retry_at_ms.saturating_sub(inputs.now_ms),
-            pending: parked.pending,
-        });
         let read_to = self.position.read_to(inputs.fan_out_offset);
-        CursorRecord { read_to, window, parked: parked.collect() }
+        let ParkedChanges { parked, released } = self.parked_keys.propose(inputs.now_ms);
+        RecordChange { read_to, window, parked, released }
     }
 
     /// After a restart has re-read the backlog, `pending` must equal the unsettled events found. A shortfall means
@@ -125,7 +125,7 @@ impl SubscriptionState {
     }
 }
 
-/// Upper bound of the encoded size of a cursor record.
-fn record_bytes(window: usize, parked: usize) -> usize {
-    CURSOR_BYTES + window * OFFSET_BYTES + parked * PARKED_BYTES
+/// Upper bound of the encoded size of a change of a cursor's record.
+fn change_bytes(window: usize, parked: usize, released: usize) -> usize {
+    CURSOR_BYTES + window * OFFSET_BYTES + parked * PARKED_BYTES + released * RELEASED_BYTES
 }

@@ -28,12 +28,8 @@ pub(crate) enum SubscriptionEvent {
     },
     /// [`ReadAction::Reload`] is done.
     EventsReloaded(Vec<ReloadedEvent>),
-    /// [`ReadAction::ScanKey`] is done: the next events of the key below `scanned_to`, perhaps not all of them.
-    KeyScanned {
-        key: KeyHash,
-        events: Vec<BufferedEvent>,
-        scanned_to: Offset,
-    },
+    /// [`ReadAction::ScanKeys`] is done.
+    KeysScanned(Vec<ScannedKey>),
     /// [`Action::CheckSchemas`] is done.
     SchemasChecked(Vec<CheckedEvent>),
     /// A read failed and nothing of it is used.
@@ -69,7 +65,7 @@ impl SubscriptionEvent {
             | Self::AttemptFinished { .. }
             | Self::BacklogRead { .. }
             | Self::EventsReloaded(_)
-            | Self::KeyScanned { .. }
+            | Self::KeysScanned(_)
             | Self::ReadFailed(_)
             | Self::DeadLetterWritten(_)
             | Self::DeadLetterFailed { .. } => true,
@@ -120,6 +116,17 @@ pub(crate) struct ReloadedEvent {
     pub(crate) event: Option<BufferedEvent>,
 }
 
+/// A key's part of a scan.
+#[derive(Debug)]
+pub(crate) struct ScannedKey {
+    pub(crate) key: KeyHash,
+    /// The next events of the key below `scanned_to`; a key that got no turn has none, and is where it was.
+    pub(crate) events: Vec<BufferedEvent>,
+    pub(crate) scanned_to: Offset,
+    /// The log could not be read at `scanned_to`.
+    pub(crate) failed: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct CheckedEvent {
     pub(crate) offset: Offset,
@@ -158,8 +165,18 @@ pub(crate) enum ReadAction {
     Backlog { from: Offset, end: Offset },
     /// Read these events, ascending.
     Reload(Vec<Offset>),
-    /// Read matching events of one key within `from..end`.
-    ScanKey { key: KeyHash, from: Offset, end: Offset },
+    /// Read the next matching events of these keys below `end`, about `bytes_max` of them in all. The keys ascend by
+    /// offset, but that the oldest may follow the newest.
+    ScanKeys { keys: Vec<KeyScan>, end: Offset, bytes_max: usize },
+}
+
+/// A key whose events are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyScan {
+    pub(crate) key: KeyHash,
+    pub(crate) from: Offset,
+    /// Only the event at `from`: there is no use for the others before it is delivered.
+    pub(crate) first_only: bool,
 }
 
 /// Output of the state machine; the caller reuses the buffer.

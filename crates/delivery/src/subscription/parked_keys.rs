@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fanfare_model::{KeyHash, Offset, Timestamp};
 use fanfare_partition::{ParkedKey, Reason};
 
-use super::buffered_event::BufferedEvent;
+use super::{
+    buffered_event::BufferedEvent,
+    event::{KeyScan, ScannedKey},
+};
 use crate::judgement::Rejections;
 
-/// Keys whose events are read again at once.
-const SCANS_MAX: usize = 4;
+/// Keys whose events one sweep of the log looks for.
+const SWEEP_KEYS_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct ParkedKeyState {
@@ -28,6 +31,8 @@ pub(super) struct ParkedKeyState {
     pub(super) buffer: VecDeque<BufferedEvent>,
     pub(super) scanned_to: Offset,
     pub(super) append_time: Option<Timestamp>,
+    /// The key is among those that were proposed as parked.
+    is_proposed: bool,
 }
 
 /// History of the event at `from`.
@@ -61,14 +66,20 @@ pub(super) enum Phase {
     Busy,
 }
 
-/// The keys, and what is looked up among them. [`Self::update`] keeps both together.
+/// The keys, the indexes over them, and the changes that are not replicated yet. [`Self::update`] keeps all together.
 #[derive(Default)]
 pub(super) struct ParkedKeys {
     keys: BTreeMap<KeyHash, ParkedKeyState>,
     by_from: BTreeSet<(Offset, KeyHash)>,
-    /// Waiting keys by time of retry.
-    waiting: BTreeSet<(u64, KeyHash)>,
+    /// Waiting keys without an event in memory, by time of retry.
+    unread: BTreeSet<(u64, KeyHash)>,
+    /// Waiting keys with an event in memory, by time of retry.
+    buffered: BTreeSet<(u64, KeyHash)>,
     totals: Totals,
+    /// Keys that are parked newly or otherwise than proposed last.
+    changed: BTreeSet<KeyHash>,
+    /// Keys that were proposed as parked and are no more.
+    released: BTreeSet<KeyHash>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,24 +87,31 @@ struct Totals {
     scanning: usize,
     /// Queued or busy.
     busy: usize,
-    /// Waiting with an event in memory.
-    buffered: usize,
     /// Waiting and given up.
     given_up: usize,
     pending: u64,
     buffered_bytes: usize,
 }
 
-/// The need of a parked key that is due.
-pub(super) enum Due {
+/// Everything about a key that an index, a total or the replicated record depends on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    from: Offset,
+    attempts: u32,
+    pending: u64,
+    retry_at_ms: u64,
+    phase: Phase,
+    buffered_bytes: Option<usize>,
+    is_given_up: bool,
+}
+
+/// Parked keys whose turn has come; their phases are changed.
+#[derive(Debug, Default)]
+pub(super) struct DueKeys {
     /// The first event is in memory.
-    Candidate(KeyHash),
-    Scan {
-        key: KeyHash,
-        from: Offset,
-        /// Only the event at `from`: there is no use for the others before it is delivered.
-        first_only: bool,
-    },
+    pub(super) candidates: Vec<KeyHash>,
+    /// Keys to look for in one sweep of the log: from some offset on to the newest, then from the oldest on.
+    pub(super) sweep: Vec<KeyScan>,
 }
 
 /// Conditions under which parked keys are due.
@@ -105,10 +123,19 @@ pub(super) struct Permissions {
     pub(super) read_retry_at_ms: u64,
     /// Keys below are due, to be given up.
     pub(super) expire_below: Offset,
-    /// The sink takes attempts, and there is room in memory.
-    pub(super) attempts: bool,
+    /// Events that may become candidates: none if the sink takes no attempts.
+    pub(super) attempts: usize,
     /// Events of parked keys in memory.
     pub(super) buffered_bytes_max: usize,
+}
+
+/// Difference of the parked keys from those proposed before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ParkedChanges {
+    /// Ascending by key.
+    pub(super) parked: Vec<ParkedKey>,
+    /// Ascending.
+    pub(super) released: Vec<KeyHash>,
 }
 
 impl ParkedKeyState {
@@ -123,6 +150,7 @@ impl ParkedKeyState {
             buffer: VecDeque::new(),
             scanned_to: from,
             append_time: None,
+            is_proposed: false,
         }
     }
 
@@ -140,6 +168,11 @@ impl ParkedKeyState {
         (self.phase, self.retry_at_ms) = (Phase::Waiting, now_ms);
     }
 
+    fn scan(&self, key: KeyHash) -> KeyScan {
+        let from = self.scanned_to.max(self.from);
+        KeyScan { key, from, first_only: self.failures.attempts > 0 && from == self.from }
+    }
+
     /// The first event has failed: the others leave memory.
     pub(super) fn drop_buffer(&mut self) {
         self.buffer = VecDeque::new();
@@ -154,8 +187,9 @@ impl ParkedKeys {
             let failures = KeyFailures { attempts: record.attempts, ..KeyFailures::default() };
             let retry_at_ms = now_ms.saturating_add(record.retry_in_ms);
             let parked = ParkedKeyState::at(record.from, record.pending);
-            restored.put(record.key, ParkedKeyState { failures, retry_at_ms, ..parked });
+            restored.put(record.key, ParkedKeyState { failures, retry_at_ms, is_proposed: true, ..parked });
         }
+        restored.changed.clear();
         restored
     }
 
@@ -163,7 +197,9 @@ impl ParkedKeys {
     /// If the key is parked.
     pub(super) fn insert(&mut self, event: &BufferedEvent, pending: u64) {
         let parked = ParkedKeyState::at(event.offset, pending);
-        self.put(event.key, ParkedKeyState { append_time: Some(event.append_time), ..parked });
+        let is_proposed = self.released.remove(&event.key);
+        let append_time = Some(event.append_time);
+        self.put(event.key, ParkedKeyState { append_time, is_proposed, ..parked });
     }
 
     pub(super) fn get(&self, key: KeyHash) -> Option<&ParkedKeyState> {
@@ -176,9 +212,17 @@ impl ParkedKeys {
         key: KeyHash,
         change: impl FnOnce(&mut ParkedKeyState) -> R,
     ) -> Option<R> {
-        let mut parked = self.take(key)?;
-        let result = change(&mut parked);
-        self.put(key, parked);
+        let parked = self.keys.get_mut(&key)?;
+        let before = Standing::of(parked);
+        let result = change(parked);
+        let after = Standing::of(parked);
+        if before != after {
+            self.unindex(key, &before);
+            self.index(key, &after);
+        }
+        if (before.from, before.attempts, before.pending) != (after.from, after.attempts, after.pending) {
+            self.changed.insert(key);
+        }
         Some(result)
     }
 
@@ -187,11 +231,13 @@ impl ParkedKeys {
     }
 
     pub(super) fn remove(&mut self, key: KeyHash) -> Option<ParkedKeyState> {
-        self.take(key)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&KeyHash, &ParkedKeyState)> {
-        self.keys.iter()
+        let parked = self.keys.remove(&key)?;
+        self.unindex(key, &Standing::of(&parked));
+        self.changed.remove(&key);
+        if parked.is_proposed {
+            self.released.insert(key);
+        }
+        Some(parked)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -207,8 +253,50 @@ impl ParkedKeys {
         self.totals.pending
     }
 
+    /// Events in memory.
+    pub(super) fn buffered_bytes(&self) -> usize {
+        self.totals.buffered_bytes
+    }
+
     pub(super) fn low_water(&self) -> Option<Offset> {
         self.by_from.first().map(|(from, _)| *from)
+    }
+
+    /// Append time of the oldest event that was read since the start.
+    pub(super) fn oldest_append_time(&self) -> Option<Timestamp> {
+        self.by_from.iter().find_map(|(_, key)| self.keys[key].append_time)
+    }
+
+    /// Numbers of keys that [`Self::propose`] names.
+    pub(super) fn unproposed(&self) -> (usize, usize) {
+        (self.changed.len(), self.released.len())
+    }
+
+    /// The changes since the last call, or since [`Self::forget_proposed`].
+    pub(super) fn propose(&mut self, now_ms: u64) -> ParkedChanges {
+        let changed = std::mem::take(&mut self.changed);
+        let mut parked = Vec::with_capacity(changed.len());
+        for key in changed {
+            let state = self.keys.get_mut(&key).expect("a changed key is parked");
+            state.is_proposed = true;
+            parked.push(ParkedKey {
+                key,
+                from: state.from,
+                attempts: state.failures.attempts,
+                retry_in_ms: state.retry_at_ms.saturating_sub(now_ms),
+                pending: state.pending,
+            });
+        }
+        ParkedChanges { parked, released: std::mem::take(&mut self.released).into_iter().collect() }
+    }
+
+    /// The record proposed last names nothing: the next one names all keys.
+    pub(super) fn forget_proposed(&mut self) {
+        self.released.clear();
+        for (key, parked) in &mut self.keys {
+            parked.is_proposed = false;
+            self.changed.insert(*key);
+        }
     }
 
     pub(super) fn make_all_due(&mut self, now_ms: u64) {
@@ -221,7 +309,8 @@ impl ParkedKeys {
     }
 
     fn make_due(&mut self, now_ms: u64, applies: impl Fn(&ParkedKeyState) -> bool) {
-        let later = self.waiting.range((now_ms.saturating_add(1), KeyHash(0))..);
+        let after = (now_ms.saturating_add(1), KeyHash(0));
+        let later = self.unread.range(after..).chain(self.buffered.range(after..));
         let keys: Vec<KeyHash> = later.map(|(_, key)| *key).filter(|key| applies(&self.keys[key])).collect();
         for key in keys {
             self.update(key, |parked| parked.retry_at_ms = now_ms);
@@ -230,115 +319,183 @@ impl ParkedKeys {
 
     /// Settles the first event of the key. False if `offset` is another event.
     pub(super) fn settle(&mut self, key: KeyHash, offset: Offset, now_ms: u64) -> bool {
-        if self.keys.get(&key).is_none_or(|parked| parked.from != offset) {
-            return false;
-        }
-        let mut parked = self.take(key).expect("the key was looked at");
+        let Some(parked) = self.keys.get(&key).filter(|parked| parked.from == offset) else { return false };
         assert!(parked.pending > 0, "invariant violation: the event at {offset} is settled and not pending");
         if parked.pending > 1 {
-            parked.pass(now_ms);
-            self.put(key, parked);
+            self.update(key, |parked| parked.pass(now_ms));
+        } else {
+            self.remove(key);
         }
         true
     }
 
-    /// The next key that is due; its phase is changed.
-    pub(super) fn next_due(&mut self, permissions: &Permissions) -> Option<Due> {
-        let Permissions { now_ms, expire_below, attempts, .. } = *permissions;
-        let may_scan = now_ms >= permissions.read_retry_at_ms
-            && self.totals.scanning < SCANS_MAX
-            && self.totals.buffered_bytes < permissions.buffered_bytes_max;
-        if !may_scan && self.totals.buffered == 0 {
-            return None;
+    /// The keys whose turn it is; their phases are changed. One sweep runs at a time.
+    pub(super) fn take_due(&mut self, permissions: &Permissions) -> DueKeys {
+        let mut due = DueKeys { candidates: self.due_in_memory(permissions), sweep: Vec::new() };
+        for &key in &due.candidates {
+            self.update(key, |parked| parked.phase = Phase::Queued);
         }
-        let is_ready = |key: &KeyHash| may_scan || !self.keys[key].buffer.is_empty();
-        let expired = self.by_from.range(..(expire_below, KeyHash(0))).map(|(_, key)| *key);
-        let mut expired = expired.filter(|key| {
+        let may_sweep = permissions.now_ms >= permissions.read_retry_at_ms
+            && self.totals.scanning == 0
+            && self.totals.buffered_bytes < permissions.buffered_bytes_max;
+        if may_sweep {
+            due.sweep = self.next_sweep(permissions);
+        }
+        due
+    }
+
+    fn due_in_memory(&self, permissions: &Permissions) -> Vec<KeyHash> {
+        if self.buffered.is_empty() {
+            return Vec::new();
+        }
+        let is_expired =
+            |parked: &ParkedKeyState| parked.from < permissions.expire_below && parked.given_up.is_none();
+        let expired = self.buffered.iter().map(|(_, key)| *key).filter(|key| is_expired(&self.keys[key]));
+        let expires = self.low_water().is_some_and(|oldest| oldest < permissions.expire_below);
+        let mut keys: Vec<KeyHash> = if expires { expired.collect() } else { Vec::new() };
+        if permissions.attempts == 0 && self.totals.given_up == 0 {
+            return keys;
+        }
+        let mut attempts = permissions.attempts;
+        for (_, key) in self.buffered.range(..=(permissions.now_ms, KeyHash(u64::MAX))) {
             let parked = &self.keys[key];
-            parked.phase == Phase::Waiting && parked.given_up.is_none() && is_ready(key)
-        });
-        let due = self.waiting.range(..=(now_ms, KeyHash(u64::MAX))).map(|(_, key)| *key);
-        let due = due.take_while(|_| attempts || self.totals.given_up > 0);
-        let mut due = due.filter(|key| (attempts || self.keys[key].given_up.is_some()) && is_ready(key));
-        let key = expired.next().or_else(|| due.next())?;
-        self.update(key, |parked| {
-            if !parked.buffer.is_empty() {
-                parked.phase = Phase::Queued;
-                return Due::Candidate(key);
+            if parked.given_up.is_some() {
+                keys.push(*key);
+            } else if attempts > 0 && !is_expired(parked) {
+                attempts -= 1;
+                keys.push(*key);
             }
-            parked.phase = Phase::Scanning;
-            let from = parked.scanned_to.max(parked.from);
-            Due::Scan { key, from, first_only: parked.failures.attempts > 0 && from == parked.from }
-        })
+        }
+        keys
+    }
+
+    /// The longest-waiting keys, so that each gets its turn; the sweep begins with the first of them.
+    fn next_sweep(&mut self, permissions: &Permissions) -> Vec<KeyScan> {
+        let expired = self.by_from.range(..(permissions.expire_below, KeyHash(0))).map(|(_, key)| *key);
+        let is_unread = |key: &KeyHash| {
+            let parked = &self.keys[key];
+            parked.phase == Phase::Waiting && parked.buffer.is_empty()
+        };
+        let due = self.unread.range(..=(permissions.now_ms, KeyHash(u64::MAX))).map(|(_, key)| *key);
+        let due = due.filter(|key| self.keys[key].from >= permissions.expire_below);
+        let due = due.take(if permissions.attempts > 0 { SWEEP_KEYS_MAX } else { 0 });
+        let scan = |key| self.keys[&key].scan(key);
+        let mut scans: Vec<KeyScan> =
+            expired.filter(is_unread).chain(due).take(SWEEP_KEYS_MAX).map(scan).collect();
+        let Some(&first) = scans.first() else { return scans };
+        scans.sort_unstable_by_key(|scan| (scan.from, scan.key));
+        let first_at = scans.iter().position(|scan| *scan == first).expect("the scan is one of them");
+        scans.rotate_left(first_at);
+        for scan in &scans {
+            self.update(scan.key, |parked| parked.phase = Phase::Scanning);
+        }
+        scans
+    }
+
+    /// Takes in what a sweep found of a key up to `read_to` of the subscription. The number of its pending events if the
+    /// log has none of them any more; the key is not parked then.
+    pub(super) fn scanned(&mut self, scanned: ScannedKey, read_to: Offset, retry_at_ms: u64) -> Option<u64> {
+        let ScannedKey { key, events, scanned_to, failed } = scanned;
+        let is_lost = self.update(key, |parked| {
+            parked.phase = Phase::Waiting;
+            if failed {
+                parked.retry_at_ms = retry_at_ms;
+                return false;
+            }
+            parked.scanned_to = scanned_to;
+            parked.buffer.extend(events);
+            if let Some(first) = parked.buffer.front() {
+                parked.from = first.offset;
+                parked.append_time = Some(first.append_time);
+            }
+            parked.buffer.is_empty() && scanned_to >= read_to
+        });
+        if is_lost == Some(true) { self.remove(key).map(|parked| parked.pending) } else { None }
     }
 
     /// Time at which the next waiting key is due. A key that is due already waits for something else.
     pub(super) fn deadline(&self, now_ms: u64) -> Option<u64> {
-        let later = self.waiting.range((now_ms.saturating_add(1), KeyHash(0))..).next();
-        later.map(|(retry_at_ms, _)| *retry_at_ms)
+        let after = (now_ms.saturating_add(1), KeyHash(0));
+        let next = [self.unread.range(after..).next(), self.buffered.range(after..).next()];
+        next.into_iter().flatten().map(|(retry_at_ms, _)| *retry_at_ms).min()
     }
 
     /// Drops the buffers of waiting keys.
     pub(super) fn drop_buffers(&mut self) {
-        if self.totals.buffered == 0 {
-            return;
-        }
-        let buffered = self.waiting.iter().map(|(_, key)| *key).filter(|key| {
-            let parked = &self.keys[key];
-            parked.given_up.is_none() && !parked.buffer.is_empty()
-        });
-        for key in buffered.collect::<Vec<_>>() {
+        let waiting = self.buffered.iter().map(|(_, key)| *key);
+        for key in waiting.filter(|key| self.keys[key].given_up.is_none()).collect::<Vec<_>>() {
             self.update(key, ParkedKeyState::drop_buffer);
         }
     }
 
     fn put(&mut self, key: KeyHash, parked: ParkedKeyState) {
-        self.by_from.insert((parked.from, key));
-        if parked.phase == Phase::Waiting {
-            self.waiting.insert((parked.retry_at_ms, key));
-        }
-        self.totals.add(&parked);
+        self.index(key, &Standing::of(&parked));
+        self.changed.insert(key);
         let before = self.keys.insert(key, parked);
         assert!(before.is_none(), "invariant violation: a key is parked twice");
     }
 
-    fn take(&mut self, key: KeyHash) -> Option<ParkedKeyState> {
-        let parked = self.keys.remove(&key)?;
-        self.by_from.remove(&(parked.from, key));
-        self.waiting.remove(&(parked.retry_at_ms, key));
-        self.totals.subtract(&parked);
-        Some(parked)
+    fn index(&mut self, key: KeyHash, standing: &Standing) {
+        self.by_from.insert((standing.from, key));
+        if standing.phase == Phase::Waiting {
+            self.waiting(standing).insert((standing.retry_at_ms, key));
+        }
+        self.totals.add(standing);
+    }
+
+    fn unindex(&mut self, key: KeyHash, standing: &Standing) {
+        self.by_from.remove(&(standing.from, key));
+        if standing.phase == Phase::Waiting {
+            self.waiting(standing).remove(&(standing.retry_at_ms, key));
+        }
+        self.totals.subtract(standing);
+    }
+
+    fn waiting(&mut self, standing: &Standing) -> &mut BTreeSet<(u64, KeyHash)> {
+        if standing.buffered_bytes.is_some() { &mut self.buffered } else { &mut self.unread }
+    }
+}
+
+impl Standing {
+    fn of(parked: &ParkedKeyState) -> Self {
+        let bytes = parked.buffer.iter().map(|event| event.bytes.len()).sum();
+        Self {
+            from: parked.from,
+            attempts: parked.failures.attempts,
+            pending: parked.pending,
+            retry_at_ms: parked.retry_at_ms,
+            phase: parked.phase,
+            buffered_bytes: (!parked.buffer.is_empty()).then_some(bytes),
+            is_given_up: parked.given_up.is_some(),
+        }
     }
 }
 
 impl Totals {
-    fn of(parked: &ParkedKeyState) -> Self {
-        let waits = parked.phase == Phase::Waiting;
+    fn of(standing: &Standing) -> Self {
+        let phase = standing.phase;
         Self {
-            scanning: usize::from(parked.phase == Phase::Scanning),
-            busy: usize::from(matches!(parked.phase, Phase::Queued | Phase::Busy)),
-            buffered: usize::from(waits && !parked.buffer.is_empty()),
-            given_up: usize::from(waits && parked.given_up.is_some()),
-            pending: parked.pending,
-            buffered_bytes: parked.buffer.iter().map(|event| event.bytes.len()).sum(),
+            scanning: usize::from(phase == Phase::Scanning),
+            busy: usize::from(matches!(phase, Phase::Queued | Phase::Busy)),
+            given_up: usize::from(phase == Phase::Waiting && standing.is_given_up),
+            pending: standing.pending,
+            buffered_bytes: standing.buffered_bytes.unwrap_or(0),
         }
     }
 
-    fn add(&mut self, parked: &ParkedKeyState) {
-        let more = Self::of(parked);
+    fn add(&mut self, standing: &Standing) {
+        let more = Self::of(standing);
         self.scanning += more.scanning;
         self.busy += more.busy;
-        self.buffered += more.buffered;
         self.given_up += more.given_up;
         self.pending += more.pending;
         self.buffered_bytes += more.buffered_bytes;
     }
 
-    fn subtract(&mut self, parked: &ParkedKeyState) {
-        let less = Self::of(parked);
+    fn subtract(&mut self, standing: &Standing) {
+        let less = Self::of(standing);
         self.scanning -= less.scanning;
         self.busy -= less.busy;
-        self.buffered -= less.buffered;
         self.given_up -= less.given_up;
         self.pending -= less.pending;
         self.buffered_bytes -= less.buffered_bytes;
@@ -346,29 +503,4 @@ impl Totals {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_overdue_key_does_not_hide_the_time_of_another_key() {
-        let parked = |key, retry_in_ms| ParkedKey {
-            key: KeyHash(key),
-            from: Offset(key),
-            attempts: 1,
-            retry_in_ms,
-            pending: 1,
-        };
-        let mut parked_keys = ParkedKeys::restore(&[parked(1, 5), parked(2, 50), parked(3, 70)], 0);
-        assert_eq!(parked_keys.deadline(0), Some(5));
-        let permissions = Permissions {
-            now_ms: 10,
-            read_retry_at_ms: 0,
-            expire_below: Offset::ZERO,
-            attempts: false,
-            buffered_bytes_max: 1,
-        };
-        assert!(parked_keys.next_due(&permissions).is_none(), "the key is due, and no attempt is allowed");
-        assert_eq!(parked_keys.deadline(10), Some(50));
-        assert_eq!(parked_keys.deadline(70), None);
-    }
-}
+mod tests;

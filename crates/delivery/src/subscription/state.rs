@@ -26,7 +26,7 @@ use super::{
     buffered_event::{AttemptItem, BufferedEvent, SchemaCheck},
     counters::ProgressCounters,
     dead_letter_queue::DeadLetterQueue,
-    event::{Actions, CheckedEvent, Inputs, ReadAction, ReloadedEvent, SubscriptionEvent},
+    event::{Actions, CheckedEvent, Inputs, ReadAction, ReloadedEvent, ScannedKey, SubscriptionEvent},
     key_queue::KeyQueues,
     log_position::LogPosition,
     parked_keys::{ParkedKeys, Phase},
@@ -137,9 +137,7 @@ impl SubscriptionState {
                 self.admit_backlog(inputs);
             }
             SubscriptionEvent::EventsReloaded(events) => self.on_reloaded(events),
-            SubscriptionEvent::KeyScanned { key, events, scanned_to } => {
-                self.on_key_scanned(key, events, scanned_to, inputs.fan_out_offset);
-            }
+            SubscriptionEvent::KeysScanned(keys) => self.on_keys_scanned(keys, inputs),
             SubscriptionEvent::SchemasChecked(events) => self.on_checked(events),
             SubscriptionEvent::ReadFailed(read) => self.on_read_failed(&read, inputs.now_ms),
             SubscriptionEvent::DeadLetterWritten(request) => {
@@ -235,8 +233,10 @@ impl SubscriptionState {
         }
         let window = self.window.unsettled().next().map(|event| event.append_time);
         let unloaded = self.window.unloaded().iter().find_map(|event| event.append_time);
-        let parked = self.parked_keys.iter().filter_map(|(_, parked)| parked.append_time).min();
-        [window, unloaded, parked, self.position.oldest_append_time()].into_iter().flatten().min()
+        [window, unloaded, self.parked_keys.oldest_append_time(), self.position.oldest_append_time()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn on_matched(&mut self, event: BufferedEvent, inputs: &Inputs<'_>, actions: &mut Actions) {
@@ -325,29 +325,17 @@ impl SubscriptionState {
         }
     }
 
-    fn on_key_scanned(
-        &mut self,
-        key: KeyHash,
-        events: Vec<BufferedEvent>,
-        scanned_to: Offset,
-        fan_out_offset: Offset,
-    ) {
-        let read_to = self.position.read_to(fan_out_offset);
-        let is_lost = self.parked_keys.update(key, |parked| {
-            parked.phase = Phase::Waiting;
-            parked.scanned_to = scanned_to;
-            parked.buffer.extend(events);
-            if let Some(first) = parked.buffer.front() {
-                parked.from = first.offset;
-                parked.append_time = Some(first.append_time);
+    fn on_keys_scanned(&mut self, keys: Vec<ScannedKey>, inputs: &Inputs<'_>) {
+        let read_to = self.position.read_to(inputs.fan_out_offset);
+        let retry_at_ms = inputs.now_ms + READ_RETRY_MS;
+        for scanned in keys {
+            if scanned.failed {
+                self.position.delay_reads(retry_at_ms);
             }
-            parked.buffer.is_empty() && scanned_to >= read_to
-        });
-        if is_lost == Some(true)
-            && let Some(parked) = self.parked_keys.remove(key)
-        {
-            // The log lost the remaining events of the key: they are settled, or the key would be parked forever.
-            self.counters.add_settled(Outcome::Cancelled(Reason::Unreadable), parked.pending);
+            if let Some(lost) = self.parked_keys.scanned(scanned, read_to, retry_at_ms) {
+                // The log lost the remaining events of the key: they are settled, or the key would be parked forever.
+                self.counters.add_settled(Outcome::Cancelled(Reason::Unreadable), lost);
+            }
         }
     }
 
@@ -368,11 +356,13 @@ impl SubscriptionState {
                 self.position.delay_reads(retry_at_ms);
             }
             ReadAction::Backlog { .. } => self.position.read_failed(retry_at_ms),
-            ReadAction::ScanKey { key, .. } => {
+            ReadAction::ScanKeys { keys, .. } => {
                 self.position.delay_reads(retry_at_ms);
-                self.parked_keys.update(*key, |parked| {
-                    (parked.phase, parked.retry_at_ms) = (Phase::Waiting, retry_at_ms);
-                });
+                for scan in keys {
+                    self.parked_keys.update(scan.key, |parked| {
+                        (parked.phase, parked.retry_at_ms) = (Phase::Waiting, retry_at_ms);
+                    });
+                }
             }
         }
     }

@@ -80,6 +80,14 @@ impl Window {
             && (self.unsettled == 0 || self.bytes + size_bytes <= self.limits.bytes)
     }
 
+    /// Events that may be attempted besides `outside` events in flight outside the window.
+    pub(super) fn room(&self, outside: usize) -> usize {
+        if !self.has_room(0, outside) {
+            return 0;
+        }
+        self.limits.events - (self.unsettled + self.settled_unreplicated + outside)
+    }
+
     /// # Panics
     /// If the event is not above all that were admitted and are still here.
     pub(crate) fn admit(&mut self, event: BufferedEvent) {

@@ -12,7 +12,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         filter: filter.clone(),
         start,
     };
-    let record = CursorRecord {
+    let record = RecordChange {
         read_to: Offset(0x64),
         window: vec![Offset(0x50), Offset(0x51)],
         parked: vec![ParkedKey {
@@ -22,6 +22,7 @@ fn commands() -> Vec<(&'static str, Command)> {
             retry_in_ms: 1_500,
             pending: 4,
         }],
+        released: vec![KeyHash(8), KeyHash(9)],
     };
     let settled = BTreeMap::from([(Outcome::Delivered, 5), (Outcome::DeadLettered(Reason::Rejected), 1)]);
     let (epoch, matched) = (3, 12);
@@ -85,7 +86,7 @@ fn cut_extended_or_flipped_bytes_never_panic_and_never_pass_for_the_same_command
 fn newer_version_is_refused_by_number() {
     let (_, command) = commands().remove(0);
     let mut bytes = command.encode();
-    bytes[0] = 2;
+    bytes[0] = 3;
     let newer = CodecError::Version { what: "command", version: VERSION + 1, known: VERSION };
     assert_eq!(Command::decode(&bytes), Err(newer));
 }

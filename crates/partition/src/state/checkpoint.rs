@@ -15,7 +15,9 @@ use fanfare_codec::{Malformed, Reader, Writer};
 use fanfare_model::{AccountId, Offset, Stream, SubscriptionId, Timestamp};
 use fanfare_raft::Anchor;
 
-use super::{DetachedCounters, PartitionState, SubscriptionLedger, usage::RetainedBytes};
+use super::{
+    DetachedCounters, PartitionState, SubscriptionLedger, cursor_ledger::CursorLedger, usage::RetainedBytes,
+};
 use crate::{
     AttachedFilter, Attachment, CodecError,
     command::{
@@ -37,7 +39,7 @@ impl PartitionState {
         for ledger in self.ledgers.values() {
             encode_attachment(&mut out, &ledger.attachment);
             encode_counters(&mut out, &ledger.counters);
-            out.optional(ledger.record.as_ref(), encode_record);
+            out.optional(ledger.record().as_ref(), encode_record);
         }
         out.count(self.detached.len());
         for detached in &self.detached {
@@ -70,7 +72,7 @@ impl PartitionState {
             let ledger = SubscriptionLedger {
                 attachment: decode_attachment(&mut fields)?,
                 counters: decode_counters(&mut fields)?,
-                record: fields.optional(decode_record)?,
+                cursor: fields.optional(decode_cursor)?,
             };
             let subscription = ledger.attachment.subscription;
             if state.ledgers.last_key_value().is_some_and(|(last, _)| *last >= subscription) {
@@ -101,6 +103,10 @@ impl PartitionState {
         }
         Ok(state)
     }
+}
+
+fn decode_cursor(fields: &mut Reader<'_>) -> Result<CursorLedger, CodecError> {
+    CursorLedger::restored(decode_record(fields)?)
 }
 
 fn encode_attachment(out: &mut Writer, attachment: &Attachment) {

@@ -7,7 +7,10 @@
 
 use fanfare_model::Offset;
 
-use crate::{AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, Outcome, Reason, Refusal};
+use super::cursor_ledger::CursorLedger;
+use crate::{
+    AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, Outcome, Reason, RecordChange, Refusal,
+};
 
 /// Largest encoded filter in bytes.
 pub(crate) const FILTER_BYTES_MAX: usize = 32 << 10;
@@ -18,7 +21,17 @@ pub(crate) const FILTERS_MAX: usize = 16;
 pub(crate) struct SubscriptionLedger {
     pub(crate) attachment: Attachment,
     pub(crate) counters: Counters,
-    pub(crate) record: Option<CursorRecord>,
+    /// None: nothing is pending.
+    pub(crate) cursor: Option<CursorLedger>,
+}
+
+/// An advance that was found to add up, without its record.
+#[derive(Debug)]
+pub(crate) struct CheckedAdvance {
+    counters: Counters,
+    matched_to: Option<Offset>,
+    /// The record's `read_to`; None if nothing is pending.
+    read_to: Option<Offset>,
 }
 
 /// The events that an advance counts: `from..to`. Those below `from` were counted before.
@@ -29,13 +42,16 @@ struct CountedRange {
 }
 
 impl SubscriptionLedger {
-    /// The ledger after `cursor` took it from the old frontier to the new one.
-    pub(crate) fn after_advance(
+    /// The changes that `cursor` makes when it goes from the old frontier to the new one.
+    ///
+    /// # Errors
+    /// If the advance is of another epoch, moves something back, or does not add up.
+    pub(crate) fn check_advance(
         &self,
         cursor: &CursorAdvance,
         frontier: Offset,
         new_frontier: Offset,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<CheckedAdvance, Refusal> {
         if cursor.epoch != self.attachment.epoch {
             return Err(Refusal::Epoch);
         }
@@ -44,8 +60,8 @@ impl SubscriptionLedger {
             return Err(Refusal::Accounting);
         }
         let counters = add(&self.counters, cursor)?;
-        let record = match &cursor.record {
-            Some(record) => self.check(record, counted, counters.pending())?,
+        let read_to = match &cursor.record {
+            Some(record) => self.check_record(record, counted, counters.pending())?,
             None if counters.pending() == 0 => None,
             None => return Err(Refusal::Accounting),
         };
@@ -54,7 +70,18 @@ impl SubscriptionLedger {
             Some(_) => Some(counted.to),
             None => None,
         };
-        Ok(Self { attachment: Attachment { matched_to, ..self.attachment.clone() }, counters, record })
+        Ok(CheckedAdvance { counters, matched_to, read_to })
+    }
+
+    /// Makes the changes of an advance that was checked against this very ledger.
+    pub(crate) fn advance(&mut self, checked: CheckedAdvance, record: Option<RecordChange>) {
+        let CheckedAdvance { counters, matched_to, read_to } = checked;
+        self.counters = counters;
+        self.attachment.matched_to = matched_to;
+        match read_to.zip(record) {
+            Some((read_to, record)) => self.cursor.get_or_insert_default().change(read_to, record),
+            None => self.cursor = None,
+        }
     }
 
     fn counted(
@@ -74,33 +101,39 @@ impl SubscriptionLedger {
         }
     }
 
-    /// The record to keep, if it accounts for `pending` events and moves nothing back.
-    fn check(
+    /// The new record's `read_to`, if the record accounts for `pending` events and moves nothing back; None if nothing
+    /// is left to record.
+    fn check_record(
         &self,
-        record: &CursorRecord,
+        record: &RecordChange,
         counted: CountedRange,
         pending: u64,
-    ) -> Result<Option<CursorRecord>, Refusal> {
-        let named = record.named_events();
+    ) -> Result<Option<Offset>, Refusal> {
+        if !record.is_sorted() {
+            return Err(Refusal::Position);
+        }
+        let none = CursorLedger::default();
+        let named = self.cursor.as_ref().unwrap_or(&none).named_events_after(record)?;
         if pending == 0 {
             return if named == 0 { Ok(None) } else { Err(Refusal::Accounting) };
         }
         // With nothing pending before, every event counted before is settled, read by the delivery task or not.
-        let (read_to, oldest) = match &self.record {
-            Some(old) if record.read_to < old.read_to => return Err(Refusal::Position),
-            Some(old) => (record.read_to, old.first_named().unwrap_or(old.read_to)),
+        let (read_to, oldest) = match &self.cursor {
+            Some(old) if record.read_to < old.read_to() => return Err(Refusal::Position),
+            Some(old) => (record.read_to, old.first_named().unwrap_or(old.read_to())),
             None => (record.read_to.max(counted.from), counted.from),
         };
-        if read_to > counted.to || !record.is_ordered_within(oldest, read_to) {
+        if read_to > counted.to || !record.is_within(oldest, read_to) {
             return Err(Refusal::Position);
         }
+        // A parked key that is not changed goes on to fit, as `read_to` never moves back.
         let parked_fit =
             record.parked.iter().all(|key| 0 < key.pending && key.pending <= read_to.since(key.from));
         let unread = pending.checked_sub(named).ok_or(Refusal::Accounting)?;
         if !parked_fit || unread > counted.to.since(read_to) {
             return Err(Refusal::Accounting);
         }
-        Ok(Some(CursorRecord { read_to, ..record.clone() }))
+        Ok(Some(read_to))
     }
 
     /// Makes `new` the newest filter, in force from its offset on.
@@ -128,36 +161,38 @@ impl SubscriptionLedger {
         }
     }
 
+    pub(crate) fn record(&self) -> Option<CursorRecord> {
+        self.cursor.as_ref().map(CursorLedger::record)
+    }
+
     /// Settles all pending events as cancelled.
     pub(crate) fn cancel_pending(&mut self, reason: Reason) {
         let pending = self.counters.pending();
         if pending > 0 {
             *self.counters.settled.entry(Outcome::Cancelled(reason)).or_default() += pending;
         }
-        self.record = None;
+        self.cursor = None;
     }
 
     /// The first offset that may hold an unsettled event of this subscription. Trims stay at or below it.
     pub(crate) fn unsettled_from(&self, frontier: Offset) -> Offset {
         let uncounted = self.attachment.matched_to.map_or(frontier, |matched_to| matched_to.min(frontier));
-        let Some(record) = &self.record else { return uncounted };
-        let unread = (self.counters.pending() > record.named_events()).then_some(record.read_to);
-        [record.first_named(), unread].into_iter().flatten().fold(uncounted, Offset::min)
+        let Some(cursor) = &self.cursor else { return uncounted };
+        let unread = (self.counters.pending() > cursor.named_events()).then_some(cursor.read_to());
+        [cursor.first_named(), unread].into_iter().flatten().fold(uncounted, Offset::min)
     }
 }
 
-impl CursorRecord {
-    /// The oldest offset that the record names; None if it names none.
-    fn first_named(&self) -> Option<Offset> {
-        let parked = self.parked.iter().map(|parked| parked.from).min();
-        self.window.first().copied().into_iter().chain(parked).min()
-    }
-
-    fn is_ordered_within(&self, oldest: Offset, read_to: Offset) -> bool {
+impl RecordChange {
+    fn is_within(&self, oldest: Offset, read_to: Offset) -> bool {
         let mut named = self.window.iter().copied().chain(self.parked.iter().map(|parked| parked.from));
         named.all(|offset| oldest <= offset && offset < read_to)
-            && self.window.is_sorted_by(|one, other| one < other)
+    }
+
+    fn is_sorted(&self) -> bool {
+        self.window.is_sorted_by(|one, other| one < other)
             && self.parked.is_sorted_by(|one, other| one.key < other.key)
+            && self.released.is_sorted_by(|one, other| one < other)
     }
 }
 

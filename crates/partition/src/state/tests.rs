@@ -11,7 +11,8 @@ use fanfare_model::{AccountId, KeyHash};
 
 use super::*;
 use crate::{
-    CursorAdvance, Outcome, ParkedKey, RecordBatch, batch::tests::batch, command, entry::EntryBuilder,
+    CursorAdvance, Outcome, ParkedKey, RecordBatch, RecordChange, batch::tests::batch, command,
+    entry::EntryBuilder,
 };
 
 const TERM: u64 = 4;
@@ -145,7 +146,7 @@ impl Bench {
     }
 
     fn counters(&self, number: u8) -> (u64, u64, Vec<(Outcome, u64)>) {
-        let (counters, _) = self.state.counters(subscription(number)).unwrap();
+        let counters = self.state.counters(subscription(number)).unwrap();
         (counters.matched, counters.pending(), counters.settled.into_iter().collect())
     }
 }
@@ -158,12 +159,13 @@ fn filters(attachment: &Attachment) -> Vec<(u64, u64, &str)> {
         .collect()
 }
 
-fn cursor(matched: u64, delivered: u64, record: Option<CursorRecord>) -> CursorAdvance {
+fn cursor(matched: u64, delivered: u64, record: Option<RecordChange>) -> CursorAdvance {
     let settled = BTreeMap::from([(Outcome::Delivered, delivered)]);
     CursorAdvance { subscription: subscription(1), epoch: 1, matched, matched_to: None, settled, record }
 }
 
-fn record(read_to: u64, window: &[u64], parked: &[(u64, u64, u64)]) -> Option<CursorRecord> {
+/// A record that parks these keys: key, from, pending.
+fn record(read_to: u64, window: &[u64], parked: &[(u64, u64, u64)]) -> Option<RecordChange> {
     let parked = parked.iter().map(|&(key, from, pending)| ParkedKey {
         key: KeyHash(key),
         from: Offset(from),
@@ -172,7 +174,17 @@ fn record(read_to: u64, window: &[u64], parked: &[(u64, u64, u64)]) -> Option<Cu
         pending,
     });
     let window = window.iter().copied().map(Offset).collect();
-    Some(CursorRecord { read_to: Offset(read_to), window, parked: parked.collect() })
+    Some(RecordChange { read_to: Offset(read_to), window, parked: parked.collect(), released: Vec::new() })
+}
+
+fn releasing(keys: &[u64], record: Option<RecordChange>) -> Option<RecordChange> {
+    record.map(|record| RecordChange { released: keys.iter().copied().map(KeyHash).collect(), ..record })
+}
+
+/// The whole record that is kept.
+fn kept(bench: &Bench) -> Option<RecordChange> {
+    let CursorRecord { read_to, window, parked } = bench.state.cursor(subscription(1))?;
+    Some(RecordChange { read_to, window, parked, released: Vec::new() })
 }
 
 #[test]
@@ -211,12 +223,12 @@ fn repeated_attach_repoints_or_changes_the_filter_or_is_refused() {
     assert_eq!(bench.attach(1, 2, 5, Start::Earliest).unwrap().from, Offset(0));
     let changed = bench.attach(1, 2, 6, Start::Earliest).unwrap();
     assert_eq!((changed.from, filters(&changed)), (Offset(0), vec![(0, 5, "5"), (3, 6, "6")]));
-    assert_eq!(bench.state.counters(subscription(1)).unwrap().1, record(3, &[1, 2], &[]));
+    assert_eq!(kept(&bench), record(3, &[1, 2], &[]));
     let anew = bench.attach(1, 3, 6, Start::Next).unwrap();
     assert_eq!((anew.from, filters(&anew)), (Offset(3), vec![(3, 6, "6")]));
     let outcomes = vec![(Outcome::Delivered, 1), (Outcome::Cancelled(Reason::Repointed), 2)];
     assert_eq!(bench.counters(1), (3, 0, outcomes));
-    assert_eq!(bench.state.counters(subscription(1)).unwrap().1, None);
+    assert_eq!(kept(&bench), None);
 }
 
 #[test]
@@ -267,7 +279,7 @@ fn unsettled() -> Bench {
 }
 
 /// The record of [`unsettled`].
-fn same() -> Option<CursorRecord> {
+fn same() -> Option<RecordChange> {
     record(8, &[3, 5], &[(7, 4, 2)])
 }
 
@@ -280,7 +292,11 @@ fn advance_is_applied_if_its_numbers_add_up() {
         ("all settled", 10, vec![cursor(0, 6, None)]),
         ("window settled", 10, vec![cursor(0, 2, record(8, &[], &[(7, 4, 2)]))]),
         ("read to the end", 10, vec![cursor(0, 0, record(10, &[3, 5, 8, 9], &[(7, 4, 2)]))]),
-        ("unparked", 10, vec![cursor(0, 1, record(8, &[3, 5, 6], &[]))]),
+        ("nothing changed among the keys", 10, vec![cursor(0, 0, record(8, &[3, 5], &[]))]),
+        ("unparked", 10, vec![cursor(0, 1, releasing(&[7], record(8, &[3, 5, 6], &[])))]),
+        ("the key passed one", 10, vec![cursor(0, 1, record(8, &[3, 5], &[(7, 6, 1)]))]),
+        ("another key", 10, vec![cursor(0, 1, record(8, &[5], &[(6, 3, 1), (7, 6, 1)]))]),
+        ("one for another", 10, vec![cursor(0, 2, releasing(&[7], record(8, &[5], &[(6, 3, 1)])))]),
     ];
     for (name, frontier, cursors) in cases {
         assert_eq!(unsettled().advance(frontier, cursors), Ok(()), "{name}");
@@ -301,6 +317,9 @@ fn advance_with_wrong_numbers_is_refused() {
         ("an empty parked key", 10, cursor(0, 2, record(8, &[3, 5], &[(7, 4, 0)]))),
         ("more parked than offsets", 10, cursor(0, 1, record(8, &[], &[(7, 6, 3)]))),
         ("counts overflow", 10, cursor(u64::MAX, u64::MAX, same())),
+        ("an unknown key released", 10, cursor(0, 0, releasing(&[6], record(8, &[3, 5], &[])))),
+        ("released and parked", 10, cursor(0, 0, releasing(&[7], same()))),
+        ("released with its events", 10, cursor(0, 0, releasing(&[7], record(8, &[3, 5], &[])))),
     ];
     for (name, frontier, cursor) in cases {
         assert_eq!(unsettled().advance(frontier, vec![cursor]), Err(Refusal::Accounting), "{name}");
@@ -320,6 +339,7 @@ fn advance_that_moves_back_or_past_the_end_is_refused() {
         ("window settled before", cursor(0, 0, record(8, &[2, 5], &[(7, 4, 2)]))),
         ("parked settled before", cursor(0, 0, record(8, &[3, 5], &[(7, 2, 2)]))),
         ("one key parked twice", cursor(0, 0, record(8, &[3, 5], &[(7, 4, 1), (7, 5, 1)]))),
+        ("released twice", cursor(0, 2, releasing(&[7, 7], record(8, &[3, 5], &[])))),
         ("not catching up", CursorAdvance { matched_to: Some(Offset(10)), ..cursor(0, 0, same()) }),
     ];
     for (name, cursor) in cases {
@@ -356,7 +376,7 @@ fn record_may_keep_an_old_read_position_once_all_is_settled() {
     bench.append(20);
     bench.advance(10, vec![]).unwrap();
     bench.advance(15, vec![cursor(5, 0, record(3, &[], &[]))]).unwrap();
-    assert_eq!(bench.state.counters(subscription(1)).unwrap().1, record(10, &[], &[]));
+    assert_eq!(kept(&bench), record(10, &[], &[]));
     assert_eq!(bench.trim(10), Ok(Offset(10)));
 }
 
@@ -412,7 +432,7 @@ fn inflight_advance_never_skips_a_subscription_that_starts_in_the_past() {
 
 #[test]
 fn trim_stops_at_the_first_unsettled_offset() {
-    let cases: [(&str, Option<CursorRecord>, u64, u64); 5] = [
+    let cases: [(&str, Option<RecordChange>, u64, u64); 5] = [
         ("nothing pending: the frontier", None, 10, 10),
         ("the window", record(10, &[3, 9], &[]), 8, 3),
         ("a parked key", record(10, &[5], &[(7, 4, 2)]), 7, 4),

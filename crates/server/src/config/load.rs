@@ -159,7 +159,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     }
     if config.delivery.parked_keys_max > DeliveryOptions::PARKED_KEYS_MAX {
         let value = config.delivery.parked_keys_max.to_string();
-        return refuse("delivery.parked_keys_max", value, "must not exceed 1024");
+        return refuse("delivery.parked_keys_max", value, "must not exceed 65536");
     }
     if !(1.0..=10.0).contains(&config.delivery.retry_factor) {
         return refuse(

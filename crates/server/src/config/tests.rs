@@ -78,7 +78,7 @@ fn a_wrong_configuration_names_the_key_and_the_way_out() {
         ("[limits]\ndead_letter_bytes_max = \"5GiB\"\n", None, "storage.dead_letter_retention_bytes"),
         ("[limits]\ndead_letter_bytes_max = \"80MiB\"\n", None, "storage.segment_bytes and 32MiB"),
         ("[delivery]\nwindow_events = 5000\n", None, "must not exceed 4096"),
-        ("[delivery]\nparked_keys_max = 1025\n", None, "must not exceed 1024"),
+        ("[delivery]\nparked_keys_max = 65537\n", None, "must not exceed 65536"),
         ("[delivery]\nretry_factor = 0.5\n", None, "delivery.retry_factor"),
     ] {
         let error = load_text(text, environment.as_slice()).unwrap_err().to_string();

@@ -109,7 +109,7 @@ async fn subscriptions_are_created_changed_and_deleted_while_another_one_is_busy
             world.delivery.reconciled(other.account, other.id).await.unwrap();
             let counters = world.events.iter().filter_map(|partition| partition.counters(other.id));
             let delivered: u64 = counters
-                .map(|(counters, _)| counters.settled.get(&Outcome::Delivered).copied().unwrap_or(0))
+                .map(|counters| counters.settled.get(&Outcome::Delivered).copied().unwrap_or(0))
                 .sum();
             let sent = world.sink(&format!("other{round}")).delivered().len() as u64;
             // An answer that was under way when it was deleted is not waited for.

@@ -88,7 +88,7 @@ async fn deliveries_end_where_a_partition_leaves_and_begin_where_it_comes() {
     assert_eq!(world.delivery.stats(orders.account, orders.id).map(drop), Err(elsewhere.clone()));
     let unconfirmed = world.delivery.reconciled(orders.account, orders.id).await.unwrap_err();
     assert!(matches!(&unconfirmed, ReconcileError::NotLocal(error) if *error == elsewhere), "{unconfirmed}");
-    assert_eq!(home.counters(orders.id).unwrap().0.matched, 20, "nothing is matched without a leader");
+    assert_eq!(home.counters(orders.id).unwrap().matched, 20, "nothing is matched without a leader");
 
     world.locate(home.id(), Some(Location::Local(home.clone())));
     assert_eq!(world.settled(&orders, 40).await.delivered, 40);
@@ -126,7 +126,7 @@ async fn leader_that_begins_anew_repeats_only_what_was_not_replicated_and_counts
         }
     };
     timeout(DEADLINE, ended).await.expect("the end of the leader is seen");
-    let replicated = home.counters(orders.id).unwrap().0.settled.values().sum::<u64>();
+    let replicated = home.counters(orders.id).unwrap().settled.values().sum::<u64>();
     assert_eq!(replicated, 0, "progress of less than half a window waits");
     world.locate(home.id(), Some(Location::Local(home.clone())));
     world.delivered("orders", 10).await;

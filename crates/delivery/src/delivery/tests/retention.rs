@@ -68,8 +68,7 @@ async fn log_is_trimmed_while_progress_of_new_events_is_not_replicated() {
     let orders = world.subscribe("orders", &["order"]).await;
     let home = world.catalog.view().account(orders.account).unwrap().account.shard.partitions[0];
     let partition = &world.events[usize::from(home)];
-    let replicated =
-        || partition.counters(orders.id).map_or(0, |(counters, _)| counters.settled.values().sum());
+    let replicated = || partition.counters(orders.id).map_or(0, |counters| counters.settled.values().sum());
     let mut published = 0;
     let mut waiting = 0;
     while published < 400 || waiting == 0 {

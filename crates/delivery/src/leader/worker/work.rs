@@ -16,7 +16,7 @@ use crate::{
     subscription::{
         Subscription,
         buffered_event::{BufferedEvent, DeadLetterRequest, SchemaCheck},
-        event::{AttemptResult, CheckedEvent, ReadAction, ReloadedEvent, SubscriptionEvent},
+        event::{AttemptResult, CheckedEvent, ReadAction, ReloadedEvent, ScannedKey, SubscriptionEvent},
     },
 };
 
@@ -34,6 +34,11 @@ pub(super) enum Completion {
 pub(super) enum ReadResult {
     Events(FoundEvents),
     Reloaded(Vec<ReloadedEvent>),
+    /// The error is that of the keys marked as failed.
+    Keys {
+        keys: Vec<ScannedKey>,
+        error: Option<ReadError>,
+    },
 }
 
 pub(super) fn delivery(event: &BufferedEvent, partition: u16) -> Delivery {
@@ -72,8 +77,9 @@ pub(super) async fn read(
             ReadResult::Reloaded(reloaded.collect())
         }),
         ReadAction::Backlog { from, end } => reader.read_range(*from, *end).await.map(ReadResult::Events),
-        ReadAction::ScanKey { key, from, end } => {
-            reader.scan_key(*key, *from, *end).await.map(ReadResult::Events)
+        ReadAction::ScanKeys { keys, end, bytes_max } => {
+            let (keys, error) = reader.scan_keys(keys, *end, *bytes_max).await;
+            Ok(ReadResult::Keys { keys, error })
         }
     };
     let events: Vec<&mut BufferedEvent> = match &mut result {
@@ -81,6 +87,7 @@ pub(super) async fn read(
         Ok(ReadResult::Reloaded(events)) => {
             events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).collect()
         }
+        Ok(ReadResult::Keys { keys, .. }) => keys.iter_mut().flat_map(|key| &mut key.events).collect(),
         Err(_) => Vec::new(),
     };
     for event in events {
@@ -139,21 +146,18 @@ fn letter_key(context: &LeaderContext, subscription: &Subscription, offset: Offs
 }
 
 /// Checks the schemas of events that were read, outside of the lock.
-pub(super) fn read_event(read: ReadAction, result: ReadResult) -> SubscriptionEvent {
+pub(super) fn read_event(result: ReadResult) -> SubscriptionEvent {
     let check = |event: &mut BufferedEvent| event.schema = event.schema.checked(&event.bytes);
-    match (read, result) {
-        (_, ReadResult::Reloaded(mut events)) => {
+    match result {
+        ReadResult::Reloaded(mut events) => {
             events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).for_each(check);
             SubscriptionEvent::EventsReloaded(events)
         }
-        (ReadAction::ScanKey { key, .. }, ReadResult::Events(FoundEvents { mut events, end })) => {
-            events.iter_mut().for_each(check);
-            SubscriptionEvent::KeyScanned { key, events, scanned_to: end }
+        ReadResult::Keys { mut keys, .. } => {
+            keys.iter_mut().flat_map(|key| &mut key.events).for_each(check);
+            SubscriptionEvent::KeysScanned(keys)
         }
-        (
-            ReadAction::Backlog { .. } | ReadAction::Reload(_),
-            ReadResult::Events(FoundEvents { mut events, end }),
-        ) => {
+        ReadResult::Events(FoundEvents { mut events, end }) => {
             events.iter_mut().for_each(check);
             SubscriptionEvent::BacklogRead { events, end }
         }

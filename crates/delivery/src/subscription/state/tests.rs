@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fanfare_model::AccountId;
+use fanfare_partition::{ParkedKey, RecordChange};
 use fanfare_sinks::{Abilities, Failure, Outcome as Answer};
 
 use self::world::{How, Work, World};
 use super::{
     super::{
         buffered_event::DeadLetterRequest,
-        event::{Action, AttemptResult, DeadLetterFailure},
+        event::{Action, AttemptResult, DeadLetterFailure, KeyScan},
     },
     *,
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{CursorAdvance, Outcome, ParkedKey};
+use crate::{CursorAdvance, Outcome, ParkedKey, RecordChange};
 
 fn subscription(number: u8) -> SubscriptionId {
     SubscriptionId::from_bytes([number; 16])
@@ -14,7 +14,7 @@ fn attach(number: u8, epoch: u64, start: StartAt) -> Attach {
     Attach { subscription, account, epoch, filter_revision: 1, filter, start }
 }
 
-fn cursor(number: u8, matched: u64, delivered: u64, record: Option<CursorRecord>) -> CursorAdvance {
+fn cursor(number: u8, matched: u64, delivered: u64, record: Option<RecordChange>) -> CursorAdvance {
     CursorAdvance {
         subscription: subscription(number),
         epoch: 1,
@@ -49,13 +49,16 @@ async fn delivery_state_is_the_same_after_a_crash() {
     node.append(batch(1, &["c:1", "d:1", "c:2"])).await;
     let key = fanfare_model::KeyHash::of("c");
     let parked = ParkedKey { key, from: Offset(2), attempts: 3, retry_in_ms: 500, pending: 2 };
-    let record = CursorRecord { read_to: Offset(5), window: vec![Offset(3)], parked: vec![parked] };
-    node.advance(5, vec![cursor(1, 3, 0, Some(record.clone()))]).await.unwrap();
+    let (read_to, window, parked) = (Offset(5), vec![Offset(3)], vec![parked]);
+    let record = CursorRecord { read_to, window: window.clone(), parked: parked.clone() };
+    let change = RecordChange { read_to, window, parked, released: vec![] };
+    node.advance(5, vec![cursor(1, 3, 0, Some(change))]).await.unwrap();
     let state = node.partition.delivery_state();
     let node = node.crash().await;
     assert_eq!(node.partition.delivery_state(), state);
     assert_eq!(state.frontier, Offset(5));
-    let (counters, kept) = node.partition.counters(subscription(1)).unwrap();
+    let counters = node.partition.counters(subscription(1)).unwrap();
+    let kept = node.partition.cursor(subscription(1));
     assert_eq!((counters.matched, counters.pending(), kept), (3, 3, Some(record)));
     node.advance(5, vec![cursor(1, 0, 3, None)]).await.unwrap();
     node.partition.detach(subscription(2), 1, Reason::Deleted).await.unwrap();
@@ -64,7 +67,7 @@ async fn delivery_state_is_the_same_after_a_crash() {
     assert_eq!(state.attachments.len(), 1);
     assert_eq!(state.attachments[0].1, None);
     assert_eq!(node.partition.attachment(subscription(2)), None);
-    assert_eq!(node.partition.counters(subscription(2)).unwrap().0, Counters::default());
+    assert_eq!(node.partition.counters(subscription(2)).unwrap(), Counters::default());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,14 +101,14 @@ async fn subscription_that_starts_in_the_past_counts_alone_until_it_joins() {
         matched_to: Some(Offset(matched_to)),
         ..cursor(2, matched, delivered, record)
     };
-    let record = CursorRecord { read_to: Offset(3), window: vec![Offset(2)], parked: vec![] };
+    let record = RecordChange { read_to: Offset(3), window: vec![Offset(2)], ..RecordChange::default() };
     node.advance(6, vec![reading(3, 3, 2, Some(record))]).await.unwrap();
     assert_eq!(node.partition.attachment(subscription(2)).unwrap().matched_to, Some(Offset(3)));
     let node = node.crash().await;
     node.append(batch(1, &["g"])).await;
     node.advance(7, vec![reading(7, 4, 5, None)]).await.unwrap();
     assert_eq!(node.partition.attachment(subscription(2)).unwrap().matched_to, None);
-    assert_eq!(node.partition.counters(subscription(2)).unwrap().0.matched, 7);
+    assert_eq!(node.partition.counters(subscription(2)).unwrap().matched, 7);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::cursor_ledger::CursorLedger;
 
 const SUBSCRIPTIONS: u8 = 4;
 
@@ -42,6 +43,8 @@ struct Account {
     matched_to: Option<u64>,
     read_to: Option<u64>,
     unsettled: BTreeSet<u64>,
+    /// Key, first event and number of events of each parked key.
+    parked: BTreeMap<u64, (u64, u64)>,
     matched: u64,
     settled: BTreeMap<Outcome, u64>,
     attached: bool,
@@ -78,6 +81,7 @@ impl Account {
             self.settle(Outcome::Cancelled(reason), offset);
         }
         self.read_to = None;
+        self.parked.clear();
     }
 
     /// The first offset that a trim must not pass: what was not read is not looked at one by one.
@@ -218,11 +222,10 @@ impl Model {
                 *settled.entry(outcome).or_default() += 1;
             }
         }
-        let parked_key = choices.below(8);
-        let held = account.unsettled.range(..read_to).copied();
-        let (parked, window): (Vec<u64>, Vec<u64>) = held.partition(|offset| offset % 5 == parked_key);
-        let parked = parked.first().map(|&from| (parked_key, from, parked.len() as u64));
-        let record = record(read_to, &window, parked.as_slice()).filter(|_| !account.unsettled.is_empty());
+        let record = park(choices, account, read_to).filter(|_| !account.unsettled.is_empty());
+        if record.is_none() {
+            account.parked.clear();
+        }
         account.read_to = record.as_ref().map(|record| record.read_to.0);
         let (subscription, epoch, matched) = (subscription(number), account.epoch, matched.len() as u64);
         CursorAdvance { subscription, epoch, matched, matched_to, settled, record }
@@ -239,7 +242,7 @@ impl Model {
         let at = usize::try_from(choices.below(advance.cursors.len() as u64)).unwrap();
         let Some(cursor) = advance.cursors.get_mut(at) else { return change(&mut advance.frontier.0, up) };
         let record = cursor.record.get_or_insert_default();
-        match choices.below(9) {
+        match choices.below(10) {
             0 => change(&mut cursor.matched, up),
             1 => change(cursor.settled.entry(Outcome::Delivered).or_default(), up),
             2 => cursor.record = None,
@@ -248,9 +251,27 @@ impl Model {
             5 => record.window.push(Offset(by)),
             6 => record.parked.iter_mut().for_each(|parked| change(&mut parked.pending, up)),
             7 => cursor.matched_to = Some(Offset(by)),
+            8 => record.released.push(KeyHash(by)),
             _ => cursor.epoch += 1,
         }
     }
+}
+
+/// Parks some keys of the account's events below `read_to`, and tells the change against the keys parked before.
+fn park(choices: &mut Choices, account: &mut Account, read_to: u64) -> Option<RecordChange> {
+    let parks: Vec<bool> = (0..5).map(|_| choices.chance(30)).collect();
+    let held = account.unsettled.range(..read_to).copied();
+    let (held, window): (Vec<u64>, Vec<u64>) =
+        held.partition(|offset| parks[usize::try_from(offset % 5).unwrap()]);
+    let mut parked: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for offset in held {
+        parked.entry(offset % 5).or_insert((offset, 0)).1 += 1;
+    }
+    let before = std::mem::replace(&mut account.parked, parked.clone());
+    let changed = parked.iter().filter(|(key, now)| before.get(key) != Some(now) || choices.chance(20));
+    let changed: Vec<_> = changed.map(|(&key, &(from, pending))| (key, from, pending)).collect();
+    let released: Vec<u64> = before.keys().filter(|key| !parked.contains_key(key)).copied().collect();
+    releasing(&released, record(read_to, &window, &changed))
 }
 
 fn refusal(reply: Reply) -> Result<(), Refusal> {
@@ -267,8 +288,8 @@ fn assert_adds_up(state: &PartitionState) {
     for attached in state.ledgers.values() {
         let pending = attached.counters.pending();
         let matched_to = attached.attachment.matched_to.unwrap_or(state.frontier);
-        let held = attached.record.as_ref().map_or(0, CursorRecord::named_events);
-        let unread = attached.record.as_ref().map_or(0, |record| matched_to.since(record.read_to));
+        let held = attached.cursor.as_ref().map_or(0, CursorLedger::named_events);
+        let unread = attached.cursor.as_ref().map_or(0, |cursor| matched_to.since(cursor.read_to()));
         assert!(held <= pending && pending <= held + unread, "{attached:?} at {:?}", state.frontier);
         assert!(attached.unsettled_from(state.frontier) >= state.log_start, "{attached:?} was trimmed");
     }
@@ -302,7 +323,10 @@ fn assert_like(state: &PartitionState, model: &Model) {
             assert_eq!((attachment.epoch, attachment.from, attachment.matched_to), expected);
             assert_choices(&attachment, account, model);
         }
-        let Some((counters, _)) = state.counters(subscription(number)) else { continue };
+        let Some(counters) = state.counters(subscription(number)) else { continue };
+        let record = state.cursor(subscription(number)).unwrap_or_default();
+        let parked = record.parked.iter().map(|parked| (parked.key.0, (parked.from.0, parked.pending)));
+        assert_eq!(parked.collect::<BTreeMap<_, _>>(), account.parked);
         let settled: u64 = account.settled.values().sum();
         assert_eq!(account.matched, settled + account.unsettled.len() as u64);
         assert_eq!((counters.matched, &counters.settled), (account.matched, &account.settled));

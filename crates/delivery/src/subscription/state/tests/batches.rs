@@ -12,7 +12,7 @@ pub(super) fn rejected() -> Answer {
     Answer::Rejected { why: why() }
 }
 
-fn retry() -> Answer {
+pub(super) fn retry() -> Answer {
     Answer::Retry { after: None, why: why() }
 }
 

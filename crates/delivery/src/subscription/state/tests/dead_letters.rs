@@ -3,7 +3,7 @@
 use fanfare_partition::ParkedKey;
 
 use super::{
-    batches::{dead_letters, end_reads, finish, handed_over, rejected, rejected_again},
+    batches::{dead_letters, end_reads, finish, handed_over, rejected, rejected_again, retry},
     *,
 };
 
@@ -108,7 +108,7 @@ fn expired_parked_key_whose_read_fails_is_read_again_after_a_pause() {
         actions
             .work
             .iter()
-            .filter(|action| matches!(action, Action::Read(ReadAction::ScanKey { .. })))
+            .filter(|action| matches!(action, Action::Read(ReadAction::ScanKeys { .. })))
             .count()
     };
     let mut actions = world.tick();
@@ -120,4 +120,21 @@ fn expired_parked_key_whose_read_fails_is_read_again_after_a_pause() {
     assert_eq!((reads(&actions), actions.wake_at_ms), (0, Some(1_000)));
     world.now_ms = 1_000;
     assert_eq!(reads(&world.tick()), 1);
+}
+
+#[test]
+fn retention_does_not_wait_for_the_next_try_of_a_key_that_found_no_room() {
+    let mut world = handed_over(&[1, 2, 3]);
+    for offset in 0..3 {
+        let items = world.attempt(SINGLE);
+        assert_eq!(items[0].event.offset, Offset(offset));
+        finish(&mut world, items, [retry()], false);
+    }
+    assert_eq!(world.machine.parked_keys(), 2, "the third key waits in the window");
+    world.on(SubscriptionEvent::ExpireBelow(Offset(3)));
+    let given_up = world.tick().work.into_iter().filter_map(|action| match action {
+        Action::WriteDeadLetter(request) => Some(request.item.event.offset),
+        _ => None,
+    });
+    assert_eq!(given_up.collect::<Vec<_>>(), [Offset(2)], "the parked keys are read first");
 }

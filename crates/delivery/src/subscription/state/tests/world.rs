@@ -255,10 +255,15 @@ impl World {
                 let events = (from.0..end).map(|offset| self.event(offset)).collect();
                 SubscriptionEvent::BacklogRead { events, end: Offset(end) }
             }
-            ReadAction::ScanKey { key, from, end } => {
-                let end = end.0.min(from.0 + 5);
-                let events = (from.0..end).map(|offset| self.event(offset)).filter(|event| event.key == key);
-                SubscriptionEvent::KeyScanned { key, events: events.collect(), scanned_to: Offset(end) }
+            ReadAction::ScanKeys { keys, end, .. } => {
+                let scanned = |scan: KeyScan| {
+                    let KeyScan { key, from, first_only } = scan;
+                    let end = end.0.min(from.0 + if first_only { 1 } else { 5 });
+                    let events = (from.0..end).map(|offset| self.event(offset));
+                    let events = events.filter(|event| event.key == key).collect();
+                    ScannedKey { key, events, scanned_to: Offset(end), failed: false }
+                };
+                SubscriptionEvent::KeysScanned(keys.into_iter().map(scanned).collect())
             }
         };
         self.on(event);
@@ -281,11 +286,24 @@ impl World {
         let matched_to = progress.matched_to.map_or(self.fan_out_offset, |matched_to| matched_to.0);
         let unsettled: BTreeSet<u64> =
             (0..matched_to).filter(|offset| !self.settled.contains(offset)).collect();
-        let named = progress.record.as_ref().map(|record| self.named(record, matched_to)).unwrap_or_default();
+        let record = progress.record.map(|change| self.changed_record(change));
+        let named = record.as_ref().map(|record| self.named(record, matched_to)).unwrap_or_default();
         assert_eq!(named, unsettled);
         assert_eq!(counters.pending(), unsettled.len() as u64);
         assert_eq!(counters.matched, matched_to);
-        self.proposed = Some(Replicated { frontier: self.fan_out_offset, counters, record: progress.record });
+        self.proposed = Some(Replicated { frontier: self.fan_out_offset, counters, record });
+    }
+
+    /// The applied record with the change, as the partition's state machine makes it.
+    fn changed_record(&self, change: RecordChange) -> CursorRecord {
+        let before = self.applied.record.iter().flat_map(|record| &record.parked);
+        let mut parked: BTreeMap<KeyHash, ParkedKey> = before.map(|parked| (parked.key, *parked)).collect();
+        for key in change.released {
+            assert!(parked.remove(&key).is_some(), "{key:?} is released and was not parked");
+        }
+        parked.extend(change.parked.into_iter().map(|parked| (parked.key, parked)));
+        let parked = parked.into_values().collect();
+        CursorRecord { read_to: change.read_to, window: change.window, parked }
     }
 
     pub(super) fn named(&self, record: &CursorRecord, matched_to: u64) -> BTreeSet<u64> {
