@@ -94,7 +94,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("catalog", "Draft", 453),
     ("control", "Control", 444),
     ("delivery", "PartitionLeader", 669),
-    ("delivery", "SubscriptionState", 1004),
+    ("delivery", "SubscriptionState", 987),
     ("log", "Log", 406),
 ];
 

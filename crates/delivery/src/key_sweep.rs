@@ -42,11 +42,11 @@ struct SweptKey {
     range: Range<Offset>,
     scanned: ScannedKey,
     bytes: usize,
-    phase: Phase,
+    phase: SweepPhase,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SweepPhase {
     /// The pass has not come to the key.
     Ahead,
     Active,
@@ -67,7 +67,7 @@ impl KeySweep {
             let KeyScan { key, from, first_only } = *scan;
             let scanned = ScannedKey { key, events: Vec::new(), scanned_to: from, failed: false };
             let end = if first_only { from.plus(1).min(end) } else { end };
-            SweptKey { range: from..end, scanned, bytes: 0, phase: Phase::Ahead }
+            SweptKey { range: from..end, scanned, bytes: 0, phase: SweepPhase::Ahead }
         };
         Self {
             keys: scans.iter().map(swept).collect(),
@@ -125,7 +125,7 @@ impl KeySweep {
         let events = &mut key.scanned.events;
         if events.len() == KEY_EVENTS_MAX || !events.is_empty() && key.bytes + size_bytes > KEY_BYTES_MAX {
             key.scanned.scanned_to = offset;
-            key.phase = Phase::Done;
+            key.phase = SweepPhase::Done;
             return;
         }
         key.bytes += size_bytes;
@@ -142,15 +142,15 @@ impl KeySweep {
         let end = self.chunk_end;
         for &index in &self.active {
             let key = &mut self.keys[index];
-            if key.phase == Phase::Done {
+            if key.phase == SweepPhase::Done {
                 continue;
             }
             key.scanned.scanned_to = end.clamp(key.range.start, key.range.end);
             if end >= key.range.end || !key.scanned.events.is_empty() {
-                key.phase = Phase::Done;
+                key.phase = SweepPhase::Done;
             }
         }
-        self.active.retain(|&index| self.keys[index].phase == Phase::Active);
+        self.active.retain(|&index| self.keys[index].phase == SweepPhase::Active);
         self.position = end;
     }
 
@@ -158,12 +158,12 @@ impl KeySweep {
     pub(crate) fn fail(&mut self) {
         for index in std::mem::take(&mut self.active) {
             let key = &mut self.keys[index];
-            (key.scanned.failed, key.phase) = (true, Phase::Done);
+            (key.scanned.failed, key.phase) = (true, SweepPhase::Done);
         }
     }
 
     fn activate_next(&mut self) {
-        self.keys[self.next].phase = Phase::Active;
+        self.keys[self.next].phase = SweepPhase::Active;
         self.active.push(self.next);
         self.next += 1;
     }
@@ -175,7 +175,7 @@ impl KeySweep {
 
 impl SweptKey {
     fn wants(&self, offset: Offset) -> bool {
-        self.phase == Phase::Active && self.range.contains(&offset)
+        self.phase == SweepPhase::Active && self.range.contains(&offset)
     }
 
     fn reads_on(&self) -> bool {

@@ -283,9 +283,7 @@ impl PartitionLeader {
 
     fn add_subscription(&mut self, attachment: &Attachment) -> Result<(), Exit> {
         let options = self.context.delivery.options.clone();
-        let partition = &self.context.partition;
-        let counters = partition.counters(attachment.subscription).unwrap_or_default();
-        let record = partition.cursor(attachment.subscription);
+        let (counters, record) = self.context.partition.progress(attachment.subscription).unwrap_or_default();
         let values = self.context.input_values();
         let machine = SubscriptionState::restore(options, attachment, counters, record, values);
         let filters = AttachedFilters::of(attachment).map_err(|error| self.unreadable(attachment, &error))?;

@@ -340,10 +340,10 @@ impl Partition {
         self.open_backing().ok()?.group.read(|machine| machine.state().counters(subscription))
     }
 
-    /// The cursor of an attached subscription; None if nothing is pending.
+    /// Counters of an attached subscription and its cursor of the same moment; no cursor if nothing is pending.
     #[must_use]
-    pub fn cursor(&self, subscription: SubscriptionId) -> Option<CursorRecord> {
-        self.open_backing().ok()?.group.read(|machine| machine.state().cursor(subscription))
+    pub fn progress(&self, subscription: SubscriptionId) -> Option<(Counters, Option<CursorRecord>)> {
+        self.open_backing().ok()?.group.read(|machine| machine.state().progress(subscription))
     }
 
     /// Refuses further appends, resolves those in flight, writes a checkpoint and stops the group.

@@ -422,9 +422,10 @@ impl PartitionState {
         Some(detached.counters.clone())
     }
 
-    /// The cursor of an attached subscription; None if nothing is pending.
-    pub(crate) fn cursor(&self, subscription: SubscriptionId) -> Option<CursorRecord> {
-        self.ledgers.get(&subscription)?.record()
+    /// Counters and cursor of an attached subscription.
+    pub(crate) fn progress(&self, subscription: SubscriptionId) -> Option<(Counters, Option<CursorRecord>)> {
+        let ledger = self.ledgers.get(&subscription)?;
+        Some((ledger.counters.clone(), ledger.record()))
     }
 }
 

@@ -394,7 +394,8 @@ impl World {
             loop {
                 ticks.tick().await;
                 let counters = self.events.iter().filter_map(|partition| {
-                    Some((partition.counters(subscription.id)?, partition.cursor(subscription.id)))
+                    let record = partition.progress(subscription.id).and_then(|(_, record)| record);
+                    Some((partition.counters(subscription.id)?, record))
                 });
                 let (sum, records) = counters.fold((0, 0), |(sum, records), (counters, record)| {
                     assert_eq!(counters.pending() == 0, record.is_none());

@@ -25,15 +25,9 @@ impl SubscriptionState {
         if self.is_held(inputs) {
             self.unload();
         }
-        while let Some(&(retry_at_ms, offset)) = self.failures.delayed.first()
-            && retry_at_ms <= inputs.now_ms
-        {
-            self.failures.delayed.pop_first();
-            self.ready.push_back(Candidate::Window(offset));
-        }
-        if self.expires() {
-            self.make_expired_due();
-        }
+        // Retention does not wait for the next try of a delayed event.
+        let due = self.window.take_due(inputs.now_ms, self.expire_below);
+        self.ready.extend(due.into_iter().map(Candidate::Window));
         // Before the window fills again: a parked event takes up room, too.
         self.promote_parked(inputs, actions);
         self.admit_backlog(inputs);
@@ -104,7 +98,7 @@ impl SubscriptionState {
         };
         let deadlines = [
             self.parked_keys.deadline(inputs.now_ms),
-            self.failures.delayed.first().map(|(retry_at_ms, _)| *retry_at_ms),
+            self.window.retry_at_ms(),
             self.dead_letters.retry_at_ms(),
             breaker,
             Some(self.position.read_retry_at_ms()),
@@ -150,18 +144,6 @@ impl SubscriptionState {
         }
     }
 
-    /// Retention does not wait for the next try of a delayed event.
-    fn make_expired_due(&mut self) {
-        let (expire_below, ready) = (self.expire_below, &mut self.ready);
-        self.failures.delayed.retain(|&(_, offset)| {
-            let waits = offset >= expire_below;
-            if !waits {
-                ready.push_back(Candidate::Window(offset));
-            }
-            waits
-        });
-    }
-
     fn give_up_expired(&mut self) {
         for candidate in std::mem::take(&mut self.ready) {
             match self.candidate_event(candidate).map(|event| event.offset) {
@@ -189,7 +171,6 @@ impl SubscriptionState {
         self.parked_keys.drop_buffers();
         if self.window.unload() {
             self.key_queues.clear();
-            self.failures.delayed.clear();
             // The events of delayed dead letters are attempted again.
             self.dead_letters.drop_delayed();
             self.ready.retain(|candidate| matches!(candidate, Candidate::Parked(_)));

@@ -277,8 +277,7 @@ impl SubscriptionState {
                 return;
             }
             if self.parked_keys.len() >= self.options.parked_keys_max {
-                self.window.set_busy(offset, false);
-                self.failures.delayed.insert((retry_at_ms, offset));
+                self.window.delay(offset, retry_at_ms);
                 return;
             }
             let offsets = self.window.take_key(key);

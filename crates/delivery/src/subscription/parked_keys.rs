@@ -3,106 +3,33 @@
 //! All matching events of a parked key from `from` on are pending by definition: only their number is kept, and
 //! the events are read from the log again when their turn comes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod index;
+mod key;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use fanfare_model::{KeyHash, Offset, Timestamp};
-use fanfare_partition::{ParkedKey, Reason};
+use fanfare_partition::ParkedKey;
 
+use self::index::{KeyIndex, Standing};
+pub(super) use self::key::{GivenUp, KeyFailures, ParkedKeyState, Phase};
 use super::{
     buffered_event::BufferedEvent,
     event::{KeyScan, ScannedKey},
 };
-use crate::judgement::Rejections;
 
 /// Keys whose events one sweep of the log looks for.
 const SWEEP_KEYS_MAX: usize = 1024;
-
-#[derive(Debug)]
-pub(super) struct ParkedKeyState {
-    pub(super) from: Offset,
-    pub(super) retry_at_ms: u64,
-    /// Matching events from `from` on.
-    pub(super) pending: u64,
-    pub(super) phase: Phase,
-    pub(super) failures: KeyFailures,
-    /// Set when the event at `from` is given up and its dead letter could not be written yet.
-    pub(super) given_up: Option<GivenUp>,
-    /// The next events of the key, read from the log up to `scanned_to`.
-    pub(super) buffer: VecDeque<BufferedEvent>,
-    pub(super) scanned_to: Offset,
-    pub(super) append_time: Option<Timestamp>,
-    /// The key is among those that were proposed as parked.
-    is_proposed: bool,
-}
-
-/// History of the event at `from`.
-#[derive(Debug, Default)]
-pub(super) struct KeyFailures {
-    /// Failed attempts.
-    pub(super) attempts: u32,
-    /// The sink's count of deliveries when the event failed last.
-    pub(super) at_deliveries: Option<u64>,
-    pub(super) rejections: Option<Rejections>,
-    /// The event was in a batch that failed: its own outcome has to tell.
-    pub(super) send_alone: bool,
-}
-
-/// Reason of a dead letter.
-#[derive(Clone, Debug)]
-pub(super) struct GivenUp {
-    pub(super) reason: Reason,
-    pub(super) detail: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Waits for `retry_at_ms`.
-    Waiting,
-    /// The key's events are being read.
-    Scanning,
-    /// The first event may be attempted.
-    Queued,
-    /// The first event is in flight.
-    Busy,
-}
 
 /// The keys, the indexes over them, and the changes that are not replicated yet. [`Self::update`] keeps all together.
 #[derive(Default)]
 pub(super) struct ParkedKeys {
     keys: BTreeMap<KeyHash, ParkedKeyState>,
-    by_from: BTreeSet<(Offset, KeyHash)>,
-    /// Waiting keys without an event in memory, by time of retry.
-    unread: BTreeSet<(u64, KeyHash)>,
-    /// Waiting keys with an event in memory, by time of retry.
-    buffered: BTreeSet<(u64, KeyHash)>,
-    totals: Totals,
+    index: KeyIndex,
     /// Keys that are parked newly or otherwise than proposed last.
     changed: BTreeSet<KeyHash>,
     /// Keys that were proposed as parked and are no more.
     released: BTreeSet<KeyHash>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Totals {
-    scanning: usize,
-    /// Queued or busy.
-    busy: usize,
-    /// Waiting and given up.
-    given_up: usize,
-    pending: u64,
-    buffered_bytes: usize,
-}
-
-/// Everything about a key that an index, a total or the replicated record depends on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Standing {
-    from: Offset,
-    attempts: u32,
-    pending: u64,
-    retry_at_ms: u64,
-    phase: Phase,
-    buffered_bytes: Option<usize>,
-    is_given_up: bool,
 }
 
 /// Parked keys whose turn has come; their phases are changed.
@@ -136,48 +63,6 @@ pub(super) struct ParkedChanges {
     pub(super) parked: Vec<ParkedKey>,
     /// Ascending.
     pub(super) released: Vec<KeyHash>,
-}
-
-impl ParkedKeyState {
-    fn at(from: Offset, pending: u64) -> Self {
-        Self {
-            from,
-            retry_at_ms: 0,
-            pending,
-            phase: Phase::Waiting,
-            failures: KeyFailures::default(),
-            given_up: None,
-            buffer: VecDeque::new(),
-            scanned_to: from,
-            append_time: None,
-            is_proposed: false,
-        }
-    }
-
-    /// The first event is delivered or given up.
-    fn pass(&mut self, now_ms: u64) {
-        let offset = self.from;
-        self.pending -= 1;
-        if self.buffer.front().is_some_and(|event| event.offset == offset) {
-            self.buffer.pop_front();
-        }
-        self.scanned_to = self.scanned_to.max(offset.plus(1));
-        self.from = self.buffer.front().map_or_else(|| offset.plus(1), |event| event.offset);
-        self.append_time = self.buffer.front().map(|event| event.append_time);
-        (self.failures, self.given_up) = (KeyFailures::default(), None);
-        (self.phase, self.retry_at_ms) = (Phase::Waiting, now_ms);
-    }
-
-    fn scan(&self, key: KeyHash) -> KeyScan {
-        let from = self.scanned_to.max(self.from);
-        KeyScan { key, from, first_only: self.failures.attempts > 0 && from == self.from }
-    }
-
-    /// The first event has failed: the others leave memory.
-    pub(super) fn drop_buffer(&mut self) {
-        self.buffer = VecDeque::new();
-        self.scanned_to = self.from;
-    }
 }
 
 impl ParkedKeys {
@@ -217,8 +102,8 @@ impl ParkedKeys {
         let result = change(parked);
         let after = Standing::of(parked);
         if before != after {
-            self.unindex(key, &before);
-            self.index(key, &after);
+            self.index.remove(key, &before);
+            self.index.insert(key, &after);
         }
         if (before.from, before.attempts, before.pending) != (after.from, after.attempts, after.pending) {
             self.changed.insert(key);
@@ -232,7 +117,7 @@ impl ParkedKeys {
 
     pub(super) fn remove(&mut self, key: KeyHash) -> Option<ParkedKeyState> {
         let parked = self.keys.remove(&key)?;
-        self.unindex(key, &Standing::of(&parked));
+        self.index.remove(key, &Standing::of(&parked));
         self.changed.remove(&key);
         if parked.is_proposed {
             self.released.insert(key);
@@ -246,25 +131,25 @@ impl ParkedKeys {
 
     /// Keys whose first event is in flight, or about to be.
     pub(super) fn busy(&self) -> usize {
-        self.totals.busy
+        self.index.totals.busy
     }
 
     pub(super) fn pending(&self) -> u64 {
-        self.totals.pending
+        self.index.totals.pending
     }
 
     /// Events in memory.
     pub(super) fn buffered_bytes(&self) -> usize {
-        self.totals.buffered_bytes
+        self.index.totals.buffered_bytes
     }
 
     pub(super) fn low_water(&self) -> Option<Offset> {
-        self.by_from.first().map(|(from, _)| *from)
+        self.index.by_from.first().map(|(from, _)| *from)
     }
 
     /// Append time of the oldest event that was read since the start.
     pub(super) fn oldest_append_time(&self) -> Option<Timestamp> {
-        self.by_from.iter().find_map(|(_, key)| self.keys[key].append_time)
+        self.index.by_from.iter().find_map(|(_, key)| self.keys[key].append_time)
     }
 
     /// Numbers of keys that [`Self::propose`] names.
@@ -310,7 +195,7 @@ impl ParkedKeys {
 
     fn make_due(&mut self, now_ms: u64, applies: impl Fn(&ParkedKeyState) -> bool) {
         let after = (now_ms.saturating_add(1), KeyHash(0));
-        let later = self.unread.range(after..).chain(self.buffered.range(after..));
+        let later = self.index.unread.range(after..).chain(self.index.buffered.range(after..));
         let keys: Vec<KeyHash> = later.map(|(_, key)| *key).filter(|key| applies(&self.keys[key])).collect();
         for key in keys {
             self.update(key, |parked| parked.retry_at_ms = now_ms);
@@ -336,8 +221,8 @@ impl ParkedKeys {
             self.update(key, |parked| parked.phase = Phase::Queued);
         }
         let may_sweep = permissions.now_ms >= permissions.read_retry_at_ms
-            && self.totals.scanning == 0
-            && self.totals.buffered_bytes < permissions.buffered_bytes_max;
+            && self.index.totals.scanning == 0
+            && self.index.totals.buffered_bytes < permissions.buffered_bytes_max;
         if may_sweep {
             due.sweep = self.next_sweep(permissions);
         }
@@ -345,19 +230,20 @@ impl ParkedKeys {
     }
 
     fn due_in_memory(&self, permissions: &Permissions) -> Vec<KeyHash> {
-        if self.buffered.is_empty() {
+        if self.index.buffered.is_empty() {
             return Vec::new();
         }
         let is_expired =
             |parked: &ParkedKeyState| parked.from < permissions.expire_below && parked.given_up.is_none();
-        let expired = self.buffered.iter().map(|(_, key)| *key).filter(|key| is_expired(&self.keys[key]));
+        let expired =
+            self.index.buffered.iter().map(|(_, key)| *key).filter(|key| is_expired(&self.keys[key]));
         let expires = self.low_water().is_some_and(|oldest| oldest < permissions.expire_below);
         let mut keys: Vec<KeyHash> = if expires { expired.collect() } else { Vec::new() };
-        if permissions.attempts == 0 && self.totals.given_up == 0 {
+        if permissions.attempts == 0 && self.index.totals.given_up == 0 {
             return keys;
         }
         let mut attempts = permissions.attempts;
-        for (_, key) in self.buffered.range(..=(permissions.now_ms, KeyHash(u64::MAX))) {
+        for (_, key) in self.index.buffered.range(..=(permissions.now_ms, KeyHash(u64::MAX))) {
             let parked = &self.keys[key];
             if parked.given_up.is_some() {
                 keys.push(*key);
@@ -371,12 +257,12 @@ impl ParkedKeys {
 
     /// The longest-waiting keys, so that each gets its turn; the sweep begins with the first of them.
     fn next_sweep(&mut self, permissions: &Permissions) -> Vec<KeyScan> {
-        let expired = self.by_from.range(..(permissions.expire_below, KeyHash(0))).map(|(_, key)| *key);
+        let expired = self.index.by_from.range(..(permissions.expire_below, KeyHash(0))).map(|(_, key)| *key);
         let is_unread = |key: &KeyHash| {
             let parked = &self.keys[key];
             parked.phase == Phase::Waiting && parked.buffer.is_empty()
         };
-        let due = self.unread.range(..=(permissions.now_ms, KeyHash(u64::MAX))).map(|(_, key)| *key);
+        let due = self.index.unread.range(..=(permissions.now_ms, KeyHash(u64::MAX))).map(|(_, key)| *key);
         let due = due.filter(|key| self.keys[key].from >= permissions.expire_below);
         let due = due.take(if permissions.attempts > 0 { SWEEP_KEYS_MAX } else { 0 });
         let scan = |key| self.keys[&key].scan(key);
@@ -416,89 +302,23 @@ impl ParkedKeys {
     /// Time at which the next waiting key is due. A key that is due already waits for something else.
     pub(super) fn deadline(&self, now_ms: u64) -> Option<u64> {
         let after = (now_ms.saturating_add(1), KeyHash(0));
-        let next = [self.unread.range(after..).next(), self.buffered.range(after..).next()];
+        let next = [self.index.unread.range(after..).next(), self.index.buffered.range(after..).next()];
         next.into_iter().flatten().map(|(retry_at_ms, _)| *retry_at_ms).min()
     }
 
     /// Drops the buffers of waiting keys.
     pub(super) fn drop_buffers(&mut self) {
-        let waiting = self.buffered.iter().map(|(_, key)| *key);
+        let waiting = self.index.buffered.iter().map(|(_, key)| *key);
         for key in waiting.filter(|key| self.keys[key].given_up.is_none()).collect::<Vec<_>>() {
             self.update(key, ParkedKeyState::drop_buffer);
         }
     }
 
     fn put(&mut self, key: KeyHash, parked: ParkedKeyState) {
-        self.index(key, &Standing::of(&parked));
+        self.index.insert(key, &Standing::of(&parked));
         self.changed.insert(key);
         let before = self.keys.insert(key, parked);
         assert!(before.is_none(), "invariant violation: a key is parked twice");
-    }
-
-    fn index(&mut self, key: KeyHash, standing: &Standing) {
-        self.by_from.insert((standing.from, key));
-        if standing.phase == Phase::Waiting {
-            self.waiting(standing).insert((standing.retry_at_ms, key));
-        }
-        self.totals.add(standing);
-    }
-
-    fn unindex(&mut self, key: KeyHash, standing: &Standing) {
-        self.by_from.remove(&(standing.from, key));
-        if standing.phase == Phase::Waiting {
-            self.waiting(standing).remove(&(standing.retry_at_ms, key));
-        }
-        self.totals.subtract(standing);
-    }
-
-    fn waiting(&mut self, standing: &Standing) -> &mut BTreeSet<(u64, KeyHash)> {
-        if standing.buffered_bytes.is_some() { &mut self.buffered } else { &mut self.unread }
-    }
-}
-
-impl Standing {
-    fn of(parked: &ParkedKeyState) -> Self {
-        let bytes = parked.buffer.iter().map(|event| event.bytes.len()).sum();
-        Self {
-            from: parked.from,
-            attempts: parked.failures.attempts,
-            pending: parked.pending,
-            retry_at_ms: parked.retry_at_ms,
-            phase: parked.phase,
-            buffered_bytes: (!parked.buffer.is_empty()).then_some(bytes),
-            is_given_up: parked.given_up.is_some(),
-        }
-    }
-}
-
-impl Totals {
-    fn of(standing: &Standing) -> Self {
-        let phase = standing.phase;
-        Self {
-            scanning: usize::from(phase == Phase::Scanning),
-            busy: usize::from(matches!(phase, Phase::Queued | Phase::Busy)),
-            given_up: usize::from(phase == Phase::Waiting && standing.is_given_up),
-            pending: standing.pending,
-            buffered_bytes: standing.buffered_bytes.unwrap_or(0),
-        }
-    }
-
-    fn add(&mut self, standing: &Standing) {
-        let more = Self::of(standing);
-        self.scanning += more.scanning;
-        self.busy += more.busy;
-        self.given_up += more.given_up;
-        self.pending += more.pending;
-        self.buffered_bytes += more.buffered_bytes;
-    }
-
-    fn subtract(&mut self, standing: &Standing) {
-        let less = Self::of(standing);
-        self.scanning -= less.scanning;
-        self.busy -= less.busy;
-        self.given_up -= less.given_up;
-        self.pending -= less.pending;
-        self.buffered_bytes -= less.buffered_bytes;
     }
 }
 

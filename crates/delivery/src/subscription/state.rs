@@ -13,10 +13,7 @@
 //!
 //! `matched = settled + pending` holds after every event.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use fanfare_model::{KeyHash, Offset, SubscriptionId, Timestamp};
 use fanfare_partition::{Attachment, Counters, CursorRecord, Outcome, Reason};
@@ -57,8 +54,6 @@ pub(super) enum Mode {
 pub(super) struct Failures {
     /// The last event that took the sink down.
     pub(super) last_outage: Option<LastOutage>,
-    /// Events of the window whose key found no room among the parked keys, by time of their next attempt.
-    pub(super) delayed: BTreeSet<(u64, Offset)>,
     /// Empty if the last attempt succeeded.
     pub(super) last_failure: String,
 }

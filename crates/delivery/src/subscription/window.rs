@@ -4,7 +4,7 @@
 //! settled event goes on to occupy the window until the settlement is replicated: exactly the events that occupy the
 //! window may be sent twice after a crash.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use fanfare_model::{KeyHash, Offset, Timestamp};
@@ -52,6 +52,8 @@ pub(crate) struct Window {
     settled_unreplicated: usize,
     /// Offsets of entries whose schema is not checked.
     unchecked: VecDeque<Offset>,
+    /// Failed events that wait in the window, by time of their next attempt.
+    delayed: BTreeSet<(u64, Offset)>,
     /// Unsettled events whose bytes are not in memory: all of the window or none.
     unloaded: Vec<UnloadedEvent>,
     reloading: bool,
@@ -69,6 +71,7 @@ impl Window {
             bytes: 0,
             settled_unreplicated: 0,
             unchecked: VecDeque::new(),
+            delayed: BTreeSet::new(),
             unloaded: unloaded.collect(),
             reloading: false,
         }
@@ -120,6 +123,28 @@ impl Window {
                 if busy { self.busy += 1 } else { self.busy -= 1 }
             }
         }
+    }
+
+    /// An event in flight failed, and is attempted again at that time.
+    pub(super) fn delay(&mut self, offset: Offset, retry_at_ms: u64) {
+        self.set_busy(offset, false);
+        self.delayed.insert((retry_at_ms, offset));
+    }
+
+    /// Delayed events whose next attempt is due, or that lie below `expire_below`.
+    pub(super) fn take_due(&mut self, now_ms: u64, expire_below: Offset) -> Vec<Offset> {
+        let mut due = Vec::new();
+        self.delayed.retain(|&(retry_at_ms, offset)| {
+            let waits = retry_at_ms > now_ms && offset >= expire_below;
+            due.extend((!waits).then_some(offset));
+            waits
+        });
+        due
+    }
+
+    /// Time of the next attempt of a delayed event.
+    pub(super) fn retry_at_ms(&self) -> Option<u64> {
+        self.delayed.first().map(|(retry_at_ms, _)| *retry_at_ms)
     }
 
     /// From now on the event is attempted without other events.
@@ -190,6 +215,7 @@ impl Window {
         self.unloaded.extend(unsettled);
         self.entries.clear();
         self.unchecked.clear();
+        self.delayed.clear();
         (self.unsettled, self.busy, self.bytes) = (0, 0, 0);
         true
     }

@@ -183,7 +183,7 @@ fn releasing(keys: &[u64], record: Option<RecordChange>) -> Option<RecordChange>
 
 /// The whole record that is kept.
 fn kept(bench: &Bench) -> Option<RecordChange> {
-    let CursorRecord { read_to, window, parked } = bench.state.cursor(subscription(1))?;
+    let CursorRecord { read_to, window, parked } = bench.state.progress(subscription(1))?.1?;
     Some(RecordChange { read_to, window, parked, released: Vec::new() })
 }
 

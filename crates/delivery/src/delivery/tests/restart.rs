@@ -55,7 +55,7 @@ async fn parked_key_and_its_attempts_survive_a_crash() {
         let mut ticks = interval(Duration::from_millis(2));
         loop {
             ticks.tick().await;
-            let records = world.events.iter().filter_map(|partition| partition.cursor(orders.id));
+            let records = world.events.iter().filter_map(|partition| partition.progress(orders.id)?.1);
             let parked: Vec<_> = records.flat_map(|record| record.parked).collect();
             if let [parked] = parked[..]
                 && parked.pending == 20

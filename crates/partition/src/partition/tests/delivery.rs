@@ -57,8 +57,7 @@ async fn delivery_state_is_the_same_after_a_crash() {
     let node = node.crash().await;
     assert_eq!(node.partition.delivery_state(), state);
     assert_eq!(state.frontier, Offset(5));
-    let counters = node.partition.counters(subscription(1)).unwrap();
-    let kept = node.partition.cursor(subscription(1));
+    let (counters, kept) = node.partition.progress(subscription(1)).unwrap();
     assert_eq!((counters.matched, counters.pending(), kept), (3, 3, Some(record)));
     node.advance(5, vec![cursor(1, 0, 3, None)]).await.unwrap();
     node.partition.detach(subscription(2), 1, Reason::Deleted).await.unwrap();

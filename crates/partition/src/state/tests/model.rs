@@ -324,7 +324,7 @@ fn assert_like(state: &PartitionState, model: &Model) {
             assert_choices(&attachment, account, model);
         }
         let Some(counters) = state.counters(subscription(number)) else { continue };
-        let record = state.cursor(subscription(number)).unwrap_or_default();
+        let record = state.progress(subscription(number)).and_then(|(_, record)| record).unwrap_or_default();
         let parked = record.parked.iter().map(|parked| (parked.key.0, (parked.from.0, parked.pending)));
         assert_eq!(parked.collect::<BTreeMap<_, _>>(), account.parked);
         let settled: u64 = account.settled.values().sum();
