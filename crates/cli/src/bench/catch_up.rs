@@ -92,9 +92,9 @@ async fn measure(
     let clients = [session.connect().await?, session.connect().await?];
     let live_types: Vec<_> = (0..arguments.live).map(|live| format!("{run}.live{live}")).collect();
     let live_load = arguments.live_load();
-    let live = DeliveryRun::start(arguments.pool(&live_types), &live_load).await?;
+    let live = DeliveryRun::start(arguments.pool(&live_types), &live_load, 0).await?;
     let backlog_types = [format!("{run}.backlog")];
-    let backlog = DeliveryRun::start(arguments.pool(&backlog_types), &arguments.backlog_load()).await?;
+    let backlog = DeliveryRun::start(arguments.pool(&backlog_types), &arguments.backlog_load(), 0).await?;
     backlog.refuse(true);
     for (types, delivery_run, batch) in
         [(&live_types[..], &live, false), (&backlog_types, &backlog, arguments.sink_batch)]

@@ -53,12 +53,19 @@ pub struct BenchDeliverArguments {
     /// Partition keys
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     keys: u32,
+    /// Percent of the keys whose events the sink refuses with 503 for ever; the others are measured
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=99))]
+    failing_percent: u32,
     /// Wait so long for the next delivery before what did not arrive is called missing
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     patience_seconds: u32,
 }
 
 impl BenchDeliverArguments {
+    fn failing_keys(&self) -> usize {
+        self.keys as usize * self.failing_percent as usize / 100
+    }
+
     fn load(&self) -> Load {
         let (events, batch, warmup_seconds) = match self.rate {
             Some(_) => (EVENTS_MAX, 1, self.warmup_seconds),
@@ -82,6 +89,7 @@ struct DeliverMeasures {
     published: LoadResult,
     ledger: Arc<DeliveryLedger>,
     balance: Balance,
+    failed_requests: u64,
 }
 
 pub(super) async fn run(arguments: BenchDeliverArguments, session: &Session) -> Result<(), Failure> {
@@ -112,7 +120,7 @@ async fn measure(
     // A type of its own keeps the events of other runs away from the receiver.
     let event_type = format!("dev.fanfare.bench.r{:08x}", rand::rng().random::<u32>());
     let pool = EventPool::generate(&[&event_type], arguments.keys, arguments.size_bytes, &mut rand::rng());
-    let delivery_run = DeliveryRun::start(pool, &load).await?;
+    let delivery_run = DeliveryRun::start(pool, &load, arguments.failing_keys()).await?;
     fixture.event_type(&event_type, "").await?;
     fixture.subscription(&event_type, &delivery_run.url(), arguments.sink_batch).await?;
     let mut clients = Vec::new();
@@ -121,14 +129,15 @@ async fn measure(
     }
     let published = delivery_run.drive(&clients, load).await?;
     let patience = Duration::from_secs(arguments.patience_seconds.into());
-    delivery_run.ledger.wait_for(published.tally.committed, patience).await;
-    let ledger = delivery_run.ledger.clone();
+    let expected = published.tally.committed.saturating_sub(delivery_run.ledger.refusals());
+    delivery_run.ledger.wait_for(expected, patience).await;
+    let (ledger, failed_requests) = (delivery_run.ledger.clone(), delivery_run.failed_requests());
     let balance = delivery_run.finish().await;
-    Ok(DeliverMeasures { published, ledger, balance })
+    Ok(DeliverMeasures { published, ledger, balance, failed_requests })
 }
 
 fn report(arguments: &BenchDeliverArguments, measured: &DeliverMeasures) -> OutputFields {
-    let DeliverMeasures { published, ledger, balance } = measured;
+    let DeliverMeasures { published, ledger, balance, failed_requests } = measured;
     let load = arguments.load();
     let per_second = balance.arrived as f64 / balance.span.as_secs_f64().max(1e-9);
     OutputFields::new()
@@ -140,6 +149,8 @@ fn report(arguments: &BenchDeliverArguments, measured: &DeliverMeasures) -> Outp
         .with("sinkBatch", &arguments.sink_batch)
         .with("sizeBytes", &arguments.size_bytes)
         .with("keys", &arguments.keys)
+        .with("failingKeys", &arguments.failing_keys())
+        .with("failedRequests", failed_requests)
         .with("seconds", &rounded(balance.span.as_secs_f64()))
         .with("publishedPerSecond", &published.events_per_second())
         .with("deliveredPerSecond", &rounded(per_second))

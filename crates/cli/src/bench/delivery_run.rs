@@ -24,11 +24,15 @@ pub(super) struct DeliveryRun {
 }
 
 impl DeliveryRun {
-    /// Takes the events of `pool`, no more than `load` has.
-    pub(super) async fn start(pool: EventPool, load: &Load) -> Result<Self, Failure> {
+    /// Takes the events of `pool`, no more than `load` has, but those of the first `failing_keys` keys.
+    pub(super) async fn start(pool: EventPool, load: &Load, failing_keys: usize) -> Result<Self, Failure> {
         let (pool, signals) = (Arc::new(pool), Signals::new());
-        let ledger = Arc::new(DeliveryLedger::new(load.requests() * u64::from(load.batch), Instant::now()));
-        let account = ReceiverState::open(&pool, &ledger, &signals);
+        let events = load.requests() * u64::from(load.batch);
+        let ledger = Arc::new(DeliveryLedger::new(events, Instant::now()));
+        (0..events)
+            .filter(|number| pool.key(*number) < failing_keys)
+            .for_each(|number| ledger.refused(number));
+        let account = ReceiverState::open(&pool, &ledger, &signals, failing_keys);
         let receiver = Receiver::start(account.clone()).await?;
         Ok(Self { pool, ledger, signals, account, receiver })
     }
@@ -36,6 +40,11 @@ impl DeliveryRun {
     /// True while the receiver refuses every request.
     pub(super) fn refuse(&self, refuses: bool) {
         self.account.refuses.store(refuses, Ordering::Release);
+    }
+
+    /// Requests that were refused for their keys.
+    pub(super) fn failed_requests(&self) -> u64 {
+        self.account.failed_requests.load(Ordering::Acquire)
     }
 
     pub(super) fn url(&self) -> String {

@@ -75,11 +75,15 @@ impl EventPool {
         id
     }
 
-    fn tail(&self, number: u64) -> &[u8] {
+    /// The key of event `number`, below the number of keys.
+    pub(super) fn key(&self, number: u64) -> usize {
         // A fixed shuffle: neighbours in time have unrelated keys.
         let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let index = usize::try_from(spread).unwrap_or_default() % self.tails.len();
-        &self.tails[index]
+        usize::try_from(spread).unwrap_or_default() % self.tails.len()
+    }
+
+    fn tail(&self, number: u64) -> &[u8] {
+        &self.tails[self.key(number)]
     }
 }
 

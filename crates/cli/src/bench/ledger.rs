@@ -75,6 +75,11 @@ impl DeliveryLedger {
         }
     }
 
+    /// Events that need not arrive.
+    pub(super) fn refusals(&self) -> u64 {
+        self.refused.iter().filter(|refused| refused.load(Ordering::Acquire)).count() as u64
+    }
+
     /// Takes note of an arrival; latency counts if it was sent at or after `measure_from`.
     pub(super) fn arrived(&self, event: u64, at: Instant, measure_from: Instant) {
         let (Some(seen), Some(sent)) = (at_number(&self.seen, event), at_number(&self.sent, event)) else {

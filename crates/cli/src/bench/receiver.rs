@@ -7,7 +7,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -34,6 +34,10 @@ pub(super) struct ReceiverState {
     pub(super) ledger: Arc<DeliveryLedger>,
     /// While it is set every request is refused.
     pub(super) refuses: AtomicBool,
+    /// The events of the first keys are refused for ever.
+    pub(super) failing_keys: usize,
+    /// Requests that were refused for their keys.
+    pub(super) failed_requests: AtomicU64,
     /// Set when the run begins: events sent before it warm up.
     pub(super) measure_from: watch::Receiver<Option<Instant>>,
 }
@@ -123,9 +127,15 @@ async fn receive(
 
 impl ReceiverState {
     /// Takes everything from the start.
-    pub(super) fn open(pool: &Arc<EventPool>, ledger: &Arc<DeliveryLedger>, signals: &Signals) -> Arc<Self> {
+    pub(super) fn open(
+        pool: &Arc<EventPool>,
+        ledger: &Arc<DeliveryLedger>,
+        signals: &Signals,
+        failing_keys: usize,
+    ) -> Arc<Self> {
         let (pool, ledger, measure_from) = (pool.clone(), ledger.clone(), signals.started.subscribe());
-        Arc::new(Self { pool, ledger, refuses: AtomicBool::new(false), measure_from })
+        let (refuses, failed_requests) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Self { pool, ledger, refuses, failing_keys, failed_requests, measure_from })
     }
 
     fn take(&self, body: &[u8]) -> StatusCode {
@@ -139,10 +149,14 @@ impl ReceiverState {
         };
         let Ok(envelopes) = envelopes else { return StatusCode::BAD_REQUEST };
         let Some(measure_from) = *self.measure_from.borrow() else { return StatusCode::NO_CONTENT };
-        for envelope in envelopes {
-            if let Some(number) = self.pool.number(&envelope.id) {
-                self.ledger.arrived(number, now, measure_from);
-            }
+        let numbers: Vec<u64> =
+            envelopes.iter().filter_map(|envelope| self.pool.number(&envelope.id)).collect();
+        if numbers.iter().any(|number| self.pool.key(*number) < self.failing_keys) {
+            self.failed_requests.fetch_add(1, Ordering::AcqRel);
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        for number in numbers {
+            self.ledger.arrived(number, now, measure_from);
         }
         StatusCode::NO_CONTENT
     }
@@ -160,8 +174,10 @@ mod tests {
         let pool = Arc::new(EventPool::generate(&["t"], 1, 640, &mut StdRng::seed_from_u64(1)));
         let ledger = Arc::new(DeliveryLedger::new(3, epoch));
         let (_started, measure_from) = watch::channel(Some(epoch));
-        let refuses = AtomicBool::new(true);
-        let account = ReceiverState { pool: pool.clone(), ledger: ledger.clone(), refuses, measure_from };
+        let (refuses, failing_keys, failed_requests) = (AtomicBool::new(true), 0, AtomicU64::new(0));
+        let mut account =
+            ReceiverState { pool, ledger, refuses, failing_keys, failed_requests, measure_from };
+        let (pool, ledger) = (account.pool.clone(), account.ledger.clone());
         let event =
             |number| format!(r#"{{"specversion":"1.0","id":"{}","data":{{"id":1}}}}"#, pool.id(number));
         (0..3).for_each(|number| ledger.sent(number, epoch));
@@ -173,5 +189,9 @@ mod tests {
         assert_eq!(account.take(b"{"), StatusCode::BAD_REQUEST);
         let balance = ledger.balance();
         assert_eq!((balance.arrived, balance.duplicates, balance.missing), (2, 1, 1));
+        account.failing_keys = 1;
+        assert_eq!(account.take(event(2).as_bytes()), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(account.failed_requests.into_inner(), 1);
+        assert_eq!(ledger.arrivals(), 2);
     }
 }

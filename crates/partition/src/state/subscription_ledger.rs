@@ -120,7 +120,7 @@ impl SubscriptionLedger {
         // With nothing pending before, every event counted before is settled, read by the delivery task or not.
         let (read_to, oldest) = match &self.cursor {
             Some(old) if record.read_to < old.read_to() => return Err(Refusal::Position),
-            Some(old) => (record.read_to, old.first_named().unwrap_or(old.read_to())),
+            Some(old) => (record.read_to, old.first_named().unwrap_or_else(|| old.read_to())),
             None => (record.read_to.max(counted.from), counted.from),
         };
         if read_to > counted.to || !record.is_within(oldest, read_to) {
