@@ -3,6 +3,7 @@
 //! Runs the actions of the state machine: attempts, reads and dead letters are futures inside this one task, so that
 //! dropping the task aborts them all.
 
+mod sink_log;
 mod work;
 
 use std::{future::Future, pin::Pin, sync::Arc};
@@ -21,7 +22,7 @@ use super::LeaderContext;
 use crate::{
     catch_up_limiter::ProgressFloor,
     filter::FilterHistory,
-    judgement::{AttemptTicket, Outage},
+    judgement::AttemptTicket,
     sink_pool::OpenSink,
     subscription::{
         Subscription,
@@ -390,7 +391,7 @@ impl Worker {
                 if let Some((sink, before)) = watched {
                     // The breaker's lock ends here: the lock of the subscription comes before.
                     let after = sink.breaker.lock().outage();
-                    self.log_transition(before, after);
+                    sink_log::transition(&self.subscription, self.context.partition.id(), before, after);
                 }
                 // After the outcome is taken into account: a probe has ended, and the ticket has none to return.
                 drop(ticket);
@@ -435,34 +436,6 @@ impl Worker {
     fn log_failed_read(&self, error: &ReadError) {
         let (subscription, partition) = (self.subscription.id, self.context.partition.id());
         tracing::warn!(%subscription, %partition, %error, "failed to read events again; retrying in a second");
-    }
-
-    /// One line for each change of the sink's state, by the subscription whose attempt caused it.
-    fn log_transition(&self, before: Option<Outage>, after: Option<Outage>) {
-        if before == after {
-            return;
-        }
-        let locked = self.subscription.lock();
-        let machine = &locked.machine;
-        let (subscription, partition) = (self.subscription.id, self.context.partition.id());
-        let (pending, cause) = (machine.counters().pending(), machine.last_failure());
-        match after {
-            Some(Outage::Down) => {
-                tracing::warn!(%subscription, %partition, pending, cause, "sink is down; holding its events and probing");
-            }
-            Some(Outage::RejectsEverything) => {
-                tracing::warn!(%subscription, %partition, pending, cause, "sink rejects everything; holding its events and probing");
-            }
-            Some(Outage::Throttled) => {
-                tracing::debug!(%subscription, %partition, pending, cause, "sink asks for a slower pace; sending less");
-            }
-            None if before == Some(Outage::Throttled) => {
-                tracing::debug!(%subscription, %partition, pending, "sink takes events again");
-            }
-            None => {
-                tracing::info!(%subscription, %partition, pending, "sink is up; delivering again, slowly at first");
-            }
-        }
     }
 
     fn on(&mut self, event: SubscriptionEvent) {
