@@ -6,7 +6,7 @@ use anyhow::ensure;
 use fanfare_testkit::eventually;
 use fanfare_tests::{
     client::{Client, event},
-    node::{Node, program},
+    node::{Node, found, program},
 };
 use tokio::net::TcpListener;
 
@@ -18,6 +18,7 @@ const SINK_EVENTS: usize = 10;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn start_below_what_the_configuration_needs_is_refused_with_the_numbers() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
+    found(Command::new(program()?), &directory.path().join("data"), &[])?;
     let refused = Command::new("sh")
         .args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\""])
         .arg(program()?)

@@ -49,6 +49,7 @@ impl Node {
     /// If it does not become ready.
     pub async fn start(settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
+        found(Command::new(program()?), directory.path(), settings)?;
         let mut command = Command::new(program()?);
         command.arg("serve").arg("--data-dir").arg(directory.path());
         let mut node = Self::start_with(directory.path().to_owned(), command, settings).await?;
@@ -62,6 +63,7 @@ impl Node {
     /// If it does not become ready.
     pub async fn start_with_open_files(open_files: u32, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
+        found(Command::new(program()?), directory.path(), settings)?;
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("ulimit -n {open_files} && exec \"$0\" \"$@\"")).arg(program()?);
         command.arg("serve").arg("--data-dir").arg(directory.path());
@@ -76,6 +78,7 @@ impl Node {
     /// If it does not become ready.
     pub async fn start_on(disk: &Disk, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let data = disk.path().join("data");
+        found(disk.command(&program()?), &disk.inside().join("data"), settings)?;
         let mut command = disk.command(&program()?);
         command.arg("serve").arg("--data-dir").arg(disk.inside().join("data"));
         Self::start_with(data, command, settings).await
@@ -136,12 +139,23 @@ impl Node {
     /// The first account's key.
     ///
     /// # Errors
-    /// If the node did not write one.
+    /// If the founding did not write one.
     pub fn key(&self) -> anyhow::Result<String> {
         let path = self.directory.join("first-key");
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         Ok(text.trim().to_owned())
     }
+}
+
+/// Founds a node in `directory` by `fanfare init`.
+///
+/// # Errors
+/// If the program refuses.
+pub fn found(mut program: Command, directory: &Path, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+    let output =
+        program.arg("init").arg("--data-dir").arg(directory).envs(settings.iter().copied()).output()?;
+    anyhow::ensure!(output.status.success(), "init failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// Reads the process's log to its end: an unread pipe would stop it. Tells the address of the ready line.

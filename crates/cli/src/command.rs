@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::{
-    bench, dead_letter, event, event_type,
+    bench, context_command, dead_letter, event, event_type,
     failure::Failure,
     listen,
     output::Output,
@@ -14,9 +14,19 @@ use crate::{
     sink, subscription,
 };
 
-/// Commands that talk to a node. The binary adds those that run one.
+/// Commands of a client. The binary adds those that run a node.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    #[command(flatten)]
+    Node(NodeCommand),
+    /// Saved nodes and keys, and which of them commands use
+    #[command(subcommand)]
+    Context(context_command::ContextCommand),
+}
+
+/// Commands that talk to a node.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
     /// Publish events: one from the command line or a file, or one per line of stdin
     Publish(publish::PublishArguments),
     /// Show new events, or forward them to a server under development
@@ -47,9 +57,13 @@ pub enum Command {
 /// Runs one command to its end. Errors are printed to stderr, the last line being what to do next.
 pub async fn run(command: Command, global: GlobalOptions) -> ExitCode {
     let output = Output::new(global.output);
-    let outcome = match Session::open(&global, output) {
-        Ok(session) => dispatch(command, &session).await,
-        Err(failure) => Err(failure),
+    let outcome = match command {
+        // It repairs the saved contexts, so it must not need one.
+        Command::Context(command) => context_command::run(command, &global, output),
+        Command::Node(command) => match Session::open(&global, output) {
+            Ok(session) => dispatch(command, &session).await,
+            Err(failure) => Err(failure),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,17 +71,17 @@ pub async fn run(command: Command, global: GlobalOptions) -> ExitCode {
     }
 }
 
-async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
+async fn dispatch(command: NodeCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        Command::Publish(arguments) => Box::pin(publish::run(arguments, session)).await,
-        Command::Listen(arguments) => Box::pin(listen::run(arguments, session)).await,
-        Command::Event(command) => event::run(command, session).await,
-        Command::Type(command) => event_type::run(command, session).await,
-        Command::Schema(command) => schema::run(command, session).await,
-        Command::Sink(command) => sink::run(command, session).await,
-        Command::Subscription(command) => subscription::run(command, session).await,
-        Command::Deadletter(command) => dead_letter::run(command, session).await,
-        Command::Bench(command) => bench::run(command, session).await,
+        NodeCommand::Publish(arguments) => Box::pin(publish::run(arguments, session)).await,
+        NodeCommand::Listen(arguments) => Box::pin(listen::run(arguments, session)).await,
+        NodeCommand::Event(command) => event::run(command, session).await,
+        NodeCommand::Type(command) => event_type::run(command, session).await,
+        NodeCommand::Schema(command) => schema::run(command, session).await,
+        NodeCommand::Sink(command) => sink::run(command, session).await,
+        NodeCommand::Subscription(command) => subscription::run(command, session).await,
+        NodeCommand::Deadletter(command) => dead_letter::run(command, session).await,
+        NodeCommand::Bench(command) => bench::run(command, session).await,
     }
 }
 

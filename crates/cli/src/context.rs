@@ -1,16 +1,16 @@
-//! Which node to talk to and as whom: flags, then environment, then the context file that
-//! `fanfare dev` writes.
+//! Which node to talk to and as whom: flags, then environment, then the selected context of the context file.
 //!
-//! The file holds a key and is readable by its owner alone. Its key is sent to its address only.
+//! The file holds keys and is readable by its owner alone. A key is sent to its context's address only.
+
+mod file;
 
 use std::{
-    fmt, fs, io,
-    io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fmt,
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+pub use file::save;
+pub(crate) use file::{Context, ContextError, change, check_name, read, write_private};
 
 /// Default address of a node.
 pub const DEFAULT_ADDR: &str = "http://127.0.0.1:7070";
@@ -20,7 +20,7 @@ pub const DEFAULT_ADDR: &str = "http://127.0.0.1:7070";
 pub(crate) struct SavedConnection {
     pub(crate) addr: String,
     pub(crate) key: Option<String>,
-    /// The folder of the context file, for what else belongs to this context; none without a home.
+    /// The folder of the context file, for what else belongs to this user; none without a home.
     pub(crate) directory: Option<PathBuf>,
 }
 
@@ -31,88 +31,59 @@ impl fmt::Debug for SavedConnection {
     }
 }
 
-/// Reasons why a context file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ContextError {
-    #[error("read context file {path}")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("parse context file {path}")]
-    Parse { path: PathBuf, source: Box<toml::de::Error> },
-}
-
-impl ContextError {
-    pub(crate) fn path(&self) -> &Path {
-        match self {
-            Self::Read { path, .. } | Self::Parse { path, .. } => path,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ContextFile {
-    addr: String,
-    key: String,
+/// The parts of a connection that the command line names.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NamedConnection<'a> {
+    pub(crate) context: Option<&'a str>,
+    pub(crate) addr: Option<&'a str>,
+    pub(crate) key: Option<&'a str>,
 }
 
 /// `FANFARE_CONTEXT_FILE`, else `fanfare/context.toml` under `XDG_CONFIG_HOME` or `~/.config`; none
 /// if no home directory is known.
 #[must_use]
 pub fn default_path() -> Option<PathBuf> {
-    path_from(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    path_from(environment)
 }
 
-/// Replaces the context file atomically, readable by its owner alone; makes the folder if needed.
-pub fn write(path: &Path, addr: &str, key: &str) -> io::Result<()> {
-    // A JSON string is a TOML basic string.
-    let text = format!("addr = {}\nkey = {}\n", serde_json::to_string(addr)?, serde_json::to_string(key)?);
-    write_private(path, text.as_bytes())
+/// A variable of the environment that is not empty.
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Replaces a file atomically, readable by its owner alone; makes the folder if needed.
-pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(directory) = directory {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    let staged = path.with_extension(format!("{}.new", std::process::id()));
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&staged)
-        .and_then(|mut file| file.write_all(contents))
-        .and_then(|()| fs::rename(&staged, path));
-    if written.is_err() {
-        drop(fs::remove_file(&staged));
-    }
-    written
-}
-
-/// The connection that flags, environment and context file give, in this order.
+/// The connection that flags, environment and context give, in this order. A context that a flag names comes before the
+/// environment's address and key.
 pub(crate) fn resolve(
-    addr: Option<&str>,
-    key: Option<&str>,
+    named: NamedConnection<'_>,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<SavedConnection, ContextError> {
-    let addr = addr.map(str::to_owned).or_else(|| environment("FANFARE_ADDR"));
-    let key = key.map(str::to_owned).or_else(|| environment("FANFARE_KEY"));
+    let variable = |name| if named.context.is_some() { None } else { environment(name) };
+    let addr = named.addr.map(str::to_owned).or_else(|| variable("FANFARE_ADDR"));
+    let key = named.key.map(str::to_owned).or_else(|| variable("FANFARE_KEY"));
     let path = path_from(&environment);
     let directory = path.as_deref().and_then(Path::parent).map(Path::to_owned);
     if let (Some(addr), Some(key)) = (&addr, &key) {
         return Ok(SavedConnection { addr: addr.clone(), key: Some(key.clone()), directory });
     }
-    let file = match &path {
-        Some(path) => read(path)?,
-        None => None,
-    };
-    let Some(file) = file else {
+    let name = named.context.map(str::to_owned).or_else(|| environment("FANFARE_CONTEXT"));
+    let Some(context) = chosen(path.as_deref(), name)? else {
         return Ok(SavedConnection { addr: addr.unwrap_or_else(|| DEFAULT_ADDR.to_owned()), key, directory });
     };
-    let same_node = addr.as_deref().is_none_or(|addr| same_address(addr, &file.addr));
-    let key = key.or_else(|| same_node.then_some(file.key));
-    Ok(SavedConnection { addr: addr.unwrap_or(file.addr), key, directory })
+    let same_node = addr.as_deref().is_none_or(|addr| same_address(addr, &context.addr));
+    let key = key.or_else(|| context.key.filter(|_| same_node));
+    Ok(SavedConnection { addr: addr.unwrap_or(context.addr), key, directory })
+}
+
+/// The context `name`, else the selected one, if there is any.
+fn chosen(path: Option<&Path>, name: Option<String>) -> Result<Option<Context>, ContextError> {
+    let mut contexts = path.map(read).transpose()?.unwrap_or_default();
+    match name.or_else(|| contexts.current.clone()) {
+        None => Ok(None),
+        Some(name) => match contexts.contexts.remove(&name) {
+            Some(context) => Ok(Some(context)),
+            None => Err(ContextError::unknown(&name, &contexts)),
+        },
+    }
 }
 
 fn path_from(environment: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
@@ -123,17 +94,6 @@ fn path_from(environment: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".config")))?;
     Some(base.join("fanfare").join("context.toml"))
-}
-
-fn read(path: &Path) -> Result<Option<ContextFile>, ContextError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(ContextError::Read { path: path.to_owned(), source }),
-    };
-    toml::from_str(&text)
-        .map(Some)
-        .map_err(|source| ContextError::Parse { path: path.to_owned(), source: Box::new(source) })
 }
 
 fn same_address(left: &str, right: &str) -> bool {

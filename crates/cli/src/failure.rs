@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    context,
+    context::ContextError,
     terminal::{Format, say},
 };
 
@@ -126,12 +126,34 @@ impl Failure {
         Self::new(exit, with_sources(&error), next)
     }
 
-    pub(crate) fn from_context(error: &context::ContextError) -> Self {
-        let next = format!(
-            "mend {} (two lines: addr = \"http://HOST:PORT\", key = \"KEY\") or remove it",
-            error.path().display()
-        );
-        Self::new(Exit::Failed, with_sources(error), next)
+    pub(crate) fn from_context(error: &ContextError) -> Self {
+        let (exit, next) = match error {
+            ContextError::NoHome => {
+                (Exit::Failed, "name a file with FANFARE_CONTEXT_FILE, or give --addr and --key".into())
+            }
+            ContextError::Read { path, .. } | ContextError::Write { path, .. } => (
+                Exit::Failed,
+                format!(
+                    "check the rights of {}, or name another file with FANFARE_CONTEXT_FILE",
+                    path.display()
+                ),
+            ),
+            ContextError::Parse { path, .. } => (
+                Exit::Failed,
+                format!(
+                    "mend {} (current = \"NAME\"; below [contexts.NAME]: addr = \"http://HOST:PORT\", key = \"KEY\") or move it away",
+                    path.display()
+                ),
+            ),
+            ContextError::Unknown { .. } => {
+                (Exit::NotFound, "see `fanfare context list`, or save one with `fanfare context add`".into())
+            }
+            ContextError::Exists { .. } => {
+                (Exit::Conflict, "choose another name, or overwrite it with --replace".into())
+            }
+            ContextError::Name { .. } => (Exit::Usage, "choose a name such as prod".into()),
+        };
+        Self::new(exit, with_sources(error), next)
     }
 
     pub(crate) fn from_output(error: io::Error) -> Self {

@@ -11,6 +11,8 @@ mod output;
 mod session;
 mod terminal;
 
+mod context_command;
+
 mod bench;
 mod listen;
 mod publish;

@@ -7,7 +7,7 @@ use fanfare_client::{Client, Options};
 use tonic::{Response, Status};
 
 use crate::{
-    context::{self, SavedConnection},
+    context::{self, NamedConnection, SavedConnection},
     failure::Failure,
     output::Output,
     terminal::Format,
@@ -16,6 +16,9 @@ use crate::{
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
 pub struct GlobalOptions {
+    /// Saved context that names the node and the key [env: FANFARE_CONTEXT] [default: the selected one]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
     /// Address of a node [env: FANFARE_ADDR] [default: the context's, else http://127.0.0.1:7070]
     #[arg(long, global = true, value_name = "URL")]
     pub addr: Option<String>,
@@ -42,9 +45,13 @@ pub(crate) struct Session {
 impl Session {
     /// The connection that the options, the environment or the saved context name; nothing is dialled yet.
     pub(crate) fn open(global: &GlobalOptions, output: Output) -> Result<Self, Failure> {
-        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let connection = context::resolve(global.addr.as_deref(), global.key.as_deref(), environment)
-            .map_err(|error| Failure::from_context(&error))?;
+        let named = NamedConnection {
+            context: global.context.as_deref(),
+            addr: global.addr.as_deref(),
+            key: global.key.as_deref(),
+        };
+        let connection =
+            context::resolve(named, context::environment).map_err(|error| Failure::from_context(&error))?;
         Ok(Self { connection, output, timeout: Duration::from_secs(global.timeout_seconds) })
     }
 

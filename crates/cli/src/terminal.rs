@@ -15,7 +15,8 @@ pub enum Format {
 
 /// Prints what is not data, to stderr. A closed stderr is nobody's loss.
 pub(crate) fn say(text: &str) {
-    drop(writeln!(io::stderr().lock(), "{}", printable(text)));
+    let mut stderr = io::stderr().lock();
+    drop(text.lines().try_for_each(|line| writeln!(stderr, "{}", printable(line))));
 }
 
 /// `line` without the control characters that could command a terminal.

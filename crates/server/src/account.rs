@@ -7,11 +7,9 @@ use fanfare_catalog::{Account, NewKey};
 use fanfare_cli::Format;
 use fanfare_environment::Environment;
 use fanfare_log::Store;
-use fanfare_model::PartitionId;
-use fanfare_partition::log_name;
 use fanfare_raft::Host;
 
-use crate::{config::Config, node, serve, stopped_node};
+use crate::{config::Config, data_directory, node, serve, stopped_node, terminal};
 
 /// Account commands of an operator.
 #[derive(Debug, clap::Subcommand)]
@@ -42,12 +40,12 @@ pub(crate) async fn run(command: AccountCommand, format: Format) -> anyhow::Resu
     let config = serve::configuration(config.as_deref(), data_dir, None)?;
     let (account, key) = create(&config, &name).await?;
     match format {
-        Format::Table => println!("account  {}\nkey      {}", account.id, key.text.expose()),
+        Format::Table => {
+            terminal::print(&format!("account  {}\nkey      {}", account.id, key.text.expose()))?;
+        }
         Format::Json => {
-            println!(
-                "{}",
-                serde_json::json!({ "account": account.id.to_string(), "key": key.text.expose() })
-            );
+            let made = serde_json::json!({ "account": account.id.to_string(), "key": key.text.expose() });
+            terminal::print(&made.to_string())?;
         }
     }
     Ok(())
@@ -78,11 +76,9 @@ async fn make(config: &Config, name: &str, store: &Store) -> anyhow::Result<(Arc
 /// The account is given one of the configured partitions; one that the node does not have would take no event, ever.
 fn check_partitions(config: &Config) -> anyhow::Result<()> {
     let configured = config.publish.partitions;
-    let logs = config.node.data_dir.join("logs");
-    let exists = |index: &u16| logs.join(log_name(PartitionId::events(*index))).exists();
-    let made = (0..u16::MAX).take_while(exists).count();
+    let made = data_directory::partitions_on_disk(&config.node.data_dir)?;
     anyhow::ensure!(
-        made == usize::from(configured),
+        made == configured,
         "publish.partitions is {configured}, but the node has {made}: give its configuration with --config, and start \
          it once after a change"
     );

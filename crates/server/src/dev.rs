@@ -17,13 +17,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::{ByteSize, Config, LogFormat, TelemetryConfig},
-    first_key,
+    data_directory, first_key,
     node::Node,
-    private_files, shutdown, telemetry,
+    private_files, shutdown, telemetry, terminal,
 };
-use console::Console;
+use console::{Console, Greeting, SavedContext};
 use receiver::DevReceiver;
 use sample::SampleLoad;
+
+/// The client's context that this command writes, and no other.
+const CONTEXT: &str = "dev";
 
 /// Starts a node to try things out: no configuration, loopback only.
 #[derive(Debug, clap::Args)]
@@ -73,26 +76,37 @@ pub(crate) async fn run(command: DevCommand) -> anyhow::Result<()> {
 
     let config = config(&command, &data_dir);
     telemetry::install(&config.telemetry)?;
+    data_directory::check_not_foreign(&data_dir)?;
     let node = Node::start(config, egress()).await?;
     let key = key(&node, &data_dir).await?;
-    write_context(&node, &key)?;
+    let context = write_context(&node, &key)?;
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let receiver = DevReceiver::start(listener, &tasks, stop.clone());
     let ready = started.elapsed();
     let sample = SampleLoad::register(node.grpc, key, &destination).await?;
     let mut console = Console::new(receiver, sample, command.rate, command.events);
-    console.greet(&node, ready, &data_dir, command.ephemeral);
-    tokio::select! {
-        result = console.run() => result?,
-        () = shutdown::requested() => {}
-    }
-    console.farewell(&data_dir, command.ephemeral);
+    let shown = async {
+        console.greet(&Greeting {
+            node: &node,
+            ready,
+            data_dir: &data_dir,
+            ephemeral: command.ephemeral,
+            context,
+        })?;
+        tokio::select! {
+            result = console.run() => result?,
+            () = shutdown::requested() => {}
+        }
+        console.farewell(&data_dir, command.ephemeral)
+    };
+    let shown = shown.await;
     node.shutdown().await;
     stop.cancel();
     tasks.close();
     tasks.wait().await;
-    Ok(())
+    // The reader of the output has seen enough, as in `fanfare dev | head`.
+    shown.or_else(|error| if terminal::is_closed_pipe(&error) { Ok(()) } else { Err(error) })
 }
 
 fn config(command: &DevCommand, data_dir: &std::path::Path) -> Config {
@@ -107,10 +121,11 @@ fn config(command: &DevCommand, data_dir: &std::path::Path) -> Config {
 }
 
 /// Lets the client find the node; without a home there is no place for it, and the flags do.
-fn write_context(node: &Node, key: &Secret) -> anyhow::Result<()> {
-    let Some(path) = fanfare_cli::context::default_path() else { return Ok(()) };
-    fanfare_cli::context::write(&path, &format!("http://{}", node.grpc), key.expose())
-        .with_context(|| format!("write the client's context {}", path.display()))
+fn write_context(node: &Node, key: &Secret) -> anyhow::Result<SavedContext> {
+    let Some(path) = fanfare_cli::context::default_path() else { return Ok(SavedContext::NoHome) };
+    let saved = fanfare_cli::context::save(&path, CONTEXT, &format!("http://{}", node.grpc), key.expose());
+    let selected = saved.with_context(|| format!("write the client's contexts {}", path.display()))?;
+    Ok(if selected == CONTEXT { SavedContext::Selected } else { SavedContext::Beside { selected } })
 }
 
 fn egress() -> EgressPolicy {

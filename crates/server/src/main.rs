@@ -3,10 +3,12 @@
 mod accept_loss;
 mod account;
 mod config;
+mod data_directory;
 mod descriptors;
 mod dev;
 mod disk_watch;
 mod first_key;
+mod init;
 mod node;
 mod private_files;
 mod secret_file;
@@ -14,6 +16,7 @@ mod serve;
 mod shutdown;
 mod stopped_node;
 mod telemetry;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -33,6 +36,7 @@ struct Arguments {
 enum Command {
     /// Start a node to try things out: loopback, sample events, a built-in receiver.
     Dev(dev::DevCommand),
+    Init(init::InitCommand),
     /// Start a node from its configuration.
     Serve(serve::ServeCommand),
     /// Accounts of a node that is stopped: the tenants that it serves
@@ -51,6 +55,7 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
         Command::Dev(command) => dev::run(command).await,
+        Command::Init(command) => init::run(command, arguments.global.output).await,
         Command::Serve(command) => serve::run(command).await,
         Command::Account(command) => account::run(command, arguments.global.output).await,
         Command::Log(command) => accept_loss::run(command).await,
@@ -58,8 +63,9 @@ async fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if terminal::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("fanfare: {error:#}");
+            terminal::say(&format!("fanfare: {error:#}"));
             ExitCode::FAILURE
         }
     }

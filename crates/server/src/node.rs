@@ -16,7 +16,7 @@ use fanfare_sinks::{EgressPolicy, Factory};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{config::Config, descriptors, disk_watch};
+use crate::{config::Config, data_directory, descriptors, disk_watch, terminal};
 
 /// Exit code of a process whose disk failed a write or a sync, or answers none any more. Nothing is acknowledged after that; a restart
 /// reads back what is really there.
@@ -57,6 +57,7 @@ impl Node {
         let environment = Environment::system();
         let host = Host::without_peers(store.clone(), environment.clone());
         let catalog = open_catalog(&config, &host).await?;
+        data_directory::check_catalog(config.publish.partitions, &catalog.view())?;
         let replicas = Replicas::open(ReplicasParts {
             catalog: catalog.clone(),
             host,
@@ -153,15 +154,15 @@ pub(crate) fn open_store(config: &Config) -> anyhow::Result<Store> {
 fn stop_process(fatal: &Fatal) {
     if fatal.files_exhausted {
         tracing::error!(error = %fatal, "the process may open no more files; the node stops: raise the limit of open files and start again");
-        eprintln!(
+        terminal::say(&format!(
             "fanfare: no more files can be opened, the node stops: {fatal}; raise ulimit -Hn or LimitNOFILE="
-        );
+        ));
         process::exit(EXIT_FILES_EXHAUSTED);
     }
     let way_out =
         if fatal.disk_full { "free some space and start again" } else { "check the disk and start again" };
     tracing::error!(error = %fatal, "the disk failed; the node stops: {way_out}");
-    eprintln!("fanfare: the disk failed, the node stops: {fatal}; {way_out}");
+    terminal::say(&format!("fanfare: the disk failed, the node stops: {fatal}; {way_out}"));
     process::exit(EXIT_DISK_FAILED);
 }
 
@@ -174,7 +175,7 @@ async fn watch_disk(store: Store, stop: CancellationToken) {
         waited = disk_watch::stalled(|| store.oldest_unsynced()) => {
             let waited_ms = waited.as_millis();
             tracing::error!(waited_ms, "the disk answers no write; the node stops: check the disk and start again");
-            eprintln!("fanfare: the disk answers no write for {waited_ms} ms, the node stops");
+            terminal::say(&format!("fanfare: the disk answers no write for {waited_ms} ms, the node stops"));
             process::exit(EXIT_DISK_FAILED);
         }
     }

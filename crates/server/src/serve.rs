@@ -7,12 +7,12 @@ use std::{
 
 use crate::{
     config::{self, Config},
-    first_key,
+    data_directory, init,
     node::Node,
-    private_files, shutdown, telemetry,
+    private_files, shutdown, telemetry, terminal,
 };
 
-/// Starts a node.
+/// Starts the node that `fanfare init` founded.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeCommand {
     /// Configuration file (TOML); see deploy/config.example.toml for every key.
@@ -32,18 +32,21 @@ pub(crate) struct ServeCommand {
 /// Runs until SIGINT or SIGTERM, then stops in order.
 ///
 /// # Errors
-/// If the configuration is wrong or the node cannot start.
+/// If the configuration is wrong, no node was founded in the directory, or it cannot start.
 pub(crate) async fn run(command: ServeCommand) -> anyhow::Result<()> {
     let config = configuration(command.config.as_deref(), command.data_dir, command.listen)?;
     if command.check {
-        print!("{}", toml::to_string(&config)?);
-        return Ok(());
+        return Ok(terminal::print(toml::to_string(&config)?.trim_end())?);
     }
     private_files::restrict_umask();
     telemetry::install(&config.telemetry)?;
+    data_directory::check_founded(&config)?;
     let (egress, data_dir) = (config.egress_policy(), config.node.data_dir.clone());
     let node = Node::start(config, egress).await?;
-    first_key::ensure(&node.catalog, "default", &data_dir.join("first-key")).await?;
+    if let Err(incomplete) = init::check_complete(&data_dir, node.catalog.view().accounts.len()) {
+        node.shutdown().await;
+        return Err(incomplete);
+    }
     tracing::info!(grpc = %node.grpc, data_dir = %data_dir.display(), version = env!("CARGO_PKG_VERSION"), "ready");
     shutdown::requested().await;
     node.shutdown().await;

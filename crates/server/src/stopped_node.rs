@@ -17,7 +17,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Store> {
     let identity = directory.join("identity");
     ensure!(
         identity.exists(),
-        "{} is not a data directory: start a node on it first, or name another with --data-dir",
+        "{} is not a data directory: found a node there with `fanfare init`, or name another with --data-dir",
         directory.display()
     );
     let metadata = fs::metadata(&identity).with_context(|| format!("look at {}", identity.display()))?;

@@ -15,8 +15,12 @@ pub(crate) fn install(telemetry: &TelemetryConfig) -> anyhow::Result<()> {
         anyhow::anyhow!("telemetry.log = {:?}: {error}; write a level such as info", telemetry.log)
     })?;
     let terminal = io::stderr().is_terminal();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(terminal);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(terminal)
+        // It would report a closed standard error on standard error, and panic.
+        .log_internal_errors(false);
     match telemetry.log_format {
         LogFormat::Json => builder.json().init(),
         LogFormat::Auto if !terminal => builder.json().init(),

@@ -51,6 +51,8 @@ class Node:
     def __init__(self, environment):
         self.directory = WORK / "data"
         self.environment = {**os.environ, **environment}
+        founding = [PROGRAM, "init", "--data-dir", self.directory]
+        subprocess.run(founding, env=self.environment, check=True, stdout=subprocess.DEVNULL)
         self.start()
 
     def start(self):

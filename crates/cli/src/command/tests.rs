@@ -53,6 +53,12 @@ fn documented_command_lines_are_understood() {
         "bench publish --rate 100000 --seconds 5 --warmup-seconds 1 --keys-file keys --count 1000000",
         "bench deliver --rate 1000 --seconds 5",
         "bench deliver --count 1000000 --sink-batch --patience-seconds 30",
+        "context list",
+        "context use prod",
+        "context show prod --reveal",
+        "context add prod --addr https://h:1 --key-file - --select",
+        "context remove prod",
+        "sink list --context prod",
         "--addr http://h:1 --key k subscription stats DF1 -o json",
     ] {
         if let Err(error) = parse(line) {

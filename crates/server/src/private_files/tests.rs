@@ -135,7 +135,7 @@ async fn secrets_of_sinks_are_not_shown_not_logged_and_not_readable_by_others() 
     let data_dir = folder.path().join("data");
     let node = start(&data_dir).await;
     let key_file = data_dir.join("first-key");
-    first_key::ensure(&node.catalog, "acme", &key_file).await.unwrap();
+    first_key::ensure(&node.catalog, "acme", &key_file).await.unwrap().expect("the first account");
     let key = fs::read_to_string(&key_file).unwrap().trim().to_owned();
     let options =
         Options { addr: format!("http://{}", node.grpc), key: Some(key.clone()), timeout: DEADLINE };
