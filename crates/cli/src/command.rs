@@ -9,9 +9,10 @@ use crate::{
     failure::Failure,
     listen,
     output::Output,
+    page::Limit,
     publish, schema,
     session::{GlobalOptions, Session},
-    sink, subscription,
+    sink, status, subscription,
 };
 
 /// Commands of a client. The binary adds those that run a node.
@@ -27,6 +28,8 @@ pub enum Command {
 /// Commands that talk to a node.
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
+    /// Every subscription on one screen: its state, what waits, and how long until something is lost
+    Status(Limit),
     /// Publish events: one from the command line or a file, or one per line of stdin
     Publish(publish::PublishArguments),
     /// Show new events, or forward them to a server under development
@@ -73,6 +76,7 @@ pub async fn run(command: Command, global: GlobalOptions) -> ExitCode {
 
 async fn dispatch(command: NodeCommand, session: &Session) -> Result<(), Failure> {
     match command {
+        NodeCommand::Status(limit) => status::run(&limit, session).await,
         NodeCommand::Publish(arguments) => Box::pin(publish::run(arguments, session)).await,
         NodeCommand::Listen(arguments) => Box::pin(listen::run(arguments, session)).await,
         NodeCommand::Event(command) => event::run(command, session).await,

@@ -22,9 +22,9 @@ pub enum ContextCommand {
         name: String,
     },
     /// Show a context and where it is saved; the key only if asked for
-    Show(ShowArguments),
+    Show(ShowContextArguments),
     /// Save a context: --addr URL, and its key by --key-file or --key
-    Add(AddArguments),
+    Add(AddContextArguments),
     /// Forget a context and its key
     Remove {
         /// Name of a saved context
@@ -33,7 +33,7 @@ pub enum ContextCommand {
 }
 
 #[derive(Args, Debug)]
-pub struct ShowArguments {
+pub struct ShowContextArguments {
     /// Name of a saved context [default: the selected one]
     name: Option<String>,
     /// Print the whole key
@@ -42,7 +42,7 @@ pub struct ShowArguments {
 }
 
 #[derive(Args, Debug)]
-pub struct AddArguments {
+pub struct AddContextArguments {
     /// Name: letters, digits, '.', '_' and '-'
     name: String,
     /// File that holds the key, which a command line would show to others; - reads it from stdin
@@ -118,7 +118,7 @@ fn select(path: &Path, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(path: &Path, arguments: &ShowArguments, output: Output) -> Result<(), Failure> {
+fn show(path: &Path, arguments: &ShowContextArguments, output: Output) -> Result<(), Failure> {
     let saved = context::read(path).map_err(|error| Failure::from_context(&error))?;
     let name = arguments.name.clone().or_else(|| saved.current.clone()).ok_or_else(|| {
         Failure::usage("no context is selected", "name one, or select one with `fanfare context use NAME`")
@@ -131,7 +131,7 @@ fn show(path: &Path, arguments: &ShowArguments, output: Output) -> Result<(), Fa
     output.fields(shown.fields().with("file", &path.display().to_string()))
 }
 
-fn add(path: &Path, arguments: AddArguments, global: &GlobalOptions) -> Result<(), Failure> {
+fn add(path: &Path, arguments: AddContextArguments, global: &GlobalOptions) -> Result<(), Failure> {
     let Some(addr) = global.addr.clone() else {
         return Err(Failure::usage("the context needs an address", "give --addr http://HOST:PORT"));
     };
@@ -139,7 +139,7 @@ fn add(path: &Path, arguments: AddArguments, global: &GlobalOptions) -> Result<(
         Some(file) => Some(read_key(file)?),
         None => global.key.clone(),
     };
-    let AddArguments { name, replace, select, .. } = arguments;
+    let AddContextArguments { name, replace, select, .. } = arguments;
     let selected = context::change(path, |contexts| {
         check_name(&name)?;
         if !replace && contexts.contexts.contains_key(&name) {

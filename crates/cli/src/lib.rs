@@ -22,8 +22,10 @@ mod event;
 mod event_type;
 mod schema;
 mod sink;
+mod status;
 mod subscription;
 
+mod age;
 mod page;
 mod signature;
 

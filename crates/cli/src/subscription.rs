@@ -1,11 +1,12 @@
 //! `fanfare subscription`: which event types go to which sink, and what became of each event.
 
+mod health;
 mod stats;
 
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use fanfare_client::time;
+use fanfare_client::{Client, time};
 use fanfare_proto::v1::{self, create_subscription_request::From, selector::Version};
 
 use crate::{
@@ -15,6 +16,8 @@ use crate::{
     session::Session,
     terminal::say,
 };
+
+pub(crate) use health::{StatusLine, SubscriptionHealth, collect as collect_health};
 
 #[derive(Debug, Subcommand)]
 pub enum SubscriptionCommand {
@@ -28,7 +31,7 @@ pub enum SubscriptionCommand {
     Delete { id: String },
     /// Stop deliveries; events go on to be matched and held
     Pause { id: String },
-    /// SubscriptionStart deliveries again where they stopped
+    /// Start deliveries again where they stopped
     Resume { id: String },
     /// Outcomes of all matched events, and how many are pending
     Stats { id: String },
@@ -101,15 +104,11 @@ impl OutputRecord for v1::Subscription {
     const COLUMNS: &'static [&'static str] = &["ID", "SINK", "TYPES", "PAUSED", "DESCRIPTION"];
 
     fn row(&self) -> Vec<String> {
-        let types = self.selectors.iter().map(|selector| match selector.version {
-            Some(Version::SchemaVersion(version)) => format!("{}@{version}", selector.r#type),
-            Some(Version::AsPublished(())) | None => selector.r#type.clone(),
-        });
         let paused = if self.paused { "yes" } else { "no" };
         vec![
             self.id.clone(),
             self.sink_id.clone(),
-            types.collect::<Vec<_>>().join(","),
+            subscribed_types(self),
             paused.to_owned(),
             self.description.clone(),
         ]
@@ -138,6 +137,15 @@ impl OutputRecord for v1::Subscription {
             .with("etag", &self.etag)
             .with("reconciling", &self.reconciling)
     }
+}
+
+/// The selectors in the form of `--type`.
+fn subscribed_types(subscription: &v1::Subscription) -> String {
+    let types = subscription.selectors.iter().map(|selector| match selector.version {
+        Some(Version::SchemaVersion(version)) => format!("{}@{version}", selector.r#type),
+        Some(Version::AsPublished(())) | None => selector.r#type.clone(),
+    });
+    types.collect::<Vec<_>>().join(",")
 }
 
 pub(crate) async fn run(command: SubscriptionCommand, session: &Session) -> Result<(), Failure> {
@@ -195,13 +203,18 @@ async fn get(id: String, session: &Session) -> Result<(), Failure> {
 
 async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
     let client = session.connect().await?;
+    let subscriptions = list_all(&client, limit).await?;
+    session.output.list(&collect_health(&client, subscriptions).await)
+}
+
+/// The subscriptions by id, up to the limit.
+pub(crate) async fn list_all(client: &Client, limit: &Limit) -> Result<Vec<v1::Subscription>, Failure> {
     let listed = limit.collect(async |page_size, page_token| {
         let request = client.request(v1::ListSubscriptionsRequest { page_size, page_token });
         let page = client.subscriptions().list_subscriptions(request).await?.into_inner();
         Ok((page.subscriptions, page.next_page_token))
     });
-    let subscriptions = listed.await.map_err(|status| Failure::from_status("list subscriptions", &status))?;
-    session.output.list(&subscriptions)
+    listed.await.map_err(|status| Failure::from_status("list subscriptions", &status))
 }
 
 async fn delete(id: String, session: &Session) -> Result<(), Failure> {

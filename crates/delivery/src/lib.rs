@@ -34,5 +34,5 @@ pub use self::{
     delivery::{Delivery, DeliveryParts, ReconcileError},
     filter::{AccountIndex, Filter, FilterIndex, SchemaPin, SlotId, TypeMatch},
     options::{DeliveryOptions, RetryPolicy},
-    stats::{State, SubscriptionStats},
+    stats::{State, SubscriptionStats, Timestamps},
 };

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use fanfare_model::{AccountId, Offset, SubscriptionId};
+use fanfare_model::{AccountId, Offset, SubscriptionId, Timestamp};
 use fanfare_partition::{Counters, Outcome, Partition};
 
-use crate::leader::PartitionSlot;
+use crate::{judgement::Outage, leader::PartitionSlot};
 
 /// State of a subscription's deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -16,6 +16,36 @@ pub enum State {
     Active,
     Paused,
     SinkDown,
+    /// The sink answers, and rejects all that it gets.
+    RejectsEverything,
+    /// The sink asks for a slower pace.
+    Throttled,
+}
+
+/// One instant on the clocks of a partition's log and of the node.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    time: Timestamp,
+    monotonic_ms: u64,
+}
+
+impl Now {
+    /// The log's time at another instant of the monotonic clock.
+    fn time_at(self, monotonic_ms: u64) -> Timestamp {
+        Timestamp((self.time.0 + monotonic_ms).saturating_sub(self.monotonic_ms))
+    }
+}
+
+/// Times of a subscription's deliveries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timestamps {
+    pub oldest_pending_age_ms: Option<u64>,
+    /// Begin of the sink's outage, as this node has seen it.
+    pub failing_since: Option<Timestamp>,
+    /// The next probe of a sink that is not sent to; past if a probe may start at once.
+    pub next_attempt: Option<Timestamp>,
+    /// Time at which the age of a pending event exceeds the retention.
+    pub first_loss: Option<Timestamp>,
 }
 
 /// The account of every matched event: `matched = delivered + dead_lettered + expired + cancelled + pending`.
@@ -29,8 +59,8 @@ pub struct SubscriptionStats {
     pub pending: u64,
     /// Settled otherwise than delivered, by the reason's name.
     pub reasons: BTreeMap<&'static str, u64>,
-    pub oldest_pending_age_ms: Option<u64>,
     pub state: State,
+    pub times: Timestamps,
     pub parked_keys: u32,
     /// Empty if the last attempt succeeded.
     pub last_failure: String,
@@ -60,13 +90,32 @@ impl SubscriptionStats {
         let counters = machine.counters();
         self.count(&counters);
         self.partitions.push((index, counters.matched, counters.pending(), frontier));
-        let oldest = machine.oldest_append_time();
-        let age_ms = oldest.map(|oldest| slot.partition.now().millis_since(oldest));
-        self.oldest_pending_age_ms = self.oldest_pending_age_ms.max(age_ms);
+        let now = Now { time: slot.partition.now(), monotonic_ms: now_ms };
+        if let Some(oldest) = machine.oldest_append_time() {
+            let age_ms = now.time.millis_since(oldest);
+            self.times.oldest_pending_age_ms = self.times.oldest_pending_age_ms.max(Some(age_ms));
+            let retention_ms = slot.partition.retention_ms();
+            let loss = retention_ms.map(|retention_ms| Timestamp(oldest.0.saturating_add(retention_ms)));
+            self.times.first_loss = earliest(self.times.first_loss, loss);
+        }
         self.parked_keys += u32::try_from(machine.parked_keys()).unwrap_or(u32::MAX);
-        let is_down = locked.sink.as_ref().is_some_and(|sink| sink.breaker.lock().is_failing(now_ms));
+        if let Some(sink) = &locked.sink {
+            let breaker = sink.breaker.lock();
+            let since = breaker.failing_since_ms(now.monotonic_ms);
+            match breaker.outage() {
+                Some(Outage::Down) => self.state = State::SinkDown,
+                Some(Outage::RejectsEverything) => self.state = State::RejectsEverything,
+                Some(Outage::Throttled) => self.state = State::Throttled,
+                None if since.is_some() => self.state = State::SinkDown,
+                None => {}
+            }
+            self.times.failing_since =
+                earliest(self.times.failing_since, since.map(|since| now.time_at(since)));
+            let probe = breaker.next_probe_ms().map(|probe| now.time_at(probe));
+            self.times.next_attempt = earliest(self.times.next_attempt, probe);
+        }
         let broken = locked.sink.as_ref().and_then(|sink| sink.sink.as_ref().err());
-        if is_down || broken.is_some() {
+        if broken.is_some() {
             self.state = State::SinkDown;
         }
         let failure = broken.map_or_else(|| machine.last_failure(), String::as_str);
@@ -85,7 +134,7 @@ impl SubscriptionStats {
 
     pub(crate) fn conclude(&mut self, paused: bool) {
         if paused && self.state != State::Unknown {
-            self.state = State::Paused;
+            (self.state, self.times.failing_since, self.times.next_attempt) = (State::Paused, None, None);
         }
     }
 
@@ -105,4 +154,8 @@ impl SubscriptionStats {
             }
         }
     }
+}
+
+fn earliest(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    one.into_iter().chain(other).min()
 }

@@ -87,6 +87,12 @@ impl Partition {
         self.id
     }
 
+    /// Age at which events may leave the log, in milliseconds; none while the partition is unavailable.
+    #[must_use]
+    pub fn retention_ms(&self) -> Option<u64> {
+        self.open_backing().ok().map(|open| open.retention.age_ms)
+    }
+
     /// True if both are handles of one open replica: a partition that was closed and opened again is another one.
     #[must_use]
     pub fn is_same_replica(&self, other: &Self) -> bool {

@@ -81,6 +81,17 @@ pub(crate) fn check_founded(config: &Config) -> anyhow::Result<()> {
 }
 
 /// # Errors
+/// If the node has no account yet: its founding was interrupted.
+pub(crate) fn check_complete(directory: &Path, accounts: usize) -> anyhow::Result<()> {
+    ensure!(
+        accounts > 0,
+        "{directory} was founded and has no account yet: bring that to its end with `fanfare init --data-dir {directory}`",
+        directory = directory.display()
+    );
+    Ok(())
+}
+
+/// # Errors
 /// If the directory holds files of others.
 pub(crate) fn check_not_foreign(directory: &Path) -> anyhow::Result<()> {
     match contents(directory)? {

@@ -1,11 +1,8 @@
 //! `fanfare init`: founds a single node in an empty directory, with an account and its first key.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use fanfare_catalog::Account;
 use fanfare_cli::Format;
 use fanfare_environment::Environment;
@@ -102,20 +99,9 @@ async fn first_account(config: &Config, name: &str, store: &Store) -> anyhow::Re
     founded
 }
 
-/// # Errors
-/// If the node has no account yet: its founding was interrupted.
-pub(crate) fn check_complete(directory: &Path, accounts: usize) -> anyhow::Result<()> {
-    ensure!(
-        accounts > 0,
-        "{directory} was founded and has no account yet: bring that to its end with `fanfare init --data-dir {directory}`",
-        directory = directory.display()
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::Path};
 
     use super::*;
 

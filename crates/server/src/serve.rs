@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     config::{self, Config},
-    data_directory, init,
+    data_directory,
     node::Node,
     private_files, shutdown, telemetry, terminal,
 };
@@ -43,7 +43,7 @@ pub(crate) async fn run(command: ServeCommand) -> anyhow::Result<()> {
     data_directory::check_founded(&config)?;
     let (egress, data_dir) = (config.egress_policy(), config.node.data_dir.clone());
     let node = Node::start(config, egress).await?;
-    if let Err(incomplete) = init::check_complete(&data_dir, node.catalog.view().accounts.len()) {
+    if let Err(incomplete) = data_directory::check_complete(&data_dir, node.catalog.view().accounts.len()) {
         node.shutdown().await;
         return Err(incomplete);
     }

@@ -44,6 +44,7 @@ fn documented_command_lines_are_understood() {
         "sink list --output json",
         "subscription create --sink DG1 --type a --type b@2 --from earliest",
         "sub pause DF1",
+        "status --limit 20",
         "listen --type a --forward-to http://localhost:3000/hook",
         "listen -o json",
         "deadletter list --subscription DF1 --limit 5",

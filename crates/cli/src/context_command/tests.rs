@@ -10,8 +10,8 @@ fn global(addr: Option<&str>, key: Option<&str>) -> GlobalOptions {
     }
 }
 
-fn arguments(name: &str) -> AddArguments {
-    AddArguments { name: name.to_owned(), key_file: None, replace: false, select: false }
+fn arguments(name: &str) -> AddContextArguments {
+    AddContextArguments { name: name.to_owned(), key_file: None, replace: false, select: false }
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn key_may_come_from_a_file_and_is_shown_by_its_beginning() {
     let (path, file) = (home.path().join("context.toml"), home.path().join("key"));
     let key = format!("fanfare_sk_{}_{}", "0123456789abcdef".repeat(2), "s".repeat(64));
     std::fs::write(&file, format!("{key}\n")).unwrap();
-    let arguments = AddArguments { key_file: Some(file), ..arguments("prod") };
+    let arguments = AddContextArguments { key_file: Some(file), ..arguments("prod") };
     add(&path, arguments, &global(Some("http://prod:1"), None)).unwrap();
     let saved = context::read(&path).unwrap();
     assert_eq!(saved.named("prod").unwrap().key.as_deref(), Some(key.as_str()));

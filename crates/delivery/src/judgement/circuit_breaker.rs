@@ -54,6 +54,8 @@ const HELD_MS: u64 = 5_000;
 #[derive(Clone, Debug)]
 pub(crate) struct CircuitBreaker {
     state: State,
+    /// Time of the last opening of a closed breaker.
+    opened_ms: u64,
     /// The reason of the last outage.
     outage: Outage,
     streak: FailureStreak,
@@ -70,6 +72,7 @@ impl CircuitBreaker {
     pub(crate) fn new(concurrency_max: usize) -> Self {
         Self {
             state: State::Closed,
+            opened_ms: 0,
             outage: Outage::Down,
             streak: FailureStreak::default(),
             deliveries: 0,
@@ -166,7 +169,10 @@ impl CircuitBreaker {
     /// Opens the breaker, after a failed probe for one more; an open one for longer, if that is longer.
     fn open(&mut self, now_ms: u64, delay_ms: impl FnOnce(u32) -> u64) {
         let (probes, open_until_ms) = match self.state {
-            State::Closed => (0, 0),
+            State::Closed => {
+                self.opened_ms = now_ms;
+                (0, 0)
+            }
             State::HalfOpen { probes } => (probes.saturating_add(1), 0),
             State::Open { until_ms, probes } => (probes, until_ms),
         };
@@ -184,9 +190,20 @@ impl CircuitBreaker {
         self.outage().is_some_and(|outage| outage != Outage::Throttled)
     }
 
-    /// Down, or without a delivery for a while.
-    pub(crate) fn is_failing(&self, now_ms: u64) -> bool {
-        self.is_down() || self.streak.is_failing(now_ms)
+    /// Begin of the outage, or of the failures that are no outage yet; none of a sink that takes events.
+    pub(crate) fn failing_since_ms(&self, now_ms: u64) -> Option<u64> {
+        match self.state {
+            State::Closed => self.streak.is_failing(now_ms).then(|| self.streak.since_ms()),
+            State::Open { .. } | State::HalfOpen { .. } => Some(self.opened_ms),
+        }
+    }
+
+    /// Time of the next probe, which may be past; none while one is in flight, and of a closed breaker.
+    pub(crate) fn next_probe_ms(&self) -> Option<u64> {
+        match self.state {
+            State::Open { until_ms, .. } => Some(until_ms),
+            State::Closed | State::HalfOpen { .. } => None,
+        }
     }
 
     /// Open for so long, and with no probe due, that no event is worth keeping in memory.

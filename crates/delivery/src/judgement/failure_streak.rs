@@ -56,6 +56,11 @@ impl FailureStreak {
         self.failures >= SLOW_FAILURES && now_ms.saturating_sub(self.since_ms) >= SLOW_MS
     }
 
+    /// Time of the first failure, in monotonic milliseconds.
+    pub(crate) fn since_ms(&self) -> u64 {
+        self.since_ms
+    }
+
     /// Every failure is a rejection.
     pub(crate) fn is_all_rejections(&self) -> bool {
         self.rejections > 0 && self.rejections == self.failures

@@ -12,11 +12,19 @@ async fn an_outage_holds_all_events_counts_no_attempts_and_ends_with_a_probe() {
     let stats = world.stats_when(&held, |stats| stats.matched == 300 && stats.state == State::SinkDown).await;
     assert_eq!(stats.pending, 300);
     assert!(stats.last_failure.contains("connect"), "{}", stats.last_failure);
+    let loss = stats.times.first_loss.expect("something is pending");
+    let since = stats.times.failing_since.expect("the sink is down");
+    assert!(loss > since && stats.times.oldest_pending_age_ms.is_some(), "{stats:?}");
+    world.stats_when(&held, |stats| stats.times.next_attempt.is_some_and(|next| next >= since)).await;
     let probed = sink.attempts_when(|attempts| attempts.started >= KEYS.len() + 6);
     timeout(DEADLINE, probed).await.expect("the sink is probed again and again");
     sink.up();
     let stats = world.settled(&held, 300).await;
     assert_eq!((stats.delivered, stats.state, stats.last_failure.as_str()), (300, State::Active, ""));
+    assert_eq!(
+        (stats.times.failing_since, stats.times.next_attempt, stats.times.first_loss),
+        (None, None, None)
+    );
     let delivered = sink.delivered();
     check_order(&delivered);
     assert_eq!(sorted(&delivered), (0..300).collect::<Vec<_>>());

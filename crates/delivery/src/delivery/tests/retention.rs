@@ -28,7 +28,7 @@ async fn events_past_retention_become_dead_letters_before_the_log_is_trimmed() {
     let letters = world.delivery.list_dead_letters(orders.account, DeadLetterQuery::default()).await.unwrap();
     assert_eq!(letters.letters.len() as u64, stats.dead_lettered);
     check_order(&world.sink("orders").delivered());
-    assert_eq!(world.stats(&orders).oldest_pending_age_ms, None);
+    assert_eq!(world.stats(&orders).times.oldest_pending_age_ms, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -163,6 +163,8 @@ fn stats_message(stats: SubscriptionStats) -> v1::GetSubscriptionStatsResponse {
         DeliveryState::Active => v1::DeliveryState::Active,
         DeliveryState::Paused => v1::DeliveryState::Paused,
         DeliveryState::SinkDown => v1::DeliveryState::SinkDown,
+        DeliveryState::RejectsEverything => v1::DeliveryState::RejectsEverything,
+        DeliveryState::Throttled => v1::DeliveryState::Throttled,
     };
     let partitions = stats.partitions.into_iter().map(|(partition, matched, pending, frontier)| {
         v1::PartitionStats { partition: partition.into(), matched, pending, frontier: frontier.0 }
@@ -175,10 +177,13 @@ fn stats_message(stats: SubscriptionStats) -> v1::GetSubscriptionStatsResponse {
         cancelled: stats.cancelled,
         pending: stats.pending,
         reasons: stats.reasons.into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
-        oldest_pending_age_ms: stats.oldest_pending_age_ms,
+        oldest_pending_age_ms: stats.times.oldest_pending_age_ms,
         state: state.into(),
         parked_keys: stats.parked_keys,
         last_failure: stats.last_failure,
         partitions: partitions.collect(),
+        failing_since_time: stats.times.failing_since.map(to_api),
+        next_attempt_time: stats.times.next_attempt.map(to_api),
+        first_loss_time: stats.times.first_loss.map(to_api),
     }
 }
