@@ -162,7 +162,6 @@ impl Failure {
         Self { silent, ..failure }
     }
 
-    #[cfg(test)]
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }

@@ -1,5 +1,7 @@
 //! `fanfare sink`: where events are delivered to.
 
+mod update;
+
 use clap::{Args, Subcommand, ValueEnum};
 use fanfare_client::time;
 use fanfare_proto::v1::{self, sink::Kind};
@@ -21,6 +23,13 @@ pub enum SinkCommand {
     Get { id: String },
     /// List the sinks by id
     List(Limit),
+    /// Change settings of a sink; what waits for it is kept
+    Update {
+        /// The sink's id
+        id: String,
+        #[command(flatten)]
+        change: update::SinkChangeArguments,
+    },
     /// Delete a sink that no subscription names
     Delete { id: String },
 }
@@ -83,6 +92,15 @@ pub(crate) enum Method {
     Put,
 }
 
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Post => "POST",
+            Self::Put => "PUT",
+        }
+    }
+}
+
 impl OutputRecord for v1::Sink {
     const COLUMNS: &'static [&'static str] = &["ID", "KIND", "DESTINATION", "DESCRIPTION"];
 
@@ -135,6 +153,7 @@ pub(crate) async fn run(command: SinkCommand, session: &Session) -> Result<(), F
         SinkCommand::Create(command) => create(command, session).await,
         SinkCommand::Get { id } => get(id, session).await,
         SinkCommand::List(limit) => list(&limit, session).await,
+        SinkCommand::Update { id, change } => update::run(id, change, session).await,
         SinkCommand::Delete { id } => delete(id, session).await,
     }
 }
@@ -160,13 +179,9 @@ async fn create(command: CreateSinkCommand, session: &Session) -> Result<(), Fai
 }
 
 fn webhook(arguments: WebhookArguments) -> (String, Kind) {
-    let method = match arguments.method {
-        Method::Post => "POST",
-        Method::Put => "PUT",
-    };
     let webhook = v1::WebhookSink {
         destination: arguments.url,
-        method: method.to_owned(),
+        method: arguments.method.name().to_owned(),
         batch_events: arguments.batch,
         signing_secret: arguments.signing_secret,
         twilio_auth_token: arguments.twilio_auth_token,

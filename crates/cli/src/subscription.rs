@@ -2,6 +2,7 @@
 
 mod health;
 mod stats;
+mod update;
 
 use std::str::FromStr;
 
@@ -27,8 +28,10 @@ pub enum SubscriptionCommand {
     Get { id: String },
     /// List the subscriptions by id
     List(Limit),
-    /// Delete a subscription; what was pending counts as cancelled
-    Delete { id: String },
+    /// Change a subscription's sink, types or description; what is pending is kept
+    Update(update::UpdateSubscriptionArguments),
+    /// Delete a subscription; what is pending is cancelled, and said first
+    Delete(update::DeleteSubscriptionArguments),
     /// Stop deliveries; events go on to be matched and held
     Pause { id: String },
     /// Start deliveries again where they stopped
@@ -153,7 +156,8 @@ pub(crate) async fn run(command: SubscriptionCommand, session: &Session) -> Resu
         SubscriptionCommand::Create(arguments) => create(arguments, session).await,
         SubscriptionCommand::Get { id } => get(id, session).await,
         SubscriptionCommand::List(limit) => list(&limit, session).await,
-        SubscriptionCommand::Delete { id } => delete(id, session).await,
+        SubscriptionCommand::Update(arguments) => update::run(arguments, session).await,
+        SubscriptionCommand::Delete(arguments) => update::delete(arguments, session).await,
         SubscriptionCommand::Pause { id } => pause(id, session).await,
         SubscriptionCommand::Resume { id } => resume(id, session).await,
         SubscriptionCommand::Stats { id } => stats::run(id, session).await,
@@ -215,21 +219,6 @@ pub(crate) async fn list_all(client: &Client, limit: &Limit) -> Result<Vec<v1::S
         Ok((page.subscriptions, page.next_page_token))
     });
     listed.await.map_err(|status| Failure::from_status("list subscriptions", &status))
-}
-
-async fn delete(id: String, session: &Session) -> Result<(), Failure> {
-    let attempted = format!("delete subscription {id}");
-    let request = v1::DeleteSubscriptionRequest { id: id.clone() };
-    let deleted = session
-        .call(&attempted, async |client| {
-            client.subscriptions().delete_subscription(client.request(request)).await
-        })
-        .await?;
-    say(&format!("deleted subscription {id}"));
-    if deleted.reconciling {
-        say("some partition has not confirmed it: attempts may start there until it does");
-    }
-    Ok(())
 }
 
 async fn pause(id: String, session: &Session) -> Result<(), Failure> {
