@@ -5,7 +5,7 @@ use fanfare_control::{
     Control, ControlError, EventTypeSettings, ListRequest, Selector, SelectorVersion, SinkKind, SinkSettings,
     SubscriptionSettings, WebhookSettings,
 };
-use fanfare_model::StartAt;
+use fanfare_model::{DeliverySettings, StartAt};
 use parking_lot::Mutex;
 
 use crate::{
@@ -161,5 +161,6 @@ fn sink_settings(route: Route) -> SinkSettings {
             signing_secret: None,
             twilio_auth_token: None,
         })),
+        delivery: DeliverySettings::default(),
     }
 }

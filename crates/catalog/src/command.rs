@@ -3,15 +3,15 @@
 //! A command carries all that applying it needs, so that every replica and every replay comes to the same state:
 //! the time and fresh identifiers.
 
-use fanfare_model::{
-    AccountId, BrokerId, KeyId, PartitionId, SinkConfig, SinkId, StartAt, SubscriptionId, Timestamp,
-};
+use fanfare_model::{AccountId, BrokerId, KeyId, PartitionId, SinkId, StartAt, SubscriptionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountLimits, NewEventType, NewSubscription};
+use crate::{AccountLimits, NewEventType, NewSink, NewSubscription};
 
-/// Version of the commands that this program writes and reads.
-const VERSION: u32 = 3;
+/// Version of the commands that this program writes.
+const VERSION: u32 = 4;
+/// The oldest version that this program reads. Version 4 added the delivery settings of sinks.
+const OLDEST: u32 = 3;
 
 /// One change, at one time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,12 +75,12 @@ pub(crate) enum Change {
     CreateSink {
         account: AccountId,
         id: SinkId,
-        sink: SinkSpec,
+        sink: NewSink,
     },
     UpdateSink {
         account: AccountId,
         id: SinkId,
-        sink: SinkSpec,
+        sink: NewSink,
         expected_revision: Option<u64>,
     },
     DeleteSink {
@@ -151,13 +151,6 @@ pub(crate) struct KeyRecord {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SinkSpec {
-    pub(crate) description: String,
-    pub(crate) config: SinkConfig,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct CreatedSubscription {
     pub(crate) id: SubscriptionId,
     pub(crate) spec: NewSubscription,
@@ -170,7 +163,7 @@ pub(crate) struct CreatedSubscription {
 pub(crate) enum CommandError {
     #[error("is of version {version} and this program knows up to {VERSION}")]
     Newer { version: u32 },
-    #[error("is of version {version}, written by an older program: this one reads from {VERSION} on")]
+    #[error("is of version {version}, written by an older program: this one reads from {OLDEST} on")]
     Older { version: u32 },
     #[error("is of the unknown kind {kind}")]
     UnknownKind { kind: u8 },
@@ -192,8 +185,8 @@ impl Command {
         // The version comes first: the rest of a newer command need not parse.
         let Header { version } = serde_json::from_slice(bytes).map_err(malformed)?;
         match version {
-            VERSION => serde_json::from_slice(bytes).map_err(malformed),
-            0..VERSION => Err(CommandError::Older { version }),
+            OLDEST..=VERSION => serde_json::from_slice(bytes).map_err(malformed),
+            0..OLDEST => Err(CommandError::Older { version }),
             _ => Err(CommandError::Newer { version }),
         }
     }

@@ -32,7 +32,7 @@ pub use cluster::{AccountLimits, Broker, ClusterView, PlacedReplica};
 pub use error::{ChangeError, ObjectKind, OpenError};
 pub use event_type::{EventType, EventTypeStatus, NewEventType, Schema, SchemaVersion};
 pub use key::{NewKey, Tenant};
-pub use subscription::{NewSubscription, SinkChange};
+pub use subscription::{NewSink, NewSubscription, SinkChange};
 pub use view::{AccountView, View};
 #[cfg(test)]
 pub(crate) use view_store::RebuildReason;

@@ -1,14 +1,23 @@
 //! Requests to create and change sinks and subscriptions.
 
-use fanfare_model::{SinkConfig, SinkId, SubscribedType};
+use fanfare_model::{DeliverySettings, SinkConfig, SinkId, SubscribedType};
 use serde::{Deserialize, Serialize};
 
-/// Replaces a sink's description and configuration. Its kind stays.
+/// A destination, and the way to deliver to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewSink {
+    pub description: String,
+    pub config: SinkConfig,
+    #[serde(default)]
+    pub delivery: DeliverySettings,
+}
+
+/// Replaces a sink's description, configuration and delivery settings. Its kind stays.
 #[derive(Clone, Debug)]
 pub struct SinkChange {
-    pub description: String,
     /// The whole of it, with the secrets.
-    pub config: SinkConfig,
+    pub sink: NewSink,
     /// The revision that the caller read; none overwrites any revision.
     pub expected_revision: Option<u64>,
 }

@@ -28,7 +28,7 @@ pub enum SinkCommand {
         /// The sink's id
         id: String,
         #[command(flatten)]
-        change: update::SinkChangeArguments,
+        change: Box<update::SinkChangeArguments>,
     },
     /// Delete a sink that no subscription names
     Delete { id: String },
@@ -37,7 +37,7 @@ pub enum SinkCommand {
 #[derive(Debug, Subcommand)]
 pub enum CreateSinkCommand {
     /// HTTP requests with CloudEvents as JSON
-    Webhook(WebhookArguments),
+    Webhook(Box<WebhookArguments>),
     /// Records of an Amazon Kinesis data stream
     Kinesis(KinesisArguments),
 }
@@ -66,6 +66,8 @@ pub struct WebhookArguments {
     twilio_auth_token: String,
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     description: String,
+    #[command(flatten)]
+    delivery: DeliveryArguments,
 }
 
 #[derive(Args, Debug)]
@@ -82,8 +84,34 @@ pub struct KinesisArguments {
     /// Endpoint instead of AWS's
     #[arg(long, value_name = "URL", default_value = "", hide_default_value = true)]
     endpoint: String,
+    /// Time for a whole request [default: the node's, 15000]
+    #[arg(long, value_name = "MILLISECONDS")]
+    timeout_ms: Option<u32>,
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     description: String,
+    #[command(flatten)]
+    delivery: DeliveryArguments,
+}
+
+/// Pace and retries; the node decides what is left out.
+#[derive(Args, Clone, Copy, Debug, Default)]
+#[group(skip)]
+struct DeliveryArguments {
+    /// Most requests at once from a node, 1 to 1024; the node's own limit holds, too
+    #[arg(long, value_name = "COUNT")]
+    concurrency_max: Option<u32>,
+    /// Most requests a second from a node, 1 to 100000 [default: no limit]
+    #[arg(long, value_name = "COUNT")]
+    requests_per_second_max: Option<u32>,
+    /// Most time before a failed event is tried again, 100 to 3600000 [default: the node's]
+    #[arg(long, value_name = "MILLISECONDS")]
+    retry_initial_ms: Option<u32>,
+    /// Most time between two tries, 100 to 86400000 [default: the node's]
+    #[arg(long, value_name = "MILLISECONDS")]
+    retry_max_ms: Option<u32>,
+    /// Tries of an event that fails while others pass, before it is a dead letter, 1 to 1000 [default: the node's]
+    #[arg(long, value_name = "COUNT")]
+    attempts_max: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -120,6 +148,10 @@ impl OutputRecord for v1::Sink {
             Some(Kind::Kinesis(kinesis)) => fields.with("kinesis", &kinesis_fields(kinesis)),
             None => fields,
         };
+        let fields = match self.delivery.filter(|delivery| *delivery != v1::DeliverySettings::default()) {
+            Some(delivery) => fields.with("delivery", &delivery_fields(&delivery)),
+            None => fields,
+        };
         fields
             .with("createTime", &time::text(self.create_time.as_ref()))
             .with("updateTime", &time::text(self.update_time.as_ref()))
@@ -146,6 +178,27 @@ fn kinesis_fields(kinesis: &v1::KinesisSink) -> OutputFields {
         .with("roleArn", &kinesis.role_arn)
         .with("externalId", &kinesis.external_id)
         .with("endpointOverride", &kinesis.endpoint_override)
+        .with("timeoutMs", &kinesis.timeout_ms)
+}
+
+/// Settings that leave nothing to the node are shown alone.
+fn delivery_fields(delivery: &v1::DeliverySettings) -> OutputFields {
+    let counts = [
+        ("concurrencyMax", delivery.concurrency_max),
+        ("requestsPerSecondMax", delivery.requests_per_second_max),
+        ("attemptsMax", delivery.attempts_max),
+    ];
+    let delays = [("retryInitialMs", delivery.retry_initial), ("retryMaxMs", delivery.retry_max)];
+    let mut fields = OutputFields::new();
+    for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+        fields = fields.with(name, &count);
+    }
+    for (name, delay) in delays {
+        if let Some(delay) = delay {
+            fields = fields.with(name, &(delay.seconds * 1000 + i64::from(delay.nanos / 1_000_000)));
+        }
+    }
+    fields
 }
 
 pub(crate) async fn run(command: SinkCommand, session: &Session) -> Result<(), Failure> {
@@ -153,18 +206,19 @@ pub(crate) async fn run(command: SinkCommand, session: &Session) -> Result<(), F
         SinkCommand::Create(command) => create(command, session).await,
         SinkCommand::Get { id } => get(id, session).await,
         SinkCommand::List(limit) => list(&limit, session).await,
-        SinkCommand::Update { id, change } => update::run(id, change, session).await,
+        SinkCommand::Update { id, change } => update::run(id, *change, session).await,
         SinkCommand::Delete { id } => delete(id, session).await,
     }
 }
 
 async fn create(command: CreateSinkCommand, session: &Session) -> Result<(), Failure> {
-    let (description, kind) = match command {
-        CreateSinkCommand::Webhook(arguments) => webhook(arguments),
+    let (description, kind, delivery) = match command {
+        CreateSinkCommand::Webhook(arguments) => webhook(*arguments),
         CreateSinkCommand::Kinesis(arguments) => kinesis(arguments),
     };
+    let delivery = Some(delivery_settings(delivery));
     let attempted = "create sink";
-    let sink = v1::Sink { description, kind: Some(kind), ..v1::Sink::default() };
+    let sink = v1::Sink { description, kind: Some(kind), delivery, ..v1::Sink::default() };
     let request = v1::CreateSinkRequest { sink: Some(sink) };
     let created = session
         .call(attempted, async |client| client.sinks().create_sink(client.request(request)).await)
@@ -178,7 +232,7 @@ async fn create(command: CreateSinkCommand, session: &Session) -> Result<(), Fai
     Ok(())
 }
 
-fn webhook(arguments: WebhookArguments) -> (String, Kind) {
+fn webhook(arguments: WebhookArguments) -> (String, Kind, DeliveryArguments) {
     let webhook = v1::WebhookSink {
         destination: arguments.url,
         method: arguments.method.name().to_owned(),
@@ -188,17 +242,32 @@ fn webhook(arguments: WebhookArguments) -> (String, Kind) {
         timeout_ms: arguments.timeout_ms.unwrap_or(0),
         batch_events_max: arguments.batch_events_max.unwrap_or(0),
     };
-    (arguments.description, Kind::Webhook(webhook))
+    (arguments.description, Kind::Webhook(webhook), arguments.delivery)
 }
 
-fn kinesis(arguments: KinesisArguments) -> (String, Kind) {
+fn kinesis(arguments: KinesisArguments) -> (String, Kind, DeliveryArguments) {
     let kinesis = v1::KinesisSink {
         arn: arguments.arn,
         role_arn: arguments.role_arn,
         external_id: arguments.external_id,
         endpoint_override: arguments.endpoint,
+        timeout_ms: arguments.timeout_ms.unwrap_or(0),
     };
-    (arguments.description, Kind::Kinesis(kinesis))
+    (arguments.description, Kind::Kinesis(kinesis), arguments.delivery)
+}
+
+fn delivery_settings(arguments: DeliveryArguments) -> v1::DeliverySettings {
+    let duration = |milliseconds: u32| prost_types::Duration {
+        seconds: i64::from(milliseconds / 1000),
+        nanos: i32::try_from(milliseconds % 1000).expect("below 1000") * 1_000_000,
+    };
+    v1::DeliverySettings {
+        concurrency_max: arguments.concurrency_max.unwrap_or(0),
+        requests_per_second_max: arguments.requests_per_second_max.unwrap_or(0),
+        retry_initial: arguments.retry_initial_ms.map(duration),
+        retry_max: arguments.retry_max_ms.map(duration),
+        attempts_max: arguments.attempts_max.unwrap_or(0),
+    }
 }
 
 async fn get(id: String, session: &Session) -> Result<(), Failure> {

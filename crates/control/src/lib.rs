@@ -29,6 +29,6 @@ pub use self::{
     event_types::EventTypeSettings,
     list::{ListRequest, Listed},
     schemas::{NewSchema, VersionedSchema},
-    sinks::{SinkKind, SinkSettings, WebhookSettings},
+    sinks::{KinesisSettings, SinkKind, SinkSettings, WebhookSettings},
     subscriptions::{Selector, SelectorVersion, SubscriptionSettings, SubscriptionStatus},
 };

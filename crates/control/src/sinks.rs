@@ -1,9 +1,11 @@
 //! Sinks: destinations of an account and how events get there.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
-use fanfare_catalog::{ChangeError, ObjectKind, SinkChange, Tenant};
-use fanfare_model::{KinesisConfig, Secret, Sink, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
+use fanfare_catalog::{ChangeError, NewSink, ObjectKind, SinkChange, Tenant};
+use fanfare_model::{
+    DeliverySettings, KinesisConfig, Secret, Sink, SinkConfig, SinkId, WebhookConfig, WebhookMethod,
+};
 
 use crate::{
     control::{Control, UpdateRounds, parse_id},
@@ -15,19 +17,37 @@ const TIMEOUT_DEFAULT_MS: u32 = 15_000;
 const TIMEOUT_MAX_MS: u32 = 30_000;
 const BATCH_EVENTS_DEFAULT: u32 = 100;
 
+const CONCURRENCY: RangeInclusive<u64> = 1..=1024;
+const REQUESTS_PER_SECOND: RangeInclusive<u64> = 1..=100_000;
+const RETRY_INITIAL_MS: RangeInclusive<u64> = 100..=3_600_000;
+const RETRY_MAX_MS: RangeInclusive<u64> = 100..=86_400_000;
+const ATTEMPTS: RangeInclusive<u64> = 1..=1000;
+
 /// Wanted state of a sink.
 #[derive(Clone, Debug)]
 pub struct SinkSettings {
     pub description: String,
     /// Required.
     pub kind: Option<SinkKind>,
+    pub delivery: DeliverySettings,
 }
 
 /// Kind of a sink and its settings.
 #[derive(Clone, Debug)]
 pub enum SinkKind {
     Webhook(WebhookSettings),
-    Kinesis(KinesisConfig),
+    Kinesis(KinesisSettings),
+}
+
+/// Settings of a data stream; what is absent has its default.
+#[derive(Clone, Debug)]
+pub struct KinesisSettings {
+    pub arn: String,
+    pub role_arn: Option<String>,
+    pub external_id: Option<String>,
+    pub endpoint_override: Option<String>,
+    /// 15 s if absent, at most 30 s.
+    pub timeout_ms: Option<u32>,
 }
 
 /// Settings of a webhook; what is absent has its default.
@@ -56,15 +76,14 @@ impl Control {
         tenant: Tenant,
         settings: SinkSettings,
     ) -> Result<Arc<Sink>, ControlError> {
-        let SinkSettings { description, kind } = settings;
-        let mut config = config(kind)?;
-        if let SinkConfig::Webhook(webhook) = &mut config
+        let mut sink = new_sink(settings)?;
+        if let SinkConfig::Webhook(webhook) = &mut sink.config
             && webhook.signing_secret.expose().is_empty()
         {
             webhook.signing_secret = self.sinks.signing_secret();
         }
-        self.sinks.check(&config)?;
-        Ok(self.catalog.create_sink(tenant, &description, config).await?)
+        self.sinks.check(&sink.config)?;
+        Ok(self.catalog.create_sink(tenant, sink).await?)
     }
 
     /// # Errors
@@ -103,11 +122,10 @@ impl Control {
         let mut rounds = UpdateRounds::new(expected_revision);
         loop {
             let stored = self.account(tenant)?.sinks.get(&id).cloned().ok_or_else(|| unknown(id))?;
-            let SinkSettings { description, kind } = change(&stored);
-            let config = config(kind)?;
-            self.sinks.check(&config)?;
+            let sink = new_sink(change(&stored))?;
+            self.sinks.check(&sink.config)?;
             let expected_revision = Some(rounds.expected(stored.revision));
-            let change = SinkChange { description, config, expected_revision };
+            let change = SinkChange { sink, expected_revision };
             match self.catalog.update_sink(tenant, id, change).await {
                 Err(error) if rounds.goes_on_after(&error) => {}
                 answer => return Ok(answer?),
@@ -127,10 +145,26 @@ fn unknown(id: SinkId) -> ChangeError {
     ChangeError::NotFound { kind: ObjectKind::Sink, name: id.to_string() }
 }
 
+fn new_sink(settings: SinkSettings) -> Result<NewSink, FieldViolation> {
+    let SinkSettings { description, kind, delivery } = settings;
+    check_delivery(&delivery)?;
+    Ok(NewSink { description, config: config(kind)?, delivery })
+}
+
 fn config(kind: Option<SinkKind>) -> Result<SinkConfig, FieldViolation> {
     match kind {
         Some(SinkKind::Webhook(webhook)) => Ok(SinkConfig::Webhook(webhook_config(webhook)?)),
-        Some(SinkKind::Kinesis(kinesis)) => Ok(SinkConfig::Kinesis(kinesis)),
+        Some(SinkKind::Kinesis(kinesis)) => {
+            let KinesisSettings { arn, role_arn, external_id, endpoint_override, timeout_ms } = kinesis;
+            let timeout_ms = timeout_ms.unwrap_or(TIMEOUT_DEFAULT_MS);
+            Ok(SinkConfig::Kinesis(KinesisConfig {
+                arn,
+                role_arn,
+                external_id,
+                endpoint_override,
+                timeout_ms,
+            }))
+        }
         None => Err(FieldViolation::new("sink.kind", "is required: give sink.webhook or sink.kinesis")),
     }
 }
@@ -155,6 +189,45 @@ fn webhook_config(webhook: WebhookSettings) -> Result<WebhookConfig, FieldViolat
         signing_secret: webhook.signing_secret.unwrap_or_else(|| Secret::new(String::new())),
         twilio_auth_token: webhook.twilio_auth_token,
     })
+}
+
+/// Delays are compared where the sink gives both: the node's own may be any.
+fn check_delivery(delivery: &DeliverySettings) -> Result<(), FieldViolation> {
+    let DeliverySettings { concurrency_max, requests_per_second_max, attempts_max, .. } = *delivery;
+    let DeliverySettings { retry_initial_ms, retry_max_ms, .. } = *delivery;
+    let counts = [
+        ("sink.delivery.concurrency_max", concurrency_max, CONCURRENCY),
+        ("sink.delivery.requests_per_second_max", requests_per_second_max, REQUESTS_PER_SECOND),
+        ("sink.delivery.attempts_max", attempts_max, ATTEMPTS),
+    ];
+    for (field, given, range) in counts {
+        check_range(field, given.map(u64::from), &range, "")?;
+    }
+    check_range("sink.delivery.retry_initial", retry_initial_ms, &RETRY_INITIAL_MS, " ms")?;
+    check_range("sink.delivery.retry_max", retry_max_ms, &RETRY_MAX_MS, " ms")?;
+    match (retry_initial_ms, retry_max_ms) {
+        (Some(initial_ms), Some(max_ms)) if max_ms < initial_ms => {
+            let problem =
+                format!("is {max_ms} ms; use at least sink.delivery.retry_initial, {initial_ms} ms");
+            Err(FieldViolation::new("sink.delivery.retry_max", problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_range(
+    field: &'static str,
+    given: Option<u64>,
+    range: &RangeInclusive<u64>,
+    unit: &str,
+) -> Result<(), FieldViolation> {
+    match given.filter(|given| !range.contains(given)) {
+        Some(given) => {
+            let (least, most) = (range.start(), range.end());
+            Err(FieldViolation::new(field, format!("is {given}{unit}; use {least} to {most}{unit}")))
+        }
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +267,37 @@ mod tests {
         ];
         for (settings, field) in table {
             assert_eq!(config(settings.map(SinkKind::Webhook)).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn delivery_settings_out_of_range_name_their_field_and_the_range() {
+        let none = DeliverySettings::default;
+        check_delivery(&none()).unwrap();
+        let table = [
+            (DeliverySettings { concurrency_max: Some(1025), ..none() }, "concurrency_max", "1 to 1024"),
+            (
+                DeliverySettings { requests_per_second_max: Some(100_001), ..none() },
+                "requests_per_second_max",
+                "1 to 100000",
+            ),
+            (DeliverySettings { retry_initial_ms: Some(99), ..none() }, "retry_initial", "100 to 3600000 ms"),
+            (
+                DeliverySettings { retry_max_ms: Some(86_400_001), ..none() },
+                "retry_max",
+                "100 to 86400000 ms",
+            ),
+            (
+                DeliverySettings { retry_initial_ms: Some(2_000), retry_max_ms: Some(1_000), ..none() },
+                "retry_max",
+                "at least sink.delivery.retry_initial, 2000 ms",
+            ),
+            (DeliverySettings { attempts_max: Some(1_001), ..none() }, "attempts_max", "1 to 1000"),
+        ];
+        for (delivery, field, range) in table {
+            let violation = check_delivery(&delivery).unwrap_err();
+            assert_eq!(violation.field, format!("sink.delivery.{field}"));
+            assert!(violation.problem.contains(range), "{violation:?}");
         }
     }
 }

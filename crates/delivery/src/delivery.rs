@@ -81,13 +81,14 @@ impl Delivery {
         intervals: Intervals,
     ) -> Self {
         let DeliveryParts { catalog, directory, sinks, environment } = parts;
+        let options = Arc::new(options);
         let context = Arc::new(DeliveryContext {
             catalog,
             dead_letters: DeadLetterStream::new(directory.clone()),
-            sinks: SinkPool::new(sinks, options.sink_concurrency),
+            sinks: SinkPool::new(sinks, options.clone()),
             catch_up_limiter: Arc::default(),
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
-            options: Arc::new(options),
+            options,
             intervals,
             seed: environment.random().next_u64(),
             started: Instant::now(),

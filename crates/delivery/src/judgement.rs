@@ -10,6 +10,7 @@
 mod circuit_breaker;
 mod concurrency;
 mod failure_streak;
+mod rate_limit;
 
 use std::time::Duration;
 

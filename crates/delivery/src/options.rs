@@ -10,8 +10,9 @@ pub struct DeliveryOptions {
     pub window_bytes: usize,
     /// Progress is replicated at half a window or after this interval.
     pub advance_interval_ms: u64,
-    /// Concurrent requests per sink.
+    /// Concurrent requests per sink; a sink's own setting may be lower.
     pub sink_concurrency: usize,
+    /// The policy of sinks without settings of their own.
     pub retry: RetryPolicy,
     /// Keys of one subscription in one partition that are held back by a failing event. Events of further failing keys
     /// take up room in the window.

@@ -112,7 +112,15 @@ impl Locked {
             Some(guard) => guard,
             None => &mut without_sink,
         };
-        let mut inputs = Inputs { now_ms, fan_out_offset, random, breaker };
+        let of_node;
+        let retry = match &self.sink {
+            Some(sink) => &sink.retry,
+            None => {
+                of_node = self.machine.options.clone();
+                &of_node.retry
+            }
+        };
+        let mut inputs = Inputs { now_ms, fan_out_offset, random, breaker, retry };
         change(&mut self.machine, &mut inputs, actions)
     }
 }

@@ -17,5 +17,5 @@ pub use hash::{EventIdHash, KeyHash, body_checksum};
 pub use partition::{PartitionId, Stream};
 pub use position::{Offset, Timestamp};
 pub use sid::{AccountId, KeyId, SidError, SinkId, SubscriptionId};
-pub use sink::{KinesisConfig, Secret, Sink, SinkConfig, WebhookConfig, WebhookMethod};
+pub use sink::{DeliverySettings, KinesisConfig, Secret, Sink, SinkConfig, WebhookConfig, WebhookMethod};
 pub use subscription::{StartAt, SubscribedType, Subscription};

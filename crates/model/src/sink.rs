@@ -13,10 +13,28 @@ pub struct Sink {
     pub account: AccountId,
     pub description: String,
     pub config: SinkConfig,
+    #[serde(default)]
+    pub delivery: DeliverySettings,
     pub created: Timestamp,
     pub updated: Timestamp,
     /// Rises with every change; the etag.
     pub revision: u64,
+}
+
+/// Pace and retries of the requests to a sink; the node's configuration decides what is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliverySettings {
+    /// Most requests at once on a node, whose own limit holds, too.
+    pub concurrency_max: Option<u32>,
+    /// Most requests per second on a node; none is no limit.
+    pub requests_per_second_max: Option<u32>,
+    /// Upper bound of the delay before the first retry of an event.
+    pub retry_initial_ms: Option<u64>,
+    /// Upper bound of the delay between two tries of an event.
+    pub retry_max_ms: Option<u64>,
+    /// Tries of an event that fails alone before it becomes a dead letter.
+    pub attempts_max: Option<u32>,
 }
 
 /// The kind of a sink and its configuration.
@@ -73,6 +91,15 @@ pub struct KinesisConfig {
     pub role_arn: Option<String>,
     pub external_id: Option<String>,
     pub endpoint_override: Option<String>,
+    /// Time for a whole request.
+    #[serde(default = "KinesisConfig::timeout_default_ms")]
+    pub timeout_ms: u32,
+}
+
+impl KinesisConfig {
+    fn timeout_default_ms() -> u32 {
+        15_000
+    }
 }
 
 /// Text that must not be printed.

@@ -34,7 +34,8 @@ const PARTITION_KEY_CHARS_MAX: usize = 256;
 
 /// Stored bytes in an attempt. Leaves room for the overhead of JSON, so that an attempt is usually one request.
 const BATCH_BYTES_MAX: usize = 2 << 20;
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+const TIMEOUT_MS_MIN: u32 = 100;
+const TIMEOUT_MS_MAX: u32 = 30_000;
 
 /// One data stream.
 pub(crate) struct Kinesis {
@@ -42,6 +43,7 @@ pub(crate) struct Kinesis {
     /// Made by the first attempt, because the credentials of the environment are read asynchronously.
     client: OnceCell<Client>,
     budget: AccountBudget,
+    timeout: Duration,
 }
 
 /// A record and the index of its event in the attempt.
@@ -53,6 +55,7 @@ struct Record {
 
 impl Kinesis {
     pub(crate) fn check(config: &KinesisConfig, policy: &EgressPolicy) -> Result<(), ConfigError> {
+        timeout_of(config)?;
         StreamAccess::new(config, policy).map(drop)
     }
 
@@ -61,7 +64,8 @@ impl Kinesis {
         policy: &EgressPolicy,
         budget: AccountBudget,
     ) -> Result<Self, ConfigError> {
-        Ok(Self { access: StreamAccess::new(config, policy)?, client: OnceCell::new(), budget })
+        let (timeout, access) = (timeout_of(config)?, StreamAccess::new(config, policy)?);
+        Ok(Self { access, client: OnceCell::new(), budget, timeout })
     }
 
     /// One outcome for each of `records`, in order.
@@ -75,7 +79,7 @@ impl Kinesis {
             let client = self.client.get_or_init(|| self.access.connect(&self.budget)).await;
             client.put_records().stream_arn(self.access.arn()).set_records(Some(records)).send().await
         };
-        match timeout(REQUEST_TIMEOUT, request).await {
+        match timeout(self.timeout, request).await {
             Ok(Ok(output)) => answer::by_record(&output, count),
             Ok(Err(error)) => vec![answer::for_all(&error, count); count],
             Err(_) => {
@@ -84,6 +88,15 @@ impl Kinesis {
             }
         }
     }
+}
+
+/// The time for a whole request.
+fn timeout_of(config: &KinesisConfig) -> Result<Duration, ConfigError> {
+    if !(TIMEOUT_MS_MIN..=TIMEOUT_MS_MAX).contains(&config.timeout_ms) {
+        let problem = format!("is {}; use {TIMEOUT_MS_MIN} to {TIMEOUT_MS_MAX}", config.timeout_ms);
+        return Err(ConfigError { field: "kinesis.timeout_ms", problem });
+    }
+    Ok(Duration::from_millis(config.timeout_ms.into()))
 }
 
 impl Sink for Kinesis {

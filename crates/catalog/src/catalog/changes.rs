@@ -11,8 +11,9 @@ use fanfare_model::{
 
 use super::{Catalog, FOUNDER};
 use crate::{
-    Account, ChangeError, EventType, NewEventType, NewKey, NewSubscription, Schema, SinkChange, Tenant,
-    command::{Change, CreatedSubscription, KeyRecord, NewAccount, NewBroker, SinkSpec},
+    Account, ChangeError, EventType, NewEventType, NewKey, NewSink, NewSubscription, Schema, SinkChange,
+    Tenant,
+    command::{Change, CreatedSubscription, KeyRecord, NewAccount, NewBroker},
     key::random_bytes,
 };
 
@@ -149,13 +150,8 @@ impl Catalog {
     ///
     /// # Errors
     /// See [`ChangeError`].
-    pub async fn create_sink(
-        &self,
-        tenant: Tenant,
-        description: &str,
-        config: SinkConfig,
-    ) -> Result<Arc<Sink>, ChangeError> {
-        let sink = SinkSpec { description: description.to_owned(), config: self.complete(config) };
+    pub async fn create_sink(&self, tenant: Tenant, sink: NewSink) -> Result<Arc<Sink>, ChangeError> {
+        let sink = NewSink { config: self.complete(sink.config), ..sink };
         let (account, id) = (tenant.account(), SinkId::from_bytes(self.random_id()));
         self.change(Change::CreateSink { account, id, sink }).await?.sink()
     }
@@ -168,8 +164,8 @@ impl Catalog {
         id: SinkId,
         change: SinkChange,
     ) -> Result<Arc<Sink>, ChangeError> {
-        let SinkChange { description, config, expected_revision } = change;
-        let (account, sink) = (tenant.account(), SinkSpec { description, config });
+        let SinkChange { sink, expected_revision } = change;
+        let account = tenant.account();
         self.change(Change::UpdateSink { account, id, sink, expected_revision }).await?.sink()
     }
 

@@ -1,4 +1,4 @@
-use fanfare_model::{AccountId, Secret, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
+use fanfare_model::{AccountId, DeliverySettings, Secret, SinkConfig, SinkId, WebhookConfig, WebhookMethod};
 
 use super::*;
 
@@ -12,16 +12,33 @@ fn golden() -> Command {
         signing_secret: Secret::new("whsec_AAAA".to_owned()),
         twilio_auth_token: None,
     };
-    let sink = SinkSpec { description: "orders".to_owned(), config: SinkConfig::Webhook(webhook) };
+    let delivery = DeliverySettings {
+        concurrency_max: Some(8),
+        requests_per_second_max: Some(50),
+        retry_initial_ms: Some(500),
+        retry_max_ms: None,
+        attempts_max: Some(20),
+    };
+    let config = SinkConfig::Webhook(webhook);
+    let sink = NewSink { description: "orders".to_owned(), config, delivery };
     let (account, id) = (AccountId::from_bytes([1; 16]), SinkId::from_bytes([2; 16]));
     Command::new(Timestamp(1_700_000_000_000), Change::CreateSink { account, id, sink })
 }
 
 #[test]
 fn a_stored_command_stays_readable() {
-    let stored = include_str!("../../tests/golden/command-v3.json").trim_end();
+    let stored = include_str!("../../tests/golden/command-v4.json").trim_end();
     assert_eq!(String::from_utf8(golden().encode()).unwrap(), stored);
     assert_eq!(Command::decode(stored.as_bytes()), Ok(golden()));
+}
+
+#[test]
+fn a_sink_of_the_earlier_version_has_the_node_s_settings() {
+    let stored = include_str!("../../tests/golden/command-v3.json").trim_end();
+    let Change::CreateSink { sink, .. } = Command::decode(stored.as_bytes()).unwrap().change else {
+        panic!("the command creates a sink")
+    };
+    assert_eq!((sink.description.as_str(), sink.delivery), ("orders", DeliverySettings::default()));
 }
 
 #[test]
@@ -34,8 +51,8 @@ fn an_older_command_is_refused_by_its_version_alone() {
 
 #[test]
 fn a_newer_command_is_refused_by_its_version_alone() {
-    let stored = br#"{"change":{"split_atom":[1,2]},"v":4,"who":"knows"}"#;
-    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 4 }));
+    let stored = br#"{"change":{"split_atom":[1,2]},"v":5,"who":"knows"}"#;
+    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 5 }));
 }
 
 #[test]
@@ -45,7 +62,7 @@ fn an_unknown_field_or_change_is_refused() {
         String::new(),
         "{}".to_owned(),
         base.replace(r#""id":"#, r#""colour":"red","id":"#),
-        base.replace(r#""v":3"#, r#""v":3,"urgent":true"#),
+        base.replace(r#""v":4"#, r#""v":4,"urgent":true"#),
         base.replace("create_sink", "create_sieve"),
         base[..base.len() - 1].to_owned(),
     ];

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use crate::{AccountView, ClusterView, View};
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The oldest version that this program reads. Version 3 added the delivery settings of sinks.
+const OLDEST: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DocumentError {
@@ -85,8 +87,8 @@ impl State {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DocumentError> {
         let header: Header = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;
         match header.v {
-            VERSION => {}
-            0..VERSION => return Err(DocumentError::Older),
+            OLDEST..=VERSION => {}
+            0..OLDEST => return Err(DocumentError::Older),
             _ => return Err(DocumentError::Newer),
         }
         let read: Read = serde_json::from_slice(bytes).map_err(|_| DocumentError::Malformed)?;

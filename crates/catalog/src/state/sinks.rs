@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fanfare_model::{AccountId, Secret, Sink, SinkConfig, SinkId};
 
 use super::{Draft, Object, check_limit, check_revision};
-use crate::{AccountView, ChangeError, ObjectKind, command::SinkSpec, names};
+use crate::{AccountView, ChangeError, NewSink, ObjectKind, names};
 
 const KIND: ObjectKind = ObjectKind::Sink;
 const ADDRESS_BYTES_MAX: usize = 2048;
@@ -19,7 +19,7 @@ impl Draft<'_> {
         &mut self,
         account: AccountId,
         id: SinkId,
-        spec: SinkSpec,
+        spec: NewSink,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
         check(&spec)?;
@@ -28,8 +28,8 @@ impl Draft<'_> {
         }
         check_limit(KIND, view.sinks.len(), self.view.cluster.limits.sinks_max)?;
         let (created, revision) = (self.now, self.revision());
-        let SinkSpec { description, config } = spec;
-        let sink = Sink { id, account, description, config, created, updated: created, revision };
+        let NewSink { description, config, delivery } = spec;
+        let sink = Sink { id, account, description, config, delivery, created, updated: created, revision };
         self.put_sink(sink)
     }
 
@@ -37,7 +37,7 @@ impl Draft<'_> {
         &mut self,
         account: AccountId,
         id: SinkId,
-        spec: SinkSpec,
+        spec: NewSink,
         expected_revision: Option<u64>,
     ) -> Result<Object, ChangeError> {
         let old = find(self.account(account)?, id)?;
@@ -48,8 +48,8 @@ impl Draft<'_> {
         }
         check(&spec)?;
         let (created, updated, revision) = (old.created, self.now, self.revision());
-        let SinkSpec { description, config } = spec;
-        self.put_sink(Sink { id, account, description, config, created, updated, revision })
+        let NewSink { description, config, delivery } = spec;
+        self.put_sink(Sink { id, account, description, config, delivery, created, updated, revision })
     }
 
     pub(super) fn delete_sink(&mut self, account: AccountId, id: SinkId) -> Result<Object, ChangeError> {
@@ -75,7 +75,7 @@ fn find(view: &AccountView, id: SinkId) -> Result<&Sink, ChangeError> {
     found.ok_or_else(|| ChangeError::NotFound { kind: KIND, name: id.to_string() })
 }
 
-fn check(spec: &SinkSpec) -> Result<(), ChangeError> {
+fn check(spec: &NewSink) -> Result<(), ChangeError> {
     names::check_description("sink.description", &spec.description)?;
     match &spec.config {
         SinkConfig::Webhook(webhook) => {

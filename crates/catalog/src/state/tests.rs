@@ -3,14 +3,14 @@ mod properties;
 mod refusals;
 
 use fanfare_model::{
-    BrokerId, KeyId, KinesisConfig, PartitionId, Secret, SinkConfig, SinkId, StartAt, SubscribedType,
-    SubscriptionId, WebhookConfig, WebhookMethod,
+    BrokerId, DeliverySettings, KeyId, KinesisConfig, PartitionId, Secret, SinkConfig, SinkId, StartAt,
+    SubscribedType, SubscriptionId, WebhookConfig, WebhookMethod,
 };
 
 use super::*;
 use crate::{
-    AccountLimits, EventTypeStatus, NewEventType, NewSubscription,
-    command::{CreatedSubscription, KeyRecord, NewAccount, NewBroker, SinkSpec},
+    AccountLimits, EventTypeStatus, NewEventType, NewSink, NewSubscription,
+    command::{CreatedSubscription, KeyRecord, NewAccount, NewBroker},
 };
 
 const ACCOUNT: AccountId = AccountId::from_bytes([0xA; 16]);
@@ -141,16 +141,25 @@ fn webhook(secret: &str, token: Option<&str>) -> SinkConfig {
 
 fn kinesis(arn: &str) -> SinkConfig {
     let arn = arn.to_owned();
-    SinkConfig::Kinesis(KinesisConfig { arn, role_arn: None, external_id: None, endpoint_override: None })
+    SinkConfig::Kinesis(KinesisConfig {
+        arn,
+        role_arn: None,
+        external_id: None,
+        endpoint_override: None,
+        timeout_ms: 15_000,
+    })
+}
+
+fn described(description: &str, config: SinkConfig) -> NewSink {
+    NewSink { description: description.to_owned(), config, delivery: DeliverySettings::default() }
 }
 
 fn sink(id: SinkId, config: SinkConfig) -> Change {
-    let sink = SinkSpec { description: String::new(), config };
-    Change::CreateSink { account: ACCOUNT, id, sink }
+    Change::CreateSink { account: ACCOUNT, id, sink: described("", config) }
 }
 
 fn update_sink(config: SinkConfig, expected_revision: Option<u64>) -> Change {
-    let sink = SinkSpec { description: "changed".to_owned(), config };
+    let sink = described("changed", config);
     Change::UpdateSink { account: ACCOUNT, id: SINK, sink, expected_revision }
 }
 
@@ -174,15 +183,18 @@ fn update_subscription(spec: NewSubscription, expected_revision: Option<u64>) ->
 #[test]
 fn a_stored_state_stays_readable() {
     let state = Replica::furnished().state;
-    let stored = include_str!("../../tests/golden/state-v2.json").trim_end();
+    let stored = include_str!("../../tests/golden/state-v3.json").trim_end();
     assert_eq!(String::from_utf8(state.encode()).unwrap(), stored);
-    assert_eq!(State::decode(stored.as_bytes()), Ok(state));
+    assert_eq!(State::decode(stored.as_bytes()), Ok(state.clone()));
+    // Sinks had no delivery settings.
+    let earlier = include_str!("../../tests/golden/state-v2.json");
+    assert_eq!(State::decode(earlier.as_bytes()), Ok(state));
 }
 
 #[test]
 fn a_state_of_another_version_is_refused() {
     let stored = String::from_utf8(Replica::furnished().state.encode()).unwrap();
-    let newer = r#"{"v":3,"anything":[]}"#;
+    let newer = r#"{"v":4,"anything":[]}"#;
     assert_eq!(State::decode(newer.as_bytes()), Err(DocumentError::Newer));
     assert_eq!(State::decode(br#"{"v":1,"accounts":{}}"#), Err(DocumentError::Older));
     for broken in ["", "{}", &stored[..stored.len() - 1], &stored.replace("revision", "version")] {
@@ -194,8 +206,8 @@ fn a_state_of_another_version_is_refused() {
 fn a_newer_command_stops_the_state_where_it_is() {
     let mut replica = Replica::furnished();
     let before = replica.state.clone();
-    let stored = br#"{"v":4}"#;
-    assert_eq!(replica.apply_stored(stored).unwrap_err(), CommandError::Newer { version: 4 });
+    let stored = br#"{"v":5}"#;
+    assert_eq!(replica.apply_stored(stored).unwrap_err(), CommandError::Newer { version: 5 });
     assert_eq!(replica.state, before);
 }
 

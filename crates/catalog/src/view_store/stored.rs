@@ -17,7 +17,7 @@ use crate::{
     state::{PositionRecord, State, StateHeader},
 };
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The state that a store holds.
 #[derive(Clone, Default)]

@@ -4,7 +4,7 @@ use clap::Args;
 use fanfare_proto::v1::{self, sink::Kind};
 use prost_types::FieldMask;
 
-use super::Method;
+use super::{DeliveryArguments, Method, delivery_settings};
 use crate::{failure::Failure, session::Session, terminal::say};
 
 /// An empty text clears a setting that may be absent.
@@ -30,6 +30,8 @@ pub struct SinkChangeArguments {
     secrets: SecretChangeArguments,
     #[command(flatten)]
     kinesis: KinesisChangeArguments,
+    #[command(flatten)]
+    delivery: DeliveryArguments,
     /// Text for people
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -61,6 +63,9 @@ pub(super) struct KinesisChangeArguments {
     /// Kinesis: endpoint instead of AWS's
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
+    /// Kinesis: time for a whole request
+    #[arg(long, value_name = "MILLISECONDS")]
+    kinesis_timeout_ms: Option<u32>,
 }
 
 pub(super) async fn run(
@@ -111,6 +116,7 @@ fn request(id: String, arguments: SinkChangeArguments) -> Result<v1::UpdateSinkR
         role_arn: paths.take("kinesis.role_arn", given.role_arn),
         external_id: paths.take("kinesis.external_id", given.external_id),
         endpoint_override: paths.take("kinesis.endpoint_override", given.endpoint),
+        timeout_ms: paths.take("kinesis.timeout_ms", given.kinesis_timeout_ms),
     };
     let of_kinesis = paths.0.iter().any(|path| path.starts_with("kinesis."));
     let kind = match (of_webhook, of_kinesis) {
@@ -125,13 +131,20 @@ fn request(id: String, arguments: SinkChangeArguments) -> Result<v1::UpdateSinkR
         (false, false) => None,
     };
     let description = paths.take("description", arguments.description);
+    let given = arguments.delivery;
+    let delivery = delivery_settings(given);
+    paths.take("delivery.concurrency_max", given.concurrency_max);
+    paths.take("delivery.requests_per_second_max", given.requests_per_second_max);
+    paths.take("delivery.retry_initial", given.retry_initial_ms);
+    paths.take("delivery.retry_max", given.retry_max_ms);
+    paths.take("delivery.attempts_max", given.attempts_max);
     if paths.0.is_empty() {
         return Err(Failure::usage(
             "nothing to change is given",
             "give a setting, such as --url; see --help",
         ));
     }
-    let sink = v1::Sink { id, description, kind, ..v1::Sink::default() };
+    let sink = v1::Sink { id, description, kind, delivery: Some(delivery), ..v1::Sink::default() };
     Ok(v1::UpdateSinkRequest { sink: Some(sink), update_mask: Some(FieldMask { paths: paths.0 }) })
 }
 
@@ -160,6 +173,14 @@ mod tests {
         assert_eq!(paths(role), ["kinesis.role_arn"]);
         let both = SinkChangeArguments { kinesis: kinesis(), batch: Some(true), ..Default::default() };
         assert!(request("DG1".to_owned(), both).is_err());
+        let delivery =
+            DeliveryArguments { concurrency_max: Some(0), retry_max_ms: Some(1_500), ..Default::default() };
+        let pace = SinkChangeArguments { delivery, ..Default::default() };
+        assert_eq!(
+            paths(pace),
+            ["delivery.concurrency_max", "delivery.retry_max"],
+            "0 leaves it to the node"
+        );
         assert!(request("DG1".to_owned(), SinkChangeArguments::default()).is_err());
     }
 }

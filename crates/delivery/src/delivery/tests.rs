@@ -24,13 +24,13 @@ use std::{
 };
 
 use fanfare_catalog::{
-    CatalogOptions, EventTypeStatus, NewEventType, NewSubscription, SinkChange, Tenant, ViewStorage,
+    CatalogOptions, EventTypeStatus, NewEventType, NewSink, NewSubscription, SinkChange, Tenant, ViewStorage,
 };
 use fanfare_cluster::{AppendForwarder, Location, Locations, NoForwarder};
 use fanfare_log::{MemoryFileSystem, Store, StoreOptions, memory::Keep};
 use fanfare_model::{
-    Event, KeyHash, Offset, ReplicaId, Secret, Sink, SinkConfig, StartAt, SubscribedType, Subscription,
-    Timestamp, WebhookConfig, WebhookMethod,
+    DeliverySettings, Event, KeyHash, Offset, ReplicaId, Secret, Sink, SinkConfig, StartAt, SubscribedType,
+    Subscription, Timestamp, WebhookConfig, WebhookMethod,
 };
 use fanfare_partition::{
     Budgets, MemoryLimits, PartitionOptions, PartitionReplica, Quota, RecordBatchBuilder, Role,
@@ -280,7 +280,7 @@ impl World {
     }
 
     async fn create_sink(&self, name: &str) -> Arc<Sink> {
-        self.catalog.create_sink(self.tenant(), "", webhook(name)).await.unwrap()
+        self.catalog.create_sink(self.tenant(), new_sink(webhook(name))).await.unwrap()
     }
 
     /// A sink and a subscription of `types` to it, from now on, in effect.
@@ -470,6 +470,10 @@ fn webhook(name: &str) -> SinkConfig {
         signing_secret: Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
         twilio_auth_token: None,
     })
+}
+
+fn new_sink(config: SinkConfig) -> NewSink {
+    NewSink { description: String::new(), config, delivery: DeliverySettings::default() }
 }
 
 fn subscription(sink: &Sink, types: &[&str]) -> NewSubscription {

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use super::{FailureStreak, KeySource, Verdict, concurrency::Concurrency};
+use super::{FailureStreak, KeySource, Verdict, concurrency::Concurrency, rate_limit::RateLimit};
 
 /// Attempts that may be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,16 @@ pub(crate) enum Allowed {
     Nothing {
         until_ms: Option<u64>,
     },
+}
+
+impl Allowed {
+    /// The time before which nothing may be started, if there is one.
+    pub(crate) fn until_ms(self) -> Option<u64> {
+        match self {
+            Self::Nothing { until_ms } => until_ms,
+            Self::Everything | Self::OneProbe => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +75,8 @@ pub(crate) struct CircuitBreaker {
     probe: u64,
     last_failed_probe: Option<KeySource>,
     concurrency: Concurrency,
+    /// None: as many requests per second as come.
+    rate: Option<RateLimit>,
 }
 
 impl CircuitBreaker {
@@ -79,15 +91,27 @@ impl CircuitBreaker {
             probe: 0,
             last_failed_probe: None,
             concurrency: Concurrency::new(concurrency_max),
+            rate: None,
         }
     }
 
+    /// Changes the limits of the sink's requests. An outage, and what is in flight, stay.
+    pub(crate) fn set_limits(&mut self, concurrency_max: usize, requests_per_second_max: Option<u32>) {
+        self.concurrency.set_max(concurrency_max);
+        self.rate = requests_per_second_max.map(|rate| match &self.rate {
+            Some(limit) => limit.with_rate(rate),
+            None => RateLimit::new(rate),
+        });
+    }
+
     pub(crate) fn allowed(&self, now_ms: u64) -> Allowed {
+        let next_ms = self.rate.as_ref().map_or(0, RateLimit::next_ms);
         match self.state {
             State::Closed if self.concurrency.is_used_up() => Allowed::Nothing { until_ms: None },
+            State::Closed if next_ms > now_ms => Allowed::Nothing { until_ms: Some(next_ms) },
             State::Closed => Allowed::Everything,
-            State::Open { until_ms, .. } if until_ms <= now_ms => Allowed::OneProbe,
-            State::Open { until_ms, .. } => Allowed::Nothing { until_ms: Some(until_ms) },
+            State::Open { until_ms, .. } if until_ms.max(next_ms) <= now_ms => Allowed::OneProbe,
+            State::Open { until_ms, .. } => Allowed::Nothing { until_ms: Some(until_ms.max(next_ms)) },
             State::HalfOpen { .. } => Allowed::Nothing { until_ms: None },
         }
     }
@@ -96,8 +120,11 @@ impl CircuitBreaker {
     ///
     /// # Panics
     /// If a probe is in flight.
-    pub(crate) fn start_attempt(&mut self) -> Option<u64> {
+    pub(crate) fn start_attempt(&mut self, now_ms: u64) -> Option<u64> {
         self.concurrency.begin();
+        if let Some(rate) = &mut self.rate {
+            rate.take(now_ms);
+        }
         match self.state {
             State::Closed => None,
             State::Open { probes, .. } => {
@@ -327,7 +354,7 @@ mod tests {
 
     /// An attempt that ends with this verdict.
     fn attempt(breaker: &mut CircuitBreaker, verdict: Verdict, now_ms: u64) {
-        let probe = breaker.start_attempt();
+        let probe = breaker.start_attempt(now_ms);
         breaker.record(&verdict, source(), now_ms);
         match verdict {
             Verdict::SinkDown { .. } => trip(breaker, now_ms),
@@ -349,7 +376,7 @@ mod tests {
         assert_eq!(breaker.allowed(1_099), unchanged, "attempts in flight change nothing");
         for (now_ms, next_ms) in [(1_100, 1_300), (1_300, 1_700), (1_700, 2_500)] {
             assert_eq!(breaker.allowed(now_ms), Allowed::OneProbe);
-            let probe = breaker.start_attempt();
+            let probe = breaker.start_attempt(now_ms);
             assert_eq!(breaker.allowed(now_ms), Allowed::Nothing { until_ms: None });
             breaker.record(&DOWN, source(), now_ms);
             trip(&mut breaker, now_ms);
@@ -368,7 +395,7 @@ mod tests {
         let mut breaker = CircuitBreaker::new(8);
         attempt(&mut breaker, DOWN, 0);
         attempt(&mut breaker, Verdict::Deliver, 100);
-        let tickets = [breaker.start_attempt(), breaker.start_attempt()];
+        let tickets = [breaker.start_attempt(0), breaker.start_attempt(0)];
         assert_eq!(breaker.allowed(100), Allowed::Nothing { until_ms: None }, "two are allowed by now");
         for probe in tickets {
             breaker.record(&Verdict::Deliver, source(), 100);
@@ -376,7 +403,7 @@ mod tests {
         }
         for _ in 0..4 {
             assert_eq!(breaker.allowed(100), Allowed::Everything);
-            breaker.start_attempt();
+            breaker.start_attempt(0);
         }
         assert_eq!(breaker.allowed(100), Allowed::Nothing { until_ms: None }, "four are allowed by now");
     }
@@ -385,7 +412,7 @@ mod tests {
     fn throttled_sink_gets_nothing_before_the_time_that_it_names_and_then_one_probe() {
         let mut breaker = CircuitBreaker::new(64);
         let throttled = Verdict::Throttle { after: Some(Duration::from_secs(1)) };
-        (0..3).for_each(|_| assert_eq!(breaker.start_attempt(), None));
+        (0..3).for_each(|_| assert_eq!(breaker.start_attempt(0), None));
         for (now_ms, until_ms) in [(0, 1_000), (10, 1_010), (20, 1_020)] {
             breaker.record(&throttled, source(), now_ms);
             breaker.throttle(now_ms, |_| 1_000);
@@ -395,8 +422,29 @@ mod tests {
         assert_eq!((breaker.outage(), breaker.is_down()), (Some(Outage::Throttled), false));
         assert_eq!(breaker.allowed(1_020), Allowed::OneProbe);
         attempt(&mut breaker, Verdict::Deliver, 1_020);
-        (0..16).for_each(|_| assert_eq!(breaker.start_attempt(), None));
+        (0..16).for_each(|_| assert_eq!(breaker.start_attempt(0), None));
         assert_eq!(breaker.allowed(1_020), Allowed::Nothing { until_ms: None }, "a quarter is left");
+    }
+
+    #[test]
+    fn requests_keep_to_the_limits_of_the_sink_and_a_change_holds_at_once() {
+        let mut breaker = CircuitBreaker::new(64);
+        breaker.set_limits(2, Some(4));
+        breaker.start_attempt(1_000);
+        assert_eq!(breaker.allowed(1_000), Allowed::Nothing { until_ms: Some(1_250) });
+        assert_eq!(breaker.allowed(1_250), Allowed::Everything);
+        breaker.start_attempt(1_250);
+        assert_eq!(breaker.allowed(2_000), Allowed::Nothing { until_ms: None }, "two are in flight");
+        trip(&mut breaker, 2_000);
+        breaker.set_limits(3, None);
+        assert_eq!(breaker.allowed(2_000), Allowed::Nothing { until_ms: Some(2_100) }, "the outage stays");
+        attempt(&mut breaker, Verdict::Deliver, 2_100);
+        breaker.set_limits(3, Some(1));
+        breaker.end_attempt(None);
+        breaker.end_attempt(None);
+        assert_eq!(breaker.allowed(2_100), Allowed::Everything);
+        breaker.start_attempt(2_100);
+        assert_eq!(breaker.allowed(2_100), Allowed::Nothing { until_ms: Some(3_100) });
     }
 
     #[test]
@@ -406,10 +454,10 @@ mod tests {
         trip(&mut shared.lock(), 0);
         assert!(watch.has_changed().unwrap());
         watch.mark_unchanged();
-        let probe = shared.lock().start_attempt();
+        let probe = shared.lock().start_attempt(0);
         let first = shared.clone().ticket(probe);
         trip(&mut shared.lock(), 0);
-        let probe = shared.lock().start_attempt();
+        let probe = shared.lock().start_attempt(0);
         let second = shared.clone().ticket(probe);
         drop(first);
         assert_eq!(shared.lock().allowed(1_000), Allowed::Nothing { until_ms: None });

@@ -22,6 +22,13 @@ impl Concurrency {
         Self { max, limit: max, slow_start_to: max, delivered: 0, in_flight: 0 }
     }
 
+    /// Another maximum. A limit that was at the old one is at the new one.
+    pub(super) fn set_max(&mut self, max: usize) {
+        self.limit = if self.limit >= self.max { max } else { self.limit.min(max) };
+        self.slow_start_to = if self.slow_start_to >= self.max { max } else { self.slow_start_to.min(max) };
+        self.max = max;
+    }
+
     pub(super) fn is_used_up(&self) -> bool {
         self.in_flight >= self.limit
     }
@@ -75,6 +82,14 @@ mod tests {
         assert_eq!(concurrency.limit, 17);
         (0..4).for_each(|_| concurrency.throttled());
         assert_eq!(concurrency.limit, 1, "one request is always allowed");
+        concurrency.set_max(8);
+        assert_eq!(concurrency.limit, 1, "throttling stays");
+        concurrency.restart();
+        (0..20).for_each(|_| concurrency.delivered());
+        assert_eq!(concurrency.limit, 8);
+        concurrency.set_max(16);
+        assert_eq!(concurrency.limit, 16);
+        concurrency.set_max(1);
         concurrency.begin();
         assert!(concurrency.is_used_up());
         concurrency.end();

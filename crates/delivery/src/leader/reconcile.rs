@@ -178,7 +178,7 @@ impl PartitionLeader {
         let sink = view.sinks.get(&config.sink).map(|sink| self.context.delivery.sinks.get(sink));
         let mut locked = subscription.lock();
         let same_sink = match (&locked.sink, &sink) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (Some(old), Some(new)) => Arc::ptr_eq(&old.breaker, &new.breaker),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };

@@ -217,8 +217,8 @@ impl Worker {
         while !context.delivery.draining.is_cancelled() {
             let mut locked = subscription.lock();
             let wants_attempt =
-                locked.run(context.input_values(), &mut self.actions, |machine, inputs, _| {
-                    machine.wants_attempt(inputs)
+                locked.run(context.input_values(), &mut self.actions, |machine, inputs, actions| {
+                    machine.wants_attempt(inputs, actions)
                 });
             // Right before the attempt: past its lease, another leader may be attempting the same events.
             let may_attempt = wants_attempt && self.lease.allows_attempt();

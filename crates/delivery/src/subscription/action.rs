@@ -67,7 +67,7 @@ impl SubscriptionState {
             self.settle(&request.item, Outcome::Expired(reason), inputs.now_ms);
             return;
         }
-        let delay_ms = probe_delay_ms(&self.options.retry, DEAD_LETTER_BACKOFF, None, inputs.random);
+        let delay_ms = probe_delay_ms(inputs.retry, DEAD_LETTER_BACKOFF, None, inputs.random);
         let retry_at_ms = inputs.now_ms + delay_ms;
         if !request.item.parked {
             // The key is not parked: later events of the key may be settled already, and a parked key has none such.
@@ -92,15 +92,11 @@ impl SubscriptionState {
     }
 
     fn wake_at_ms(&self, inputs: &Inputs<'_>) -> Option<u64> {
-        let breaker = match inputs.breaker.allowed(inputs.now_ms) {
-            Allowed::Nothing { until_ms } => until_ms,
-            Allowed::Everything | Allowed::OneProbe => None,
-        };
         let deadlines = [
             self.parked_keys.deadline(inputs.now_ms),
             self.window.retry_at_ms(),
             self.dead_letters.retry_at_ms(),
-            breaker,
+            inputs.breaker.allowed(inputs.now_ms).until_ms(),
             Some(self.position.read_retry_at_ms()),
         ];
         deadlines.into_iter().flatten().filter(|&deadline_ms| deadline_ms > inputs.now_ms).min()

@@ -21,10 +21,14 @@ struct BatchRoom {
 }
 
 impl SubscriptionState {
-    /// An attempt is worth a permit of the sink.
-    pub(crate) fn wants_attempt(&self, inputs: &Inputs<'_>) -> bool {
-        let allowed = !matches!(self.allowed(inputs), Allowed::Nothing { .. });
-        self.mode == Mode::Active && allowed && !self.ready.is_empty()
+    /// An attempt is worth a permit of the sink. If only the rate forbids, a tick follows when the rate allows one.
+    pub(crate) fn wants_attempt(&self, inputs: &Inputs<'_>, actions: &mut Actions) -> bool {
+        let is_wanted = self.mode == Mode::Active && !self.ready.is_empty();
+        let allowed = self.allowed(inputs);
+        if is_wanted {
+            actions.wake_at_ms = allowed.until_ms().into_iter().chain(actions.wake_at_ms).min();
+        }
+        is_wanted && !matches!(allowed, Allowed::Nothing { .. })
     }
 
     /// A probe waits until the window is read again: parked keys, which are read sooner, would be probed for ever.
@@ -55,7 +59,7 @@ impl SubscriptionState {
         let items = self.choose(events_max, abilities);
         settle_sent_if_planted(self, &items, inputs.now_ms);
         if !items.is_empty() {
-            let probe = inputs.breaker.start_attempt();
+            let probe = inputs.breaker.start_attempt(inputs.now_ms);
             actions.work.push(Action::StartAttempt { items, probe });
         }
         self.write_dead_letters(actions);

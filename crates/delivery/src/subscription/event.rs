@@ -5,7 +5,7 @@ use fanfare_partition::Reason;
 use fanfare_sinks::{Abilities, Outcome};
 
 use super::buffered_event::{AttemptItem, BufferedEvent, DeadLetterRequest, SchemaCheck};
-use crate::judgement::CircuitBreaker;
+use crate::{RetryPolicy, judgement::CircuitBreaker};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -142,6 +142,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) random: u64,
     /// Circuit breaker of the sink, shared with its other subscriptions.
     pub(crate) breaker: &'a mut CircuitBreaker,
+    /// The sink's, or the node's while there is no sink.
+    pub(crate) retry: &'a RetryPolicy,
 }
 
 /// Work that the subscription's worker does; each ends with an event.

@@ -14,7 +14,6 @@ use super::{
     state::{Candidate, LastOutage, SubscriptionState},
 };
 use crate::{
-    RetryPolicy,
     backoff::{probe_delay_ms, retry_after_ms, retry_delay_ms},
     judgement::{History, KeySource, Rejections, Verdict, judge},
 };
@@ -95,7 +94,7 @@ impl SubscriptionState {
         inputs.random = random;
         // Once for the attempt, and after its deliveries: each of these closes the breaker.
         if let Some(after) = throttled {
-            throttle(&self.options.retry, after, inputs);
+            throttle(after, inputs);
         }
         self.step_back(stepping_back);
     }
@@ -103,7 +102,7 @@ impl SubscriptionState {
     /// Judges one outcome, and acts on the verdict.
     fn judge(&mut self, item: AttemptItem, outcome: &Outcome, inputs: &mut Inputs<'_>) -> Verdict {
         let history = self.history(&item, outcome, inputs);
-        let verdict = judge(&history, outcome, &self.options.retry);
+        let verdict = judge(&history, outcome, inputs.retry);
         let was_down = inputs.breaker.is_down();
         inputs.breaker.record(&verdict, history.source, inputs.now_ms);
         match outcome {
@@ -123,7 +122,7 @@ impl SubscriptionState {
             Verdict::Reject => self.give_up_after_attempt(item, Reason::Rejected),
             Verdict::HoldRejected { outage } => {
                 if outage {
-                    trip(&self.options.retry, None, inputs);
+                    trip(None, inputs);
                 }
                 self.hold_rejected(&item, &history, inputs);
             }
@@ -136,7 +135,7 @@ impl SubscriptionState {
                 }
                 let is_probe = inputs.breaker.last_failed_probe() == Some(history.source);
                 if told || was_down {
-                    trip(&self.options.retry, after, inputs);
+                    trip(after, inputs);
                 } else {
                     // Many have failed by now, and any other key may still be taken: the first probe need not wait.
                     inputs.breaker.trip(inputs.now_ms, |_| 0);
@@ -227,14 +226,14 @@ impl SubscriptionState {
         let attempts = self.attempts(&item) + 1;
         // While several keys fail and nothing is delivered, the sink may be down: that spends nobody's attempts.
         let may_be_outage = suspect && inputs.breaker.streak().has_several_keys();
-        let attempts_max = self.options.retry.attempts_max.filter(|_| !may_be_outage);
+        let attempts_max = inputs.retry.attempts_max.filter(|_| !may_be_outage);
         if attempts_max.is_some_and(|attempts_max| attempts >= attempts_max) {
             if item.parked || self.window.get(item.event.offset).is_some() {
                 self.give_up_after_attempt(item, Reason::AttemptsExhausted);
             }
             return;
         }
-        let retry = &self.options.retry;
+        let retry = inputs.retry;
         let delay_ms = retry_delay_ms(retry, attempts, after, inputs.random);
         let delay_ms_max = if suspect { retry.probe_max_ms.max(retry_after_ms(after)) } else { u64::MAX };
         let retry_at_ms = inputs.now_ms + delay_ms.min(delay_ms_max);
@@ -247,7 +246,7 @@ impl SubscriptionState {
     /// The event was rejected, and nothing proves yet that the event is at fault.
     fn hold_rejected(&mut self, item: &AttemptItem, history: &History, inputs: &Inputs<'_>) {
         let attempts = self.attempts(item) + 1;
-        let retry_at_ms = inputs.now_ms + retry_delay_ms(&self.options.retry, attempts, None, inputs.random);
+        let retry_at_ms = inputs.now_ms + retry_delay_ms(inputs.retry, attempts, None, inputs.random);
         let (first_ms, at_deliveries) = (inputs.now_ms, history.deliveries);
         let first = Rejections { first_ms, count: 0, at_deliveries };
         self.park(item, retry_at_ms, |failures| {
@@ -261,7 +260,7 @@ impl SubscriptionState {
     /// the end. No attempt is counted.
     fn hold(&mut self, item: &AttemptItem, is_probe: bool, inputs: &Inputs<'_>) {
         if is_probe {
-            let delay_ms = retry_delay_ms(&self.options.retry, 1, None, inputs.random);
+            let delay_ms = retry_delay_ms(inputs.retry, 1, None, inputs.random);
             self.park(item, inputs.now_ms + delay_ms, |_| {});
         } else {
             self.put_back(item, inputs.now_ms);
@@ -297,13 +296,13 @@ impl SubscriptionState {
     }
 }
 
-fn trip(retry: &RetryPolicy, after: Option<Duration>, inputs: &mut Inputs<'_>) {
-    let random = inputs.random;
+fn trip(after: Option<Duration>, inputs: &mut Inputs<'_>) {
+    let (retry, random) = (inputs.retry, inputs.random);
     inputs.breaker.trip(inputs.now_ms, |probes| probe_delay_ms(retry, probes, after, random));
 }
 
-fn throttle(retry: &RetryPolicy, after: Option<Duration>, inputs: &mut Inputs<'_>) {
-    let random = inputs.random;
+fn throttle(after: Option<Duration>, inputs: &mut Inputs<'_>) {
+    let (retry, random) = (inputs.retry, inputs.random);
     inputs.breaker.throttle(inputs.now_ms, |probes| match after {
         Some(_) => retry_after_ms(after),
         None => probe_delay_ms(retry, probes, None, random),

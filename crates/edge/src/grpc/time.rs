@@ -23,9 +23,44 @@ pub(super) fn from_api(field: &'static str, time: prost_types::Timestamp) -> Res
     Ok(Timestamp(seconds.saturating_mul(1000).saturating_add(nanos.div_ceil(1_000_000))))
 }
 
+/// Rounds down to milliseconds; a duration of nothing is none.
+///
+/// # Errors
+/// If it is negative, or out of the range of a duration.
+pub(super) fn duration_ms(
+    field: &'static str,
+    duration: Option<prost_types::Duration>,
+) -> Result<Option<u64>, Problem> {
+    let Some(duration) = duration else { return Ok(None) };
+    let nanos = u64::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let parts = nanos.zip(u64::try_from(duration.seconds).ok());
+    let (nanos, seconds) = parts
+        .ok_or_else(|| Problem::field(field, "is negative, or has nanos that are not 0 to 999999999"))?;
+    let milliseconds = seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000);
+    Ok((seconds > 0 || nanos > 0).then_some(milliseconds))
+}
+
+/// # Panics
+/// If the duration is longer than 292 million years.
+pub(super) fn duration_to_api(milliseconds: u64) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(milliseconds / 1000).expect("a duration below 292 million years"),
+        nanos: i32::try_from(milliseconds % 1000).expect("below 1000") * 1_000_000,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_survive_and_negative_ones_are_refused() {
+        let read = |seconds, nanos| duration_ms("wait", Some(prost_types::Duration { seconds, nanos }));
+        assert_eq!(duration_ms("wait", Some(duration_to_api(1_500))).unwrap(), Some(1_500));
+        assert_eq!((duration_ms("wait", None).unwrap(), read(0, 0).unwrap()), (None, None));
+        assert_eq!(read(0, 1).unwrap(), Some(0), "less than a millisecond is not absent");
+        assert!(read(-1, 0).is_err() && read(0, -1).is_err() && read(0, 1_000_000_000).is_err());
+    }
 
     #[test]
     fn times_survive_and_round_up() {

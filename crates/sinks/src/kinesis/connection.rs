@@ -25,7 +25,8 @@ use crate::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Above the longest timeout of a sink, which alone decides about its requests. Ends those for credentials.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(31);
 const SESSION_NAME: &str = "fanfare";
 
 /// A checked configuration.

@@ -20,6 +20,7 @@ fn config(endpoint: &str) -> KinesisConfig {
         role_arn: None,
         external_id: None,
         endpoint_override: Some(endpoint.to_owned()),
+        timeout_ms: 15_000,
     }
 }
 
@@ -30,7 +31,12 @@ fn dev() -> EgressPolicy {
 fn sink(config: &KinesisConfig, policy: &EgressPolicy) -> Kinesis {
     let endpoint = config.endpoint_override.clone().unwrap();
     let access = StreamAccess::new(config, policy).unwrap().with_fixed_credentials(endpoint);
-    Kinesis { access, client: OnceCell::new(), budget: fixture::budget() }
+    Kinesis {
+        access,
+        client: OnceCell::new(),
+        budget: fixture::budget(),
+        timeout: timeout_of(config).unwrap(),
+    }
 }
 
 /// A service that answers `PutRecords`. `failing` gives the error code of an event by its id.
@@ -304,6 +310,8 @@ fn invalid_configuration_names_its_field() {
     assert_eq!(Kinesis::check(&with_role(ROLE, Some("a+b=c,d.e@f:g/h-i_j")), &policy), Ok(()));
     for (bad, field) in [
         (KinesisConfig { arn: "orders".to_owned(), ..good.clone() }, "kinesis.arn"),
+        (KinesisConfig { timeout_ms: 99, ..good.clone() }, "kinesis.timeout_ms"),
+        (KinesisConfig { timeout_ms: 30_001, ..good.clone() }, "kinesis.timeout_ms"),
         (with_role("writer", None), "kinesis.role_arn"),
         (with_role("arn:aws-cn:iam::210987654321:role/writer", None), "kinesis.role_arn"),
         (with_role(ROLE, Some("a")), "kinesis.external_id"),

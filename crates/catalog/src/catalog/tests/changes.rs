@@ -1,12 +1,13 @@
 //! What callers of a running catalog rely on.
 
 use fanfare_model::{
-    Secret, SinkConfig, SinkId, StartAt, SubscribedType, SubscriptionId, WebhookConfig, WebhookMethod,
+    DeliverySettings, Secret, SinkConfig, SinkId, StartAt, SubscribedType, SubscriptionId, WebhookConfig,
+    WebhookMethod,
 };
 use fanfare_raft::Role;
 
 use super::*;
-use crate::{NewSubscription, ObjectKind, SinkChange};
+use crate::{NewSink, NewSubscription, ObjectKind, SinkChange};
 
 fn webhook(secret: &str) -> SinkConfig {
     SinkConfig::Webhook(WebhookConfig {
@@ -18,6 +19,10 @@ fn webhook(secret: &str) -> SinkConfig {
         signing_secret: Secret::new(secret.to_owned()),
         twilio_auth_token: None,
     })
+}
+
+fn new_sink(description: &str, config: SinkConfig) -> NewSink {
+    NewSink { description: description.to_owned(), config, delivery: DeliverySettings::default() }
 }
 
 fn subscription(sink: SinkId, types: &[(&str, Option<u32>)]) -> NewSubscription {
@@ -65,12 +70,11 @@ async fn a_change_is_visible_when_it_is_answered() {
     assert_eq!(view().event_types["order.paid"], updated);
     assert!(updated.revision > created.revision && updated.updated > updated.created);
 
-    let sink = catalog.create_sink(tenant, "hook", webhook("")).await.unwrap();
+    let sink = catalog.create_sink(tenant, new_sink("hook", webhook(""))).await.unwrap();
     let SinkConfig::Webhook(made) = &sink.config else { panic!("it was made a webhook") };
     assert!(made.signing_secret.expose().starts_with("whsec_") && made.signing_secret.expose().len() == 38);
     let change = SinkChange {
-        description: "new hook".into(),
-        config: webhook("whsec_other"),
+        sink: new_sink("new hook", webhook("whsec_other")),
         expected_revision: Some(sink.revision),
     };
     let changed = catalog.update_sink(tenant, sink.id, change).await.unwrap();
@@ -107,7 +111,7 @@ async fn a_tenant_reaches_only_its_own_objects() {
     let stranger = catalog.authenticate(key.text.expose()).unwrap();
     assert_eq!(stranger.account(), other.id);
 
-    let sink = catalog.create_sink(tenant, "", webhook("")).await.unwrap();
+    let sink = catalog.create_sink(tenant, new_sink("", webhook(""))).await.unwrap();
     catalog.create_event_type(tenant, event_type("order.paid")).await.unwrap();
     let missing = |result: Result<(), ChangeError>| {
         assert!(matches!(result, Err(ChangeError::NotFound { .. })), "{result:?}");
@@ -156,7 +160,7 @@ async fn a_limit_holds_for_requests_at_the_same_time() {
     let options = CatalogOptions { sinks_max: 2, ..options() };
     let node = Node::open(MemoryFileSystem::default(), TempDir::new().unwrap(), options).await;
     let tenant = node.tenant().await;
-    let create = || node.catalog.create_sink(tenant, "", webhook(""));
+    let create = || node.catalog.create_sink(tenant, new_sink("", webhook("")));
     let answers = tokio::join!(create(), create(), create(), create());
     let answers = [answers.0, answers.1, answers.2, answers.3];
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 2);

@@ -20,7 +20,7 @@ fn change() -> impl Strategy<Value = Change> {
             let event_type = NewEventType { name: name.clone(), description: String::new(), schema, status };
             let (sink_id, id) = (SinkId::from_bytes([pick; 16]), SubscriptionId::from_bytes([pick; 16]));
             let config = if pick == 3 { kinesis("arn") } else { webhook("whsec_AAAA", None) };
-            let sink = SinkSpec { description: String::new(), config };
+            let sink = described("", config);
             let types = vec![SubscribedType {
                 event_type: name.clone(),
                 schema_version: expected_revision.map(|_| 1),

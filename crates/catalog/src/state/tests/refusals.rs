@@ -130,7 +130,7 @@ fn sinks() {
     let exists = format!("exists: sink {SINK}");
     let missing = format!("not found: sink {other}");
     let in_use = format!("in use: sink {SINK} by subscription {SUBSCRIPTION}");
-    let described = SinkSpec { description: "x".repeat(1025), config: kinesis("arn:aws:kinesis:::stream/a") };
+    let too_long = described(&"x".repeat(1025), kinesis("arn:aws:kinesis:::stream/a"));
     let elsewhere = |destination: String| match webhook("whsec_AAAA", None) {
         SinkConfig::Webhook(config) => {
             sink(other, SinkConfig::Webhook(WebhookConfig { destination, ..config }))
@@ -144,7 +144,7 @@ fn sinks() {
         (sink(other, webhook("", None)), "invalid: sink.webhook.signing_secret"),
         (sink(other, webhook("whsec_AAAA", Some(""))), "invalid: sink.webhook.twilio_auth_token"),
         (sink(other, kinesis("")), "invalid: sink.kinesis.arn"),
-        (Change::CreateSink { account: ACCOUNT, id: other, sink: described }, "invalid: sink.description"),
+        (Change::CreateSink { account: ACCOUNT, id: other, sink: too_long }, "invalid: sink.description"),
         (update_sink(kinesis("arn:aws:kinesis:::stream/a"), None), "invalid: sink.kind"),
         (update_sink(webhook("", None), Some(5)), "stale: sink at 6"),
         (update_sink(webhook("", None), None), "invalid: sink.webhook.signing_secret"),

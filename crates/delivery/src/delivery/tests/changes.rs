@@ -78,10 +78,73 @@ async fn a_changed_sink_is_used_at_once() {
     world.sink("wrong").down();
     world.publish("order", &KEYS, 0..50).await;
     world.stats_when(&orders, |stats| stats.state == State::SinkDown).await;
-    let change = SinkChange { description: String::new(), config: webhook("right"), expected_revision: None };
+    let change = SinkChange { sink: new_sink(webhook("right")), expected_revision: None };
     world.catalog.update_sink(world.tenant(), sink.id, change).await.unwrap();
     assert_eq!(world.settled(&orders, 50).await.delivered, 50);
     assert_eq!(sorted(&world.sink("right").delivered()), (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn settings_of_a_sink_hold_for_all_its_subscriptions_and_change_without_a_restart() {
+    let world = World::new().await;
+    world.create_type("order", None).await;
+    let settings = |concurrency_max, requests_per_second_max| DeliverySettings {
+        concurrency_max: Some(concurrency_max),
+        requests_per_second_max,
+        ..DeliverySettings::default()
+    };
+    let limited = NewSink { delivery: settings(2, None), ..new_sink(webhook("limited")) };
+    let sink = world.catalog.create_sink(world.tenant(), limited.clone()).await.unwrap();
+    let one = world.subscribe_to(&sink, &["order"], StartAt::Next).await;
+    let other = world.subscribe_to(&sink, &["order"], StartAt::Next).await;
+    let receiver = world.sink("limited");
+    receiver.hang();
+    world.publish("order", &KEYS, 0..40).await;
+    timeout(DEADLINE, receiver.attempts_when(|attempts| attempts.running == 2)).await.expect("two run");
+    let update = async |delivery| {
+        let change = SinkChange { sink: NewSink { delivery, ..limited.clone() }, expected_revision: None };
+        world.catalog.update_sink(world.tenant(), sink.id, change).await.unwrap();
+    };
+    update(settings(5, None)).await;
+    timeout(DEADLINE, receiver.attempts_when(|attempts| attempts.running == 5)).await.expect("five run");
+    assert_eq!(receiver.attempts().running_max, 5);
+    // The node's limit of 8 holds, too.
+    update(settings(100, None)).await;
+    receiver.up();
+    for subscription in [&one, &other] {
+        assert_eq!(world.settled(subscription, 40).await.delivered, 40);
+    }
+    assert!(receiver.attempts().running_max <= 8);
+
+    update(settings(8, Some(20))).await;
+    let (before, begun) = (receiver.attempts().started, Instant::now());
+    world.publish("order", &KEYS, 40..50).await;
+    for subscription in [&one, &other] {
+        assert_eq!(world.settled(subscription, 50).await.delivered, 50);
+    }
+    assert_eq!(receiver.attempts().started - before, 20);
+    assert!(
+        begun.elapsed() >= Duration::from_millis(800),
+        "20 requests at 20 a second, a few of them at once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_has_the_tries_that_its_sink_sets() {
+    let world = World::new().await;
+    world.create_type("order", None).await;
+    let delivery = DeliverySettings { attempts_max: Some(2), ..DeliverySettings::default() };
+    let sink = NewSink { delivery, ..new_sink(webhook("impatient")) };
+    let sink = world.catalog.create_sink(world.tenant(), sink).await.unwrap();
+    let orders = world.subscribe_to(&sink, &["order"], StartAt::Next).await;
+    let receiver = world.sink("impatient");
+    receiver.fail_key(KeyHash::of(KEYS[0]), busy("overloaded"));
+    world.publish("order", &KEYS, 0..20).await;
+    let letters = world.stats_when(&orders, |stats| stats.pending == 0).await;
+    assert_eq!(letters.reasons.get("attempts_exhausted"), Some(&letters.dead_lettered));
+    assert!(letters.dead_lettered > 0);
+    let tries = receiver.attempts().started as u64;
+    assert_eq!(tries, letters.delivered + 2 * letters.dead_lettered);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

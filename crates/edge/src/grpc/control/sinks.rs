@@ -1,15 +1,19 @@
 //! `fanfare.v1.SinkService`.
 
-use fanfare_control::{SinkKind, SinkSettings, WebhookSettings};
-use fanfare_model::{KinesisConfig, Secret, Sink, SinkConfig, WebhookMethod};
+use fanfare_control::{KinesisSettings, SinkKind, SinkSettings, WebhookSettings};
+use fanfare_model::{DeliverySettings, Secret, Sink, SinkConfig, WebhookMethod};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
 use super::{ControlServices, open, present, required, revision, update_mask::UpdateMask};
-use crate::{grpc::time::to_api, page::PagedList, problem::Problem};
+use crate::{
+    grpc::time::{duration_ms, duration_to_api, to_api},
+    page::PagedList,
+    problem::Problem,
+};
 
 /// Paths that an update may name.
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 21] = [
     "description",
     "webhook",
     "webhook.destination",
@@ -24,6 +28,13 @@ const FIELDS: [&str; 14] = [
     "kinesis.role_arn",
     "kinesis.external_id",
     "kinesis.endpoint_override",
+    "kinesis.timeout_ms",
+    "delivery",
+    "delivery.concurrency_max",
+    "delivery.requests_per_second_max",
+    "delivery.retry_initial",
+    "delivery.retry_max",
+    "delivery.attempts_max",
 ];
 
 #[tonic::async_trait]
@@ -33,7 +44,7 @@ impl v1::sink_service_server::SinkService for ControlServices {
         request: Request<v1::CreateSinkRequest>,
     ) -> Result<Response<v1::CreateSinkResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let settings = settings(required("sink", request.sink)?);
+        let settings = settings(required("sink", request.sink)?)?;
         let created = self.control.create_sink(tenant, settings).await.map_err(Problem::from)?;
         Ok(Response::new(v1::CreateSinkResponse { sink: Some(with_signing_secret(&created)) }))
     }
@@ -68,7 +79,11 @@ impl v1::sink_service_server::SinkService for ControlServices {
         let (tenant, request) = open(request)?;
         let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
         let given = required("sink", request.sink)?;
-        let change = |stored: &Sink| settings(merged(&mask, with_secrets(stored), given.clone()));
+        // Refused before a stored sink is looked at: its own durations are sound.
+        settings(given.clone())?;
+        let change = |stored: &Sink| {
+            settings(merged(&mask, with_secrets(stored), given.clone())).expect("durations were read before")
+        };
         let updated = self.control.update_sink(tenant, &given.id, revision(&given.etag), change).await;
         Ok(Response::new(v1::UpdateSinkResponse {
             sink: Some(to_message(&*updated.map_err(Problem::from)?)),
@@ -90,6 +105,8 @@ impl v1::sink_service_server::SinkService for ControlServices {
 fn merged(mask: &UpdateMask, mut stored: v1::Sink, given: v1::Sink) -> v1::Sink {
     use v1::sink::Kind;
     mask.assign("description", &mut stored.description, given.description);
+    stored.delivery =
+        Some(merged_delivery(mask, stored.delivery.unwrap_or_default(), given.delivery.unwrap_or_default()));
     match (&mut stored.kind, given.kind) {
         (Some(Kind::Webhook(stored)), Some(Kind::Webhook(given))) => merge_webhook(mask, stored, given),
         (Some(Kind::Kinesis(stored)), Some(Kind::Kinesis(given))) => merge_kinesis(mask, stored, given),
@@ -126,8 +143,25 @@ fn merge_kinesis(mask: &UpdateMask, stored: &mut v1::KinesisSink, given: v1::Kin
     mask.assign("kinesis.endpoint_override", &mut stored.endpoint_override, given.endpoint_override);
 }
 
+fn merged_delivery(
+    mask: &UpdateMask,
+    mut stored: v1::DeliverySettings,
+    given: v1::DeliverySettings,
+) -> v1::DeliverySettings {
+    mask.assign("delivery.concurrency_max", &mut stored.concurrency_max, given.concurrency_max);
+    mask.assign(
+        "delivery.requests_per_second_max",
+        &mut stored.requests_per_second_max,
+        given.requests_per_second_max,
+    );
+    mask.assign("delivery.retry_initial", &mut stored.retry_initial, given.retry_initial);
+    mask.assign("delivery.retry_max", &mut stored.retry_max, given.retry_max);
+    mask.assign("delivery.attempts_max", &mut stored.attempts_max, given.attempts_max);
+    stored
+}
+
 /// Protobuf's zero and empty values are absent settings.
-fn settings(sink: v1::Sink) -> SinkSettings {
+fn settings(sink: v1::Sink) -> Result<SinkSettings, Problem> {
     let kind = sink.kind.map(|kind| match kind {
         v1::sink::Kind::Webhook(webhook) => SinkKind::Webhook(WebhookSettings {
             destination: webhook.destination,
@@ -138,14 +172,24 @@ fn settings(sink: v1::Sink) -> SinkSettings {
             signing_secret: present(webhook.signing_secret).map(Secret::new),
             twilio_auth_token: present(webhook.twilio_auth_token).map(Secret::new),
         }),
-        v1::sink::Kind::Kinesis(kinesis) => SinkKind::Kinesis(KinesisConfig {
+        v1::sink::Kind::Kinesis(kinesis) => SinkKind::Kinesis(KinesisSettings {
             arn: kinesis.arn,
             role_arn: present(kinesis.role_arn),
             external_id: present(kinesis.external_id),
             endpoint_override: present(kinesis.endpoint_override),
+            timeout_ms: Some(kinesis.timeout_ms).filter(|timeout_ms| *timeout_ms > 0),
         }),
     });
-    SinkSettings { description: sink.description, kind }
+    let delivery = sink.delivery.unwrap_or_default();
+    let count = |given: u32| Some(given).filter(|given| *given > 0);
+    let delivery = DeliverySettings {
+        concurrency_max: count(delivery.concurrency_max),
+        requests_per_second_max: count(delivery.requests_per_second_max),
+        retry_initial_ms: duration_ms("sink.delivery.retry_initial", delivery.retry_initial)?,
+        retry_max_ms: duration_ms("sink.delivery.retry_max", delivery.retry_max)?,
+        attempts_max: count(delivery.attempts_max),
+    };
+    Ok(SinkSettings { description: sink.description, kind, delivery })
 }
 
 /// The one message that holds the signing secret: the answer to the creation.
@@ -190,6 +234,7 @@ fn to_message(sink: &Sink) -> v1::Sink {
             role_arn: kinesis.role_arn.clone().unwrap_or_default(),
             external_id: kinesis.external_id.clone().unwrap_or_default(),
             endpoint_override: kinesis.endpoint_override.clone().unwrap_or_default(),
+            timeout_ms: kinesis.timeout_ms,
         }),
     };
     v1::Sink {
@@ -199,5 +244,12 @@ fn to_message(sink: &Sink) -> v1::Sink {
         create_time: Some(to_api(sink.created)),
         update_time: Some(to_api(sink.updated)),
         etag: sink.revision.to_string(),
+        delivery: Some(v1::DeliverySettings {
+            concurrency_max: sink.delivery.concurrency_max.unwrap_or(0),
+            requests_per_second_max: sink.delivery.requests_per_second_max.unwrap_or(0),
+            retry_initial: sink.delivery.retry_initial_ms.map(duration_to_api),
+            retry_max: sink.delivery.retry_max_ms.map(duration_to_api),
+            attempts_max: sink.delivery.attempts_max.unwrap_or(0),
+        }),
     }
 }

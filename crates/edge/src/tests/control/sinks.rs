@@ -123,6 +123,49 @@ async fn an_update_changes_what_its_mask_names() {
 }
 
 #[tokio::test]
+async fn delivery_settings_are_kept_changed_by_mask_and_refused_by_field() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let given = DeliverySettings {
+        concurrency_max: 8,
+        requests_per_second_max: 50,
+        retry_initial: seconds(2),
+        retry_max: seconds(60),
+        attempts_max: 20,
+    };
+    let created = caller.sink(Sink { delivery: Some(given), ..with(|_| ()) }).await.unwrap();
+    assert_eq!(created.delivery, Some(given));
+    let update = |delivery: DeliverySettings, paths: &[&str]| {
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let sink = Sink { id: created.id.clone(), delivery: Some(delivery), ..Sink::default() };
+        let update_mask = Some(prost_types::FieldMask { paths });
+        let mut client = caller.sinks.clone();
+        async move { answer(client.update_sink(UpdateSinkRequest { sink: Some(sink), update_mask })).await }
+    };
+    let slower = DeliverySettings { requests_per_second_max: 5, ..DeliverySettings::default() };
+    let one = update(slower, &["delivery.requests_per_second_max"]).await.unwrap().sink.unwrap();
+    assert_eq!(one.delivery, Some(DeliverySettings { requests_per_second_max: 5, ..given }));
+    let all = update(slower, &["delivery"]).await.unwrap().sink.unwrap();
+    assert_eq!(all.delivery, Some(slower), "the node decides about the others again");
+
+    let table = [
+        (DeliverySettings { concurrency_max: 1025, ..given }, "sink.delivery.concurrency_max"),
+        (
+            DeliverySettings { requests_per_second_max: 100_001, ..given },
+            "sink.delivery.requests_per_second_max",
+        ),
+        (DeliverySettings { retry_initial: seconds(-1), ..given }, "sink.delivery.retry_initial"),
+        (DeliverySettings { retry_initial: seconds(61), ..given }, "sink.delivery.retry_max"),
+        (DeliverySettings { retry_max: seconds(86_401), ..given }, "sink.delivery.retry_max"),
+        (DeliverySettings { attempts_max: 1_001, ..given }, "sink.delivery.attempts_max"),
+    ];
+    for (bad, place) in table {
+        assert_eq!(field(&update(bad, &["delivery"]).await.unwrap_err()), place);
+    }
+}
+
+#[tokio::test]
 async fn absent_webhook_settings_have_defaults() {
     let node = Node::new().await;
     let caller = node.caller("acme").await;

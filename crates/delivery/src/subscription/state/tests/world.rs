@@ -87,6 +87,7 @@ impl World {
             fan_out_offset: Offset(self.fan_out_offset),
             random: self.random,
             breaker: &mut self.breaker,
+            retry: &self.options.retry,
         };
         let mut actions = Actions::default();
         change(&mut self.machine, &mut inputs, &mut actions);
