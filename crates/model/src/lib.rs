@@ -16,6 +16,6 @@ pub use event::{AttributeValue, Data, Event, EventError};
 pub use hash::{EventIdHash, KeyHash, body_checksum};
 pub use partition::{PartitionId, Stream};
 pub use position::{Offset, Timestamp};
-pub use sid::{AccountId, KeyId, SidError, SinkId, SubscriptionId};
+pub use sid::{AccountId, KeyId, RedriveId, SidError, SinkId, SubscriptionId};
 pub use sink::{DeliverySettings, KinesisConfig, Secret, Sink, SinkConfig, WebhookConfig, WebhookMethod};
 pub use subscription::{StartAt, SubscribedType, Subscription};

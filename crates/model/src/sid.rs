@@ -87,6 +87,10 @@ sid!(
     SubscriptionId, "DF", "subscription id"
 );
 sid!(
+    /// A redrive or a purge of dead letters.
+    RedriveId, "DR", "redrive id"
+);
+sid!(
     /// An API key's public half.
     KeyId, "SK", "API key id"
 );

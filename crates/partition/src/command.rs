@@ -10,6 +10,9 @@
 //!   change   record with the changed keys | count u32, released keys u64
 //!   record   read_to u64 | count u32, offsets u64 | count u32, (key u64, from u64, attempts u32, retry_in_ms u64, pending u64)
 //! 4 trim     term u64 | to u64 | position (term u64, leader u64, index u64)
+//! 5 start redrive   id 16 | account 16 | subscription 16 | kind u8 | size u32, filter
+//! 6 advance redrive term u64 | id 16 | position u64 | count u32, offsets u64 | stayed u64 | failure text?
+//! 7 cancel redrive  id 16 | account 16
 //! ```
 //! `x?` is a byte 0, or a byte 1 and x.
 
@@ -17,10 +20,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use fanfare_codec::{Malformed, Reader, Writer};
 use fanfare_log::Position;
-use fanfare_model::{AccountId, KeyHash, Offset, SubscriptionId, Timestamp};
+use fanfare_model::{AccountId, KeyHash, Offset, RedriveId, SubscriptionId, Timestamp};
 
 use crate::{
     Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason, RecordChange,
+    RedriveProgress, StartRedrive,
+    state::redrives::{decode_start, encode_start},
 };
 
 /// Kind of the frames that hold a control command.
@@ -54,6 +59,16 @@ pub(crate) enum Command {
         term: u64,
         to: Offset,
         position: Position,
+    },
+    StartRedrive(StartRedrive),
+    /// Valid only in an entry of `term`.
+    AdvanceRedrive {
+        term: u64,
+        progress: RedriveProgress,
+    },
+    CancelRedrive {
+        id: RedriveId,
+        account: AccountId,
     },
 }
 
@@ -89,6 +104,11 @@ impl Command {
             Self::Trim { term, to, position } => {
                 out.u8(4).u64(*term).u64(to.0);
                 encode_position(&mut out, *position);
+            }
+            Self::StartRedrive(start) => encode_start(out.u8(5), start),
+            Self::AdvanceRedrive { term, progress } => encode_progress(out.u8(6).u64(*term), progress),
+            Self::CancelRedrive { id, account } => {
+                out.u8(7).bytes(id.as_bytes()).bytes(account.as_bytes());
             }
         }
         out.finish()
@@ -130,6 +150,12 @@ impl Command {
                 term: fields.u64()?,
                 to: Offset(fields.u64()?),
                 position: decode_position(&mut fields)?,
+            },
+            5 => Self::StartRedrive(decode_start(&mut fields)?),
+            6 => Self::AdvanceRedrive { term: fields.u64()?, progress: decode_progress(&mut fields)? },
+            7 => Self::CancelRedrive {
+                id: RedriveId::from_bytes(fields.array()?),
+                account: AccountId::from_bytes(fields.array()?),
             },
             _ => return Err(CodecError::Value("command")),
         };
@@ -240,6 +266,26 @@ fn decode_parked(fields: &mut Reader<'_>) -> Result<ParkedKey, Malformed> {
         attempts: fields.u32()?,
         retry_in_ms: fields.u64()?,
         pending: fields.u64()?,
+    })
+}
+
+fn encode_progress(out: &mut Writer, progress: &RedriveProgress) {
+    out.bytes(progress.id.as_bytes()).u64(progress.position.0).count(progress.withdrawn.len());
+    for offset in &progress.withdrawn {
+        out.u64(offset.0);
+    }
+    out.u64(progress.stayed).optional(progress.last_failure.as_ref(), |out, failure| {
+        out.text(failure);
+    });
+}
+
+fn decode_progress(fields: &mut Reader<'_>) -> Result<RedriveProgress, Malformed> {
+    Ok(RedriveProgress {
+        id: RedriveId::from_bytes(fields.array()?),
+        position: Offset(fields.u64()?),
+        withdrawn: fields.list(8, |fields| fields.u64().map(Offset))?,
+        stayed: fields.u64()?,
+        last_failure: fields.optional(|fields| fields.text().map(str::to_owned))?,
     })
 }
 

@@ -10,6 +10,7 @@ mod error;
 mod partition;
 mod positions;
 mod quota;
+mod redrive;
 mod repair;
 
 mod admission;
@@ -51,5 +52,6 @@ pub use self::{
     positions::Positions,
     quota::Quota,
     reader::{AccountFilter, ReadChunk},
+    redrive::{Redrive, RedriveKind, RedriveProgress, RedriveState, StartRedrive, Withdrawals},
     repair::{DamageReport, DamagedRange, accept_loss, survey_damage},
 };

@@ -12,6 +12,7 @@
 mod checkpoint;
 mod content;
 mod cursor_ledger;
+pub(crate) mod redrives;
 mod subscription_ledger;
 pub(crate) mod usage;
 
@@ -27,12 +28,13 @@ use fanfare_raft::{Anchor, ApplyMode};
 
 use self::{
     content::FrameContent,
+    redrives::Redrives,
     subscription_ledger::{FILTER_BYTES_MAX, SubscriptionLedger},
     usage::RetainedBytes,
 };
 use crate::{
     Advance, AttachedFilter, Attachment, CodecError, Counters, CursorRecord, DeliveryState, Positions,
-    Reason, Refusal,
+    Reason, Redrive, Refusal,
     command::{Command, Start},
     entry::{self, Entry},
     filler,
@@ -56,6 +58,7 @@ pub(crate) struct PartitionState {
     detached: VecDeque<DetachedCounters>,
     /// None of a stream whose bytes are not counted.
     retained: Option<RetainedBytes>,
+    redrives: Redrives,
 }
 
 /// A function of the retained log.
@@ -89,6 +92,9 @@ pub(crate) enum Reply {
     Advanced(Result<(), Refusal>),
     /// The new start of the log.
     Trimmed(Result<Offset, Refusal>),
+    /// The redrive, started or cancelled.
+    Redrive(Result<Redrive, Refusal>),
+    RedriveAdvanced(Result<(), Refusal>),
     /// A command at or below the state index: the checkpoint holds its effect.
     Replayed,
 }
@@ -119,6 +125,7 @@ impl PartitionState {
             several_filters: BTreeSet::new(),
             detached: VecDeque::new(),
             retained: usage::is_counted(stream).then(RetainedBytes::default),
+            redrives: Redrives::default(),
         }
     }
 
@@ -242,6 +249,19 @@ impl PartitionState {
             Command::Advance { term, .. } if term != header.position.term => {
                 Reply::Advanced(Err(Refusal::Term))
             }
+            Command::StartRedrive(start) => {
+                let (now, end) = (Timestamp(header.time_ms), self.derived.next_offset);
+                Reply::Redrive(self.redrives.start(start, now, self.log_start, end))
+            }
+            Command::AdvanceRedrive { term, .. } if term != header.position.term => {
+                Reply::RedriveAdvanced(Err(Refusal::Term))
+            }
+            Command::AdvanceRedrive { progress, .. } => {
+                Reply::RedriveAdvanced(self.redrives.advance(progress, Timestamp(header.time_ms)))
+            }
+            Command::CancelRedrive { id, account } => {
+                Reply::Redrive(self.redrives.cancel(id, account, Timestamp(header.time_ms)))
+            }
             Command::Trim { term, .. } if term != header.position.term => Reply::Trimmed(Err(Refusal::Term)),
             Command::Advance { advance, .. } => Reply::Advanced(self.advance(advance)),
             Command::Trim { to, position, .. } => Reply::Trimmed(self.trim(to, position, header.position)),
@@ -353,6 +373,7 @@ impl PartitionState {
         if let Some(retained) = &mut self.retained {
             retained.trim(to);
         }
+        self.redrives.trim(to);
         self.anchor = Some(Anchor { position, next_offset: to.0 });
         Ok(to)
     }
@@ -403,6 +424,10 @@ impl PartitionState {
         let recent = &self.derived.recent;
         let after = recent.partition_point(|entry| entry.base <= offset);
         after.checked_sub(1).map(|at| recent[at].index)
+    }
+
+    pub(crate) fn redrives(&self) -> &Redrives {
+        &self.redrives
     }
 
     pub(crate) fn delivery_state(&self) -> DeliveryState {

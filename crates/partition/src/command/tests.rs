@@ -1,4 +1,5 @@
 use super::*;
+use crate::RedriveKind;
 
 fn commands() -> Vec<(&'static str, Command)> {
     let subscription = SubscriptionId::from_bytes([0xd0; 16]);
@@ -36,6 +37,14 @@ fn commands() -> Vec<(&'static str, Command)> {
     };
     let full = CursorAdvance { matched_to: Some(Offset(0x70)), settled, record: Some(record), ..empty };
     let position = Position { term: 4, leader: 5, index: 6 };
+    let (id, kind) = (RedriveId::from_bytes([0xe0; 16]), RedriveKind::Purge);
+    let progress = RedriveProgress {
+        id,
+        position: Offset(0x90),
+        withdrawn: vec![Offset(0x81), Offset(0x82)],
+        stayed: 3,
+        last_failure: Some("no".to_owned()),
+    };
     vec![
         ("attach next", attach(Start::Next)),
         ("attach earliest", attach(Start::Earliest)),
@@ -49,6 +58,9 @@ fn commands() -> Vec<(&'static str, Command)> {
             },
         ),
         ("trim", Command::Trim { term: 4, to: Offset(0x30), position }),
+        ("start redrive", Command::StartRedrive(StartRedrive { id, account, subscription, kind, filter })),
+        ("advance redrive", Command::AdvanceRedrive { term: 4, progress }),
+        ("cancel redrive", Command::CancelRedrive { id, account }),
     ]
 }
 

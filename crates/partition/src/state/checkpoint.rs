@@ -7,6 +7,10 @@
 //!            matched_to?, counters, record?
 //! count u32, per detached, in order: subscription 16, epoch u64, counters
 //! retained bytes? as in [`super::usage`]
+//! count u32, per redrive, ascending: start as in [`crate::command`], state u8, created u64, updated u64, position u64,
+//!            end u64, withdrawn u64, stayed u64, failure text
+//! count u32, per range of withdrawn dead letters, ascending: start u64, end u64
+//! count u32, per subscription, ascending: subscription 16, redriven u64, purged u64
 //! ```
 //! Counters and records are encoded as in [`crate::command`]. State derived from the log is not part of it, except the
 //! last time, which may stem from an entry that is no longer kept.
@@ -16,7 +20,8 @@ use fanfare_model::{AccountId, Offset, Stream, SubscriptionId, Timestamp};
 use fanfare_raft::Anchor;
 
 use super::{
-    DetachedCounters, PartitionState, SubscriptionLedger, cursor_ledger::CursorLedger, usage::RetainedBytes,
+    DetachedCounters, PartitionState, SubscriptionLedger, cursor_ledger::CursorLedger, redrives::Redrives,
+    usage::RetainedBytes,
 };
 use crate::{
     AttachedFilter, Attachment, CodecError,
@@ -25,7 +30,7 @@ use crate::{
     },
 };
 
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 
 impl PartitionState {
     pub(crate) fn checkpoint(&self) -> Vec<u8> {
@@ -47,6 +52,7 @@ impl PartitionState {
             encode_counters(&mut out, &detached.counters);
         }
         out.optional(self.retained.as_ref(), |out, retained| retained.encode(out));
+        self.redrives.encode(&mut out);
         out.finish()
     }
 
@@ -97,6 +103,7 @@ impl PartitionState {
             return Err(CodecError::Value("retained bytes"));
         }
         state.retained = retained;
+        state.redrives = Redrives::decode(&mut fields)?;
         fields.finish()?;
         if state.log_start > state.frontier || state.derived.next_offset > state.frontier {
             return Err(CodecError::Value("order of positions"));

@@ -280,6 +280,7 @@ fn refusal(reply: Reply) -> Result<(), Refusal> {
         Reply::Detached(result) | Reply::Advanced(result) => result,
         Reply::Trimmed(result) => result.map(|_| ()),
         Reply::Appended | Reply::Replayed => Ok(()),
+        Reply::Redrive(_) | Reply::RedriveAdvanced(_) => unreachable!("the model starts no redrive"),
     }
 }
 
