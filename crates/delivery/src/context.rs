@@ -6,7 +6,7 @@ use std::{
 };
 
 use fanfare_catalog::{Catalog, json_schema::SchemaCache};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -19,6 +19,8 @@ pub(crate) struct DeliveryContext {
     pub(crate) sinks: SinkPool,
     pub(crate) catch_up_limiter: Arc<CatchUpLimiter>,
     pub(crate) schemas: Arc<SchemaCache>,
+    /// Wakes the leaders of dead letters.
+    pub(crate) redrive_started: Notify,
     pub(crate) options: Arc<DeliveryOptions>,
     pub(crate) intervals: Intervals,
     /// Seed of the jitter.

@@ -9,7 +9,7 @@ use fanfare_model::{AccountId, PartitionId, Stream, Subscription, SubscriptionId
 use fanfare_partition::{Partition, ReadError};
 use fanfare_sinks::Factory;
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,7 +57,7 @@ pub enum ReconcileError {
 /// Runs deliveries for every partition this node leads. Cheap to clone.
 #[derive(Clone)]
 pub struct Delivery {
-    context: Arc<DeliveryContext>,
+    pub(crate) context: Arc<DeliveryContext>,
     directory: Directory,
     slots: watch::Receiver<Arc<Slots>>,
     tasks: TaskTracker,
@@ -88,6 +88,7 @@ impl Delivery {
             sinks: SinkPool::new(sinks, options.clone()),
             catch_up_limiter: Arc::default(),
             schemas: Arc::new(SchemaCache::new(SCHEMA_BYTES_MAX)),
+            redrive_started: Notify::new(),
             options,
             intervals,
             seed: environment.random().next_u64(),

@@ -24,15 +24,19 @@ mod catch_up_limiter;
 mod judgement;
 
 mod dead_letters;
+mod redrive;
 mod sink_pool;
 
 pub use fanfare_cluster::RouteError;
-pub use fanfare_partition::ReadError;
+pub use fanfare_partition::{
+    CommandError, ReadError, Reason, Redrive, RedriveKind, RedriveState, Refusal, Withdrawals,
+};
 
 pub use self::{
     dead_letters::{DeadLetter, DeadLetterError, DeadLetterPage, DeadLetterQuery},
     delivery::{Delivery, DeliveryParts, ReconcileError},
     filter::{AccountIndex, Filter, FilterIndex, SchemaPin, SlotId, TypeMatch},
     options::{DeliveryOptions, RetryPolicy},
+    redrive::{DeadLetterFilter, NewRedrive, RedriveError},
     stats::{State, SubscriptionStats, Timestamps},
 };

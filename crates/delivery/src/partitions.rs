@@ -1,7 +1,7 @@
 //! The partitions of this node: one task for each, started and stopped as the directory says.
 //!
 //! A partition of `events` has a slot and is led whenever this node leads it. No subscription settles the events of
-//! any other stream, so such a partition is only trimmed by its own retention.
+//! any other stream, so such a partition is only trimmed by its own retention, and its redrives are worked on.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     context::DeliveryContext,
     leader::{Exit, PartitionLeader, PartitionSlot},
+    redrive,
 };
 
 /// Pause before a leader that failed starts again, doubled up to the most.
@@ -115,7 +116,10 @@ impl PartitionTasks {
             }
             match led {
                 Some(slot) => lead(context, slot, until).await,
-                None => keep_trimmed(context, here, until).await,
+                None => {
+                    let redrives = redrive::run(context.clone(), here.clone(), until.clone());
+                    tokio::join!(keep_trimmed(context, here, until), redrives);
+                }
             }
         });
         (PartitionTask { partition: partition.clone(), stop, task }, slot)

@@ -24,8 +24,7 @@ use fanfare_model::{AccountId, KeyHash, Offset, RedriveId, SubscriptionId, Times
 
 use crate::{
     Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason, RecordChange,
-    RedriveProgress, StartRedrive,
-    state::redrives::{decode_start, encode_start},
+    RedriveKind, RedriveProgress, StartRedrive,
 };
 
 /// Kind of the frames that hold a control command.
@@ -60,13 +59,19 @@ pub(crate) enum Command {
         to: Offset,
         position: Position,
     },
-    StartRedrive(StartRedrive),
+    Redrive(RedriveCommand),
+}
+
+/// A change of the redrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RedriveCommand {
+    Start(StartRedrive),
     /// Valid only in an entry of `term`.
-    AdvanceRedrive {
+    Advance {
         term: u64,
         progress: RedriveProgress,
     },
-    CancelRedrive {
+    Cancel {
         id: RedriveId,
         account: AccountId,
     },
@@ -105,9 +110,11 @@ impl Command {
                 out.u8(4).u64(*term).u64(to.0);
                 encode_position(&mut out, *position);
             }
-            Self::StartRedrive(start) => encode_start(out.u8(5), start),
-            Self::AdvanceRedrive { term, progress } => encode_progress(out.u8(6).u64(*term), progress),
-            Self::CancelRedrive { id, account } => {
+            Self::Redrive(RedriveCommand::Start(start)) => encode_start(out.u8(5), start),
+            Self::Redrive(RedriveCommand::Advance { term, progress }) => {
+                encode_progress(out.u8(6).u64(*term), progress);
+            }
+            Self::Redrive(RedriveCommand::Cancel { id, account }) => {
                 out.u8(7).bytes(id.as_bytes()).bytes(account.as_bytes());
             }
         }
@@ -151,12 +158,15 @@ impl Command {
                 to: Offset(fields.u64()?),
                 position: decode_position(&mut fields)?,
             },
-            5 => Self::StartRedrive(decode_start(&mut fields)?),
-            6 => Self::AdvanceRedrive { term: fields.u64()?, progress: decode_progress(&mut fields)? },
-            7 => Self::CancelRedrive {
+            5 => Self::Redrive(RedriveCommand::Start(decode_start(&mut fields)?)),
+            6 => Self::Redrive(RedriveCommand::Advance {
+                term: fields.u64()?,
+                progress: decode_progress(&mut fields)?,
+            }),
+            7 => Self::Redrive(RedriveCommand::Cancel {
                 id: RedriveId::from_bytes(fields.array()?),
                 account: AccountId::from_bytes(fields.array()?),
-            },
+            }),
             _ => return Err(CodecError::Value("command")),
         };
         fields.finish()?;
@@ -266,6 +276,21 @@ fn decode_parked(fields: &mut Reader<'_>) -> Result<ParkedKey, Malformed> {
         attempts: fields.u32()?,
         retry_in_ms: fields.u64()?,
         pending: fields.u64()?,
+    })
+}
+
+pub(crate) fn encode_start(out: &mut Writer, start: &StartRedrive) {
+    out.bytes(start.id.as_bytes()).bytes(start.account.as_bytes()).bytes(start.subscription.as_bytes());
+    out.u8(start.kind as u8).byte_string(&start.filter);
+}
+
+pub(crate) fn decode_start(fields: &mut Reader<'_>) -> Result<StartRedrive, CodecError> {
+    Ok(StartRedrive {
+        id: RedriveId::from_bytes(fields.array()?),
+        account: AccountId::from_bytes(fields.array()?),
+        subscription: SubscriptionId::from_bytes(fields.array()?),
+        kind: RedriveKind::from_number(fields.u8()?).ok_or(CodecError::Value("kind of a redrive"))?,
+        filter: fields.byte_string()?.into(),
     })
 }
 

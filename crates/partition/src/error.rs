@@ -100,7 +100,9 @@ pub enum Refusal {
     Position,
     #[error("the filter is too large, or too many earlier filters are still needed")]
     Filter,
-    #[error("there is no such redrive that runs, another one of the subscription runs, or there are too many")]
+    #[error(
+        "there is no such redrive that runs, another one of the subscription runs, or there are too many"
+    )]
     Redrive,
 }
 

@@ -48,6 +48,7 @@ pub use self::{
     partition::{
         Partition, PartitionOptions,
         open::{PartitionReplica, log_name},
+        redrives::RedriveHandle,
     },
     positions::Positions,
     quota::Quota,

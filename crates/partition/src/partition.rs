@@ -1,7 +1,7 @@
 //! The handle: one partition of this node as the rest of Fanfare sees it.
 
 pub(crate) mod open;
-mod redrives;
+pub(crate) mod redrives;
 
 use std::{ops::Range, sync::Arc};
 

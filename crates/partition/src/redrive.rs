@@ -22,7 +22,7 @@ pub enum RedriveKind {
 pub enum RedriveState {
     Running = 1,
     Done = 2,
-    /// What was withdrawn before stays so; all other dead letters are as before.
+    /// Dead letters that were withdrawn before stay so; all others are as before.
     Cancelled = 3,
 }
 

@@ -249,18 +249,8 @@ impl PartitionState {
             Command::Advance { term, .. } if term != header.position.term => {
                 Reply::Advanced(Err(Refusal::Term))
             }
-            Command::StartRedrive(start) => {
-                let (now, end) = (Timestamp(header.time_ms), self.derived.next_offset);
-                Reply::Redrive(self.redrives.start(start, now, self.log_start, end))
-            }
-            Command::AdvanceRedrive { term, .. } if term != header.position.term => {
-                Reply::RedriveAdvanced(Err(Refusal::Term))
-            }
-            Command::AdvanceRedrive { progress, .. } => {
-                Reply::RedriveAdvanced(self.redrives.advance(progress, Timestamp(header.time_ms)))
-            }
-            Command::CancelRedrive { id, account } => {
-                Reply::Redrive(self.redrives.cancel(id, account, Timestamp(header.time_ms)))
+            Command::Redrive(command) => {
+                self.redrives.execute(command, header, self.log_start..self.derived.next_offset)
             }
             Command::Trim { term, .. } if term != header.position.term => Reply::Trimmed(Err(Refusal::Term)),
             Command::Advance { advance, .. } => Reply::Advanced(self.advance(advance)),

@@ -1,19 +1,24 @@
 //! The stream `dead-letters`: written before an event is settled as dead-lettered, read back for people.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use fanfare_cluster::{Directory, RouteError};
 use fanfare_model::{AccountId, EventIdHash, KeyHash, Offset, PartitionId, Stream, SubscriptionId};
 use fanfare_partition::{
-    AccountFilter, AppendError, Partition, ReadError, Reason, RecordBatchBuilder, StoredEvent,
+    AccountFilter, AppendError, Partition, ReadError, Reason, RecordBatchBuilder, StartRedrive, StoredEvent,
 };
 
-use super::{DeadLetter, DeadLetterKey, DeadLetterRecord};
+use super::{DeadLetter, DeadLetterKey, DeadLetterRecord, LetterPage, StoredLetter};
 
 const PAGE_MAX: usize = 1_000;
 /// Limit of events and details on a page; one dead letter may exceed the limit alone.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Size of one read while listing.
 const LIST_BYTES: u64 = 256 << 10;
+
+/// Letters of a redrive that are in memory at once: as many may come again after a crash.
+const REDRIVE_PAGE_MAX: usize = 64;
 
 /// Selects dead letters for a list.
 #[derive(Clone, Debug, Default)]
@@ -143,6 +148,7 @@ impl DeadLetterStream {
                 };
                 let is_selected =
                     query.subscription.is_none_or(|subscription| subscription == letter.subscription);
+                let is_selected = is_selected && !partition.redrives().is_withdrawn(event.offset);
                 if !is_selected || letters.iter().any(|other| other.id == letter.id) {
                     continue;
                 }
@@ -173,13 +179,64 @@ impl DeadLetterStream {
         let Some(id) = u128::from_str_radix(id, 16).ok().filter(|_| id.len() == 32) else { return Ok(None) };
         for partition in self.directory.partitions_of(Stream::DeadLetters) {
             let partition = self.directory.recovered(partition).await?;
-            if let Some(event) = partition.find(account, EventIdHash(id)).await? {
+            if let Some(event) = partition.find(account, EventIdHash(id)).await?
+                && !partition.redrives().is_withdrawn(event.offset)
+            {
                 let mut letter = decode(&partition, &event)?;
                 letter.event = Bytes::copy_from_slice(&letter.event);
                 return Ok(Some(letter));
             }
         }
         Ok(None)
+    }
+
+    /// The account's partition, when it has applied all that was acknowledged.
+    ///
+    /// # Errors
+    /// If the partition is not on this node.
+    pub(crate) async fn home(&self, account: AccountId) -> Result<Partition, RouteError> {
+        self.directory.recovered(self.partition_of(account)).await
+    }
+
+    /// As [`Self::home`], without a wait. None if the partition is not on this node.
+    pub(crate) fn home_now(&self, account: AccountId) -> Option<Partition> {
+        self.directory.local(self.partition_of(account)).ok()
+    }
+
+    /// Letters of a redrive within `range` that are listed and that `takes` chooses. A letter that cannot be decoded is
+    /// passed over: it stays.
+    ///
+    /// # Errors
+    /// If the partition cannot be read.
+    pub(crate) async fn page(
+        &self,
+        partition: &Partition,
+        of: &StartRedrive,
+        range: Range<Offset>,
+        takes: impl Fn(&DeadLetter) -> bool,
+    ) -> Result<LetterPage, DeadLetterError> {
+        let from = range.start.max(partition.positions().borrow().log_start).min(range.end);
+        if from == range.end {
+            return Ok(LetterPage { letters: Vec::new(), next: from });
+        }
+        let chunk = partition.read(from, AccountFilter::One(of.account), LIST_BYTES).await?;
+        let mut letters: Vec<StoredLetter> = Vec::new();
+        let events = chunk.batches.iter().flat_map(|batch| batch.events());
+        for event in events.take_while(|event| event.offset < range.end) {
+            let Ok(mut letter) = decode(partition, &event) else { continue };
+            let is_chosen = letter.subscription == of.subscription
+                && !partition.redrives().is_withdrawn(event.offset)
+                && takes(&letter);
+            if !is_chosen {
+                continue;
+            }
+            if letters.len() == REDRIVE_PAGE_MAX {
+                return Ok(LetterPage { letters, next: event.offset });
+            }
+            letter.event = Bytes::copy_from_slice(&letter.event);
+            letters.push(StoredLetter { offset: event.offset, key: event.header.key, letter });
+        }
+        Ok(LetterPage { letters, next: chunk.next.max(from.plus(1)).min(range.end) })
     }
 
     /// The partition that takes the account's dead letters. The directory does not find it if there is none.

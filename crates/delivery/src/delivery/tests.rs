@@ -11,6 +11,7 @@ mod filters;
 mod order;
 mod outage;
 mod quota;
+mod redrive;
 mod restart;
 mod retention;
 

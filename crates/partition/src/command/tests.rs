@@ -1,5 +1,4 @@
 use super::*;
-use crate::RedriveKind;
 
 fn commands() -> Vec<(&'static str, Command)> {
     let subscription = SubscriptionId::from_bytes([0xd0; 16]);
@@ -58,9 +57,12 @@ fn commands() -> Vec<(&'static str, Command)> {
             },
         ),
         ("trim", Command::Trim { term: 4, to: Offset(0x30), position }),
-        ("start redrive", Command::StartRedrive(StartRedrive { id, account, subscription, kind, filter })),
-        ("advance redrive", Command::AdvanceRedrive { term: 4, progress }),
-        ("cancel redrive", Command::CancelRedrive { id, account }),
+        (
+            "start redrive",
+            Command::Redrive(RedriveCommand::Start(StartRedrive { id, account, subscription, kind, filter })),
+        ),
+        ("advance redrive", Command::Redrive(RedriveCommand::Advance { term: 4, progress })),
+        ("cancel redrive", Command::Redrive(RedriveCommand::Cancel { id, account })),
     ]
 }
 

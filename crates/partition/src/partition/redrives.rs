@@ -5,17 +5,27 @@ use fanfare_model::{AccountId, Offset, RedriveId, SubscriptionId};
 use super::{Partition, unreachable_reply};
 use crate::{
     CommandError, Redrive, RedriveProgress, StartRedrive, Withdrawals,
-    command::Command,
+    command::{Command, RedriveCommand},
     state::{Reply, redrives::Redrives},
 };
 
+/// The redrives of a partition of `dead-letters`, and the dead letters that left the list.
+#[must_use]
+pub struct RedriveHandle<'a>(&'a Partition);
+
 impl Partition {
+    pub fn redrives(&self) -> RedriveHandle<'_> {
+        RedriveHandle(self)
+    }
+}
+
+impl RedriveHandle<'_> {
     /// Begins a redrive of everything chosen below the present end. A repeat of a start changes nothing.
     ///
     /// # Errors
     /// If this node does not lead, a redrive of the subscription runs, or there are too many.
-    pub async fn start_redrive(&self, start: StartRedrive) -> Result<Redrive, CommandError> {
-        match self.command(None, &Command::StartRedrive(start)).await? {
+    pub async fn start(&self, start: StartRedrive) -> Result<Redrive, CommandError> {
+        match self.0.command(None, &Command::Redrive(RedriveCommand::Start(start))).await? {
             Reply::Redrive(result) => result.map_err(CommandError::Refused),
             other => unreachable_reply(&other),
         }
@@ -25,8 +35,12 @@ impl Partition {
     ///
     /// # Errors
     /// If `term` is over, the redrive does not run any more, or the numbers do not add up.
-    pub async fn advance_redrive(&self, term: u64, progress: RedriveProgress) -> Result<(), CommandError> {
-        match self.command(Some(term), &Command::AdvanceRedrive { term, progress }).await? {
+    pub async fn advance(&self, term: u64, progress: RedriveProgress) -> Result<(), CommandError> {
+        match self
+            .0
+            .command(Some(term), &Command::Redrive(RedriveCommand::Advance { term, progress }))
+            .await?
+        {
             Reply::RedriveAdvanced(result) => result.map_err(CommandError::Refused),
             other => unreachable_reply(&other),
         }
@@ -36,27 +50,27 @@ impl Partition {
     ///
     /// # Errors
     /// If this node does not lead, or the account has no such redrive.
-    pub async fn cancel_redrive(&self, id: RedriveId, account: AccountId) -> Result<Redrive, CommandError> {
-        match self.command(None, &Command::CancelRedrive { id, account }).await? {
+    pub async fn cancel(&self, id: RedriveId, account: AccountId) -> Result<Redrive, CommandError> {
+        match self.0.command(None, &Command::Redrive(RedriveCommand::Cancel { id, account })).await? {
             Reply::Redrive(result) => result.map_err(CommandError::Refused),
             other => unreachable_reply(&other),
         }
     }
 
     #[must_use]
-    pub fn redrive(&self, id: RedriveId) -> Option<Redrive> {
+    pub fn get(&self, id: RedriveId) -> Option<Redrive> {
         self.with_redrives(|redrives| redrives.get(id).cloned()).flatten()
     }
 
     /// Redrives that run, of all accounts.
     #[must_use]
-    pub fn running_redrives(&self) -> Vec<Redrive> {
+    pub fn running(&self) -> Vec<Redrive> {
         self.with_redrives(|redrives| redrives.running().cloned().collect()).unwrap_or_default()
     }
 
     /// Redrives of the account that run or ended lately, by id.
     #[must_use]
-    pub fn redrives(&self, account: AccountId) -> Vec<Redrive> {
+    pub fn of_account(&self, account: AccountId) -> Vec<Redrive> {
         let of_account = |redrive: &&Redrive| redrive.start.account == account;
         self.with_redrives(|redrives| redrives.iter().filter(of_account).cloned().collect())
             .unwrap_or_default()
@@ -75,7 +89,7 @@ impl Partition {
     }
 
     fn with_redrives<R>(&self, look: impl FnOnce(&Redrives) -> R) -> Option<R> {
-        let open = self.open_backing().ok()?;
+        let open = self.0.open_backing().ok()?;
         Some(open.group.read(|machine| look(machine.state().redrives())))
     }
 }

@@ -3,13 +3,16 @@
 //! A dead letter leaves the list by its offset, and its bytes stay in the log until retention trims them. Offsets are kept
 //! as ranges, so that a purge of everything takes little memory.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use fanfare_codec::{Reader, Writer};
+use fanfare_log::FrameHeader;
 use fanfare_model::{AccountId, Offset, RedriveId, SubscriptionId, Timestamp};
 
+use super::Reply;
 use crate::{
     CodecError, Redrive, RedriveKind, RedriveProgress, RedriveState, Refusal, StartRedrive, Withdrawals,
+    command::{RedriveCommand, decode_start, encode_start},
 };
 
 /// Redrives that are kept, running or ended. Those that ended first are forgotten first.
@@ -32,8 +35,28 @@ pub(crate) struct Redrives {
 }
 
 impl Redrives {
+    /// `retained` are the offsets in the log.
+    pub(super) fn execute(
+        &mut self,
+        command: RedriveCommand,
+        header: &FrameHeader,
+        retained: Range<Offset>,
+    ) -> Reply {
+        let now = Timestamp(header.time_ms);
+        match command {
+            RedriveCommand::Start(start) => {
+                Reply::Redrive(self.start(start, now, retained.start, retained.end))
+            }
+            RedriveCommand::Advance { term, .. } if term != header.position.term => {
+                Reply::RedriveAdvanced(Err(Refusal::Term))
+            }
+            RedriveCommand::Advance { progress, .. } => Reply::RedriveAdvanced(self.advance(progress, now)),
+            RedriveCommand::Cancel { id, account } => Reply::Redrive(self.cancel(id, account, now)),
+        }
+    }
+
     /// A repeat of a start changes nothing.
-    pub(super) fn start(
+    fn start(
         &mut self,
         start: StartRedrive,
         now: Timestamp,
@@ -77,10 +100,10 @@ impl Redrives {
         first.is_some_and(|id| self.redrives.remove(&id).is_some())
     }
 
-    pub(super) fn advance(&mut self, progress: RedriveProgress, now: Timestamp) -> Result<(), Refusal> {
+    fn advance(&mut self, progress: RedriveProgress, now: Timestamp) -> Result<(), Refusal> {
         let RedriveProgress { id, position, withdrawn, stayed, last_failure } = progress;
         let Some(redrive) = self.redrives.get(&id) else { return Err(Refusal::Redrive) };
-        // What was delivered by the time of a cancellation still leaves the list.
+        // Dead letters that were delivered by the time of a cancellation still leave the list.
         let moves = match redrive.state {
             RedriveState::Running => true,
             RedriveState::Cancelled => position == redrive.position && stayed == 0,
@@ -118,7 +141,7 @@ impl Redrives {
     }
 
     /// One that has ended stays as it is.
-    pub(super) fn cancel(&mut self, id: RedriveId, account: AccountId, now: Timestamp) -> Result<Redrive, Refusal> {
+    fn cancel(&mut self, id: RedriveId, account: AccountId, now: Timestamp) -> Result<Redrive, Refusal> {
         let redrive = self.redrives.get_mut(&id).filter(|redrive| redrive.start.account == account);
         let redrive = redrive.ok_or(Refusal::Redrive)?;
         if redrive.state == RedriveState::Running {
@@ -211,7 +234,8 @@ impl Redrives {
         for _ in 0..fields.count(106)? {
             let redrive = Redrive {
                 start: decode_start(fields)?,
-                state: RedriveState::from_number(fields.u8()?).ok_or(CodecError::Value("state of a redrive"))?,
+                state: RedriveState::from_number(fields.u8()?)
+                    .ok_or(CodecError::Value("state of a redrive"))?,
                 created: Timestamp(fields.u64()?),
                 updated: Timestamp(fields.u64()?),
                 position: Offset(fields.u64()?),
@@ -237,21 +261,6 @@ impl Redrives {
         }
         Ok(decoded)
     }
-}
-
-pub(crate) fn encode_start(out: &mut Writer, start: &StartRedrive) {
-    out.bytes(start.id.as_bytes()).bytes(start.account.as_bytes()).bytes(start.subscription.as_bytes());
-    out.u8(start.kind as u8).byte_string(&start.filter);
-}
-
-pub(crate) fn decode_start(fields: &mut Reader<'_>) -> Result<StartRedrive, CodecError> {
-    Ok(StartRedrive {
-        id: RedriveId::from_bytes(fields.array()?),
-        account: AccountId::from_bytes(fields.array()?),
-        subscription: SubscriptionId::from_bytes(fields.array()?),
-        kind: RedriveKind::from_number(fields.u8()?).ok_or(CodecError::Value("kind of a redrive"))?,
-        filter: fields.byte_string()?.into(),
-    })
 }
 
 #[cfg(test)]
