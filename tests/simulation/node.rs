@@ -158,7 +158,7 @@ fn streams(retention: Retention) -> Vec<StreamOptions> {
         checkpoint_interval_ms: 300,
         quota: None,
     };
-    let quota = Some(Quota { account_bytes_max: 32 << 20, stream_bytes_max: 64 << 20 });
+    let quota = Some(Quota::Limit { account_bytes_max: 32 << 20, stream_bytes_max: 64 << 20 });
     let dead_letters = PartitionOptions { retention_bytes: u64::MAX, quota, ..events };
     vec![
         StreamOptions { stream: Stream::Events, partitions: PARTITIONS, partition: events },

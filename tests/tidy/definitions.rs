@@ -95,6 +95,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("control", "Control", 442),
     ("delivery", "PartitionLeader", 669),
     ("delivery", "SubscriptionState", 987),
+    ("partition", "Partition", 405),
     ("log", "Log", 406),
 ];
 

@@ -245,6 +245,9 @@ fn next_step(code: Code, reason: Option<&str>) -> String {
         ("DISK_FULL", _) => {
             "free space on the node's disk, or let it keep less: storage.retention, storage.retention_bytes"
         }
+        ("RETAINED_BYTES_LIMIT", _) => {
+            "deliver or delete what fills the log, publish less, or raise limits.retained_percent"
+        }
         (_, Code::InvalidArgument) => "correct what is named above and repeat",
         (_, Code::NotFound) => "see what exists: every kind has `list`, such as `fanfare sink list`",
         (_, Code::AlreadyExists) => "use another name or id, or get the one that exists",

@@ -195,7 +195,7 @@ async fn keep_trimmed(context: Arc<DeliveryContext>, partition: Partition, cance
             _ = checks.tick() => {}
         }
         let role = *partition.role().borrow();
-        let (Role::Leader { term }, Some(target)) = (role, partition.trim_target()) else { continue };
+        let (Role::Leader { term }, Some(target)) = (role, partition.decide_trim(None)) else { continue };
         // It waits while no quorum answers; a shutdown does not.
         let trimmed = tokio::select! {
             biased;

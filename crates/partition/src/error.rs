@@ -21,7 +21,9 @@ pub enum AppendError {
     #[error("an earlier append of the same order to partition {partition} failed")]
     EarlierFailed { partition: PartitionId },
     /// The account's or the stream's retained bytes are at the quota; not appended. Room comes with retention.
-    #[error("partition {partition} takes no more events of account {account}: its quota is used up")]
+    #[error(
+        "partition {partition} is full, and account {account} keeps more in it than its share; publish again when older events have left"
+    )]
     OverQuota { partition: PartitionId, account: AccountId },
     /// The disk is full or below its reserve; not appended.
     #[error(

@@ -93,7 +93,7 @@ impl Machine {
     fn apply_frame(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, ApplyError> {
         // Decoded before anything changes: after an error the machine is still read.
         let entry = entry_of(frame)?;
-        let reply = self.state.apply(frame, mode)?;
+        let reply = self.state.apply_decoded(frame, entry.as_ref(), mode)?;
         self.remember(&frame.header, entry.as_ref().map(Entry::table))?;
         Ok(reply)
     }
@@ -265,7 +265,7 @@ fn window_start(log: &Log, newest: Timestamp, window_ms: u64) -> Result<Option<u
 }
 
 /// The entry of a frame; None of a command or a filler.
-fn entry_of(frame: &Frame) -> Result<Option<Entry<'_>>, ApplyError> {
+pub(crate) fn entry_of(frame: &Frame) -> Result<Option<Entry<'_>>, ApplyError> {
     let FrameHeader { kind, count, position, .. } = frame.header;
     if kind != entry::KIND {
         return Ok(None);

@@ -3,7 +3,13 @@
 pub(crate) mod open;
 pub(crate) mod redrives;
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use fanfare_log::Payload;
 use fanfare_model::{AccountId, EventIdHash, Offset, PartitionId, StartAt, SubscriptionId, Timestamp};
@@ -24,7 +30,7 @@ use crate::{
     entry::EntryBuilder,
     machine::Machine,
     reader::{AccountFilter, Reader},
-    retention_policy::RetentionPolicy,
+    retention_policy::{KeptEvents, RetentionPolicy},
     state::Reply,
     writer::{Request, role_error},
 };
@@ -70,8 +76,31 @@ struct OpenPartition {
     reader: Reader,
     append_clock: Arc<AppendClock>,
     retention: RetentionPolicy,
+    quota: Option<Quota>,
+    /// Accounts are held to their shares: shared with the writer.
+    holds_shares: Arc<AtomicBool>,
     stop: CancellationToken,
     writer_finished: CancellationToken,
+}
+
+impl OpenPartition {
+    fn decide_trim(&self, protected: Option<Offset>) -> Option<Offset> {
+        let now = self.append_clock.now_for_age(self.retention.age_ms);
+        let segments = self.group.log().segments();
+        let (positions, dedup) =
+            self.group.read(|machine| (machine.positions(), machine.dedup().first_offset(now)));
+        let target = |protected| {
+            self.retention.target(&segments, now, positions.log_start, KeptEvents { dedup, protected })
+        };
+        let decided = target(protected);
+        self.holds_shares.store(decided != target(None), Ordering::Relaxed);
+        decided.map(|target| target.min(positions.high_watermark))
+    }
+
+    fn is_over_share(&self, account: AccountId) -> bool {
+        let Some(Quota::Share { account_bytes_max }) = self.quota else { return false };
+        self.group.read(|machine| machine.usage(account)).account_bytes > account_bytes_max
+    }
 }
 
 struct UnavailablePartition {
@@ -310,16 +339,17 @@ impl Partition {
     }
 
     /// The log start that retention asks for (an entry's end at a segment border); None if nothing is due. Events below it
-    /// must be settled before the trim.
+    /// must be settled before the trim. Events from `protected` on stay as long as they are not too old and the log is
+    /// less than a quarter over its size; while they hold back the trim, accounts over their share are refused.
     #[must_use]
-    pub fn trim_target(&self) -> Option<Offset> {
-        let open = self.open_backing().ok()?;
-        let now = open.append_clock.now_for_age(open.retention.age_ms);
-        let segments = open.group.log().segments();
-        let (positions, keep_from) =
-            open.group.read(|machine| (machine.positions(), machine.dedup().first_offset(now)));
-        let target = open.retention.target(&segments, now, positions.log_start, keep_from);
-        target.map(|target| target.min(positions.high_watermark))
+    pub fn decide_trim(&self, protected: Option<Offset>) -> Option<Offset> {
+        self.open_backing().ok()?.decide_trim(protected)
+    }
+
+    /// The account's events take more than its share of the log, if there are shares.
+    #[must_use]
+    pub fn is_over_share(&self, account: AccountId) -> bool {
+        self.open_backing().is_ok_and(|open| open.is_over_share(account))
     }
 
     /// Length of the dedup window in milliseconds, if memory is too small for the configured one.

@@ -9,9 +9,12 @@ use fanfare_model::AccountId;
 
 /// Retained bytes that a partition may hold: tables and bodies of its events, without the log's own overhead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    pub account_bytes_max: u64,
-    pub stream_bytes_max: u64,
+pub enum Quota {
+    /// No account and no stream holds more.
+    Limit { account_bytes_max: u64, stream_bytes_max: u64 },
+    /// No account holds more while others' events keep the log from being trimmed: see
+    /// [`crate::Partition::decide_trim`].
+    Share { account_bytes_max: u64 },
 }
 
 /// Retained bytes as of one applied entry.
@@ -40,7 +43,12 @@ impl AccountBytes {
         let account_bytes =
             applied.account_bytes.saturating_add(inflight.account_bytes).saturating_add(bytes);
         let stream_bytes = applied.stream_bytes.saturating_add(inflight.stream_bytes).saturating_add(bytes);
-        account_bytes <= quota.account_bytes_max && stream_bytes <= quota.stream_bytes_max
+        match quota {
+            Quota::Limit { account_bytes_max, stream_bytes_max } => {
+                account_bytes <= account_bytes_max && stream_bytes <= stream_bytes_max
+            }
+            Quota::Share { account_bytes_max } => account_bytes <= account_bytes_max,
+        }
     }
 
     pub(crate) fn total(&self) -> u64 {

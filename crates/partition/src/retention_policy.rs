@@ -7,26 +7,42 @@ use fanfare_model::{Offset, Timestamp};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetentionPolicy {
     pub(crate) age_ms: u64,
+    /// Size above which events leave, unless they are protected. A quarter more, and none is protected.
     pub(crate) bytes_max: u64,
 }
 
+/// Events that stay.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KeptEvents {
+    /// From here on for the dedup window.
+    pub(crate) dedup: Option<Offset>,
+    /// From here on because others than those that take too much room still need them.
+    pub(crate) protected: Option<Offset>,
+}
+
 impl RetentionPolicy {
+    /// Upper bound of the bytes kept: the age bounds them further.
+    pub(crate) fn bytes_limit(self) -> u64 {
+        self.bytes_max.saturating_add(self.bytes_max / 4)
+    }
+
     /// The end of the newest sealed segment (`segments` are oldest first) that is too old, or that must go so that the
-    /// rest fits. Events from `keep_from` on stay. None if nothing above `log_start` is due.
+    /// rest fits. None if nothing above `log_start` is due.
     pub(crate) fn target(
         self,
         segments: &[SegmentSpan],
         now: Timestamp,
         log_start: Offset,
-        keep_from: Option<Offset>,
+        kept: KeptEvents,
     ) -> Option<Offset> {
         let mut left: u64 = segments.iter().map(|segment| segment.bytes).sum();
         let mut target = None;
         for segment in segments.iter().take_while(|segment| segment.sealed) {
             let is_old = now.millis_since(Timestamp(segment.time_ms_max)) > self.age_ms;
-            let is_too_much = left > self.bytes_max;
             let end = Offset(segment.end_offset);
-            if !(is_old || is_too_much) || keep_from.is_some_and(|keep_from| keep_from < end) {
+            let is_protected = kept.protected.is_some_and(|from| from < end);
+            let is_too_much = left > if is_protected { self.bytes_limit() } else { self.bytes_max };
+            if !(is_old || is_too_much) || kept.dedup.is_some_and(|from| from < end) {
                 break;
             }
             left -= segment.bytes;
@@ -72,7 +88,26 @@ mod tests {
         ];
         for (retention, now, log_start, keep_from, expected, why) in cases {
             let spans = segments(&[200, 300, 400, 500]);
-            let target = retention.target(&spans, Timestamp(now), Offset(log_start), keep_from.map(Offset));
+            let kept = KeptEvents { dedup: keep_from.map(Offset), protected: None };
+            let target = retention.target(&spans, Timestamp(now), Offset(log_start), kept);
+            assert_eq!(target, expected.map(Offset), "{why}");
+        }
+    }
+
+    #[test]
+    fn protected_events_stay_beyond_the_size_and_neither_beyond_the_age_nor_a_quarter_more() {
+        let cases = [
+            (400, 1_000, 0, None, "all is protected, and 500 are a quarter more"),
+            (400, 1_000, 10, Some(10), "events that are not protected leave"),
+            (300, 1_000, 50, Some(20), "nothing is protected"),
+            (400, 1_301, 0, Some(20), "too old"),
+            (200, 1_000, 0, Some(30), "more than a quarter over the size"),
+        ];
+        for (bytes_max, now, protected, expected, why) in cases {
+            let retention = RetentionPolicy { age_ms: 1_000, bytes_max };
+            let spans = segments(&[200, 300, 400, 500]);
+            let kept = KeptEvents { dedup: None, protected: Some(Offset(protected)) };
+            let target = retention.target(&spans, Timestamp(now), Offset::ZERO, kept);
             assert_eq!(target, expected.map(Offset), "{why}");
         }
     }

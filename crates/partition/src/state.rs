@@ -56,8 +56,7 @@ pub(crate) struct PartitionState {
     several_filters: BTreeSet<SubscriptionId>,
     /// Ascending by time of detachment.
     detached: VecDeque<DetachedCounters>,
-    /// None of a stream whose bytes are not counted.
-    retained: Option<RetainedBytes>,
+    retained: RetainedBytes,
     redrives: Redrives,
 }
 
@@ -124,7 +123,7 @@ impl PartitionState {
             ledgers: BTreeMap::new(),
             several_filters: BTreeSet::new(),
             detached: VecDeque::new(),
-            retained: usage::is_counted(stream).then(RetainedBytes::default),
+            retained: RetainedBytes::new(stream),
             redrives: Redrives::default(),
         }
     }
@@ -136,20 +135,26 @@ impl PartitionState {
         Self { log_start: start, frontier: start, anchor, ..Self::new(stream) }
     }
 
+    /// `entry` is the frame's, if the frame holds one.
+    ///
     /// # Errors
     /// If this version cannot apply the entry. The state is then of no further use.
-    pub(crate) fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, ApplyError> {
+    pub(crate) fn apply_decoded(
+        &mut self,
+        frame: &Frame,
+        entry: Option<&Entry<'_>>,
+        mode: ApplyMode,
+    ) -> Result<Reply, ApplyError> {
         let header = &frame.header;
         let index = header.position.index;
         self.check_follows(header)?;
         // Everything is decoded before anything changes: a state that refuses an entry is still read.
         let content = FrameContent::decode(frame)?;
-        let counted = self.counted_entry(frame)?;
         self.observe(header);
         let reply = match (content, mode) {
             (FrameContent::Entry, ApplyMode::Live) => {
-                if let (Some(retained), Some(entry)) = (&mut self.retained, counted) {
-                    retained.add(&entry, Offset(header.end_offset()));
+                if let Some(entry) = entry {
+                    self.retained.add(entry, Offset(header.end_offset()));
                 }
                 Reply::Appended
             }
@@ -161,16 +166,6 @@ impl PartitionState {
             self.check_positions(index)?;
         }
         Ok(reply)
-    }
-
-    /// The entry of a frame, if the stream's bytes are counted.
-    fn counted_entry<'a>(&self, frame: &'a Frame) -> Result<Option<Entry<'a>>, ApplyError> {
-        let FrameHeader { kind, count, position, .. } = frame.header;
-        if self.retained.is_none() || kind != entry::KIND {
-            return Ok(None);
-        }
-        let decoded = Entry::decode(&frame.payload, count);
-        decoded.map(Some).map_err(|source| ApplyError::Decode { index: position.index, source })
     }
 
     /// Refuses a frame that does not follow the newest observed one.
@@ -360,9 +355,7 @@ impl PartitionState {
         // Below `to` every event is settled for everybody, so the frontier passes over what nobody was attached to.
         self.log_start = to;
         self.frontier = self.frontier.max(to);
-        if let Some(retained) = &mut self.retained {
-            retained.trim(to);
-        }
+        self.retained.trim(to);
         self.redrives.trim(to);
         self.anchor = Some(Anchor { position, next_offset: to.0 });
         Ok(to)
@@ -404,9 +397,9 @@ impl PartitionState {
         self.derived.last_index
     }
 
-    /// Bytes retained of the account and of the stream; zero of a stream whose bytes are not counted.
+    /// Bytes retained of the account and of the stream.
     pub(crate) fn usage(&self, account: AccountId) -> Usage {
-        self.retained.as_ref().map(|retained| retained.usage(account)).unwrap_or_default()
+        self.retained.usage(account)
     }
 
     /// Index of the entry that holds `offset`, if the entry is one of the newest.

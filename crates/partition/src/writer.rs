@@ -11,7 +11,15 @@
 //! - The writer alone decides, one batch after the other: a batch behind a failed one of the same order is refused,
 //!   whatever changed in between.
 
-use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use fanfare_log::Store;
 use fanfare_model::{AccountId, Offset, PartitionId};
@@ -54,6 +62,8 @@ pub(crate) struct WriterParts {
     pub(crate) admission: Arc<Admission>,
     pub(crate) hash_seed: HashSeed,
     pub(crate) quota: Option<Quota>,
+    /// Accounts are held to their shares now.
+    pub(crate) holds_shares: Arc<AtomicBool>,
     pub(crate) entry_bytes_max: usize,
     /// Free bytes below which no event is taken: the rest of the disk serves votes, cursors and trims.
     pub(crate) disk_reserve_bytes: u64,
@@ -270,8 +280,10 @@ impl Writer {
     fn reserve_quota(&mut self, batch: &RecordBatch) -> Result<(), AppendError> {
         let Some(quota) = self.parts.quota else { return Ok(()) };
         let (account, bytes) = (batch.account, usage::bytes_of(batch.len(), batch.size_bytes()));
-        let applied = self.parts.group.read(|machine| machine.usage(account));
-        if self.inflight_usage.fits(quota, applied, account, bytes) {
+        let is_free =
+            matches!(quota, Quota::Share { .. }) && !self.parts.holds_shares.load(Ordering::Relaxed);
+        let applied = || self.parts.group.read(|machine| machine.usage(account));
+        if is_free || self.inflight_usage.fits(quota, applied(), account, bytes) {
             self.inflight_usage.add(account, bytes);
             return Ok(());
         }

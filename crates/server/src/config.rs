@@ -264,6 +264,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) reads_max: usize,
     /// Open reads of events of one account.
     pub(crate) account_reads_max: usize,
+    /// Part of `storage.retention_bytes` that one account's events may take while others need the rest.
+    pub(crate) retained_percent: u8,
     /// Upper bound of one account's dead letters; at most the bound of all accounts.
     pub(crate) dead_letter_bytes_max: ByteSize,
 }
@@ -280,6 +282,7 @@ impl Default for LimitsConfig {
             schema_bytes_max: ByteSize::kib(256),
             reads_max: 64,
             account_reads_max: 16,
+            retained_percent: 50,
             dead_letter_bytes_max: ByteSize(1 << 30),
         }
     }

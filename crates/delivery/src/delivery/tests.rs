@@ -130,13 +130,17 @@ impl Default for Setup {
                 trim_interval_ms: 50,
                 reconcile_timeout_ms: 20_000,
             },
-            dead_letter_quota: Quota { account_bytes_max: 1 << 30, stream_bytes_max: 1 << 30 },
+            dead_letter_quota: Quota::Limit { account_bytes_max: 1 << 30, stream_bytes_max: 1 << 30 },
             cache_bytes: 4 << 20,
         }
     }
 }
 
 impl Setup {
+    fn limit_dead_letters(&mut self, account_bytes_max: u64, stream_bytes_max: u64) {
+        self.dead_letter_quota = Quota::Limit { account_bytes_max, stream_bytes_max };
+    }
+
     /// Little is enough for the log to have something to trim.
     fn of_small_segments() -> Self {
         let mut setup = Self::default();

@@ -125,6 +125,17 @@ impl LeaderContext {
         self.letters_below.fetch_max(offset.plus(1).0, Ordering::SeqCst);
     }
 
+    /// The oldest event that a subscription still needs whose account keeps within its share of the log: another
+    /// account's flood does not take the event away.
+    pub(super) fn protected_from(&self) -> Option<Offset> {
+        let subscriptions = self.subscriptions();
+        let needed = subscriptions.iter().filter_map(|subscription| {
+            let oldest = subscription.lock().machine.low_water()?;
+            (!self.partition.is_over_share(subscription.account)).then_some(oldest)
+        });
+        needed.min()
+    }
+
     pub(crate) fn fan_out_offset(&self) -> Offset {
         Offset(self.fan_out_offset.load(Ordering::SeqCst))
     }

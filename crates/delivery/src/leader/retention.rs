@@ -58,7 +58,7 @@ impl PartitionLeader {
         }
         self.tell_dedup();
         let lately = self.trims.trimmed_at.is_some_and(|at| now < at + interval);
-        let target = self.context.partition.trim_target();
+        let target = self.context.partition.decide_trim(self.context.protected_from());
         self.trims.target = target.filter(|target| !lately || self.frees_much(*target));
         let Some(target) = self.trims.target else { return };
         self.trims.look = true;

@@ -49,8 +49,7 @@ impl From<&Refusal> for Problem {
                 AppendError::EarlierFailed { .. } => problem(Condition::AbortedBehind),
                 AppendError::Unknown { .. } => problem(Condition::PublishOutcomeUnknown),
                 AppendError::DiskFull { .. } => problem(Condition::DiskFull),
-                // Streams that producers publish to have no quota so far; room comes with time, as after an overload.
-                AppendError::OverQuota { .. } => problem(Condition::Overloaded),
+                AppendError::OverQuota { .. } => problem(Condition::RetainedBytesLimit),
                 AppendError::Stopped { .. } => problem(Condition::PartitionStopped),
                 AppendError::Damaged { partition, offsets } => {
                     problem(Condition::PartitionDamaged).with_damage(*partition, offsets)

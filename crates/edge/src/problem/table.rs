@@ -34,6 +34,7 @@ pub enum Condition {
 
     Overloaded,
     DiskFull,
+    RetainedBytesLimit,
     Draining,
     NoLeader,
     PartitionStopped,
@@ -82,8 +83,8 @@ pub struct Row {
 }
 
 const SOON: Retry = Retry::After(Duration::from_millis(100));
-/// A full disk is not emptied within a moment.
-const DISK_FULL: Retry = Retry::After(Duration::from_secs(5));
+/// A full disk or log is not emptied within a moment.
+const FULL: Retry = Retry::After(Duration::from_secs(5));
 
 const NEVER: Retry = Retry::Never;
 
@@ -121,7 +122,8 @@ impl Condition {
             Self::OffsetTruncated => fixed("OFFSET_TRUNCATED", OutOfRange, 400, NEVER),
 
             Self::Overloaded => fixed("OVERLOADED", ResourceExhausted, 429, SOON),
-            Self::DiskFull => fixed("DISK_FULL", ResourceExhausted, 503, DISK_FULL),
+            Self::DiskFull => fixed("DISK_FULL", ResourceExhausted, 503, FULL),
+            Self::RetainedBytesLimit => fixed("RETAINED_BYTES_LIMIT", ResourceExhausted, 429, FULL),
             Self::Draining => fixed("DRAINING", Unavailable, 503, SOON),
             Self::NoLeader => fixed("NO_LEADER", Unavailable, 503, SOON),
             Self::PartitionStopped => fixed("PARTITION_STOPPED", Unavailable, 503, NEVER),
@@ -201,6 +203,7 @@ mod tests {
         Condition::OffsetTruncated,
         Condition::Overloaded,
         Condition::DiskFull,
+        Condition::RetainedBytesLimit,
         Condition::Draining,
         Condition::NoLeader,
         Condition::PartitionStopped,

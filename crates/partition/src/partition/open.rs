@@ -1,6 +1,9 @@
 //! Opening a partition: its log, its group, its writer; or the unavailable partition of a damaged log.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use fanfare_log::{Log, RollPolicy, Store};
 use fanfare_model::{Offset, PartitionId, ReplicaId};
@@ -102,6 +105,7 @@ impl Partition {
             Arc::new(AppendClock::new(id, environment.clone(), group.read(Machine::last_time)));
         let (inbox, requests) = mpsc::channel(QUEUE_BATCHES_MAX);
         let (stop, writer_finished) = (CancellationToken::new(), CancellationToken::new());
+        let holds_shares = Arc::new(AtomicBool::new(false));
         let parts = WriterParts {
             id,
             group: group.clone(),
@@ -110,6 +114,7 @@ impl Partition {
             admission: admission.clone(),
             hash_seed,
             quota: options.quota,
+            holds_shares: holds_shares.clone(),
             entry_bytes_max: options.entry_bytes_max as usize,
             disk_reserve_bytes: options.segment_bytes.saturating_mul(2),
         };
@@ -128,6 +133,8 @@ impl Partition {
             reader: Reader::new(group.clone(), reader),
             append_clock,
             retention: RetentionPolicy { age_ms: options.retention_ms, bytes_max: options.retention_bytes },
+            quota: options.quota,
+            holds_shares,
             stop,
             writer_finished,
             group,

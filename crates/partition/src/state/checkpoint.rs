@@ -1,12 +1,12 @@
 //! The accumulated state as bytes: versioned, self-contained, the same on every replica of the same log.
 //!
 //! ```text
-//! version u16 | log start u64 | frontier u64 | last time u64 | anchor? (position 24, next offset u64)
+//! version u16 | stream u8 (1 events, 2 dead letters) | log start u64 | frontier u64 | last time u64 | anchor? (position 24, next offset u64)
 //! count u32, per attached, ascending: subscription 16, account 16, epoch u64, from u64,
 //!            count u32, per filter, ascending: from u64, revision u64, size u32, filter
 //!            matched_to?, counters, record?
 //! count u32, per detached, in order: subscription 16, epoch u64, counters
-//! retained bytes? as in [`super::usage`]
+//! retained bytes as in [`super::usage`]
 //! count u32, per redrive, ascending: start as in [`crate::command`], state u8, created u64, updated u64, position u64,
 //!            end u64, withdrawn u64, stayed u64, failure text
 //! count u32, per range of withdrawn dead letters, ascending: start u64, end u64
@@ -35,7 +35,11 @@ const VERSION: u16 = 3;
 impl PartitionState {
     pub(crate) fn checkpoint(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.u16(VERSION).u64(self.log_start.0).u64(self.frontier.0).u64(self.derived.last_time.0);
+        out.u16(VERSION)
+            .u8(stream_number(self.retained.stream()))
+            .u64(self.log_start.0)
+            .u64(self.frontier.0)
+            .u64(self.derived.last_time.0);
         out.optional(self.anchor, |out, anchor| {
             encode_position(out, anchor.position);
             out.u64(anchor.next_offset);
@@ -51,7 +55,7 @@ impl PartitionState {
             out.bytes(detached.subscription.as_bytes()).u64(detached.epoch);
             encode_counters(&mut out, &detached.counters);
         }
-        out.optional(self.retained.as_ref(), |out, retained| retained.encode(out));
+        self.retained.encode(&mut out);
         self.redrives.encode(&mut out);
         out.finish()
     }
@@ -62,6 +66,9 @@ impl PartitionState {
         match fields.u16()? {
             VERSION => {}
             version => return Err(CodecError::Version { what: "checkpoint", version, known: VERSION }),
+        }
+        if fields.u8()? != stream_number(stream) {
+            return Err(CodecError::Value("stream"));
         }
         let mut state = Self::new(stream);
         state.log_start = Offset(fields.u64()?);
@@ -97,18 +104,20 @@ impl PartitionState {
             })
         })?;
         state.detached = detached.into();
-        let retained = fields.optional(RetainedBytes::decode)?;
-        // Another stream's checkpoint; counting from here on would miss the retained entries.
-        if retained.is_some() != state.retained.is_some() {
-            return Err(CodecError::Value("retained bytes"));
-        }
-        state.retained = retained;
+        state.retained = RetainedBytes::decode(&mut fields, stream)?;
         state.redrives = Redrives::decode(&mut fields)?;
         fields.finish()?;
         if state.log_start > state.frontier || state.derived.next_offset > state.frontier {
             return Err(CodecError::Value("order of positions"));
         }
         Ok(state)
+    }
+}
+
+fn stream_number(stream: Stream) -> u8 {
+    match stream {
+        Stream::Events => 1,
+        Stream::DeadLetters => 2,
     }
 }
 

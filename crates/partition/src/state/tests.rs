@@ -67,6 +67,14 @@ impl Script {
     }
 }
 
+impl PartitionState {
+    /// Applies a frame as the machine does, which decodes its entry first.
+    fn apply(&mut self, frame: &Frame, mode: ApplyMode) -> Result<Reply, ApplyError> {
+        let entry = crate::machine::entry_of(frame)?;
+        self.apply_decoded(frame, entry.as_ref(), mode)
+    }
+}
+
 /// A state and the log it applies.
 struct Bench {
     state: PartitionState,

@@ -15,14 +15,11 @@ use crate::{
     quota::{AccountBytes, Usage},
 };
 
-/// A bucket takes no further entry when it holds this much.
-const BUCKET_BYTES: u64 = 16 << 20;
-
-/// True for streams whose retained bytes are counted.
-pub(crate) fn is_counted(stream: Stream) -> bool {
+/// A bucket takes no further entry when it holds this much. The events of a partition take many GiB, of many accounts.
+fn bucket_bytes(stream: Stream) -> u64 {
     match stream {
-        Stream::Events => false,
-        Stream::DeadLetters => true,
+        Stream::Events => 64 << 20,
+        Stream::DeadLetters => 16 << 20,
     }
 }
 
@@ -31,8 +28,9 @@ pub(crate) fn bytes_of(events: usize, body_bytes: usize) -> u64 {
     (events * RECORD_BYTES + body_bytes) as u64
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RetainedBytes {
+    stream: Stream,
     /// Ascending by `end`.
     buckets: VecDeque<Bucket>,
     /// The sum of all buckets.
@@ -47,13 +45,21 @@ struct Bucket {
 }
 
 impl RetainedBytes {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, buckets: VecDeque::new(), sum: AccountBytes::default() }
+    }
+
+    pub(super) fn stream(&self) -> Stream {
+        self.stream
+    }
+
     pub(super) fn usage(&self, account: AccountId) -> Usage {
         self.sum.usage(account)
     }
 
     /// Adds the events of an entry that ends at `end`.
     pub(super) fn add(&mut self, entry: &Entry<'_>, end: Offset) {
-        let is_full = self.buckets.back().is_none_or(|last| last.bytes.total() >= BUCKET_BYTES);
+        let is_full = self.buckets.back().is_none_or(|last| last.bytes.total() >= bucket_bytes(self.stream));
         if is_full {
             self.buckets.push_back(Bucket::default());
         }
@@ -89,8 +95,8 @@ impl RetainedBytes {
         }
     }
 
-    pub(super) fn decode(fields: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let mut retained = Self::default();
+    pub(super) fn decode(fields: &mut Reader<'_>, stream: Stream) -> Result<Self, CodecError> {
+        let mut retained = Self::new(stream);
         for _ in 0..fields.count(12)? {
             let end = Offset(fields.u64()?);
             if retained.buckets.back().is_some_and(|last| last.end >= end) {

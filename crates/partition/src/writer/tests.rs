@@ -96,6 +96,7 @@ impl Replica {
             admission: admission.clone(),
             hash_seed,
             quota,
+            holds_shares: Arc::default(),
             entry_bytes_max: 1 << 20,
             disk_reserve_bytes: RESERVE_BYTES,
         };
@@ -380,7 +381,7 @@ async fn new_term_predicts_offsets_from_the_watermark_it_begins_at() {
 async fn quota_counts_committed_and_inflight_bytes_and_repeats_once() {
     // An event of one byte counts for its line, its length and itself.
     let event_bytes = usage::bytes_of(1, 2);
-    let quota = Quota { account_bytes_max: 3 * event_bytes, stream_bytes_max: 1 << 20 };
+    let quota = Quota::Limit { account_bytes_max: 3 * event_bytes, stream_bytes_max: 1 << 20 };
     let stream = (PartitionId::dead_letters(0), Some(quota));
     let mut node = Replica::alone_with(MemoryFileSystem::default(), stream).await;
     assert_eq!(node.commit(None, &["a"]).await.unwrap(), committed_at(0));
@@ -401,7 +402,7 @@ async fn quota_counts_committed_and_inflight_bytes_and_repeats_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quota_of_the_stream_holds_across_accounts_and_restarts() {
-    let quota = Quota { account_bytes_max: 1 << 20, stream_bytes_max: 2 * usage::bytes_of(1, 2) };
+    let quota = Quota::Limit { account_bytes_max: 1 << 20, stream_bytes_max: 2 * usage::bytes_of(1, 2) };
     let stream = (PartitionId::dead_letters(0), Some(quota));
     let mut node = Replica::alone_with(MemoryFileSystem::default(), stream).await;
     node.commit(None, &["a", "b"]).await.unwrap();
@@ -420,4 +421,21 @@ async fn quota_of_the_stream_holds_across_accounts_and_restarts() {
         matches!(refused, Err(AppendError::OverQuota { account, .. }) if account == expected),
         "{refused:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn account_over_its_share_is_refused_while_the_stream_is_full_and_others_are_not() {
+    let event_bytes = usage::bytes_of(1, 2);
+    let quota = Quota::Share { account_bytes_max: 2 * event_bytes };
+    let mut node =
+        Replica::alone_with(MemoryFileSystem::default(), (PartitionId::events(0), Some(quota))).await;
+    node.commit(None, &["a", "b", "c", "d"]).await.expect("nobody else needs the room");
+    node.writer.parts.holds_shares.store(true, Ordering::Relaxed);
+    let refused = node.commit(None, &["e"]).await;
+    assert!(matches!(refused, Err(AppendError::OverQuota { .. })), "{refused:?}");
+    let (mut request, pending) = node.request(None, &["f", "g"]);
+    request.batch.account = AccountId::from_bytes([2; 16]);
+    node.writer.hand_over(request).await;
+    node.settle().await;
+    assert_eq!(pending.outcome().unwrap(), committed_at(4));
 }

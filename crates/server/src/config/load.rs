@@ -132,6 +132,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "must not exceed storage.dead_letter_retention_bytes",
         );
     }
+    if !(1..=100).contains(&config.limits.retained_percent) {
+        let value = config.limits.retained_percent.to_string();
+        return refuse("limits.retained_percent", value, "must be between 1 and 100");
+    }
     // Dead letters leave with whole segments, and their count with up to 16MiB of others.
     if config.limits.dead_letter_bytes_max.0 < config.storage.segment_bytes.0 + (32 << 20) {
         return refuse(

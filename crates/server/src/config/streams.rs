@@ -48,7 +48,11 @@ impl Config {
     pub(crate) fn retained_bytes(&self) -> [RetentionBound; 2] {
         self.rows().map(|row| RetentionBound {
             partitions: row.partitions,
-            partition_bytes: row.quota.map_or(row.retention_bytes, |quota| quota.stream_bytes_max),
+            partition_bytes: match row.quota {
+                Some(Quota::Limit { stream_bytes_max, .. }) => stream_bytes_max,
+                // A quarter more, while events are protected from another account's flood.
+                Some(_) | None => row.retention_bytes + row.retention_bytes / 4,
+            },
         })
     }
 
@@ -60,7 +64,9 @@ impl Config {
                 partitions: self.publish.partitions,
                 retention_ms: storage.retention.as_millis(),
                 retention_bytes: storage.retention_bytes.0,
-                quota: None,
+                quota: Some(Quota::Share {
+                    account_bytes_max: percent(storage.retention_bytes.0, limits.retained_percent),
+                }),
             },
             StreamRow {
                 stream: Stream::DeadLetters,
@@ -68,7 +74,7 @@ impl Config {
                 retention_ms: storage.dead_letter_retention.as_millis(),
                 // The quota bounds the size; a trim by size would remove dead letters before their time.
                 retention_bytes: u64::MAX,
-                quota: Some(Quota {
+                quota: Some(Quota::Limit {
                     account_bytes_max: limits.dead_letter_bytes_max.0,
                     stream_bytes_max: storage.dead_letter_retention_bytes.0,
                 }),
@@ -85,6 +91,10 @@ impl Config {
         };
         Budgets::new(limits, self.rows().iter().map(|row| u64::from(row.partitions)).sum())
     }
+}
+
+fn percent(bytes: u64, percent: u8) -> u64 {
+    bytes / 100 * u64::from(percent)
 }
 
 #[cfg(test)]
@@ -105,8 +115,9 @@ mod tests {
         assert_eq!((events.partitions, letters.partitions), (7, 1));
         assert_eq!(events.partition.retention_ms, 4 * 3_600_000);
         assert_eq!(letters.partition.retention_ms, 7 * 86_400_000);
-        assert_eq!(events.partition.quota, None);
-        let quota = Quota { account_bytes_max: 1 << 30, stream_bytes_max: 4 << 30 };
+        let share = (16 << 30) / 100 * 50;
+        assert_eq!(events.partition.quota, Some(Quota::Share { account_bytes_max: share }));
+        let quota = Quota::Limit { account_bytes_max: 1 << 30, stream_bytes_max: 4 << 30 };
         assert_eq!(letters.partition.quota, Some(quota));
     }
 }

@@ -75,6 +75,7 @@ fn a_wrong_configuration_names_the_key_and_the_way_out() {
         ("[delivery]\nsink_concurrency = 0\n", None, "delivery.sink_concurrency = 0"),
         ("[listen]\narriving_bytes_max = \"4MiB\"\n", None, "twice limits.request_bytes_max"),
         ("[limits]\nevent_bytes_max = \"8MiB\"\n", None, "limits.request_bytes_max"),
+        ("[limits]\nretained_percent = 0\n", None, "must be between 1 and 100"),
         ("[limits]\ndead_letter_bytes_max = \"5GiB\"\n", None, "storage.dead_letter_retention_bytes"),
         ("[limits]\ndead_letter_bytes_max = \"80MiB\"\n", None, "storage.segment_bytes and 32MiB"),
         ("[delivery]\nwindow_events = 5000\n", None, "must not exceed 4096"),

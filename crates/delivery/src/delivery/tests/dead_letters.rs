@@ -143,7 +143,7 @@ pub(super) fn record<'a>(subscription: &Subscription, offset: u64, event: &'a [u
 async fn unreadable_dead_letters_do_not_prevent_new_ones() {
     let mut setup = Setup { cache_bytes: 16 << 10, ..Setup::default() };
     setup.partition.segment_bytes = 16 << 10;
-    setup.dead_letter_quota.account_bytes_max = 150 << 10;
+    setup.limit_dead_letters(150 << 10, 1 << 30);
     let world = World::with(setup).await;
     let orders = world.subscribe("orders", &["order"]).await;
     let event = [0; 1 << 10];

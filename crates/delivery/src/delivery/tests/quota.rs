@@ -62,7 +62,7 @@ impl World {
 async fn event_over_quota_is_held_until_a_trim_makes_room() {
     let mut setup = Setup::default();
     // More than what a trim gives back at once.
-    setup.dead_letter_quota.account_bytes_max = 24 << 20;
+    setup.limit_dead_letters(24 << 20, 1 << 30);
     setup.partition.entry_bytes_max = 1 << 20;
     let (world, orders) = rejecting(setup).await;
     let written = world.fill(&orders, orders.account).await;
@@ -81,7 +81,7 @@ async fn event_over_quota_is_held_until_a_trim_makes_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_over_quota_expires_with_its_reason_when_retention_overtakes_it() {
     let mut setup = Setup::of_small_segments();
-    setup.dead_letter_quota.account_bytes_max = 500;
+    setup.limit_dead_letters(500, 1 << 30);
     let (world, orders) = rejecting(setup).await;
     for start in (0..200).step_by(10) {
         world.publish("order", &["poison"], start..start + 10).await;
@@ -102,7 +102,7 @@ async fn event_over_quota_expires_with_its_reason_when_retention_overtakes_it() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_count_right_after_a_crash_and_after_a_restart() {
     let mut setup = Setup::default();
-    setup.dead_letter_quota.account_bytes_max = 64 << 10;
+    setup.limit_dead_letters(64 << 10, 1 << 30);
     let (world, orders) = rejecting(setup).await;
     world.fill(&orders, orders.account).await;
 
@@ -117,7 +117,7 @@ async fn dead_letters_count_right_after_a_crash_and_after_a_restart() {
 async fn event_with_a_dead_letter_from_before_a_crash_is_not_refused_over_the_quota() {
     let mut setup = Setup::default();
     // Room for two.
-    setup.dead_letter_quota.account_bytes_max = 500;
+    setup.limit_dead_letters(500, 1 << 30);
     // Outcomes are not replicated before the crash.
     setup.delivery.advance_interval_ms = 600_000;
     let (mut world, orders) = rejecting(setup).await;
@@ -137,7 +137,7 @@ async fn event_with_a_dead_letter_from_before_a_crash_is_not_refused_over_the_qu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_stream_keeps_its_dead_letters_and_takes_none_of_any_account() {
     let mut setup = Setup::default();
-    setup.dead_letter_quota.stream_bytes_max = 512 << 10;
+    setup.limit_dead_letters(1 << 30, 512 << 10);
     setup.partition.segment_bytes = 16 << 10;
     let (world, orders) = rejecting(setup).await;
     world.publish("order", &["poison"], 0..1).await;
@@ -147,6 +147,6 @@ async fn full_stream_keeps_its_dead_letters_and_takes_none_of_any_account() {
     world.publish("order", &["poison", "a"], 1..3).await;
     let held = world.stats_when(&orders, |stats| stats.delivered == 1).await;
     assert_eq!((held.dead_lettered, held.pending), (1, 1));
-    assert_eq!(world.dead_letters.trim_target(), None, "the size alone removes no dead letter");
+    assert_eq!(world.dead_letters.decide_trim(None), None, "the size alone removes no dead letter");
     assert_eq!(dead_letters(&world, &orders).await.len(), 1);
 }

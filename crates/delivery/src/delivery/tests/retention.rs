@@ -1,3 +1,5 @@
+use fanfare_partition::AppendError;
+
 use super::*;
 
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -83,4 +85,68 @@ async fn log_is_trimmed_while_progress_of_new_events_is_not_replicated() {
     let trimmed = positions.wait_for(|positions| positions.log_start > Offset::ZERO);
     timeout(DEADLINE, trimmed).await.expect("the log is trimmed").unwrap();
     assert_eq!(world.stats(&orders).dead_lettered, 0, "everything was delivered in time");
+}
+
+/// Appends an event of another account to the partition.
+async fn flood(world: &World, partition: &Partition, number: usize) -> Result<(), AppendError> {
+    let bytes = event("order", "flood", 100_000 + number, &format!("\"{}\"", "x".repeat(60)));
+    let event = Event::parse(&bytes).unwrap();
+    let shard = world.catalog.view().account(world.tenant().account()).unwrap().account.shard.clone();
+    let mut batch = RecordBatchBuilder::new(AccountId::from_bytes([9; 16]), shard.epoch);
+    batch.push(&bytes, event.id_hash(), event.key_hash());
+    // The dedup window is short, and nothing within it is trimmed.
+    world.machine.clock.0.fetch_add(20, Ordering::Relaxed);
+    partition.append(batch.finish())?.committed().await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flood_of_one_account_is_refused_before_it_trims_the_undelivered_events_of_another() {
+    let mut setup = Setup::of_small_segments();
+    setup.partition.retention_ms = 100_000_000;
+    setup.partition.retention_bytes = 64 << 10;
+    setup.partition.quota = Some(Quota::Share { account_bytes_max: 32 << 10 });
+    let world = World::with(setup).await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let partition = world.home(&orders);
+    let log_start = || partition.positions().borrow().log_start;
+    for number in 0..400 {
+        flood(&world, partition, number).await.expect("nobody else needs the room");
+    }
+    timeout(DEADLINE, async {
+        partition.positions().wait_for(|at| at.log_start > Offset::ZERO).await.map(drop)
+    })
+    .await
+    .expect("the size trims the log")
+    .unwrap();
+
+    world.sink("orders").down();
+    world.publish("order", &KEYS, 0..20).await;
+    let mut numbers = 400..100_000;
+    let refused = loop {
+        let number = numbers.next().expect("the flood is refused in the end");
+        if let Err(error) = flood(&world, partition, number).await {
+            break error;
+        }
+    };
+    assert!(matches!(refused, AppendError::OverQuota { .. }), "{refused}");
+    world.publish("order", &KEYS, 20..40).await;
+    let held = world.stats_when(&orders, |stats| stats.matched == 40).await;
+    assert_eq!((held.pending, held.dead_lettered, held.expired), (40, 0, 0));
+
+    let held_from = log_start();
+    world.sink("orders").up();
+    assert_eq!(world.settled(&orders, 40).await.delivered, 40);
+    timeout(DEADLINE, async {
+        partition.positions().wait_for(|at| at.log_start > held_from).await.map(drop)
+    })
+    .await
+    .expect("the log is trimmed when nothing holds it back")
+    .unwrap();
+    let mut ticks = interval(Duration::from_millis(5));
+    let taken = async {
+        while flood(&world, partition, numbers.next().unwrap()).await.is_err() {
+            ticks.tick().await;
+        }
+    };
+    timeout(DEADLINE, taken).await.expect("the account may publish again");
 }

@@ -165,15 +165,15 @@ async fn trim_waits_for_unsettled_events_and_survives_a_crash() {
     for event in 0..40 {
         node.append(batch(1, &[&format!("{event:04}{}", "x".repeat(2_000))])).await;
     }
-    assert_eq!(node.partition.trim_target(), None);
+    assert_eq!(node.partition.decide_trim(None), None);
     node.pass(60_001);
-    let target = node.partition.trim_target().expect("whole segments are old");
+    let target = node.partition.decide_trim(None).expect("whole segments are old");
     assert!(target > Offset(20) && target < Offset(40), "{target}");
     assert_eq!(refusal(node.partition.trim(node.term(), target).await), Refusal::Unsettled);
     node.advance(40, vec![cursor(1, 40, 40, None)]).await.unwrap();
     assert_eq!(refusal(node.partition.trim(node.term(), Offset(41)).await), Refusal::Position);
     assert_eq!(node.partition.trim(node.term(), target).await.unwrap(), target);
-    assert_eq!(node.partition.trim_target(), None);
+    assert_eq!(node.partition.decide_trim(None), None);
     for _ in 0..2 {
         let below = node.partition.read(Offset(target.0 - 1), AccountFilter::All, 1).await.unwrap_err();
         assert!(matches!(below, ReadError::OutOfRange { log_start, .. } if log_start == target), "{below}");
