@@ -31,6 +31,8 @@ impl Failure {
     pub const HTTP_STATUS: &'static str = "http_status";
     /// A 3xx answer: redirects are never followed.
     pub const REDIRECT: &'static str = "redirect";
+    /// 410: the receiver says that it will take nothing any more.
+    pub const GONE: &'static str = "gone";
     /// The event cannot be expressed in the sink's format.
     pub const ENCODING: &'static str = "encoding";
     /// The event is larger than the sink can take.

@@ -1,6 +1,6 @@
 //! CloudEvents as JSON over HTTP/1.1, signed.
 //!
-//! One request per attempt. Redirects are never followed, proxies of the environment are not used, and nothing of
+//! One request per attempt, and a second one where a connection kept alive was lost without an answer. Redirects are never followed, proxies of the environment are not used, and nothing of
 //! an answer is kept but its status, `Retry-After` and a short printable excerpt.
 
 mod answer;
@@ -106,7 +106,8 @@ impl Webhook {
             Err(error) => return error.into(),
         };
         let deadline = Instant::now() + self.timeout;
-        let request = self.template.request(message_id, Bytes::from(body), self.unix_seconds());
+        let body = Bytes::from(body);
+        let request = || self.template.request(message_id, body.clone(), self.unix_seconds());
         match self.pool.send(request, permit, deadline).await {
             Ok((response, connection)) => {
                 let (outcome, body) = answer::read(response, deadline, self.unix_seconds()).await;

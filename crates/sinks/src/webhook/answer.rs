@@ -77,10 +77,16 @@ fn outcome(status: StatusCode, after: Option<Duration>, excerpt: &[u8]) -> Outco
     if status.is_success() {
         return Outcome::Delivered;
     }
-    let class = if status.is_redirection() { Failure::REDIRECT } else { Failure::HTTP_STATUS };
+    let class = match status {
+        StatusCode::GONE => Failure::GONE,
+        _ if status.is_redirection() => Failure::REDIRECT,
+        _ => Failure::HTTP_STATUS,
+    };
     let mut message = status.to_string();
     if status.is_redirection() {
         message.push_str(": redirects are not followed, correct the destination");
+    } else if status == StatusCode::GONE {
+        message.push_str(": the receiver says that it is gone for good, correct the destination or delete the subscription");
     } else if !excerpt.is_empty() {
         message.push_str(": ");
         message.push_str(&String::from_utf8_lossy(excerpt));
@@ -168,6 +174,11 @@ mod tests {
         let Outcome::SinkDown { why, .. } = outcome(StatusCode::FOUND, None, b"<html>") else {
             panic!("a redirect is a wrong destination")
         };
+        let Outcome::SinkDown { why: gone, .. } = outcome(StatusCode::GONE, None, b"bye") else {
+            panic!("a destination that is gone is an outage")
+        };
+        assert_eq!((gone.class, gone.status), (Failure::GONE, 410));
+        assert!(gone.message.contains("correct the destination or delete"), "{}", gone.message);
         assert_eq!(why.class, Failure::REDIRECT);
         assert!(why.message.contains("correct the destination"), "{}", why.message);
     }

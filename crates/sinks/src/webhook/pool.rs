@@ -65,6 +65,13 @@ pub(super) enum RequestError {
     Lost(hyper::Error),
 }
 
+impl RequestError {
+    /// The connection ended; the peer sent nothing that is not HTTP.
+    fn is_lost_connection(&self) -> bool {
+        matches!(self, Self::Lost(error) if !error.is_parse() && !error.is_parse_too_large())
+    }
+}
+
 impl From<DialError> for RequestError {
     fn from(error: DialError) -> Self {
         Self::Dial(error)
@@ -89,20 +96,27 @@ impl Pool {
         self.connector.budget().connection().await.map(Some).map_err(RequestError::NoPermit)
     }
 
-    /// Sends `request` once and waits for the head of the answer until `deadline`. The connection can be
+    /// Sends `request` and waits for the head of the answer until `deadline`. The connection can be
     /// [put back](Self::put_back) when the answer's body was read to its end.
     ///
-    /// A request that an idle connection returns unsent, because the peer has just closed it, goes out on another one.
+    /// A request that an idle connection returns unsent, because the peer has just closed it, goes out on another one. So
+    /// does, once and on a new connection, one that an idle connection lost without an answer: most likely the peer closed
+    /// it while the request was on its way, which says nothing of sink or event. The peer may get that request twice.
     pub(super) async fn send(
         &self,
-        mut request: Request<Full<Bytes>>,
+        request: impl Fn() -> Request<Full<Bytes>>,
         permit: Option<ConnectionPermit>,
         deadline: Instant,
     ) -> Result<(Response<Incoming>, Connection), RequestError> {
+        let mut waiting = request();
         while let Some(mut connection) = self.take() {
-            match exchange(&mut connection, request, deadline).await {
+            match exchange(&mut connection, waiting, deadline).await {
                 Ok(response) => return Ok((response, connection)),
-                Err(ExchangeError { unsent: Some(unsent), .. }) => request = unsent,
+                Err(ExchangeError { unsent: Some(unsent), .. }) => waiting = unsent,
+                Err(ExchangeError { error, unsent: None }) if error.is_lost_connection() => {
+                    waiting = request();
+                    break;
+                }
                 Err(ExchangeError { error, unsent: None }) => return Err(error),
             }
         }
@@ -115,7 +129,7 @@ impl Pool {
             },
         };
         let mut connection = self.connect(permit, deadline).await?;
-        match exchange(&mut connection, request, deadline).await {
+        match exchange(&mut connection, waiting, deadline).await {
             Ok(response) => Ok((response, connection)),
             Err(ExchangeError { error, .. }) => Err(error),
         }

@@ -1,4 +1,5 @@
 mod budget;
+mod reuse;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
