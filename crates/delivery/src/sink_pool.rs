@@ -74,7 +74,7 @@ impl SinkPool {
                 (sink.map_err(|error| error.to_string()), SharedBreaker::new(concurrency_max))
             }
         };
-        breaker.lock().set_limits(concurrency_max, settings.requests_per_second_max);
+        breaker.lock().set_limits(config.revision, concurrency_max, settings.requests_per_second_max);
         let retry = with_settings(&self.options.retry, settings);
         let (revision, config) = (config.revision, config.config.clone());
         OpenSink { revision, sink, permits, breaker, retry, concurrency_max, config }

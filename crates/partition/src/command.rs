@@ -8,7 +8,8 @@
 //! 3 advance  term u64 | frontier u64 | count u32 | per cursor: subscription 16, epoch u64, matched u64,
 //!            matched_to?, settled count u32 and (outcome u8, reason u8, events u64) ascending, change?
 //!   change   record with the changed keys | count u32, released keys u64
-//!   record   read_to u64 | count u32, offsets u64 | count u32, (key u64, from u64, attempts u32, retry_in_ms u64, pending u64)
+//!   record   read_to u64 | count u32, offsets u64 | count u32, (key u64, from u64, attempts u32, retry_in_ms u64, pending u64) |
+//!            outage? (sink revision u64, reason u8, age_ms u64, probes u32, retry_after_ms u64)
 //! 4 trim     term u64 | to u64 | position (term u64, leader u64, index u64)
 //! 5 start redrive   id 16 | account 16 | subscription 16 | kind u8 | size u32, filter
 //! 6 advance redrive term u64 | id 16 | position u64 | count u32, offsets u64 | stayed u64 | failure text?
@@ -23,13 +24,13 @@ use fanfare_log::Position;
 use fanfare_model::{AccountId, KeyHash, Offset, RedriveId, SubscriptionId, Timestamp};
 
 use crate::{
-    Advance, CodecError, Counters, CursorAdvance, CursorRecord, Outcome, ParkedKey, Reason, RecordChange,
-    RedriveKind, RedriveProgress, StartRedrive,
+    Advance, CodecError, Counters, CursorAdvance, CursorRecord, OutageReason, Outcome, ParkedKey, Reason,
+    RecordChange, RedriveKind, RedriveProgress, SinkOutage, StartRedrive,
 };
 
 /// Kind of the frames that hold a control command.
 pub(crate) const KIND: u8 = 2;
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 /// Encoded size of a parked key.
 const PARKED_BYTES: usize = 36;
 
@@ -232,6 +233,7 @@ pub(crate) fn decode_counters(fields: &mut Reader<'_>) -> Result<Counters, Codec
 
 pub(crate) fn encode_record(out: &mut Writer, record: &CursorRecord) {
     encode_named(out, record.read_to, &record.window, &record.parked);
+    out.optional(record.outage, encode_outage);
 }
 
 pub(crate) fn decode_record(fields: &mut Reader<'_>) -> Result<CursorRecord, CodecError> {
@@ -239,11 +241,13 @@ pub(crate) fn decode_record(fields: &mut Reader<'_>) -> Result<CursorRecord, Cod
         read_to: Offset(fields.u64()?),
         window: fields.list(8, |fields| fields.u64().map(Offset))?,
         parked: fields.list(PARKED_BYTES, decode_parked)?,
+        outage: fields.optional(decode_outage)?,
     })
 }
 
 fn encode_change(out: &mut Writer, change: &RecordChange) {
     encode_named(out, change.read_to, &change.window, &change.parked);
+    out.optional(change.outage, encode_outage);
     out.count(change.released.len());
     for key in &change.released {
         out.u64(key.0);
@@ -251,9 +255,9 @@ fn encode_change(out: &mut Writer, change: &RecordChange) {
 }
 
 fn decode_change(fields: &mut Reader<'_>) -> Result<RecordChange, CodecError> {
-    let CursorRecord { read_to, window, parked } = decode_record(fields)?;
+    let CursorRecord { read_to, window, parked, outage } = decode_record(fields)?;
     let released = fields.list(8, |fields| fields.u64().map(KeyHash))?;
-    Ok(RecordChange { read_to, window, parked, released })
+    Ok(RecordChange { read_to, window, parked, released, outage })
 }
 
 fn encode_named(out: &mut Writer, read_to: Offset, window: &[Offset], parked: &[ParkedKey]) {
@@ -311,6 +315,21 @@ fn decode_progress(fields: &mut Reader<'_>) -> Result<RedriveProgress, Malformed
         withdrawn: fields.list(8, |fields| fields.u64().map(Offset))?,
         stayed: fields.u64()?,
         last_failure: fields.optional(|fields| fields.text().map(str::to_owned))?,
+    })
+}
+
+fn encode_outage(out: &mut Writer, outage: SinkOutage) {
+    let SinkOutage { sink_revision, reason, age_ms, probes, retry_after_ms } = outage;
+    out.u64(sink_revision).u8(reason as u8).u64(age_ms).u32(probes).u64(retry_after_ms);
+}
+
+fn decode_outage(fields: &mut Reader<'_>) -> Result<SinkOutage, CodecError> {
+    Ok(SinkOutage {
+        sink_revision: fields.u64()?,
+        reason: OutageReason::from_number(fields.u8()?).ok_or(CodecError::Value("outage"))?,
+        age_ms: fields.u64()?,
+        probes: fields.u32()?,
+        retry_after_ms: fields.u64()?,
     })
 }
 

@@ -74,6 +74,39 @@ pub struct CursorRecord {
     pub window: Vec<Offset>,
     /// Strictly ascending by key hash.
     pub parked: Vec<ParkedKey>,
+    /// None: the sink takes events.
+    pub outage: Option<SinkOutage>,
+}
+
+/// A sink that is not sent to, as the subscription saw it last: a new leader begins with a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkOutage {
+    /// Revision of the sink in the catalog. The time that an earlier revision named says nothing of a later one.
+    pub sink_revision: u64,
+    pub reason: OutageReason,
+    /// Time since its begin, when this was written.
+    pub age_ms: u64,
+    /// Probes that have failed.
+    pub probes: u32,
+    /// Remaining of the time that the sink named, when this was written.
+    pub retry_after_ms: u64,
+}
+
+/// The reason why a sink is not sent to. Numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum OutageReason {
+    Down = 1,
+    RejectsEverything = 2,
+    Throttled = 3,
+}
+
+impl OutageReason {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        [Self::Down, Self::RejectsEverything, Self::Throttled]
+            .into_iter()
+            .find(|&reason| reason as u8 == number)
+    }
 }
 
 /// A key whose oldest pending event fails.
@@ -209,6 +242,8 @@ pub struct RecordChange {
     pub parked: Vec<ParkedKey>,
     /// Keys that were parked and are no more, strictly ascending.
     pub released: Vec<KeyHash>,
+    /// As in [`CursorRecord`].
+    pub outage: Option<SinkOutage>,
 }
 
 /// Over the life of a subscription in this partition, through all its epochs.

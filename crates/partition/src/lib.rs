@@ -42,7 +42,7 @@ pub use self::{
     completion::{Appended, PendingAppend},
     cursor::{
         Advance, Attach, AttachedFilter, Attachment, Counters, CursorAdvance, CursorRecord, DeliveryState,
-        Outcome, ParkedKey, Reason, RecordChange,
+        OutageReason, Outcome, ParkedKey, Reason, RecordChange, SinkOutage,
     },
     error::{AppendError, CommandError, OpenError, ReadError, Refusal},
     partition::{

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use fanfare_partition::{OutageReason, SinkOutage};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
@@ -77,6 +78,9 @@ pub(crate) struct CircuitBreaker {
     concurrency: Concurrency,
     /// None: as many requests per second as come.
     rate: Option<RateLimit>,
+    /// Nothing is to be sent before, as the sink said itself.
+    named_ms: u64,
+    sink_revision: u64,
 }
 
 impl CircuitBreaker {
@@ -92,11 +96,19 @@ impl CircuitBreaker {
             last_failed_probe: None,
             concurrency: Concurrency::new(concurrency_max),
             rate: None,
+            named_ms: 0,
+            sink_revision: 0,
         }
     }
 
     /// Changes the limits of the sink's requests. An outage, and what is in flight, stay.
-    pub(crate) fn set_limits(&mut self, concurrency_max: usize, requests_per_second_max: Option<u32>) {
+    pub(crate) fn set_limits(
+        &mut self,
+        sink_revision: u64,
+        concurrency_max: usize,
+        requests_per_second_max: Option<u32>,
+    ) {
+        self.sink_revision = sink_revision;
         self.concurrency.set_max(concurrency_max);
         self.rate = requests_per_second_max.map(|rate| match &self.rate {
             Some(limit) => limit.with_rate(rate),
@@ -154,7 +166,7 @@ impl CircuitBreaker {
             Verdict::Deliver => {
                 self.streak = FailureStreak::default();
                 self.deliveries += 1;
-                (self.state, self.last_failed_probe) = (State::Closed, None);
+                (self.state, self.last_failed_probe, self.named_ms) = (State::Closed, None, 0);
                 self.concurrency.delivered();
             }
             Verdict::Retry { suspect: true, .. } | Verdict::SinkDown { told: false, .. } => {
@@ -180,6 +192,50 @@ impl CircuitBreaker {
         // Attempts that were in flight when the breaker opened fail too and change nothing.
         if !matches!(self.state, State::Open { .. }) {
             self.open(now_ms, delay_ms);
+        }
+    }
+
+    /// The sink said that nothing is to be sent before.
+    pub(crate) fn name_time(&mut self, until_ms: u64) {
+        self.named_ms = self.named_ms.max(until_ms);
+    }
+
+    /// The outage as a new leader learns of it.
+    pub(crate) fn replicated(&self, now_ms: u64) -> Option<SinkOutage> {
+        let (State::Open { probes, .. } | State::HalfOpen { probes }) = self.state else { return None };
+        let reason = match self.outage {
+            Outage::Down => OutageReason::Down,
+            Outage::RejectsEverything => OutageReason::RejectsEverything,
+            Outage::Throttled => OutageReason::Throttled,
+        };
+        Some(SinkOutage {
+            sink_revision: self.sink_revision,
+            reason,
+            age_ms: now_ms.saturating_sub(self.opened_ms),
+            probes,
+            retry_after_ms: self.named_ms.saturating_sub(now_ms),
+        })
+    }
+
+    /// Goes on with the outage that an earlier leader saw, unless the sink has taken an event since: the first attempt is
+    /// a probe, at once or at the time that the sink named.
+    pub(crate) fn resume(&mut self, outage: Option<SinkOutage>, now_ms: u64) {
+        let Some(outage) = outage.filter(|_| self.deliveries == 0) else { return };
+        let is_of_this_sink = outage.sink_revision == self.sink_revision;
+        self.name_time(if is_of_this_sink { now_ms.saturating_add(outage.retry_after_ms) } else { now_ms });
+        match &mut self.state {
+            State::Closed => {
+                self.concurrency.restart();
+                self.opened_ms = now_ms.saturating_sub(outage.age_ms);
+                self.outage = match outage.reason {
+                    OutageReason::Down => Outage::Down,
+                    OutageReason::RejectsEverything => Outage::RejectsEverything,
+                    OutageReason::Throttled => Outage::Throttled,
+                };
+                self.state = State::Open { until_ms: self.named_ms, probes: outage.probes };
+            }
+            State::Open { until_ms, .. } => *until_ms = self.named_ms.max(*until_ms),
+            State::HalfOpen { .. } => {}
         }
     }
 
@@ -429,22 +485,61 @@ mod tests {
     #[test]
     fn requests_keep_to_the_limits_of_the_sink_and_a_change_holds_at_once() {
         let mut breaker = CircuitBreaker::new(64);
-        breaker.set_limits(2, Some(4));
+        breaker.set_limits(1, 2, Some(4));
         breaker.start_attempt(1_000);
         assert_eq!(breaker.allowed(1_000), Allowed::Nothing { until_ms: Some(1_250) });
         assert_eq!(breaker.allowed(1_250), Allowed::Everything);
         breaker.start_attempt(1_250);
         assert_eq!(breaker.allowed(2_000), Allowed::Nothing { until_ms: None }, "two are in flight");
         trip(&mut breaker, 2_000);
-        breaker.set_limits(3, None);
+        breaker.set_limits(1, 3, None);
         assert_eq!(breaker.allowed(2_000), Allowed::Nothing { until_ms: Some(2_100) }, "the outage stays");
         attempt(&mut breaker, Verdict::Deliver, 2_100);
-        breaker.set_limits(3, Some(1));
+        breaker.set_limits(1, 3, Some(1));
         breaker.end_attempt(None);
         breaker.end_attempt(None);
         assert_eq!(breaker.allowed(2_100), Allowed::Everything);
         breaker.start_attempt(2_100);
         assert_eq!(breaker.allowed(2_100), Allowed::Nothing { until_ms: Some(3_100) });
+    }
+
+    #[test]
+    fn outage_is_resumed_with_a_probe_and_not_before_the_time_that_the_sink_named() {
+        let mut before = CircuitBreaker::new(8);
+        before.set_limits(7, 8, None);
+        assert_eq!(before.replicated(0), None);
+        attempt(&mut before, DOWN, 1_000);
+        attempt(&mut before, DOWN, 1_100);
+        let replicated = before.replicated(1_150);
+        let down = SinkOutage {
+            sink_revision: 7,
+            reason: OutageReason::Down,
+            age_ms: 150,
+            probes: 1,
+            retry_after_ms: 0,
+        };
+        assert_eq!(replicated, Some(down));
+        let resumed = |outage, revision| {
+            let mut breaker = CircuitBreaker::new(8);
+            breaker.set_limits(revision, 8, None);
+            breaker.resume(Some(outage), 20);
+            breaker
+        };
+        let mut after = resumed(down, 7);
+        assert_eq!((after.allowed(20), after.outage()), (Allowed::OneProbe, Some(Outage::Down)));
+        attempt(&mut after, DOWN, 20);
+        assert_eq!(after.allowed(20), Allowed::Nothing { until_ms: Some(420) }, "the third probe's delay");
+
+        let throttled = SinkOutage { reason: OutageReason::Throttled, retry_after_ms: 5_000, ..down };
+        assert_eq!(resumed(throttled, 7).allowed(5_019), Allowed::Nothing { until_ms: Some(5_020) });
+        assert_eq!(resumed(throttled, 7).allowed(5_020), Allowed::OneProbe);
+        assert_eq!(resumed(throttled, 8).allowed(20), Allowed::OneProbe, "the sink was changed since");
+        let mut both = resumed(down, 7);
+        both.resume(Some(throttled), 20);
+        assert_eq!(both.allowed(20), Allowed::Nothing { until_ms: Some(5_020) }, "the longest holds");
+        attempt(&mut after, Verdict::Deliver, 420);
+        after.resume(Some(throttled), 430);
+        assert_eq!(after.allowed(430), Allowed::Everything, "the sink has taken an event since");
     }
 
     #[test]

@@ -190,7 +190,7 @@ mod tests {
 
     const START: Offset = Offset(10);
     /// Two subscriptions with nothing unsettled leave some of it.
-    const ROOM_FOR_THREE: usize = 300;
+    const ROOM_FOR_THREE: usize = 380;
 
     fn values() -> InputValues {
         InputValues { now_ms: 0, fan_out_offset: START.plus(2), random: 1 }

@@ -43,7 +43,7 @@ impl SubscriptionState {
             actions.work.extend(self.next_read(inputs).map(Action::Read));
         }
         actions.wake_at_ms = self.wake_at_ms(inputs);
-        actions.progressed |= self.has_unproposed_changes();
+        actions.progressed |= self.has_unproposed_changes() || self.failures.is_unproposed(inputs.breaker);
     }
 
     pub(super) fn write_dead_letters(&mut self, actions: &mut Actions) {

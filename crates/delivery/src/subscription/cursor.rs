@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use fanfare_model::Offset;
-use fanfare_partition::{Outcome, Reason, RecordChange};
+use fanfare_partition::{Outcome, Reason, RecordChange, SinkOutage};
 
 use super::{event::Inputs, parked_keys::ParkedChanges, state::SubscriptionState};
 
 /// Encoded sizes: a cursor's fixed part, an offset of the window, a parked key, the key of a released one.
-const CURSOR_BYTES: usize = 128;
+const CURSOR_BYTES: usize = 160;
 const OFFSET_BYTES: usize = 8;
 const PARKED_BYTES: usize = 36;
 const RELEASED_BYTES: usize = 8;
@@ -63,7 +63,8 @@ impl SubscriptionState {
         let lost = self.settle_lost();
         let matched_to = self.position.propose_matched_to(inputs.fan_out_offset);
         let (matched, settled) = self.counters.propose(self.window.settled_unreplicated());
-        let record = (self.counters.pending() > 0).then(|| self.record_change(inputs));
+        let outage = self.failures.propose_outage(inputs);
+        let record = (self.counters.pending() > 0).then(|| self.record_change(outage, inputs));
         if record.is_none() {
             self.parked_keys.forget_proposed();
         }
@@ -99,12 +100,12 @@ impl SubscriptionState {
         self.counters.has_unproposed_changes() || self.position.needs_join() && self.position.is_live()
     }
 
-    fn record_change(&mut self, inputs: &Inputs<'_>) -> RecordChange {
+    fn record_change(&mut self, outage: Option<SinkOutage>, inputs: &Inputs<'_>) -> RecordChange {
         let unloaded = self.window.unloaded().iter().map(|event| event.offset);
         let window = unloaded.chain(self.window.unsettled().map(|event| event.offset)).collect();
         let read_to = self.position.read_to(inputs.fan_out_offset);
         let ParkedChanges { parked, released } = self.parked_keys.propose(inputs.now_ms);
-        RecordChange { read_to, window, parked, released }
+        RecordChange { read_to, window, parked, released, outage }
     }
 
     /// After a restart has re-read the backlog, `pending` must equal the unsettled events found. A shortfall means

@@ -148,7 +148,6 @@ impl SubscriptionState {
 
     fn history(&self, item: &AttemptItem, outcome: &Outcome, inputs: &Inputs<'_>) -> History {
         let parked = item.parked.then(|| self.parked_keys.get(item.event.key)).flatten();
-        let outage = self.failures.last_outage.filter(|outage| outage.offset == item.event.offset);
         History {
             source: KeySource { subscription: self.id, key: item.event.key },
             now_ms: inputs.now_ms,
@@ -156,7 +155,7 @@ impl SubscriptionState {
             deliveries: inputs.breaker.deliveries(),
             streak: inputs.breaker.streak(),
             failed_at_deliveries: parked.and_then(|parked| parked.failures.at_deliveries),
-            outage_at_deliveries: outage.map(|outage| outage.deliveries),
+            outage_at_deliveries: self.failures.outage_at_deliveries(item.event.offset),
             rejections: parked.and_then(|parked| parked.failures.rejections),
             has_other_keys: matches!(outcome, Outcome::Rejected { .. }) && self.has_other_keys(item),
         }
@@ -298,11 +297,13 @@ impl SubscriptionState {
 
 fn trip(after: Option<Duration>, inputs: &mut Inputs<'_>) {
     let (retry, random) = (inputs.retry, inputs.random);
+    inputs.breaker.name_time(inputs.now_ms + retry_after_ms(after));
     inputs.breaker.trip(inputs.now_ms, |probes| probe_delay_ms(retry, probes, after, random));
 }
 
 fn throttle(after: Option<Duration>, inputs: &mut Inputs<'_>) {
     let (retry, random) = (inputs.retry, inputs.random);
+    inputs.breaker.name_time(inputs.now_ms + retry_after_ms(after));
     inputs.breaker.throttle(inputs.now_ms, |probes| match after {
         Some(_) => retry_after_ms(after),
         None => probe_delay_ms(retry, probes, None, random),

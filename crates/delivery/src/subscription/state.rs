@@ -16,7 +16,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use fanfare_model::{KeyHash, Offset, SubscriptionId, Timestamp};
-use fanfare_partition::{Attachment, Counters, CursorRecord, Outcome, Reason};
+use fanfare_partition::{Attachment, Counters, CursorRecord, Outcome, Reason, SinkOutage};
 
 use super::{
     InputValues,
@@ -29,7 +29,10 @@ use super::{
     parked_keys::{ParkedKeys, Phase},
     window::{Limits, Window},
 };
-use crate::DeliveryOptions;
+use crate::{
+    DeliveryOptions,
+    judgement::{CircuitBreaker, Outage},
+};
 
 /// Pause after a failed read.
 const READ_RETRY_MS: u64 = 1_000;
@@ -56,6 +59,34 @@ pub(super) struct Failures {
     pub(super) last_outage: Option<LastOutage>,
     /// Empty if the last attempt succeeded.
     pub(super) last_failure: String,
+    /// As replicated before this leader; until the sink is known.
+    pub(super) restored_outage: Option<SinkOutage>,
+    /// The sink's outage in the newest advance.
+    pub(super) proposed_outage: Option<Outage>,
+}
+
+impl Failures {
+    /// The sink's outage began or ended since the newest advance. Every subscription tells, also one that no attempt told:
+    /// after a restart each may be the first to send.
+    pub(super) fn is_unproposed(&self, breaker: &CircuitBreaker) -> bool {
+        breaker.outage() != self.proposed_outage
+    }
+
+    /// The outage for an advance.
+    pub(super) fn propose_outage(&mut self, inputs: &Inputs<'_>) -> Option<SinkOutage> {
+        self.proposed_outage = inputs.breaker.outage();
+        inputs.breaker.replicated(inputs.now_ms)
+    }
+
+    /// The sink's count of deliveries when this event was the last to take the sink down.
+    pub(super) fn outage_at_deliveries(&self, offset: Offset) -> Option<u64> {
+        self.last_outage.filter(|outage| outage.offset == offset).map(|outage| outage.deliveries)
+    }
+
+    fn on_sink_changed(&mut self, inputs: &mut Inputs<'_>) {
+        self.last_outage = None;
+        inputs.breaker.resume(self.restored_outage.take(), inputs.now_ms);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -103,7 +134,7 @@ impl SubscriptionState {
             dead_letters: DeadLetterQueue::default(),
             parked_keys: ParkedKeys::restore(&record.parked, values.now_ms),
             position,
-            failures: Failures::default(),
+            failures: Failures { restored_outage: record.outage, ..Failures::default() },
             mode: Mode::Active,
             expire_below: Offset::ZERO,
         }
@@ -146,7 +177,7 @@ impl SubscriptionState {
                 actions.run_worker |= !self.is_done();
             }
             SubscriptionEvent::SinkChanged => {
-                self.failures.last_outage = None;
+                self.failures.on_sink_changed(inputs);
                 self.parked_keys.make_all_due(inputs.now_ms);
                 actions.run_worker |= !self.is_done();
             }

@@ -23,6 +23,13 @@ fn commands() -> Vec<(&'static str, Command)> {
             pending: 4,
         }],
         released: vec![KeyHash(8), KeyHash(9)],
+        outage: Some(SinkOutage {
+            sink_revision: 0x21,
+            reason: OutageReason::Throttled,
+            age_ms: 60_000,
+            probes: 3,
+            retry_after_ms: 2_000,
+        }),
     };
     let settled = BTreeMap::from([(Outcome::Delivered, 5), (Outcome::DeadLettered(Reason::Rejected), 1)]);
     let (epoch, matched) = (3, 12);
@@ -100,7 +107,7 @@ fn cut_extended_or_flipped_bytes_never_panic_and_never_pass_for_the_same_command
 fn newer_version_is_refused_by_number() {
     let (_, command) = commands().remove(0);
     let mut bytes = command.encode();
-    bytes[0] = 3;
+    bytes[0] = 4;
     let newer = CodecError::Version { what: "command", version: VERSION + 1, known: VERSION };
     assert_eq!(Command::decode(&bytes), Err(newer));
 }

@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
 
 impl PartitionState {
     pub(crate) fn checkpoint(&self) -> Vec<u8> {

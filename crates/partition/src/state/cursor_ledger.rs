@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fanfare_model::{KeyHash, Offset};
 
-use crate::{CodecError, CursorRecord, ParkedKey, RecordChange, Refusal};
+use crate::{CodecError, CursorRecord, ParkedKey, RecordChange, Refusal, SinkOutage};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CursorLedger {
@@ -15,6 +15,7 @@ pub(crate) struct CursorLedger {
     by_from: BTreeSet<(Offset, KeyHash)>,
     /// Pending events of the parked keys.
     parked_events: u64,
+    outage: Option<SinkOutage>,
 }
 
 impl CursorLedger {
@@ -60,6 +61,7 @@ impl CursorLedger {
     pub(crate) fn change(&mut self, read_to: Offset, change: RecordChange) {
         self.read_to = read_to;
         self.window = change.window;
+        self.outage = change.outage;
         for key in change.released {
             self.take(key);
         }
@@ -74,18 +76,19 @@ impl CursorLedger {
             read_to: self.read_to,
             window: self.window.clone(),
             parked: self.parked.values().copied().collect(),
+            outage: self.outage,
         }
     }
 
     /// The ledger of a record from a checkpoint.
     pub(crate) fn restored(record: CursorRecord) -> Result<Self, CodecError> {
-        let CursorRecord { read_to, window, parked } = record;
+        let CursorRecord { read_to, window, parked, outage } = record;
         if !parked.is_sorted_by(|one, other| one.key < other.key) {
             return Err(CodecError::Value("order of parked keys"));
         }
         let events = parked.iter().try_fold(0_u64, |sum, parked| sum.checked_add(parked.pending));
         events.ok_or(CodecError::Value("pending events of parked keys"))?;
-        let mut restored = Self { read_to, window, ..Self::default() };
+        let mut restored = Self { read_to, window, outage, ..Self::default() };
         parked.into_iter().for_each(|parked| restored.put(parked));
         Ok(restored)
     }

@@ -182,7 +182,8 @@ fn record(read_to: u64, window: &[u64], parked: &[(u64, u64, u64)]) -> Option<Re
         pending,
     });
     let window = window.iter().copied().map(Offset).collect();
-    Some(RecordChange { read_to: Offset(read_to), window, parked: parked.collect(), released: Vec::new() })
+    let parked = parked.collect();
+    Some(RecordChange { read_to: Offset(read_to), window, parked, ..RecordChange::default() })
 }
 
 fn releasing(keys: &[u64], record: Option<RecordChange>) -> Option<RecordChange> {
@@ -191,8 +192,8 @@ fn releasing(keys: &[u64], record: Option<RecordChange>) -> Option<RecordChange>
 
 /// The whole record that is kept.
 fn kept(bench: &Bench) -> Option<RecordChange> {
-    let CursorRecord { read_to, window, parked } = bench.state.progress(subscription(1))?.1?;
-    Some(RecordChange { read_to, window, parked, released: Vec::new() })
+    let CursorRecord { read_to, window, parked, outage } = bench.state.progress(subscription(1))?.1?;
+    Some(RecordChange { read_to, window, parked, released: Vec::new(), outage })
 }
 
 #[test]

@@ -40,6 +40,67 @@ async fn backlog_survives_a_crash_during_an_outage() {
     check_redelivery(&world.sink("orders").delivered(), 250, 0);
 }
 
+/// Waits until an advance says that the sink of the subscription is not sent to.
+async fn outage_is_replicated(world: &World, orders: &Subscription) {
+    let replicated = async {
+        let mut ticks = interval(Duration::from_millis(2));
+        loop {
+            ticks.tick().await;
+            let records = world.events.iter().filter_map(|partition| partition.progress(orders.id)?.1);
+            if records.filter_map(|record| record.outage).count() > 0 {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, replicated).await.expect("the outage is replicated");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restart_in_an_outage_begins_with_one_probe() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let sink = world.sink("orders");
+    sink.down();
+    world.publish("order", &KEYS, 0..200).await;
+    world.stats_when(&orders, |stats| stats.matched == 200 && stats.state == State::SinkDown).await;
+    outage_is_replicated(&world, &orders).await;
+    sink.hang();
+    let world = world.crash().await;
+    let before = sink.attempts().started;
+    timeout(DEADLINE, sink.attempts_when(|attempts| attempts.running > 0)).await.expect("the sink is probed");
+    // The probe hangs: whatever comes, nothing else is sent.
+    world.publish("order", &KEYS, 200..250).await;
+    world.stats_when(&orders, |stats| stats.matched == 250).await;
+    assert_eq!((sink.attempts().started - before, sink.attempts().running), (1, 1));
+    sink.up();
+    assert_eq!(world.settled(&orders, 250).await.delivered, 250);
+    check_redelivery(&sink.delivered(), 250, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_goes_before_the_time_that_the_sink_named_be_it_after_a_restart() {
+    let world = World::new().await;
+    let orders = world.subscribe("orders", &["order"]).await;
+    let sink = world.sink("orders");
+    let named = Duration::from_secs(2);
+    let why = Failure::new(Failure::THROTTLED, "slow down");
+    sink.fail_next(1, Answer::Throttled { after: Some(named), why });
+    let begun = Instant::now();
+    world.publish("order", &KEYS, 0..1).await;
+    timeout(DEADLINE, sink.attempts_when(|attempts| attempts.started == 1)).await.expect("one is sent");
+    outage_is_replicated(&world, &orders).await;
+    let world = world.crash().await;
+    world.publish("order", &KEYS, 1..50).await;
+    world.stats_when(&orders, |stats| stats.matched == 50).await;
+    let early = begun.elapsed() < named;
+    assert!(!early || sink.attempts().started == 1, "{:?}", sink.attempts());
+    timeout(DEADLINE, sink.attempts_when(|attempts| attempts.started > 1))
+        .await
+        .expect("it is sent to again");
+    assert!(begun.elapsed() >= named, "after {:?}", begun.elapsed());
+    assert_eq!(world.settled(&orders, 50).await.delivered, 50);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parked_key_and_its_attempts_survive_a_crash() {
     let mut setup = Setup::default();

@@ -50,8 +50,8 @@ async fn delivery_state_is_the_same_after_a_crash() {
     let key = fanfare_model::KeyHash::of("c");
     let parked = ParkedKey { key, from: Offset(2), attempts: 3, retry_in_ms: 500, pending: 2 };
     let (read_to, window, parked) = (Offset(5), vec![Offset(3)], vec![parked]);
-    let record = CursorRecord { read_to, window: window.clone(), parked: parked.clone() };
-    let change = RecordChange { read_to, window, parked, released: vec![] };
+    let record = CursorRecord { read_to, window: window.clone(), parked: parked.clone(), outage: None };
+    let change = RecordChange { read_to, window, parked, ..RecordChange::default() };
     node.advance(5, vec![cursor(1, 3, 0, Some(change))]).await.unwrap();
     let state = node.partition.delivery_state();
     let node = node.crash().await;

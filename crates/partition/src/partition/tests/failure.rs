@@ -42,7 +42,7 @@ async fn one_unusable_entry_fails_its_partition_at_every_start_and_no_other() {
     let cases: [(u8, u32, &[u8], &str); 4] = [
         (77, 0, b"", "does not know its kind 77"),
         (command::KIND, 0, &[0xff, 0xff, 1], "command of version 65535"),
-        (command::KIND, 0, &[2, 0, 99], "no such value"),
+        (command::KIND, 0, &[3, 0, 99], "no such value"),
         (entry::KIND, 3, b"no table", "malformed entry"),
     ];
     for (kind, count, payload, expected) in cases {

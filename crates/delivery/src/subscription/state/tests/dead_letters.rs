@@ -98,7 +98,7 @@ fn parked_event_over_quota_stays_parked_until_retention_overtakes_it() {
 fn expired_parked_key_whose_read_fails_is_read_again_after_a_pause() {
     let mut world = World::new(vec![1, 1], 0);
     let parked = ParkedKey { key: KeyHash(1), from: Offset(0), attempts: 1, retry_in_ms: 5_000, pending: 2 };
-    let record = CursorRecord { read_to: Offset(2), window: vec![], parked: vec![parked] };
+    let record = CursorRecord { read_to: Offset(2), window: vec![], parked: vec![parked], outage: None };
     let counters = Counters { matched: 2, ..Counters::default() };
     let values = InputValues { now_ms: 0, fan_out_offset: Offset(2), random: 1 };
     world.fan_out_offset = 2;

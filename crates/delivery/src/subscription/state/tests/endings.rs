@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn matched_events_that_the_log_lost_are_settled_with_their_reason() {
-    let record = CursorRecord { read_to: Offset(2), window: vec![Offset(1)], parked: vec![] };
+    let record = CursorRecord { read_to: Offset(2), window: vec![Offset(1)], parked: vec![], outage: None };
     let counters = Counters { matched: 4, settled: BTreeMap::from([(Outcome::Delivered, 1)]) };
     let mut world = World::new(vec![1; 4], 0);
     world.fan_out_offset = 4;

@@ -304,7 +304,7 @@ impl World {
         }
         parked.extend(change.parked.into_iter().map(|parked| (parked.key, parked)));
         let parked = parked.into_values().collect();
-        CursorRecord { read_to: change.read_to, window: change.window, parked }
+        CursorRecord { read_to: change.read_to, window: change.window, parked, outage: change.outage }
     }
 
     pub(super) fn named(&self, record: &CursorRecord, matched_to: u64) -> BTreeSet<u64> {
