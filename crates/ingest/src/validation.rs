@@ -165,6 +165,7 @@ impl From<EventError> for Refusal {
             EventError::Malformed => Self::invalid("event", error.to_string()),
             EventError::NotText { field } => Self::invalid(field, "is not UTF-8"),
             EventError::Missing { field } => Self::invalid(field, "is required"),
+            EventError::Twice { field } => Self::invalid(field, "is given twice: give one value"),
         }
     }
 }

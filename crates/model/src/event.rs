@@ -8,6 +8,10 @@ use std::str;
 
 use crate::{EventIdHash, KeyHash};
 
+const VARINT_BYTES_MAX: usize = 10;
+/// Bytes of a varint of 32 bits.
+const SHORT_VARINT_BYTES_MAX: usize = 5;
+
 /// One stored event, its context attributes and data borrowed from the stored bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
@@ -61,19 +65,24 @@ pub enum EventError {
     NotText { field: &'static str },
     #[error("{field} is required")]
     Missing { field: &'static str },
+    /// Readers of protobuf merge two messages in one field, so no part of the bytes is the value that they see.
+    #[error("{field} is given twice")]
+    Twice { field: &'static str },
 }
 
 impl<'a> Event<'a> {
-    /// Reads the required attributes. Unknown fields are skipped and stay in the bytes. The last value of a repeated field
-    /// counts, as in every protobuf reader.
+    /// Reads the required attributes. Unknown fields are skipped and stay in the bytes. The last value of a field that is
+    /// given several times counts, as in every protobuf reader.
     ///
     /// # Errors
-    /// If the bytes are not a CloudEvent, or one of id, source, spec_version and type is missing or empty.
+    /// If the bytes are not a CloudEvent, one of id, source, spec_version and type is missing or empty, or `proto_data`
+    /// is given twice.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, EventError> {
         Self::scan(bytes, |_| Ok(()))
     }
 
-    /// As [`Self::parse`], and in the same pass hands each of the other attributes to `visit`, in stored order.
+    /// As [`Self::parse`], and in the same pass hands each of the other attributes to `visit`, in stored order. Bytes
+    /// that this accepts are read by every protobuf reader, with the same values.
     ///
     /// # Errors
     /// As [`Self::parse`], if an attribute is malformed, and the errors of `visit`.
@@ -122,8 +131,14 @@ impl<'a> Event<'a> {
                 (5, Value::Bytes(value)) => entry(value)?,
                 (6, Value::Bytes(value)) => event.data = Data::Binary(value),
                 (7, Value::Bytes(value)) => event.data = Data::Text(text(value, "text_data")?),
-                (8, Value::Bytes(value)) => event.data = Data::Proto(value),
-                (1..=8, Value::Number(_)) => return Err(EventError::Malformed.into()),
+                (8, Value::Bytes(_)) if matches!(event.data, Data::Proto(_)) => {
+                    return Err(EventError::Twice { field: "proto_data" }.into());
+                }
+                (8, Value::Bytes(value)) => {
+                    check_any(value)?;
+                    event.data = Data::Proto(value);
+                }
+                (1..=8, Value::Varint(_) | Value::Fixed) => return Err(EventError::Malformed.into()),
                 _ => {}
             }
         }
@@ -217,18 +232,34 @@ fn text<'a>(bytes: &'a [u8], field: &'static str) -> Result<&'a str, EventError>
     str::from_utf8(bytes).map_err(|_| EventError::NotText { field })
 }
 
+/// Refuses bytes that are not a `google.protobuf.Any`. The message inside may be of any format.
+fn check_any(bytes: &[u8]) -> Result<(), EventError> {
+    let mut fields = Fields(bytes);
+    while let Some(field) = fields.next()? {
+        match field {
+            (1, Value::Bytes(type_url)) => drop(text(type_url, "proto_data.type_url")?),
+            (1 | 2, Value::Varint(_) | Value::Fixed) => return Err(EventError::Malformed),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn attribute(entry: &[u8]) -> Result<(&str, AttributeValue<'_>), EventError> {
     let (mut name, mut value) = ("", None);
     let mut fields = Fields(entry);
     while let Some((number, field)) = fields.next()? {
         match (number, field) {
             (1, Value::Bytes(bytes)) => name = text(bytes, "attribute name")?,
-            (2, Value::Bytes(bytes)) => value = attribute_value(bytes)?,
+            (2, Value::Bytes(_)) if value.is_some() => {
+                return Err(EventError::Twice { field: "attribute value" });
+            }
+            (2, Value::Bytes(bytes)) => value = Some(attribute_value(bytes)?),
             _ => return Err(EventError::Malformed),
         }
     }
     // A value message without a set field is protobuf's default: no value was given at all.
-    Ok((name, value.unwrap_or(AttributeValue::String(""))))
+    Ok((name, value.flatten().unwrap_or(AttributeValue::String(""))))
 }
 
 fn attribute_value(bytes: &[u8]) -> Result<Option<AttributeValue<'_>>, EventError> {
@@ -236,16 +267,19 @@ fn attribute_value(bytes: &[u8]) -> Result<Option<AttributeValue<'_>>, EventErro
     let mut fields = Fields(bytes);
     while let Some((number, value)) = fields.next()? {
         found = Some(match (number, value) {
-            (1, Value::Number(value)) => AttributeValue::Boolean(value != 0),
+            (1, Value::Varint(value)) => AttributeValue::Boolean(value != 0),
             #[expect(
                 clippy::cast_possible_truncation,
                 reason = "protobuf stores an int32 sign-extended to 64 bits"
             )]
-            (2, Value::Number(value)) => AttributeValue::Integer(value as i32),
+            (2, Value::Varint(value)) => AttributeValue::Integer(value as i32),
             (3, Value::Bytes(value)) => AttributeValue::String(text(value, "attribute")?),
             (4, Value::Bytes(value)) => AttributeValue::Bytes(value),
             (5, Value::Bytes(value)) => AttributeValue::Uri(text(value, "attribute")?),
             (6, Value::Bytes(value)) => AttributeValue::UriReference(text(value, "attribute")?),
+            (7, Value::Bytes(_)) if matches!(found, Some(AttributeValue::Timestamp { .. })) => {
+                return Err(EventError::Twice { field: "ce_timestamp" });
+            }
             (7, Value::Bytes(value)) => timestamp(value)?,
             _ => return Err(EventError::Malformed),
         });
@@ -263,8 +297,8 @@ fn timestamp(bytes: &[u8]) -> Result<AttributeValue<'_>, EventError> {
     let mut fields = Fields(bytes);
     while let Some(field) = fields.next()? {
         match field {
-            (1, Value::Number(value)) => seconds = value as i64,
-            (2, Value::Number(value)) => nanos = value as i32,
+            (1, Value::Varint(value)) => seconds = value as i64,
+            (2, Value::Varint(value)) => nanos = value as i32,
             _ => return Err(EventError::Malformed),
         }
     }
@@ -275,32 +309,44 @@ fn timestamp(bytes: &[u8]) -> Result<AttributeValue<'_>, EventError> {
 struct Fields<'a>(&'a [u8]);
 
 enum Value<'a> {
-    Number(u64),
+    Varint(u64),
+    /// Four or eight bytes; no field of an event is of such a type.
+    Fixed,
     Bytes(&'a [u8]),
 }
 
 impl<'a> Fields<'a> {
+    /// The next field and its number. Groups are refused: no encoder of this format writes them.
     #[inline]
-    fn next(&mut self) -> Result<Option<(u64, Value<'a>)>, EventError> {
+    fn next(&mut self) -> Result<Option<(u32, Value<'a>)>, EventError> {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let key = self.varint()?;
+        let key = self.short_varint()?;
         let value = match key & 7 {
-            0 => Value::Number(self.varint()?),
-            1 => Value::Number(self.fixed::<8>().map(u64::from_le_bytes)?),
+            0 => Value::Varint(self.varint()?),
+            1 => self.fixed(8)?,
             2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| EventError::Malformed)?;
-                let (value, rest) = self.0.split_at_checked(length).ok_or(EventError::Malformed)?;
-                self.0 = rest;
-                Value::Bytes(value)
+                let length = usize::try_from(self.short_varint()?).map_err(|_| EventError::Malformed)?;
+                Value::Bytes(self.take(length)?)
             }
-            5 => Value::Number(self.fixed::<4>().map(u32::from_le_bytes)?.into()),
+            5 => self.fixed(4)?,
             _ => return Err(EventError::Malformed),
         };
         match key >> 3 {
             0 => Err(EventError::Malformed),
             number => Ok(Some((number, value))),
+        }
+    }
+
+    /// A key or a length. Some readers take more than five bytes for one, others do not.
+    #[inline]
+    fn short_varint(&mut self) -> Result<u32, EventError> {
+        let before = self.0.len();
+        let value = self.varint()?;
+        match before - self.0.len() <= SHORT_VARINT_BYTES_MAX {
+            true => u32::try_from(value).map_err(|_| EventError::Malformed),
+            false => Err(EventError::Malformed),
         }
     }
 
@@ -318,20 +364,27 @@ impl<'a> Fields<'a> {
 
     fn long_varint(&mut self) -> Result<u64, EventError> {
         let mut value = 0;
-        for (index, &byte) in self.0.iter().take(10).enumerate() {
+        for (index, &byte) in self.0.iter().take(VARINT_BYTES_MAX).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * index);
             if byte < 0x80 {
+                // The last byte has room for one bit of 64.
+                let overflows = index == VARINT_BYTES_MAX - 1 && byte > 1;
                 self.0 = &self.0[index + 1..];
-                return Ok(value);
+                return if overflows { Err(EventError::Malformed) } else { Ok(value) };
             }
         }
         Err(EventError::Malformed)
     }
 
-    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], EventError> {
-        let (value, rest) = self.0.split_first_chunk::<N>().ok_or(EventError::Malformed)?;
+    fn fixed(&mut self, size_bytes: usize) -> Result<Value<'a>, EventError> {
+        self.take(size_bytes).map(|_| Value::Fixed)
+    }
+
+    #[inline]
+    fn take(&mut self, size_bytes: usize) -> Result<&'a [u8], EventError> {
+        let (taken, rest) = self.0.split_at_checked(size_bytes).ok_or(EventError::Malformed)?;
         self.0 = rest;
-        Ok(*value)
+        Ok(taken)
     }
 }
 

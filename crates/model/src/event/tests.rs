@@ -1,5 +1,7 @@
 use super::*;
 
+mod protobuf;
+
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let length = u8::try_from(bytes.len()).unwrap();
     assert!(length < 0x80, "one-byte varint");

@@ -88,7 +88,7 @@ fn other_data_is_a_string_or_base64() {
         ("json", order().data_text("[]"), "data", json!("[]")),
         ("é+json", order().data_text("[]"), "data", json!("[]")),
         ("text/plain", order().data_bytes(b"{}"), "data_base64", json!("e30=")),
-        ("application/protobuf", order().data_proto(&[1, 2]), "data_base64", json!("AQI=")),
+        ("application/protobuf", order().data_proto(b"\x0a\x01a"), "data_base64", json!("CgFh")),
     ] {
         let event = json_of(stored.text("datacontenttype", content_type));
         assert_eq!(event[member], value, "{content_type}");
