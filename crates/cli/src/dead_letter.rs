@@ -1,5 +1,7 @@
 //! `fanfare deadletter`: events that a subscription could not deliver.
 
+mod redrive;
+
 use clap::{Args, Subcommand};
 use fanfare_client::{CloudEventJson, time};
 use fanfare_proto::v1;
@@ -17,6 +19,14 @@ pub enum DeadLetterCommand {
     List(ListArguments),
     /// Show one dead letter with its event
     Get { id: String },
+    /// Send dead letters of a subscription to its sink again, in order per key; newer events have passed before
+    Redrive(redrive::RedriveArguments),
+    /// Give up dead letters of a subscription for good
+    Purge(redrive::RedriveArguments),
+    /// List redrives and purges that run or ended lately
+    Redrives(ListArguments),
+    /// Cancel a redrive or purge; no dead letter is lost
+    Cancel { id: String },
 }
 
 #[derive(Args, Debug)]
@@ -66,6 +76,10 @@ pub(crate) async fn run(command: DeadLetterCommand, session: &Session) -> Result
     match command {
         DeadLetterCommand::List(arguments) => list(&arguments, session).await,
         DeadLetterCommand::Get { id } => get(id, session).await,
+        DeadLetterCommand::Redrive(arguments) => redrive::redrive(arguments, session).await,
+        DeadLetterCommand::Purge(arguments) => redrive::purge(arguments, session).await,
+        DeadLetterCommand::Redrives(arguments) => redrive::list(&arguments, session).await,
+        DeadLetterCommand::Cancel { id } => redrive::cancel(id, session).await,
     }
 }
 

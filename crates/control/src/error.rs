@@ -2,6 +2,7 @@
 
 use fanfare_catalog::{ChangeError, json_schema::SchemaProblem};
 use fanfare_delivery::{ReadError, RouteError};
+use fanfare_model::{RedriveId, SubscriptionId};
 use fanfare_sinks::ConfigError;
 
 /// Reason why a request is not carried out.
@@ -23,6 +24,10 @@ pub enum ControlError {
     Sink(#[from] ConfigError),
     #[error("no dead letter {id:?} is kept")]
     DeadLetterUnknown { id: String },
+    #[error("no redrive {id} is kept")]
+    RedriveUnknown { id: RedriveId },
+    #[error("a redrive or purge of subscription {subscription} runs, or too many of the account do")]
+    RedriveRefused { subscription: SubscriptionId },
     /// An answer that needs a partition of another node.
     #[error("{0}: retry")]
     NotHere(#[from] RouteError),

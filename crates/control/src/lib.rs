@@ -9,6 +9,7 @@ mod control;
 mod dead_letters;
 mod deliveries;
 mod event_types;
+mod redrives;
 mod schemas;
 mod sinks;
 mod subscriptions;
@@ -20,7 +21,10 @@ pub use fanfare_catalog::{
     ChangeError, EventType, EventTypeStatus, ObjectKind, Schema, SchemaVersion, Tenant,
     json_schema::{SchemaProblem, dataschema_uri},
 };
-pub use fanfare_delivery::{DeadLetter, ReadError, RouteError, State as DeliveryState, SubscriptionStats};
+pub use fanfare_delivery::{
+    DeadLetter, DeadLetterFilter, ReadError, Redrive, RedriveKind, RedriveState, RouteError,
+    State as DeliveryState, SubscriptionStats, Withdrawals,
+};
 pub use fanfare_sinks::ConfigError;
 
 pub use self::{
@@ -28,6 +32,7 @@ pub use self::{
     error::{ControlError, FieldViolation, Unreadable},
     event_types::EventTypeSettings,
     list::{ListRequest, Listed},
+    redrives::{RedriveControl, RedriveRequest},
     schemas::{NewSchema, VersionedSchema},
     sinks::{KinesisSettings, SinkKind, SinkSettings, WebhookSettings},
     subscriptions::{Selector, SelectorVersion, SubscriptionSettings, SubscriptionStatus},

@@ -7,6 +7,7 @@ pub(crate) enum Permission {
     ReadEvents,
     /// Event types, schemas, sinks and subscriptions; never their secrets.
     ReadCatalog,
+    /// Also redrives and purges of dead letters.
     ChangeCatalog,
     /// Outcomes and dead letters.
     ReadDeliveries,
@@ -58,6 +59,11 @@ const METHODS: &[(&str, Access)] = &[
     ("/fanfare.v1.SubscriptionService/GetSubscriptionStats", Requires(ReadDeliveries)),
     ("/fanfare.v1.DeadLetterService/ListDeadLetters", Requires(ReadDeliveries)),
     ("/fanfare.v1.DeadLetterService/GetDeadLetter", Requires(ReadDeliveries)),
+    ("/fanfare.v1.DeadLetterService/RedriveDeadLetters", Requires(ChangeCatalog)),
+    ("/fanfare.v1.DeadLetterService/PurgeDeadLetters", Requires(ChangeCatalog)),
+    ("/fanfare.v1.DeadLetterService/GetRedrive", Requires(ReadDeliveries)),
+    ("/fanfare.v1.DeadLetterService/ListRedrives", Requires(ReadDeliveries)),
+    ("/fanfare.v1.DeadLetterService/CancelRedrive", Requires(ChangeCatalog)),
     ("/grpc.health.v1.Health/Check", Anybody),
     ("/grpc.health.v1.Health/Watch", Anybody),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Anybody),

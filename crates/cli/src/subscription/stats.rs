@@ -65,6 +65,8 @@ fn counts(stats: &v1::GetSubscriptionStatsResponse) -> OutputFields {
         .with("matched", &stats.matched)
         .with("delivered", &stats.delivered)
         .with("deadLettered", &stats.dead_lettered)
+        .with("redriven", &stats.redriven)
+        .with("purged", &stats.purged)
         .with("expired", &stats.expired)
         .with("cancelled", &stats.cancelled)
         .with("pending", &stats.pending)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use fanfare_codec::{Malformed, Reader, Writer};
 use fanfare_model::Timestamp;
-use fanfare_partition::Reason;
+use fanfare_partition::{Reason, Redrive};
 
 use crate::DeadLetter;
 
@@ -29,6 +29,12 @@ pub struct DeadLetterFilter {
 impl DeadLetterFilter {
     /// Limit of [`Self::ids`].
     pub const IDS_MAX: usize = 1_000;
+
+    /// The filter of a redrive; none if this program cannot read it.
+    #[must_use]
+    pub fn of(redrive: &Redrive) -> Option<Self> {
+        Self::decode(&redrive.start.filter).ok()
+    }
 
     pub(super) fn takes(&self, letter: &DeadLetter) -> bool {
         let has_id = || u128::from_str_radix(&letter.id, 16).is_ok_and(|id| self.ids.contains(&id));

@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod event_types;
+mod redrives;
 mod schemas;
 mod sinks;
 mod subscriptions;

@@ -118,6 +118,16 @@ impl From<ControlError> for Problem {
                 let message = format!("no dead letter {id:?} is kept: list them to see which are");
                 Self::new(Condition::Unknown { kind: "dead letter" }, message)
             }
+            ControlError::RedriveUnknown { id } => {
+                let message = format!("no redrive {id} is kept: list them to see which are");
+                Self::new(Condition::Unknown { kind: "redrive" }, message)
+            }
+            ControlError::RedriveRefused { subscription } => {
+                let message = format!("{error}: wait for it, or cancel it");
+                let subject = subscription.to_string();
+                Self::new(Condition::InUse { kind: "dead letters" }, message.clone())
+                    .with_detail(Detail::Precondition { subject, description: message })
+            }
             ControlError::NotHere(error) => Self::new(Condition::NoLeader, format!("{error}: retry")),
             ControlError::Damaged { damage, consequence } => of_damage(&damage, consequence),
         }

@@ -1,6 +1,7 @@
 //! The control services as a client sees them.
 
 mod event_types;
+mod redrives;
 mod schemas;
 mod sinks;
 mod subscriptions;

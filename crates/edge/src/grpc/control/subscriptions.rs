@@ -1,7 +1,8 @@
 //! `fanfare.v1.SubscriptionService`.
 
 use fanfare_control::{
-    DeliveryState, Selector, SelectorVersion, SubscriptionSettings, SubscriptionStats, SubscriptionStatus,
+    DeliveryState, RedriveControl, Selector, SelectorVersion, SubscriptionSettings, SubscriptionStats,
+    SubscriptionStatus,
 };
 use fanfare_model::{StartAt, SubscribedType, Subscription};
 use fanfare_proto::v1::{self, selector::Version};
@@ -107,7 +108,10 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
     ) -> Result<Response<v1::GetSubscriptionStatsResponse>, Status> {
         let (tenant, request) = open(request)?;
         let stats = self.control.subscription_stats(tenant, &request.id).map_err(Problem::from)?;
-        Ok(Response::new(stats_message(stats)))
+        let withdrawals =
+            RedriveControl::new(&self.control).withdrawals(tenant, &request.id).map_err(Problem::from)?;
+        let (redriven, purged) = (withdrawals.redriven, withdrawals.purged);
+        Ok(Response::new(v1::GetSubscriptionStatsResponse { redriven, purged, ..stats_message(stats) }))
     }
 }
 
@@ -173,6 +177,8 @@ fn stats_message(stats: SubscriptionStats) -> v1::GetSubscriptionStatsResponse {
         matched: stats.matched,
         delivered: stats.delivered,
         dead_lettered: stats.dead_lettered,
+        redriven: 0,
+        purged: 0,
         expired: stats.expired,
         cancelled: stats.cancelled,
         pending: stats.pending,
