@@ -3,6 +3,7 @@
 mod batches;
 mod dead_letters;
 mod endings;
+mod outage_matrix;
 mod properties;
 mod sinks;
 mod world;
