@@ -45,7 +45,8 @@ impl Client {
     /// As the service answers.
     pub async fn create_type(&self, name: &str) -> Result<(), Status> {
         let event_type = EventType { name: name.into(), ..EventType::default() };
-        let request = self.0.request(CreateEventTypeRequest { event_type: Some(event_type) });
+        let request =
+            self.0.request(CreateEventTypeRequest { event_type: Some(event_type), ..Default::default() });
         self.0.event_types().create_event_type(request).await?;
         Ok(())
     }
@@ -58,11 +59,17 @@ impl Client {
         self.create_type(event_type).await?;
         let webhook = WebhookSink { destination: url.into(), ..WebhookSink::default() };
         let sink = Sink { kind: Some(Kind::Webhook(webhook)), ..Sink::default() };
-        let created = self.0.sinks().create_sink(CreateSinkRequest { sink: Some(sink) }).await?.into_inner();
+        let created = self
+            .0
+            .sinks()
+            .create_sink(CreateSinkRequest { sink: Some(sink), ..Default::default() })
+            .await?
+            .into_inner();
         let sink_id = created.sink.context("the created sink")?.id;
         let selectors = vec![Selector { r#type: event_type.into(), version: None }];
         let subscription = Subscription { sink_id, selectors, ..Subscription::default() };
-        let request = CreateSubscriptionRequest { subscription: Some(subscription), from: None };
+        let request =
+            CreateSubscriptionRequest { subscription: Some(subscription), from: None, ..Default::default() };
         let created = self.0.subscriptions().create_subscription(request).await?.into_inner();
         Ok(created.subscription.context("the created subscription")?.id)
     }

@@ -15,8 +15,8 @@ use tokio::{sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    AccountLimits, ChangeError, OpenError, Tenant, View, ViewStart, ViewStorage,
-    command::{Change, Command},
+    AccountLimits, ChangeError, OpenError, RequestId, Tenant, View, ViewStart, ViewStorage,
+    command::{Change, Command, Conditions},
     key,
     machine::{COMMAND, Machine, MachineWatch},
     state::{Changed, State},
@@ -86,6 +86,8 @@ pub(crate) struct StartReport {
 #[derive(Clone)]
 pub struct Catalog {
     shared: Arc<Shared>,
+    /// Conditions of the changes that this handle makes.
+    conditions: Option<Conditions>,
 }
 
 struct Shared {
@@ -162,6 +164,7 @@ impl Catalog {
                 tasks,
                 stop,
             }),
+            conditions: None,
         };
         catalog.join(identity.incarnation).await.map_err(OpenError::Join)?;
         Ok(catalog)
@@ -194,6 +197,37 @@ impl Catalog {
         key::authenticate(&self.shared.views.borrow(), key)
     }
 
+    /// A handle whose changes are one request of `tenant`: with the same request they are made once, within 24 h and the
+    /// account's last 1,000 requests; a repeat is answered with the object of the first, as it is then.
+    #[must_use]
+    pub fn for_request(&self, tenant: Tenant, request: RequestId) -> Self {
+        self.with_conditions(tenant, |conditions| conditions.request = Some(request))
+    }
+
+    /// A handle that deletes, pauses and resumes only what stands at `revision`.
+    #[must_use]
+    pub fn expecting(&self, tenant: Tenant, revision: u64) -> Self {
+        self.with_conditions(tenant, |conditions| conditions.expected_revision = Some(revision))
+    }
+
+    fn with_conditions(&self, tenant: Tenant, set: impl FnOnce(&mut Conditions)) -> Self {
+        let account = tenant.account();
+        let none = Conditions { account, expected_revision: None, request: None };
+        let mut conditions = self.conditions.clone().unwrap_or(none);
+        set(&mut conditions);
+        Self { shared: self.shared.clone(), conditions: Some(conditions) }
+    }
+
+    /// True if this handle's request was carried out before, so that its conditions are not to be looked at again.
+    #[must_use]
+    pub fn is_repeat(&self) -> bool {
+        let Some(Conditions { account, request: Some(request), .. }) = &self.conditions else { return false };
+        let now = Timestamp(self.shared.environment.clock().unix_ms());
+        let view = self.view();
+        let record = view.account(*account).and_then(|account| account.requests.get(&request.id));
+        record.is_some_and(|record| record.is_kept(now))
+    }
+
     #[cfg(test)]
     pub(crate) fn start_report(&self) -> &StartReport {
         &self.shared.report
@@ -221,7 +255,8 @@ impl Catalog {
 
     /// Makes one change. Answers when the change is applied and `view` shows it.
     async fn change(&self, change: Change) -> Result<Changed, ChangeError> {
-        let command = Command::new(Timestamp(self.shared.environment.clock().unix_ms()), change);
+        let time = Timestamp(self.shared.environment.clock().unix_ms());
+        let command = Command::new(time, change).under(self.conditions.clone());
         // A change that is refused now is not worth an entry. It is checked again when it is applied.
         self.state().dry_run(&command)?;
         let changed = time::timeout(CHANGE_WAIT, self.replicate(&command));

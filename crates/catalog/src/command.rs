@@ -6,11 +6,12 @@
 use fanfare_model::{AccountId, BrokerId, KeyId, PartitionId, SinkId, StartAt, SubscriptionId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{AccountLimits, NewEventType, NewSink, NewSubscription};
+use crate::{AccountLimits, NewEventType, NewSink, NewSubscription, RequestId};
 
 /// Version of the commands that this program writes.
-const VERSION: u32 = 4;
-/// The oldest version that this program reads. Version 4 added the delivery settings of sinks.
+const VERSION: u32 = 5;
+/// The oldest version that this program reads. Version 4 added the delivery settings of sinks, version 5 conditions and
+/// the secret before a rotation.
 const OLDEST: u32 = 3;
 
 /// One change, at one time.
@@ -22,6 +23,20 @@ pub(crate) struct Command {
     /// The proposer's clock; a state's time never goes back.
     pub(crate) time: Timestamp,
     pub(crate) change: Change,
+    /// Conditions of the caller; none in commands of the node itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) conditions: Option<Conditions>,
+}
+
+/// Conditions under which a caller's change is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Conditions {
+    pub(crate) account: AccountId,
+    /// Revision of the object that is deleted, paused or resumed; none takes any.
+    pub(crate) expected_revision: Option<u64>,
+    /// Makes a repeat of the same request change nothing.
+    pub(crate) request: Option<RequestId>,
 }
 
 /// The kinds of changes.
@@ -173,7 +188,12 @@ pub(crate) enum CommandError {
 
 impl Command {
     pub(crate) fn new(time: Timestamp, change: Change) -> Self {
-        Self { version: VERSION, time, change }
+        Self { version: VERSION, time, change, conditions: None }
+    }
+
+    /// The command under the conditions of its caller.
+    pub(crate) fn under(self, conditions: Option<Conditions>) -> Self {
+        Self { conditions, ..self }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {

@@ -17,6 +17,9 @@ pub enum ChangeError {
     /// `revision` is the stored one.
     #[error("{kind} {name} was changed by somebody else: read it again")]
     Stale { kind: ObjectKind, name: String, revision: u64 },
+    /// The id stands for a request with other arguments.
+    #[error("request_id {id} was used for another request: choose a new one")]
+    RequestReused { id: String },
     #[error("{kind} {name} is used by {by}")]
     InUse { kind: ObjectKind, name: String, by: String },
     #[error("the account has reached its limit of {limit} {}", .kind.plural())]

@@ -29,7 +29,7 @@ pub struct EventType {
     pub status: EventTypeStatus,
     pub created: Timestamp,
     pub updated: Timestamp,
-    /// The catalog's revision at the last change; the etag.
+    /// The catalog's revision at the last change.
     pub revision: u64,
 }
 
@@ -51,7 +51,7 @@ pub struct Schema {
     /// Index i is version i + 1; a version never changes and the list never shrinks.
     pub versions: Vec<SchemaVersion>,
     pub created: Timestamp,
-    /// The catalog's revision at the last change; the etag.
+    /// The catalog's revision at the last change.
     pub revision: u64,
 }
 
@@ -67,6 +67,13 @@ impl Schema {
     pub fn latest_version(&self) -> u32 {
         u32::try_from(self.versions.len()).expect("versions are limited far below four billion")
     }
+}
+
+/// A schema and the number of the version that was added to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedSchemaVersion {
+    pub schema: Arc<Schema>,
+    pub number: u32,
 }
 
 /// One immutable version of a schema.

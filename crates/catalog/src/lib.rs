@@ -14,6 +14,7 @@ mod account;
 mod cluster;
 mod event_type;
 mod key;
+mod request;
 mod subscription;
 
 pub mod json_schema;
@@ -30,8 +31,9 @@ pub use account::{Account, ApiKey, Shard};
 pub use catalog::{Catalog, CatalogOptions};
 pub use cluster::{AccountLimits, Broker, ClusterView, PlacedReplica};
 pub use error::{ChangeError, ObjectKind, OpenError};
-pub use event_type::{EventType, EventTypeStatus, NewEventType, Schema, SchemaVersion};
+pub use event_type::{CreatedSchemaVersion, EventType, EventTypeStatus, NewEventType, Schema, SchemaVersion};
 pub use key::{NewKey, Tenant};
+pub use request::{RequestId, RequestRecord, RequestedObject};
 pub use subscription::{NewSink, NewSubscription, SinkChange};
 pub use view::{AccountView, View};
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod brokers;
 mod changed;
 mod document;
 mod event_types;
+mod requests;
 mod schemas;
 mod sinks;
 mod subscriptions;
@@ -17,7 +18,7 @@ use fanfare_model::{AccountId, Sink, Subscription, Timestamp};
 
 use crate::{
     Account, AccountView, Broker, ChangeError, EventType, ObjectKind, Schema, View,
-    command::{Change, Command, CommandError},
+    command::{Change, Command, CommandError, Conditions},
 };
 
 pub(crate) use document::{DocumentError, PositionRecord, StateHeader};
@@ -46,6 +47,11 @@ pub(crate) enum Object {
     Broker(Broker),
     EventType(Arc<EventType>),
     Schema(Arc<Schema>),
+    /// A version that was added to a schema.
+    SchemaVersion {
+        schema: Arc<Schema>,
+        number: u32,
+    },
     Sink(Arc<Sink>),
     Subscription(Arc<Subscription>),
     /// The caller has all there is, or the object is deleted.
@@ -71,8 +77,9 @@ impl State {
     fn change(&mut self, index: u64, command: Command) -> Reply {
         self.time = self.time.max(command.time);
         // A copy is made only while somebody holds the view; a change that is refused has touched nothing.
-        let mut draft = Draft { now: self.time, index, view: Arc::make_mut(&mut self.view), changed: false };
-        let object = draft.change(command.change)?;
+        let (now, view) = (self.time, Arc::make_mut(&mut self.view));
+        let mut draft = Draft { now, index, view, changed: false, expected_revision: None };
+        let object = draft.conditional_change(command.change, command.conditions)?;
         if draft.changed {
             draft.view.revision += 1;
         }
@@ -98,9 +105,30 @@ struct Draft<'a> {
     index: u64,
     view: &'a mut View,
     changed: bool,
+    /// Revision of the object that is deleted, paused or resumed; none takes any.
+    expected_revision: Option<u64>,
 }
 
 impl Draft<'_> {
+    /// A repeat of a request that was carried out changes nothing, whatever has become of its conditions.
+    fn conditional_change(
+        &mut self,
+        change: Change,
+        conditions: Option<Conditions>,
+    ) -> Result<Object, ChangeError> {
+        let Some(Conditions { account, expected_revision, request }) = conditions else {
+            return self.change(change);
+        };
+        self.expected_revision = expected_revision;
+        let Some(request) = request else { return self.change(change) };
+        if let Some(object) = requests::repeated(self, account, &request)? {
+            return Ok(object);
+        }
+        let object = self.change(change)?;
+        requests::keep(self, account, request, &object)?;
+        Ok(object)
+    }
+
     fn change(&mut self, change: Change) -> Result<Object, ChangeError> {
         match change {
             Change::CreateAccount(account) => self.create_account(account),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use fanfare_model::{AccountId, KeyId, Sink, SinkId, Subscription, SubscriptionId};
 use serde::{Deserialize, Serialize};
 
-use crate::{Account, ApiKey, ClusterView, EventType, Schema};
+use crate::{Account, ApiKey, ClusterView, EventType, RequestRecord, Schema};
 
 /// One account and its objects: immutable, shared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct AccountView {
     pub sinks: BTreeMap<SinkId, Arc<Sink>>,
     pub subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
     pub keys: BTreeMap<KeyId, Arc<ApiKey>>,
+    /// Carried-out requests by the ids that their callers chose.
+    #[serde(default)]
+    pub requests: BTreeMap<String, Arc<RequestRecord>>,
 }
 
 impl AccountView {
@@ -27,6 +30,7 @@ impl AccountView {
             sinks: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             keys: BTreeMap::new(),
+            requests: BTreeMap::new(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! `fanfare type`: event types.
 
 use clap::{Args, Subcommand, ValueEnum};
-use fanfare_client::time;
+use fanfare_client::{Client, time};
 use fanfare_proto::v1::{self, EventTypeStatus};
 use prost_types::FieldMask;
 
@@ -92,6 +92,7 @@ impl OutputRecord for v1::EventType {
             .with("createTime", &time::text(self.create_time.as_ref()))
             .with("updateTime", &time::text(self.update_time.as_ref()))
             .with("etag", &self.etag)
+            .with("accountId", &self.account_id)
     }
 }
 
@@ -113,10 +114,11 @@ async fn create(arguments: CreateEventTypeArguments, session: &Session) -> Resul
         schema_id: arguments.schema,
         ..v1::EventType::default()
     };
-    let request = v1::CreateEventTypeRequest { event_type: Some(event_type) };
+    let request =
+        v1::CreateEventTypeRequest { event_type: Some(event_type), request_id: Client::request_id() };
     let created = session
-        .call(&attempted, async |client| {
-            client.event_types().create_event_type(client.request(request)).await
+        .call_again(&attempted, async |client| {
+            client.event_types().create_event_type(client.request(request.clone())).await
         })
         .await?;
     session.output.record(&created.event_type.ok_or_else(|| Failure::incomplete(&attempted))?)
@@ -171,7 +173,7 @@ async fn update(arguments: UpdateArguments, session: &Session) -> Result<(), Fai
 
 async fn delete(name: String, session: &Session) -> Result<(), Failure> {
     let attempted = format!("delete event type {name}");
-    let request = v1::DeleteEventTypeRequest { name: name.clone() };
+    let request = v1::DeleteEventTypeRequest { name: name.clone(), etag: String::new() };
     session
         .call(&attempted, async |client| {
             client.event_types().delete_event_type(client.request(request)).await

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use fanfare_client::time;
+use fanfare_client::{Client, time};
 use fanfare_proto::v1;
 
 use crate::{
@@ -85,6 +85,7 @@ impl OutputRecord for v1::Schema {
             .with("latestVersion", &self.latest_version)
             .with("createTime", &time::text(self.create_time.as_ref()))
             .with("etag", &self.etag)
+            .with("accountId", &self.account_id)
     }
 }
 
@@ -126,9 +127,12 @@ async fn create(arguments: CreateSchemaArguments, session: &Session) -> Result<(
     let document = read_file(&arguments.file).await?;
     let attempted = format!("create schema {}", arguments.id);
     let schema = v1::Schema { id: arguments.id, description: arguments.description, ..v1::Schema::default() };
-    let request = v1::CreateSchemaRequest { schema: Some(schema), document };
+    let request =
+        v1::CreateSchemaRequest { schema: Some(schema), document, request_id: Client::request_id() };
     let created = session
-        .call(&attempted, async |client| client.schemas().create_schema(client.request(request)).await)
+        .call_again(&attempted, async |client| {
+            client.schemas().create_schema(client.request(request.clone())).await
+        })
         .await?;
     session.output.record(&created.schema.ok_or_else(|| Failure::incomplete(&attempted))?)
 }
@@ -136,10 +140,14 @@ async fn create(arguments: CreateSchemaArguments, session: &Session) -> Result<(
 async fn add_version(arguments: AddArguments, session: &Session) -> Result<(), Failure> {
     let document = read_file(&arguments.file).await?;
     let attempted = format!("add a version to schema {}", arguments.id);
-    let request = v1::CreateSchemaVersionRequest { schema_id: arguments.id, document };
+    let request = v1::CreateSchemaVersionRequest {
+        schema_id: arguments.id,
+        document,
+        request_id: Client::request_id(),
+    };
     let created = session
-        .call(&attempted, async |client| {
-            client.schemas().create_schema_version(client.request(request)).await
+        .call_again(&attempted, async |client| {
+            client.schemas().create_schema_version(client.request(request.clone())).await
         })
         .await?;
     session.output.record(&created.version.ok_or_else(|| Failure::incomplete(&attempted))?)
@@ -193,7 +201,7 @@ async fn list_versions(id: &str, limit: &Limit, session: &Session) -> Result<(),
 
 async fn delete(id: String, session: &Session) -> Result<(), Failure> {
     let attempted = format!("delete schema {id}");
-    let request = v1::DeleteSchemaRequest { id: id.clone() };
+    let request = v1::DeleteSchemaRequest { id: id.clone(), etag: String::new() };
     session
         .call(&attempted, async |client| client.schemas().delete_schema(client.request(request)).await)
         .await?;

@@ -1,10 +1,10 @@
 //! The settings and the connection that every command works with.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use clap::Args;
 use fanfare_client::{Client, Options};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use crate::{
     context::{self, NamedConnection, SavedConnection},
@@ -42,6 +42,14 @@ pub(crate) struct Session {
     pub(crate) timeout: Duration,
 }
 
+/// Times that a request is sent which is carried out once.
+const TRIES_MAX: u32 = 3;
+
+/// True if the connection ended before the answer.
+fn is_lost(status: &Status) -> bool {
+    status.source().is_some() && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+}
+
 impl Session {
     /// The connection that the options, the environment or the saved context name; nothing is dialled yet.
     pub(crate) fn open(global: &GlobalOptions, output: Output) -> Result<Self, Failure> {
@@ -63,6 +71,26 @@ impl Session {
     ) -> Result<R, Failure> {
         let answered = send(self.connect().await?).await;
         answered.map(Response::into_inner).map_err(|status| Failure::from_status(attempted, &status))
+    }
+
+    /// As [`Self::call`], and again while no answer comes: for requests that are carried out once, however often they
+    /// are sent.
+    pub(crate) async fn call_again<R>(
+        &self,
+        attempted: &str,
+        send: impl AsyncFn(Client) -> Result<Response<R>, Status>,
+    ) -> Result<R, Failure> {
+        let mut tries_left = TRIES_MAX - 1;
+        loop {
+            match send(self.connect().await?).await {
+                Err(status) if is_lost(&status) && tries_left > 0 => tries_left -= 1,
+                answer => {
+                    return answer
+                        .map(Response::into_inner)
+                        .map_err(|status| Failure::from_status(attempted, &status));
+                }
+            }
+        }
     }
 
     pub(crate) async fn connect(&self) -> Result<Client, Failure> {

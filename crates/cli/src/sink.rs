@@ -3,7 +3,7 @@
 mod update;
 
 use clap::{Args, Subcommand, ValueEnum};
-use fanfare_client::time;
+use fanfare_client::{Client, time};
 use fanfare_proto::v1::{self, sink::Kind};
 
 use crate::{
@@ -29,6 +29,14 @@ pub enum SinkCommand {
         id: String,
         #[command(flatten)]
         change: Box<update::SinkChangeArguments>,
+    },
+    /// Give a webhook a new signing secret; requests are signed with the old one too for a while
+    RotateSecret {
+        /// The sink's id
+        id: String,
+        /// How long the old secret stays valid; 0 ends it at once
+        #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u16).range(..=720))]
+        expire_after_hours: u16,
     },
     /// Delete a sink that no subscription names
     Delete { id: String },
@@ -156,6 +164,7 @@ impl OutputRecord for v1::Sink {
             .with("createTime", &time::text(self.create_time.as_ref()))
             .with("updateTime", &time::text(self.update_time.as_ref()))
             .with("etag", &self.etag)
+            .with("accountId", &self.account_id)
     }
 }
 
@@ -166,6 +175,10 @@ fn webhook_fields(webhook: &v1::WebhookSink) -> OutputFields {
         .with("batchEvents", &webhook.batch_events)
         .with("batchEventsMax", &webhook.batch_events_max)
         .with("timeoutMs", &webhook.timeout_ms);
+    let fields = match &webhook.previous_secret_expire_time {
+        None => fields,
+        expires => fields.with("previousSecretExpireTime", &time::text(expires.as_ref())),
+    };
     match webhook.signing_secret.as_str() {
         "" => fields,
         secret => fields.with("signingSecret", secret),
@@ -176,7 +189,6 @@ fn kinesis_fields(kinesis: &v1::KinesisSink) -> OutputFields {
     OutputFields::new()
         .with("arn", &kinesis.arn)
         .with("roleArn", &kinesis.role_arn)
-        .with("externalId", &kinesis.external_id)
         .with("endpointOverride", &kinesis.endpoint_override)
         .with("timeoutMs", &kinesis.timeout_ms)
 }
@@ -207,6 +219,9 @@ pub(crate) async fn run(command: SinkCommand, session: &Session) -> Result<(), F
         SinkCommand::Get { id } => get(id, session).await,
         SinkCommand::List(limit) => list(&limit, session).await,
         SinkCommand::Update { id, change } => update::run(id, *change, session).await,
+        SinkCommand::RotateSecret { id, expire_after_hours } => {
+            rotate_secret(id, expire_after_hours, session).await
+        }
         SinkCommand::Delete { id } => delete(id, session).await,
     }
 }
@@ -219,9 +234,11 @@ async fn create(command: CreateSinkCommand, session: &Session) -> Result<(), Fai
     let delivery = Some(delivery_settings(delivery));
     let attempted = "create sink";
     let sink = v1::Sink { description, kind: Some(kind), delivery, ..v1::Sink::default() };
-    let request = v1::CreateSinkRequest { sink: Some(sink) };
+    let request = v1::CreateSinkRequest { sink: Some(sink), request_id: Client::request_id() };
     let created = session
-        .call(attempted, async |client| client.sinks().create_sink(client.request(request)).await)
+        .call_again(attempted, async |client| {
+            client.sinks().create_sink(client.request(request.clone())).await
+        })
         .await?;
     let sink = created.sink.ok_or_else(|| Failure::incomplete(attempted))?;
     session.output.record(&sink)?;
@@ -238,9 +255,10 @@ fn webhook(arguments: WebhookArguments) -> (String, Kind, DeliveryArguments) {
         method: arguments.method.name().to_owned(),
         batch_events: arguments.batch,
         signing_secret: arguments.signing_secret,
-        twilio_auth_token: arguments.twilio_auth_token,
+        twilio_auth_token: Some(arguments.twilio_auth_token).filter(|token| !token.is_empty()),
         timeout_ms: arguments.timeout_ms.unwrap_or(0),
         batch_events_max: arguments.batch_events_max.unwrap_or(0),
+        previous_secret_expire_time: None,
     };
     (arguments.description, Kind::Webhook(webhook), arguments.delivery)
 }
@@ -249,7 +267,7 @@ fn kinesis(arguments: KinesisArguments) -> (String, Kind, DeliveryArguments) {
     let kinesis = v1::KinesisSink {
         arn: arguments.arn,
         role_arn: arguments.role_arn,
-        external_id: arguments.external_id,
+        external_id: Some(arguments.external_id).filter(|id| !id.is_empty()),
         endpoint_override: arguments.endpoint,
         timeout_ms: arguments.timeout_ms.unwrap_or(0),
     };
@@ -290,9 +308,27 @@ async fn list(limit: &Limit, session: &Session) -> Result<(), Failure> {
     session.output.list(&sinks)
 }
 
+async fn rotate_secret(id: String, expire_after_hours: u16, session: &Session) -> Result<(), Failure> {
+    let attempted = format!("rotate the secret of sink {id}");
+    let request = v1::RotateSinkSecretRequest {
+        id,
+        expire_after: Some(prost_types::Duration { seconds: i64::from(expire_after_hours) * 3600, nanos: 0 }),
+        etag: String::new(),
+        request_id: Client::request_id(),
+    };
+    let rotated = session
+        .call_again(&attempted, async |client| {
+            client.sinks().rotate_sink_secret(client.request(request.clone())).await
+        })
+        .await?;
+    session.output.record(&rotated.sink.ok_or_else(|| Failure::incomplete(&attempted))?)?;
+    say("keep the signing secret: it is not shown again");
+    Ok(())
+}
+
 async fn delete(id: String, session: &Session) -> Result<(), Failure> {
     let attempted = format!("delete sink {id}");
-    let request = v1::DeleteSinkRequest { id: id.clone() };
+    let request = v1::DeleteSinkRequest { id: id.clone(), etag: String::new() };
     session
         .call(&attempted, async |client| client.sinks().delete_sink(client.request(request)).await)
         .await?;

@@ -138,6 +138,7 @@ impl OutputRecord for v1::Subscription {
             .with("createTime", &time::text(self.create_time.as_ref()))
             .with("updateTime", &time::text(self.update_time.as_ref()))
             .with("etag", &self.etag)
+            .with("accountId", &self.account_id)
             .with("reconciling", &self.reconciling)
     }
 }
@@ -176,10 +177,14 @@ async fn create(arguments: CreateSubscriptionArguments, session: &Session) -> Re
         SubscriptionStart::Time(time) => From::Time(time),
     });
     let attempted = "create subscription";
-    let request = v1::CreateSubscriptionRequest { subscription: Some(subscription), from };
+    let request = v1::CreateSubscriptionRequest {
+        subscription: Some(subscription),
+        from,
+        request_id: Client::request_id(),
+    };
     let created = session
-        .call(attempted, async |client| {
-            client.subscriptions().create_subscription(client.request(request)).await
+        .call_again(attempted, async |client| {
+            client.subscriptions().create_subscription(client.request(request.clone())).await
         })
         .await?;
     let subscription = created.subscription.ok_or_else(|| Failure::incomplete(attempted))?;
@@ -223,10 +228,10 @@ pub(crate) async fn list_all(client: &Client, limit: &Limit) -> Result<Vec<v1::S
 
 async fn pause(id: String, session: &Session) -> Result<(), Failure> {
     let attempted = format!("pause subscription {id}");
-    let request = v1::PauseSubscriptionRequest { id };
+    let request = v1::PauseSubscriptionRequest { id, etag: String::new(), request_id: Client::request_id() };
     let paused = session
-        .call(&attempted, async |client| {
-            client.subscriptions().pause_subscription(client.request(request)).await
+        .call_again(&attempted, async |client| {
+            client.subscriptions().pause_subscription(client.request(request.clone())).await
         })
         .await?;
     session.output.record(&paused.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)
@@ -234,10 +239,10 @@ async fn pause(id: String, session: &Session) -> Result<(), Failure> {
 
 async fn resume(id: String, session: &Session) -> Result<(), Failure> {
     let attempted = format!("resume subscription {id}");
-    let request = v1::ResumeSubscriptionRequest { id };
+    let request = v1::ResumeSubscriptionRequest { id, etag: String::new(), request_id: Client::request_id() };
     let resumed = session
-        .call(&attempted, async |client| {
-            client.subscriptions().resume_subscription(client.request(request)).await
+        .call_again(&attempted, async |client| {
+            client.subscriptions().resume_subscription(client.request(request.clone())).await
         })
         .await?;
     session.output.record(&resumed.subscription.ok_or_else(|| Failure::incomplete(&attempted))?)

@@ -120,6 +120,12 @@ impl Client {
         request
     }
 
+    /// A fresh `request_id`: a request that is sent again with it is carried out once.
+    #[must_use]
+    pub fn request_id() -> String {
+        uuid::Uuid::now_v7().to_string()
+    }
+
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout

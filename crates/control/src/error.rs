@@ -1,6 +1,6 @@
 //! Reasons why a request is not carried out.
 
-use fanfare_catalog::{ChangeError, json_schema::SchemaProblem};
+use fanfare_catalog::{ChangeError, ObjectKind, json_schema::SchemaProblem};
 use fanfare_delivery::{ReadError, RouteError};
 use fanfare_model::{RedriveId, SubscriptionId};
 use fanfare_sinks::ConfigError;
@@ -16,6 +16,9 @@ pub enum ControlError {
     /// A change that the catalog did not make, or an object that it does not have.
     #[error(transparent)]
     Catalog(#[from] ChangeError),
+    /// An object that the caller did not read as it is.
+    #[error("{kind} {name} was changed by somebody else: read it again")]
+    EtagMismatch { kind: ObjectKind, name: String, current: String },
     /// A document that is not a usable schema.
     #[error(transparent)]
     Document(#[from] SchemaProblem),

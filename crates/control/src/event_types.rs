@@ -54,8 +54,8 @@ impl Control {
         Ok(request.page(event_types.map(|(name, event_type)| (name.clone(), event_type.clone()))))
     }
 
-    /// Changes an event type to what `change` makes of the stored one. `expected_revision` is the revision that was read;
-    /// with none, the change is merged into the newest.
+    /// Changes an event type to what `change` makes of the stored one. `etag` is that of the state that was read;
+    /// an empty one merges the change into the newest.
     ///
     /// # Errors
     /// If the status is absent, there is no such event type, or the catalog refuses the change.
@@ -63,16 +63,16 @@ impl Control {
         &self,
         tenant: Tenant,
         name: &str,
-        expected_revision: Option<u64>,
+        etag: &str,
         change: impl Fn(&EventType) -> Result<EventTypeSettings, FieldViolation> + Send,
     ) -> Result<Arc<EventType>, ControlError> {
         check_name("event_type.name", name)?;
-        let mut rounds = UpdateRounds::new(expected_revision);
+        let mut rounds = UpdateRounds::new(etag);
         loop {
             let stored = self.event_type(tenant, name)?;
             let settings = change(&stored)?;
             let status = settings.status.ok_or_else(|| FieldViolation::required("event_type.status"))?;
-            let expected = Some(rounds.expected(stored.revision));
+            let expected = Some(rounds.expected(&*stored)?);
             match self.catalog.update_event_type(tenant, with_status(settings, status), expected).await {
                 Err(error) if rounds.goes_on_after(&error) => {}
                 answer => return Ok(answer?),
@@ -81,10 +81,15 @@ impl Control {
     }
 
     /// # Errors
-    /// If there is no such event type, a subscription uses it, or the catalog refuses the change.
-    pub async fn delete_event_type(&self, tenant: Tenant, name: &str) -> Result<(), ControlError> {
-        check_name("name", name)?;
-        Ok(self.catalog.delete_event_type(tenant, name).await?)
+    /// If there is no such event type, it is not as `etag` says, a subscription uses it, or the catalog refuses the change.
+    pub async fn delete_event_type(
+        &self,
+        tenant: Tenant,
+        name: &str,
+        etag: &str,
+    ) -> Result<(), ControlError> {
+        let stored = self.event_type(tenant, name)?;
+        Ok(self.catalog_at(tenant, etag, &*stored)?.delete_event_type(tenant, name).await?)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One file per noun. Each function checks the fields that the catalog does not, and answers typed errors; protocols
 //! convert requests, results and [`ControlError`] to their own. Every object is reached through the [`Tenant`] that
-//! authentication made. Secrets leave the node once, in the answer that created them.
+//! authentication made. Secrets leave the node in the answer that made them, and in
+//! that to a repeat of the same request.
 
 mod control;
 
@@ -15,10 +16,11 @@ mod sinks;
 mod subscriptions;
 
 mod error;
+mod etag;
 mod list;
 
 pub use fanfare_catalog::{
-    ChangeError, EventType, EventTypeStatus, ObjectKind, Schema, SchemaVersion, Tenant,
+    ChangeError, EventType, EventTypeStatus, ObjectKind, RequestId, Schema, SchemaVersion, Tenant,
     json_schema::{SchemaProblem, dataschema_uri},
 };
 pub use fanfare_delivery::{
@@ -30,6 +32,7 @@ pub use fanfare_sinks::ConfigError;
 pub use self::{
     control::Control,
     error::{ControlError, FieldViolation, Unreadable},
+    etag::Resource,
     event_types::EventTypeSettings,
     list::{ListRequest, Listed},
     redrives::{RedriveControl, RedriveRequest},

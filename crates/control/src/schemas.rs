@@ -47,9 +47,8 @@ impl Control {
         document: &str,
     ) -> Result<VersionedSchema, ControlError> {
         self.check_document(document).await?;
-        let schema = self.catalog.create_schema_version(tenant, id, document).await?;
-        let latest = schema.latest_version();
-        VersionedSchema::of(schema, latest)
+        let created = self.catalog.create_schema_version(tenant, id, document).await?;
+        VersionedSchema::of(created.schema, created.number)
     }
 
     /// # Errors
@@ -103,8 +102,8 @@ impl Control {
         Ok(request.page(versions))
     }
 
-    /// Changes a schema's description to what `change` makes of the stored schema. `expected_revision` is the revision that
-    /// was read; with none, the change is merged into the newest.
+    /// Changes a schema's description to what `change` makes of the stored schema. `etag` is that of the state that
+    /// was read; an empty one merges the change into the newest.
     ///
     /// # Errors
     /// If there is no such schema, or the catalog refuses the change.
@@ -112,14 +111,14 @@ impl Control {
         &self,
         tenant: Tenant,
         id: &str,
-        expected_revision: Option<u64>,
+        etag: &str,
         change: impl Fn(&Schema) -> String + Send,
     ) -> Result<Arc<Schema>, ControlError> {
         check_name("schema.id", id)?;
-        let mut rounds = UpdateRounds::new(expected_revision);
+        let mut rounds = UpdateRounds::new(etag);
         loop {
             let stored = self.schema(tenant, id)?;
-            let expected = Some(rounds.expected(stored.revision));
+            let expected = Some(rounds.expected(&*stored)?);
             match self.catalog.update_schema(tenant, id, &change(&stored), expected).await {
                 Err(error) if rounds.goes_on_after(&error) => {}
                 answer => return Ok(answer?),
@@ -128,10 +127,10 @@ impl Control {
     }
 
     /// # Errors
-    /// If there is no such schema, an event type uses it, or the catalog refuses the change.
-    pub async fn delete_schema(&self, tenant: Tenant, id: &str) -> Result<(), ControlError> {
-        check_name("id", id)?;
-        Ok(self.catalog.delete_schema(tenant, id).await?)
+    /// If there is no such schema, it is not as `etag` says, an event type uses it, or the catalog refuses the change.
+    pub async fn delete_schema(&self, tenant: Tenant, id: &str, etag: &str) -> Result<(), ControlError> {
+        let stored = self.schema(tenant, id)?;
+        Ok(self.catalog_at(tenant, etag, &*stored)?.delete_schema(tenant, id).await?)
     }
 
     /// Refuses a document that is not a usable schema. Compiling takes long, so it runs off the runtime's threads.

@@ -4,7 +4,8 @@ use std::{ops::RangeInclusive, sync::Arc};
 
 use fanfare_catalog::{ChangeError, NewSink, ObjectKind, SinkChange, Tenant};
 use fanfare_model::{
-    DeliverySettings, KinesisConfig, Secret, Sink, SinkConfig, SinkId, WebhookConfig, WebhookMethod,
+    DeliverySettings, KinesisConfig, PreviousSecret, Secret, Sink, SinkConfig, SinkId, Timestamp,
+    WebhookConfig, WebhookMethod,
 };
 
 use crate::{
@@ -13,6 +14,8 @@ use crate::{
     list::{ListRequest, Listed},
 };
 
+const OVERLAP_DEFAULT_MS: u64 = 24 * 60 * 60 * 1000;
+const OVERLAP_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 const TIMEOUT_DEFAULT_MS: u32 = 15_000;
 const TIMEOUT_MAX_MS: u32 = 30_000;
 const BATCH_EVENTS_DEFAULT: u32 = 100;
@@ -106,8 +109,8 @@ impl Control {
         Ok(request.page(sinks.map(|(id, sink)| (*id, sink.clone()))))
     }
 
-    /// Changes a sink to what `change` makes of the stored one, secrets included; its kind stays. `expected_revision` is
-    /// the revision that was read; with none, the change is merged into the newest.
+    /// Changes a sink to what `change` makes of the stored one, secrets included; its kind stays. `etag` is that of the
+    /// state that was read; an empty one merges the change into the newest.
     ///
     /// # Errors
     /// If a field is wrong, there is no such sink, it could never deliver, or the catalog refuses the change.
@@ -115,16 +118,17 @@ impl Control {
         &self,
         tenant: Tenant,
         id: &str,
-        expected_revision: Option<u64>,
+        etag: &str,
         change: impl Fn(&Sink) -> SinkSettings + Send,
     ) -> Result<Arc<Sink>, ControlError> {
         let id = parse_id::<SinkId>("sink.id", id)?;
-        let mut rounds = UpdateRounds::new(expected_revision);
+        let mut rounds = UpdateRounds::new(etag);
         loop {
             let stored = self.account(tenant)?.sinks.get(&id).cloned().ok_or_else(|| unknown(id))?;
-            let sink = new_sink(change(&stored))?;
+            let mut sink = new_sink(change(&stored))?;
+            keep_previous_secret(&stored.config, &mut sink.config);
             self.sinks.check(&sink.config)?;
-            let expected_revision = Some(rounds.expected(stored.revision));
+            let expected_revision = Some(rounds.expected(&*stored)?);
             let change = SinkChange { sink, expected_revision };
             match self.catalog.update_sink(tenant, id, change).await {
                 Err(error) if rounds.goes_on_after(&error) => {}
@@ -135,9 +139,69 @@ impl Control {
 
     /// # Errors
     /// If there is no such sink, a subscription uses it, or the catalog refuses the change.
-    pub async fn delete_sink(&self, tenant: Tenant, id: &str) -> Result<(), ControlError> {
-        let id = parse_id("id", id)?;
-        Ok(self.catalog.delete_sink(tenant, id).await?)
+    pub async fn delete_sink(&self, tenant: Tenant, id: &str, etag: &str) -> Result<(), ControlError> {
+        let stored = self.sink(tenant, id)?;
+        Ok(self.catalog_at(tenant, etag, &*stored)?.delete_sink(tenant, stored.id).await?)
+    }
+
+    /// Gives a webhook a new signing secret; requests are signed with the old one too for `overlap_ms`, or 24 h. The answer
+    /// holds the new secret for the owner to see.
+    ///
+    /// # Errors
+    /// If `overlap_ms` is too long, there is no such sink, it is no webhook or not as `etag` says, or the catalog refuses the
+    /// change.
+    pub async fn rotate_sink_secret(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        overlap_ms: Option<u64>,
+        etag: &str,
+    ) -> Result<Arc<Sink>, ControlError> {
+        let overlap_ms = overlap_ms.unwrap_or(OVERLAP_DEFAULT_MS);
+        if overlap_ms > OVERLAP_MAX_MS {
+            return Err(FieldViolation::new("expire_after", "is more than 30 days").into());
+        }
+        let etag = if self.catalog.is_repeat() { "" } else { etag };
+        let secret = self.sinks.signing_secret();
+        let mut rounds = UpdateRounds::new(etag);
+        loop {
+            let stored = self.sink(tenant, id)?;
+            let expected_revision = Some(rounds.expected(&*stored)?);
+            let config = self.rotated(&stored.config, secret.clone(), overlap_ms)?;
+            let (description, delivery) = (stored.description.clone(), stored.delivery);
+            let change = SinkChange { sink: NewSink { description, config, delivery }, expected_revision };
+            match self.catalog.update_sink(tenant, stored.id, change).await {
+                Err(error) if rounds.goes_on_after(&error) => {}
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
+    fn rotated(
+        &self,
+        stored: &SinkConfig,
+        secret: Secret,
+        overlap_ms: u64,
+    ) -> Result<SinkConfig, FieldViolation> {
+        let SinkConfig::Webhook(stored) = stored else {
+            return Err(FieldViolation::new("id", "is no webhook: only webhooks have a signing secret"));
+        };
+        let expires = Timestamp(self.environment.clock().unix_ms().saturating_add(overlap_ms));
+        let previous = PreviousSecret { secret: stored.signing_secret.clone(), expires };
+        Ok(SinkConfig::Webhook(WebhookConfig {
+            signing_secret: secret,
+            previous_secret: Some(previous).filter(|_| overlap_ms > 0),
+            ..stored.clone()
+        }))
+    }
+}
+
+/// An update keeps the secret before the last rotation, unless it replaces the signing secret itself.
+fn keep_previous_secret(stored: &SinkConfig, updated: &mut SinkConfig) {
+    if let (SinkConfig::Webhook(stored), SinkConfig::Webhook(updated)) = (stored, updated)
+        && stored.signing_secret == updated.signing_secret
+    {
+        updated.previous_secret.clone_from(&stored.previous_secret);
     }
 }
 
@@ -187,6 +251,7 @@ fn webhook_config(webhook: WebhookSettings) -> Result<WebhookConfig, FieldViolat
         batch_events_max: webhook.batch_events_max.unwrap_or(BATCH_EVENTS_DEFAULT),
         timeout_ms,
         signing_secret: webhook.signing_secret.unwrap_or_else(|| Secret::new(String::new())),
+        previous_secret: None,
         twilio_auth_token: webhook.twilio_auth_token,
     })
 }

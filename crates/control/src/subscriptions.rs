@@ -91,8 +91,8 @@ impl Control {
         Ok(request.page(statuses))
     }
 
-    /// Changes a subscription to what `change` makes of the stored one. `expected_revision` is the revision that was read;
-    /// with none, the change is merged into the newest.
+    /// Changes a subscription to what `change` makes of the stored one. `etag` is that of the state that was read;
+    /// an empty one merges the change into the newest.
     ///
     /// # Errors
     /// As [`Self::create_subscription`], or if there is no such subscription.
@@ -100,14 +100,14 @@ impl Control {
         &self,
         tenant: Tenant,
         id: &str,
-        expected_revision: Option<u64>,
+        etag: &str,
         change: impl Fn(&Subscription) -> SubscriptionSettings + Send,
     ) -> Result<SubscriptionStatus, ControlError> {
         let id = parse_id::<SubscriptionId>("subscription.id", id)?;
-        let mut rounds = UpdateRounds::new(expected_revision);
+        let mut rounds = UpdateRounds::new(etag);
         loop {
             let stored = self.stored_subscription(tenant, id)?;
-            let expected = Some(rounds.expected(stored.revision));
+            let expected = Some(rounds.expected(&*stored)?);
             let new = new_subscription(&*self.account(tenant)?, change(&stored))?;
             match self.catalog.update_subscription(tenant, id, new, expected).await {
                 Err(error) if rounds.goes_on_after(&error) => {}
@@ -119,10 +119,16 @@ impl Control {
     /// Deletes a subscription; answers whether every partition has confirmed the deletion.
     ///
     /// # Errors
-    /// If there is no such subscription, or the catalog refuses the change.
-    pub async fn delete_subscription(&self, tenant: Tenant, id: &str) -> Result<bool, ControlError> {
+    /// If there is no such subscription, it is not as `etag` says, or the catalog refuses the change.
+    pub async fn delete_subscription(
+        &self,
+        tenant: Tenant,
+        id: &str,
+        etag: &str,
+    ) -> Result<bool, ControlError> {
         let id = parse_id("id", id)?;
-        self.catalog.delete_subscription(tenant, id).await?;
+        let stored = self.stored_subscription(tenant, id)?;
+        self.catalog_at(tenant, etag, &*stored)?.delete_subscription(tenant, id).await?;
         Ok(self.reconciled(tenant.account(), id).await)
     }
 
@@ -132,9 +138,11 @@ impl Control {
         &self,
         tenant: Tenant,
         id: &str,
+        etag: &str,
     ) -> Result<SubscriptionStatus, ControlError> {
         let id = parse_id("id", id)?;
-        let paused = self.catalog.pause_subscription(tenant, id).await?;
+        let stored = self.stored_subscription(tenant, id)?;
+        let paused = self.catalog_at(tenant, etag, &*stored)?.pause_subscription(tenant, id).await?;
         Ok(self.in_effect(paused).await)
     }
 
@@ -144,9 +152,11 @@ impl Control {
         &self,
         tenant: Tenant,
         id: &str,
+        etag: &str,
     ) -> Result<SubscriptionStatus, ControlError> {
         let id = parse_id("id", id)?;
-        let resumed = self.catalog.resume_subscription(tenant, id).await?;
+        let stored = self.stored_subscription(tenant, id)?;
+        let resumed = self.catalog_at(tenant, etag, &*stored)?.resume_subscription(tenant, id).await?;
         Ok(self.in_effect(resumed).await)
     }
 

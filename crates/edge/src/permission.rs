@@ -49,6 +49,7 @@ const METHODS: &[(&str, Access)] = &[
     ("/fanfare.v1.SinkService/ListSinks", Requires(ReadCatalog)),
     ("/fanfare.v1.SinkService/UpdateSink", Requires(ChangeCatalog)),
     ("/fanfare.v1.SinkService/DeleteSink", Requires(ChangeCatalog)),
+    ("/fanfare.v1.SinkService/RotateSinkSecret", Requires(ChangeCatalog)),
     ("/fanfare.v1.SubscriptionService/CreateSubscription", Requires(ChangeCatalog)),
     ("/fanfare.v1.SubscriptionService/GetSubscription", Requires(ReadCatalog)),
     ("/fanfare.v1.SubscriptionService/ListSubscriptions", Requires(ReadCatalog)),

@@ -321,7 +321,7 @@ fn json(mut event: CloudEvent, data: &str) -> CloudEvent {
 /// Code, reason, and whether it says when to retry.
 fn told(status: &Status) -> (Code, String, bool) {
     let info = status.get_details_error_info().expect("every refusal has an ErrorInfo");
-    assert_eq!(info.domain, "fanfare");
+    assert_eq!(info.domain, "fanfare.dev");
     (status.code(), info.reason, status.get_details_retry_info().is_some())
 }
 

@@ -17,5 +17,7 @@ pub use hash::{EventIdHash, KeyHash, body_checksum};
 pub use partition::{PartitionId, Stream};
 pub use position::{Offset, Timestamp};
 pub use sid::{AccountId, KeyId, RedriveId, SidError, SinkId, SubscriptionId};
-pub use sink::{DeliverySettings, KinesisConfig, Secret, Sink, SinkConfig, WebhookConfig, WebhookMethod};
+pub use sink::{
+    DeliverySettings, KinesisConfig, PreviousSecret, Secret, Sink, SinkConfig, WebhookConfig, WebhookMethod,
+};
 pub use subscription::{StartAt, SubscribedType, Subscription};

@@ -17,7 +17,7 @@ pub struct Sink {
     pub delivery: DeliverySettings,
     pub created: Timestamp,
     pub updated: Timestamp,
-    /// Rises with every change; the etag.
+    /// Catalog's revision at the last change.
     pub revision: u64,
 }
 
@@ -79,8 +79,19 @@ pub struct WebhookConfig {
     pub timeout_ms: u32,
     /// Standard Webhooks secret: `whsec_` and base64.
     pub signing_secret: Secret,
+    /// Secret before the last rotation, for as long as it is valid.
+    #[serde(default)]
+    pub previous_secret: Option<PreviousSecret>,
     /// Key of Twilio's signature; none leaves that header out.
     pub twilio_auth_token: Option<Secret>,
+}
+
+/// A signing secret that was replaced: requests are signed with it too, so that receivers can change over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviousSecret {
+    pub secret: Secret,
+    /// First time at which requests are no longer signed with it.
+    pub expires: Timestamp,
 }
 
 /// CloudEvents as JSON records of an Amazon Kinesis data stream.

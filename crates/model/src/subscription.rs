@@ -20,7 +20,7 @@ pub struct Subscription {
     pub epoch: u64,
     pub created: Timestamp,
     pub updated: Timestamp,
-    /// Rises with every change; the etag and the spec revision.
+    /// Rises with every change; the spec revision.
     pub revision: u64,
 }
 

@@ -11,8 +11,8 @@ use fanfare_model::{
 
 use super::{Catalog, FOUNDER};
 use crate::{
-    Account, ChangeError, EventType, NewEventType, NewKey, NewSink, NewSubscription, Schema, SinkChange,
-    Tenant,
+    Account, ChangeError, CreatedSchemaVersion, EventType, NewEventType, NewKey, NewSink, NewSubscription,
+    Schema, SinkChange, Tenant,
     command::{Change, CreatedSubscription, KeyRecord, NewAccount, NewBroker},
     key::random_bytes,
 };
@@ -117,11 +117,11 @@ impl Catalog {
         tenant: Tenant,
         id: &str,
         document: &str,
-    ) -> Result<Arc<Schema>, ChangeError> {
+    ) -> Result<CreatedSchemaVersion, ChangeError> {
         self.check_document(document)?;
         let (account, id, document) = (tenant.account(), id.to_owned(), document.to_owned());
         let change = Change::CreateSchemaVersion { account, id, document };
-        self.change(change).await?.schema()
+        self.change(change).await?.schema_version()
     }
 
     /// `expected_revision` is the revision that the caller read; none overwrites any revision.

@@ -2,6 +2,16 @@ use fanfare_model::{AccountId, DeliverySettings, Secret, SinkConfig, SinkId, Web
 
 use super::*;
 
+fn delivery() -> DeliverySettings {
+    DeliverySettings {
+        concurrency_max: Some(8),
+        requests_per_second_max: Some(50),
+        retry_initial_ms: Some(500),
+        retry_max_ms: None,
+        attempts_max: Some(20),
+    }
+}
+
 fn golden() -> Command {
     let webhook = WebhookConfig {
         destination: "https://example.com/hook".to_owned(),
@@ -10,35 +20,38 @@ fn golden() -> Command {
         batch_events_max: 100,
         timeout_ms: 15_000,
         signing_secret: Secret::new("whsec_AAAA".to_owned()),
+        previous_secret: None,
         twilio_auth_token: None,
     };
-    let delivery = DeliverySettings {
-        concurrency_max: Some(8),
-        requests_per_second_max: Some(50),
-        retry_initial_ms: Some(500),
-        retry_max_ms: None,
-        attempts_max: Some(20),
-    };
     let config = SinkConfig::Webhook(webhook);
-    let sink = NewSink { description: "orders".to_owned(), config, delivery };
+    let sink = NewSink { description: "orders".to_owned(), config, delivery: delivery() };
     let (account, id) = (AccountId::from_bytes([1; 16]), SinkId::from_bytes([2; 16]));
-    Command::new(Timestamp(1_700_000_000_000), Change::CreateSink { account, id, sink })
+    let request = RequestId { id: "deploy-1".to_owned(), arguments: [3; 32] };
+    let conditions = Some(Conditions { account, expected_revision: None, request: Some(request) });
+    let change = Change::CreateSink { account, id, sink };
+    Command::new(Timestamp(1_700_000_000_000), change).under(conditions)
 }
 
 #[test]
 fn a_stored_command_stays_readable() {
-    let stored = include_str!("../../tests/golden/command-v4.json").trim_end();
+    let stored = include_str!("../../tests/golden/command-v5.json").trim_end();
     assert_eq!(String::from_utf8(golden().encode()).unwrap(), stored);
     assert_eq!(Command::decode(stored.as_bytes()), Ok(golden()));
 }
 
 #[test]
-fn a_sink_of_the_earlier_version_has_the_node_s_settings() {
-    let stored = include_str!("../../tests/golden/command-v3.json").trim_end();
-    let Change::CreateSink { sink, .. } = Command::decode(stored.as_bytes()).unwrap().change else {
-        panic!("the command creates a sink")
-    };
-    assert_eq!((sink.description.as_str(), sink.delivery), ("orders", DeliverySettings::default()));
+fn a_sink_of_an_earlier_version_has_what_was_stored() {
+    let earlier = [
+        (include_str!("../../tests/golden/command-v3.json"), DeliverySettings::default()),
+        (include_str!("../../tests/golden/command-v4.json"), delivery()),
+    ];
+    for (stored, delivery) in earlier {
+        let Change::CreateSink { sink, .. } = Command::decode(stored.trim_end().as_bytes()).unwrap().change
+        else {
+            panic!("the command creates a sink")
+        };
+        assert_eq!((sink.description.as_str(), sink.delivery), ("orders", delivery));
+    }
 }
 
 #[test]
@@ -51,8 +64,8 @@ fn an_older_command_is_refused_by_its_version_alone() {
 
 #[test]
 fn a_newer_command_is_refused_by_its_version_alone() {
-    let stored = br#"{"change":{"split_atom":[1,2]},"v":5,"who":"knows"}"#;
-    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 5 }));
+    let stored = br#"{"change":{"split_atom":[1,2]},"v":6,"who":"knows"}"#;
+    assert_eq!(Command::decode(stored), Err(CommandError::Newer { version: 6 }));
 }
 
 #[test]
@@ -62,7 +75,7 @@ fn an_unknown_field_or_change_is_refused() {
         String::new(),
         "{}".to_owned(),
         base.replace(r#""id":"#, r#""colour":"red","id":"#),
-        base.replace(r#""v":4"#, r#""v":4,"urgent":true"#),
+        base.replace(r#""v":5"#, r#""v":5,"urgent":true"#),
         base.replace("create_sink", "create_sieve"),
         base[..base.len() - 1].to_owned(),
     ];

@@ -52,7 +52,7 @@ fn a_checkpoint_replaces_only_an_older_state() {
         }
     }
     let (mut machine, _shown) = begin(&history[0]);
-    assert!(machine.restore(b"{").is_err() && machine.restore(br#"{"v":4}"#).is_err());
+    assert!(machine.restore(b"{").is_err() && machine.restore(br#"{"v":5}"#).is_err());
     assert_eq!(machine.state, history[0]);
 }
 
@@ -61,7 +61,7 @@ fn entries_that_this_program_does_not_know_are_errors_and_change_nothing() {
     let before = history()[3].clone();
     let index = before.applied_index() + 1;
     for (kind, stored, expected) in [
-        (COMMAND, br#"{"v":5}"#.as_slice(), "the command is of version 5"),
+        (COMMAND, br#"{"v":6}"#.as_slice(), "the command is of version 6"),
         (9, b"{}", "the command is of the unknown kind 9"),
     ] {
         let (mut machine, _shown) = begin(&before);
@@ -71,7 +71,7 @@ fn entries_that_this_program_does_not_know_are_errors_and_change_nothing() {
         assert_eq!(machine.state, before);
     }
     let (mut machine, _shown) = begin(&before);
-    let refused = machine.apply(&frame(index, COMMAND, br#"{"v":3"#), ApplyMode::Live);
+    let refused = machine.apply(&frame(index, COMMAND, br#"{"v":5"#), ApplyMode::Live);
     assert!(matches!(refused, Err(MachineError::Invalid { .. })), "a malformed command is applied");
     assert_eq!(machine.state, before);
 }
@@ -136,7 +136,7 @@ async fn recovery_applies_commands_after_the_checkpoint_and_stops_at_a_newer_one
     let last = frames.len() as u64;
     frames.push((255, b"a membership".to_vec()));
     frames.push((0, Vec::new()));
-    frames.push((COMMAND, br#"{"v":5}"#.to_vec()));
+    frames.push((COMMAND, br#"{"v":6}"#.to_vec()));
     let (store, log) = log_of(frames).await;
     let history = history();
     for own in [&State::default(), &history[3], history.last().unwrap()] {
@@ -148,7 +148,7 @@ async fn recovery_applies_commands_after_the_checkpoint_and_stops_at_a_newer_one
             panic!("{refused}");
         };
         assert_eq!(index, last + 3);
-        assert!(detail.contains("is of version 5"), "{detail}");
+        assert!(detail.contains("is of version 6"), "{detail}");
         assert_eq!(machine.state, *history.last().unwrap());
     }
     store.close();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fanfare_model::{Sink, Subscription};
 
 use super::{Changed, Object};
-use crate::{Account, Broker, ChangeError, EventType, Schema};
+use crate::{Account, Broker, ChangeError, CreatedSchemaVersion, EventType, Schema};
 
 impl Changed {
     pub(crate) fn account(self) -> Result<Arc<Account>, ChangeError> {
@@ -32,6 +32,13 @@ impl Changed {
     pub(crate) fn schema(self) -> Result<Arc<Schema>, ChangeError> {
         match self.object {
             Object::Schema(schema) => Ok(schema),
+            other => Err(other.unexpected()),
+        }
+    }
+
+    pub(crate) fn schema_version(self) -> Result<CreatedSchemaVersion, ChangeError> {
+        match self.object {
+            Object::SchemaVersion { schema, number } => Ok(CreatedSchemaVersion { schema, number }),
             other => Err(other.unexpected()),
         }
     }

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::State;
 use crate::{AccountView, ClusterView, View};
 
-const VERSION: u32 = 3;
-/// The oldest version that this program reads. Version 3 added the delivery settings of sinks.
+const VERSION: u32 = 4;
+/// The oldest version that this program reads. Version 3 added the delivery settings of sinks, version 4 request ids
+/// and the secret before a rotation.
 const OLDEST: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

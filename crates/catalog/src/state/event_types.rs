@@ -52,7 +52,7 @@ impl Draft<'_> {
         name: String,
     ) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
-        find(view, &name)?;
+        check_revision(KIND, &name, self.expected_revision, find(view, &name)?.revision)?;
         let user =
             view.subscriptions.values().find(|user| user.types.iter().any(|one| one.event_type == name));
         if let Some(user) = user {

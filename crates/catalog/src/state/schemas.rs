@@ -43,7 +43,11 @@ impl Draft<'_> {
         check_limit(ObjectKind::SchemaVersion, schema.versions.len(), VERSIONS_MAX)?;
         schema.versions.push(SchemaVersion { document: document.into(), created: self.now });
         schema.revision = self.revision();
-        self.put_schema(account, schema)
+        let number = schema.latest_version();
+        match self.put_schema(account, schema)? {
+            Object::Schema(schema) => Ok(Object::SchemaVersion { schema, number }),
+            other => Ok(other),
+        }
     }
 
     pub(super) fn update_schema(
@@ -62,7 +66,7 @@ impl Draft<'_> {
 
     pub(super) fn delete_schema(&mut self, account: AccountId, id: String) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
-        find(view, &id)?;
+        check_revision(KIND, &id, self.expected_revision, find(view, &id)?.revision)?;
         let user = view.event_types.values().find(|user| user.schema.as_deref() == Some(id.as_str()));
         if let Some(user) = user {
             return Err(ChangeError::InUse { kind: KIND, name: id, by: format!("event type {}", user.name) });

@@ -54,7 +54,7 @@ impl Draft<'_> {
 
     pub(super) fn delete_sink(&mut self, account: AccountId, id: SinkId) -> Result<Object, ChangeError> {
         let view = self.account(account)?;
-        find(view, id)?;
+        check_revision(KIND, &id.to_string(), self.expected_revision, find(view, id)?.revision)?;
         if let Some(user) = view.subscriptions.values().find(|user| user.sink == id) {
             let by = format!("subscription {}", user.id);
             return Err(ChangeError::InUse { kind: KIND, name: id.to_string(), by });
@@ -81,6 +81,9 @@ fn check(spec: &NewSink) -> Result<(), ChangeError> {
         SinkConfig::Webhook(webhook) => {
             check_address("sink.webhook.destination", &webhook.destination)?;
             check_secret("sink.webhook.signing_secret", &webhook.signing_secret)?;
+            if let Some(previous) = &webhook.previous_secret {
+                check_secret("sink.webhook.signing_secret", &previous.secret)?;
+            }
             match &webhook.twilio_auth_token {
                 Some(token) => check_secret("sink.webhook.twilio_auth_token", token),
                 None => Ok(()),

@@ -68,7 +68,8 @@ impl Draft<'_> {
         account: AccountId,
         id: SubscriptionId,
     ) -> Result<Object, ChangeError> {
-        find(self.account(account)?, id)?;
+        let stored = find(self.account(account)?, id)?;
+        check_revision(KIND, &id.to_string(), self.expected_revision, stored.revision)?;
         self.edit(account)?.subscriptions.remove(&id);
         Ok(Object::Nothing)
     }
@@ -86,6 +87,7 @@ impl Draft<'_> {
     /// Pausing what is paused, like resuming what runs, is no change.
     fn turn(&mut self, turned: Subscription) -> Result<Object, ChangeError> {
         let stored = find(self.account(turned.account)?, turned.id)?;
+        check_revision(KIND, &turned.id.to_string(), self.expected_revision, stored.revision)?;
         if stored.paused == turned.paused {
             return Ok(Object::Subscription(stored.clone()));
         }

@@ -1,6 +1,7 @@
 mod brokers;
 mod properties;
 mod refusals;
+mod requests;
 
 use fanfare_model::{
     BrokerId, DeliverySettings, KeyId, KinesisConfig, PartitionId, Secret, SinkConfig, SinkId, StartAt,
@@ -135,6 +136,7 @@ fn webhook(secret: &str, token: Option<&str>) -> SinkConfig {
         batch_events_max: 100,
         timeout_ms: 15_000,
         signing_secret: Secret::new(secret.to_owned()),
+        previous_secret: None,
         twilio_auth_token: token.map(|token| Secret::new(token.to_owned())),
     })
 }
@@ -182,19 +184,25 @@ fn update_subscription(spec: NewSubscription, expected_revision: Option<u64>) ->
 
 #[test]
 fn a_stored_state_stays_readable() {
-    let state = Replica::furnished().state;
-    let stored = include_str!("../../tests/golden/state-v3.json").trim_end();
+    let furnished = Replica::furnished().state;
+    let mut replica = Replica::furnished();
+    replica.request("deploy-1", [3; 32], event_type("order.lost", None)).unwrap();
+    let state = replica.state;
+    let stored = include_str!("../../tests/golden/state-v4.json").trim_end();
     assert_eq!(String::from_utf8(state.encode()).unwrap(), stored);
-    assert_eq!(State::decode(stored.as_bytes()), Ok(state.clone()));
-    // Sinks had no delivery settings.
-    let earlier = include_str!("../../tests/golden/state-v2.json");
-    assert_eq!(State::decode(earlier.as_bytes()), Ok(state));
+    assert_eq!(State::decode(stored.as_bytes()), Ok(state));
+    // Sinks had no delivery settings, and requests no ids.
+    let earlier =
+        [include_str!("../../tests/golden/state-v2.json"), include_str!("../../tests/golden/state-v3.json")];
+    for stored in earlier {
+        assert_eq!(State::decode(stored.as_bytes()), Ok(furnished.clone()));
+    }
 }
 
 #[test]
 fn a_state_of_another_version_is_refused() {
     let stored = String::from_utf8(Replica::furnished().state.encode()).unwrap();
-    let newer = r#"{"v":4,"anything":[]}"#;
+    let newer = r#"{"v":5,"anything":[]}"#;
     assert_eq!(State::decode(newer.as_bytes()), Err(DocumentError::Newer));
     assert_eq!(State::decode(br#"{"v":1,"accounts":{}}"#), Err(DocumentError::Older));
     for broken in ["", "{}", &stored[..stored.len() - 1], &stored.replace("revision", "version")] {
@@ -206,8 +214,8 @@ fn a_state_of_another_version_is_refused() {
 fn a_newer_command_stops_the_state_where_it_is() {
     let mut replica = Replica::furnished();
     let before = replica.state.clone();
-    let stored = br#"{"v":5}"#;
-    assert_eq!(replica.apply_stored(stored).unwrap_err(), CommandError::Newer { version: 5 });
+    let stored = br#"{"v":6}"#;
+    assert_eq!(replica.apply_stored(stored).unwrap_err(), CommandError::Newer { version: 6 });
     assert_eq!(replica.state, before);
 }
 

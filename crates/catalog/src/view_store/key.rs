@@ -16,12 +16,20 @@ pub(super) enum Kind {
     Schema = 4,
     Sink = 5,
     Subscription = 6,
+    Request = 7,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Option<Self> {
-        let kinds =
-            [Self::Account, Self::ApiKey, Self::EventType, Self::Schema, Self::Sink, Self::Subscription];
+        let kinds = [
+            Self::Account,
+            Self::ApiKey,
+            Self::EventType,
+            Self::Schema,
+            Self::Sink,
+            Self::Subscription,
+            Self::Request,
+        ];
         kinds.into_iter().find(|kind| *kind as u8 == number)
     }
 }

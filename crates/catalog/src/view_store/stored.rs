@@ -12,12 +12,12 @@ use super::{
     key::{self, CLUSTER, HEADER, Kind},
 };
 use crate::{
-    Account, AccountView, ApiKey, ClusterView, EventType, Schema, View, hex,
+    Account, AccountView, ApiKey, ClusterView, EventType, RequestRecord, Schema, View, hex,
     machine::Applied,
     state::{PositionRecord, State, StateHeader},
 };
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The state that a store holds.
 #[derive(Clone, Default)]
@@ -186,6 +186,9 @@ impl Difference {
         self.of_objects(&old.subscriptions, &new.subscriptions, |subscription| {
             key::encode(id, Kind::Subscription, subscription.as_bytes())
         });
+        self.of_objects(&old.requests, &new.requests, |request| {
+            key::encode(id, Kind::Request, request.as_bytes())
+        });
     }
 
     fn of_objects<K: Ord, V: Serialize>(
@@ -261,6 +264,10 @@ fn read_object(
         Kind::Subscription => {
             let object: Arc<Subscription> = parse(key, value)?;
             account.subscriptions.insert(object.id, object);
+        }
+        Kind::Request => {
+            let object: Arc<RequestRecord> = parse(key, value)?;
+            account.requests.insert(object.id.clone(), object);
         }
     }
     Ok(())

@@ -53,7 +53,11 @@ impl Fixture {
             description: "made by fanfare bench".to_owned(),
             ..v1::Schema::default()
         };
-        let request = v1::CreateSchemaRequest { schema: Some(schema), document: payload::SCHEMA.to_owned() };
+        let request = v1::CreateSchemaRequest {
+            schema: Some(schema),
+            document: payload::SCHEMA.to_owned(),
+            request_id: Client::request_id(),
+        };
         let response = self.client.schemas().create_schema(self.client.request(request)).await;
         let created = Created::Schema(id.to_owned());
         self.keep("create schema", created, response.map(drop))
@@ -66,7 +70,8 @@ impl Fixture {
             schema_id: schema_id.to_owned(),
             ..v1::EventType::default()
         };
-        let request = v1::CreateEventTypeRequest { event_type: Some(event_type) };
+        let request =
+            v1::CreateEventTypeRequest { event_type: Some(event_type), request_id: Client::request_id() };
         let response = self.client.event_types().create_event_type(self.client.request(request)).await;
         self.keep("create event type", Created::EventType(name.to_owned()), response.map(drop))
     }
@@ -84,7 +89,8 @@ impl Fixture {
             ..v1::WebhookSink::default()
         };
         let sink = v1::Sink { kind: Some(Kind::Webhook(webhook)), ..v1::Sink::default() };
-        let request = self.client.request(v1::CreateSinkRequest { sink: Some(sink) });
+        let request =
+            self.client.request(v1::CreateSinkRequest { sink: Some(sink), request_id: Client::request_id() });
         let response = self.client.sinks().create_sink(request).await;
         let response = response.map_err(|status| Failure::from_status("create sink", &status))?.into_inner();
         let sink_id = response.sink.ok_or_else(|| Failure::incomplete("create sink"))?.id;
@@ -92,7 +98,11 @@ impl Fixture {
         let version = Some(v1::selector::Version::AsPublished(()));
         let selectors = vec![v1::Selector { r#type: event_type.to_owned(), version }];
         let subscription = v1::Subscription { sink_id, selectors, ..v1::Subscription::default() };
-        let request = v1::CreateSubscriptionRequest { subscription: Some(subscription), from: None };
+        let request = v1::CreateSubscriptionRequest {
+            subscription: Some(subscription),
+            from: None,
+            request_id: Client::request_id(),
+        };
         let response = self.client.subscriptions().create_subscription(self.client.request(request)).await;
         let attempted = "create subscription";
         let response = response.map_err(|status| Failure::from_status(attempted, &status))?.into_inner();
@@ -134,19 +144,21 @@ pub(super) fn interrupted() -> Failure {
 async fn remove(client: &Client, created: &Created) -> Result<(), Status> {
     match created {
         Created::Schema(id) => {
-            let request = client.request(v1::DeleteSchemaRequest { id: id.clone() });
+            let request = client.request(v1::DeleteSchemaRequest { id: id.clone(), etag: String::new() });
             client.schemas().delete_schema(request).await.map(drop)
         }
         Created::EventType(name) => {
-            let request = client.request(v1::DeleteEventTypeRequest { name: name.clone() });
+            let request =
+                client.request(v1::DeleteEventTypeRequest { name: name.clone(), etag: String::new() });
             client.event_types().delete_event_type(request).await.map(drop)
         }
         Created::Sink(id) => {
-            let request = client.request(v1::DeleteSinkRequest { id: id.clone() });
+            let request = client.request(v1::DeleteSinkRequest { id: id.clone(), etag: String::new() });
             client.sinks().delete_sink(request).await.map(drop)
         }
         Created::Subscription(id) => {
-            let request = client.request(v1::DeleteSubscriptionRequest { id: id.clone() });
+            let request =
+                client.request(v1::DeleteSubscriptionRequest { id: id.clone(), etag: String::new() });
             client.subscriptions().delete_subscription(request).await.map(drop)
         }
     }

@@ -45,7 +45,11 @@ fn exit_codes_are_the_documented_numbers() {
 fn details_name_the_field_the_reason_and_when_to_retry() {
     let mut details = ErrorDetails::new();
     details.add_bad_request_violation("/total", "\"x\" is not a number");
-    details.set_error_info("SCHEMA_VIOLATION", "fanfare", [("schema".to_owned(), "Acme.Order".to_owned())]);
+    details.set_error_info(
+        "SCHEMA_VIOLATION",
+        "fanfare.dev",
+        [("schema".to_owned(), "Acme.Order".to_owned())],
+    );
     details.set_retry_info(Some(Duration::from_millis(1500)));
     let status = Status::with_error_details(Code::InvalidArgument, "data does not fit", details);
     let failure = Failure::from_status("publish a.b", &status);

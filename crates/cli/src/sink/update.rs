@@ -107,14 +107,15 @@ fn request(id: String, arguments: SinkChangeArguments) -> Result<v1::UpdateSinkR
         batch_events_max: paths.take("webhook.batch_events_max", arguments.batch_events_max),
         timeout_ms: paths.take("webhook.timeout_ms", arguments.timeout_ms),
         signing_secret: paths.take("webhook.signing_secret", arguments.secrets.signing_secret),
-        twilio_auth_token: paths.take("webhook.twilio_auth_token", arguments.secrets.twilio_auth_token),
+        twilio_auth_token: Some(paths.take("webhook.twilio_auth_token", arguments.secrets.twilio_auth_token)),
+        previous_secret_expire_time: None,
     };
     let of_webhook = !paths.0.is_empty();
     let given = arguments.kinesis;
     let kinesis = v1::KinesisSink {
         arn: paths.take("kinesis.arn", given.arn),
         role_arn: paths.take("kinesis.role_arn", given.role_arn),
-        external_id: paths.take("kinesis.external_id", given.external_id),
+        external_id: Some(paths.take("kinesis.external_id", given.external_id)),
         endpoint_override: paths.take("kinesis.endpoint_override", given.endpoint),
         timeout_ms: paths.take("kinesis.timeout_ms", given.kinesis_timeout_ms),
     };

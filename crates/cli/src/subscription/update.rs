@@ -89,7 +89,7 @@ pub(super) async fn delete(arguments: DeleteSubscriptionArguments, session: &Ses
         let next = "repeat with --yes to delete it; `fanfare subscription pause` only stops its deliveries";
         return Err(Failure::new(Exit::Usage, format!("{attempted}: not done: {pending}"), next));
     }
-    let request = v1::DeleteSubscriptionRequest { id: id.clone() };
+    let request = v1::DeleteSubscriptionRequest { id: id.clone(), etag: String::new() };
     let deleted = session
         .call(&attempted, async |client| {
             client.subscriptions().delete_subscription(client.request(request)).await

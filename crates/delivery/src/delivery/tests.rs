@@ -473,6 +473,7 @@ fn webhook(name: &str) -> SinkConfig {
         batch_events_max: 1,
         timeout_ms: 5_000,
         signing_secret: Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+        previous_secret: None,
         twilio_auth_token: None,
     })
 }

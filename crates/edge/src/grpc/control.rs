@@ -1,8 +1,10 @@
 //! The control services: protobuf to the requests of `control`, and its results back.
 
 mod dead_letters;
+mod destination;
 mod event_types;
 mod redrives;
+mod repeatable;
 mod schemas;
 mod sinks;
 mod subscriptions;
@@ -11,6 +13,7 @@ mod update_mask;
 use fanfare_control::{Control, Tenant};
 use tonic::{Request, Status};
 
+use self::repeatable::Repeatable;
 use crate::{auth, problem::Problem};
 
 /// Implements every control service. Cheap to clone.
@@ -23,6 +26,14 @@ impl ControlServices {
     pub(super) fn new(control: Control) -> Self {
         Self { control }
     }
+
+    /// The control that carries out `message` once, however often it comes with its request id.
+    fn once<M: Repeatable>(&self, tenant: Tenant, message: &M) -> Control {
+        match message.request() {
+            Some(request) => self.control.for_request(tenant, request),
+            None => self.control.clone(),
+        }
+    }
 }
 
 /// A call's caller and message.
@@ -34,11 +45,6 @@ fn open<T>(request: Request<T>) -> Result<(Tenant, T), Status> {
 /// The object that a request is about.
 fn required<T>(field: &str, object: Option<T>) -> Result<T, Problem> {
     object.ok_or_else(|| Problem::field(field, "is required"))
-}
-
-/// The revision that an etag stands for; none if it is empty. A text that is no etag matches no revision.
-fn revision(etag: &str) -> Option<u64> {
-    (!etag.is_empty()).then(|| etag.parse().unwrap_or(u64::MAX))
 }
 
 /// Protobuf's empty text as an absent one.

@@ -9,7 +9,7 @@ use tonic_types::{ErrorDetails, PreconditionViolation, QuotaViolation, StatusExt
 use crate::problem::{Detail, FieldProblem, Problem, Retry, Row};
 
 /// Domain of every `ErrorInfo`.
-const DOMAIN: &str = "fanfare";
+const DOMAIN: &str = "fanfare.dev";
 /// A status travels in HTTP headers, of which clients take 8 KiB: most of its message, which is there twice and may take
 /// three bytes for each of its own; of a name; and of all wrong fields together.
 const MESSAGE_BYTES_MAX: usize = 768;

@@ -26,18 +26,29 @@ pub(super) fn from_api(field: &'static str, time: prost_types::Timestamp) -> Res
 /// Rounds down to milliseconds; a duration of nothing is none.
 ///
 /// # Errors
-/// If it is negative, or out of the range of a duration.
+/// As [`duration_from_api`].
 pub(super) fn duration_ms(
     field: &'static str,
     duration: Option<prost_types::Duration>,
 ) -> Result<Option<u64>, Problem> {
     let Some(duration) = duration else { return Ok(None) };
+    let is_nothing = (duration.seconds, duration.nanos) == (0, 0);
+    duration_from_api(field, duration).map(|milliseconds| (!is_nothing).then_some(milliseconds))
+}
+
+/// Rounds down to milliseconds.
+///
+/// # Errors
+/// If it is negative, or out of the range of a duration.
+pub(super) fn duration_from_api(
+    field: &'static str,
+    duration: prost_types::Duration,
+) -> Result<u64, Problem> {
     let nanos = u64::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
     let parts = nanos.zip(u64::try_from(duration.seconds).ok());
     let (nanos, seconds) = parts
         .ok_or_else(|| Problem::field(field, "is negative, or has nanos that are not 0 to 999999999"))?;
-    let milliseconds = seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000);
-    Ok((seconds > 0 || nanos > 0).then_some(milliseconds))
+    Ok(seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000))
 }
 
 /// # Panics

@@ -108,6 +108,9 @@ impl From<ControlError> for Problem {
             ControlError::Field(violation) => violation.into(),
             ControlError::AccountGone => Self::key_missing(),
             ControlError::Catalog(error) => of_change(error),
+            ControlError::EtagMismatch { ref current, .. } => {
+                Self::new(Condition::EtagMismatch, error.to_string()).with_metadata("current", current)
+            }
             ControlError::Document(problem) => of_document(&problem),
             ControlError::Sink(ConfigError { field, problem }) => {
                 let field = format!("sink.{field}");
@@ -154,8 +157,9 @@ fn of_change(error: ChangeError) -> Problem {
             Problem::new(Condition::Exists { kind }, message).with_detail(Detail::Resource { kind, name })
         }
         ChangeError::Invalid { field, problem } => Problem::field(&field, problem),
-        ChangeError::Stale { revision, .. } => {
-            Problem::new(Condition::EtagMismatch, message).with_metadata("current", revision)
+        ChangeError::Stale { .. } => Problem::new(Condition::EtagMismatch, message),
+        ChangeError::RequestReused { .. } => {
+            Problem::request(Condition::RequestIdReused, "request_id", message)
         }
         ChangeError::InUse { kind, name, by } => {
             let description = format!("it is used by {by}: change or delete that first");

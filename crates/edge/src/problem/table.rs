@@ -55,6 +55,7 @@ pub enum Condition {
         kind: &'static str,
     },
     EtagMismatch,
+    RequestIdReused,
     ChangeOutcomeUnknown,
     SinkInvalid,
     SchemaInvalid,
@@ -135,6 +136,7 @@ impl Condition {
             // A limit is not a rate: the same request is refused until something is deleted.
             Self::Limit { kind } => of_kind(kind, "LIMIT", ResourceExhausted, 400),
             Self::EtagMismatch => fixed("ETAG_MISMATCH", Aborted, 412, NEVER),
+            Self::RequestIdReused => fixed("REQUEST_ID_REUSED", AlreadyExists, 409, NEVER),
             Self::ChangeOutcomeUnknown => fixed("OUTCOME_UNKNOWN", DeadlineExceeded, 504, NEVER),
             Self::SinkInvalid => fixed("SINK_INVALID", InvalidArgument, 400, NEVER),
             Self::SchemaInvalid => fixed("SCHEMA_INVALID", InvalidArgument, 400, NEVER),
@@ -213,6 +215,7 @@ mod tests {
         Condition::InUse { kind: "sink" },
         Condition::Limit { kind: "event types" },
         Condition::EtagMismatch,
+        Condition::RequestIdReused,
         Condition::ChangeOutcomeUnknown,
         Condition::SinkInvalid,
         Condition::SchemaInvalid,

@@ -96,13 +96,13 @@ impl Node {
 impl Caller {
     async fn event_type(&self, name: &str) -> v1::EventType {
         let event_type = Some(v1::EventType { name: name.to_owned(), ..v1::EventType::default() });
-        let request = v1::CreateEventTypeRequest { event_type };
+        let request = v1::CreateEventTypeRequest { event_type, ..Default::default() };
         let created = answer(self.event_types.clone().create_event_type(request)).await;
         created.unwrap().event_type.unwrap()
     }
 
     async fn sink(&self, sink: v1::Sink) -> Result<v1::Sink, Status> {
-        let request = v1::CreateSinkRequest { sink: Some(sink) };
+        let request = v1::CreateSinkRequest { sink: Some(sink), ..Default::default() };
         answer(self.sinks.clone().create_sink(request)).await.map(|created| created.sink.unwrap())
     }
 }
@@ -144,7 +144,7 @@ async fn answer<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> R
 /// Code and reason.
 fn told(status: &Status) -> (Code, String) {
     let info = status.get_details_error_info().expect("every refusal has an ErrorInfo");
-    assert_eq!(info.domain, "fanfare");
+    assert_eq!(info.domain, "fanfare.dev");
     (status.code(), info.reason)
 }
 

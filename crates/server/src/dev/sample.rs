@@ -63,7 +63,11 @@ async fn register_type(client: &Client) -> Result<(), Status> {
     if missing(schemas.get_schema(GetSchemaRequest { id: SCHEMA_ID.into() }).await)? {
         let schema =
             Schema { id: SCHEMA_ID.into(), description: "A paid order.".into(), ..Schema::default() };
-        let request = CreateSchemaRequest { schema: Some(schema), document: SCHEMA.into() };
+        let request = CreateSchemaRequest {
+            schema: Some(schema),
+            document: SCHEMA.into(),
+            request_id: Client::request_id(),
+        };
         schemas.create_schema(request).await?;
     }
     let mut types = client.event_types();
@@ -74,7 +78,12 @@ async fn register_type(client: &Client) -> Result<(), Status> {
             schema_id: SCHEMA_ID.into(),
             ..EventType::default()
         };
-        types.create_event_type(CreateEventTypeRequest { event_type: Some(event_type) }).await?;
+        types
+            .create_event_type(CreateEventTypeRequest {
+                event_type: Some(event_type),
+                request_id: Client::request_id(),
+            })
+            .await?;
     }
     Ok(())
 }
@@ -95,7 +104,10 @@ async fn register_sink(client: &Client, destination: &str) -> Result<String, Sta
     let Some(found) = listed.sinks.into_iter().find(|sink| sink.description == DESCRIPTION) else {
         let sink =
             Sink { description: DESCRIPTION.into(), kind: Some(Kind::Webhook(webhook)), ..Sink::default() };
-        let created = sinks.create_sink(CreateSinkRequest { sink: Some(sink) }).await?.into_inner();
+        let created = sinks
+            .create_sink(CreateSinkRequest { sink: Some(sink), request_id: Client::request_id() })
+            .await?
+            .into_inner();
         return Ok(created.sink.unwrap_or_default().id);
     };
     let current = matches!(&found.kind, Some(Kind::Webhook(webhook)) if webhook.destination == destination);
@@ -116,7 +128,11 @@ async fn register_subscription(client: &Client, sink_id: String) -> Result<Strin
     let selectors = vec![Selector { r#type: EVENT_TYPE.into(), version: Some(Version::SchemaVersion(1)) }];
     let subscription =
         Subscription { description: DESCRIPTION.into(), sink_id, selectors, ..Subscription::default() };
-    let request = CreateSubscriptionRequest { subscription: Some(subscription), from: None };
+    let request = CreateSubscriptionRequest {
+        subscription: Some(subscription),
+        from: None,
+        request_id: Client::request_id(),
+    };
     let created = subscriptions.create_subscription(request).await?.into_inner();
     Ok(created.subscription.unwrap_or_default().id)
 }

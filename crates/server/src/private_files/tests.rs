@@ -67,7 +67,7 @@ fn sink(destination: &str, signing_secret: String) -> Sink {
     let webhook = WebhookSink {
         destination: destination.to_owned(),
         signing_secret,
-        twilio_auth_token: TWILIO.to_owned(),
+        twilio_auth_token: Some(TWILIO.to_owned()),
         ..WebhookSink::default()
     };
     Sink { kind: Some(Kind::Webhook(webhook)), ..Sink::default() }
@@ -78,12 +78,16 @@ async fn drive(client: &Client, receiver: TcpListener) -> Vec<String> {
     let destination = format!("http://{}/", receiver.local_addr().unwrap());
     let mut sinks = client.sinks();
     let created = sink(&destination, format!("whsec_{SIGNING}"));
-    let created = sinks.create_sink(CreateSinkRequest { sink: Some(created) }).await.unwrap().into_inner();
+    let created = sinks
+        .create_sink(CreateSinkRequest { sink: Some(created), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     let id = created.sink.unwrap().id;
     let event_type = EventType { name: "paid".to_owned(), ..EventType::default() };
     client
         .event_types()
-        .create_event_type(CreateEventTypeRequest { event_type: Some(event_type) })
+        .create_event_type(CreateEventTypeRequest { event_type: Some(event_type), ..Default::default() })
         .await
         .unwrap();
     let selectors = vec![Selector { r#type: "paid".to_owned(), version: None }];

@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use fanfare_model::{WebhookConfig, WebhookMethod};
+use fanfare_model::{Secret, WebhookConfig, WebhookMethod};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT},
@@ -30,7 +30,15 @@ pub(super) struct RequestTemplate {
     target: Uri,
     headers: HeaderMap,
     signer: Signer,
+    previous: Option<PreviousSigner>,
     twilio: Option<TwilioSigner>,
+}
+
+/// Signer with the secret before the last rotation.
+struct PreviousSigner {
+    signer: Signer,
+    /// First Unix second at which it signs no more.
+    expires: i64,
 }
 
 impl RequestTemplate {
@@ -53,7 +61,8 @@ impl RequestTemplate {
             origin: origin.parse().map_err(|_| unsendable())?,
             target: target.parse().map_err(|_| unsendable())?,
             headers: headers(config, &url).ok_or_else(unsendable)?,
-            signer: signer(config)?,
+            signer: signer(&config.signing_secret)?,
+            previous: previous_signer(config)?,
             twilio: twilio_signer(config)?,
             path_start: origin.len(),
             url: origin + target,
@@ -68,7 +77,11 @@ impl RequestTemplate {
     /// A signed request. `message_id` is made of visible ASCII characters, `now` is in Unix seconds.
     pub(super) fn request(&self, message_id: &str, body: Bytes, now: i64) -> Request<Full<Bytes>> {
         let timestamp = now.to_string();
-        let signature = self.signer.sign(message_id, &timestamp, &body);
+        let mut signature = self.signer.sign(message_id, &timestamp, &body);
+        if let Some(previous) = self.previous.as_ref().filter(|previous| now < previous.expires) {
+            signature.push(' ');
+            signature.push_str(&previous.signer.sign(message_id, &timestamp, &body));
+        }
         let mut headers = self.headers.clone();
         headers.insert("webhook-id", ascii(message_id));
         headers.insert("webhook-timestamp", ascii(&timestamp));
@@ -89,7 +102,7 @@ impl RequestTemplate {
 }
 
 fn ascii(value: &str) -> HeaderValue {
-    HeaderValue::from_str(value).expect("ids, numbers and base64 are visible ASCII")
+    HeaderValue::from_str(value).expect("ids, numbers, spaces and base64 are printable ASCII")
 }
 
 fn check_ranges(config: &WebhookConfig) -> Result<(), ConfigError> {
@@ -108,8 +121,14 @@ fn check_ranges(config: &WebhookConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn signer(config: &WebhookConfig) -> Result<Signer, ConfigError> {
-    Signer::new(config.signing_secret.expose()).ok_or_else(|| ConfigError {
+fn previous_signer(config: &WebhookConfig) -> Result<Option<PreviousSigner>, ConfigError> {
+    let Some(previous) = &config.previous_secret else { return Ok(None) };
+    let expires = i64::try_from(previous.expires.0.div_ceil(1000)).unwrap_or(i64::MAX);
+    Ok(Some(PreviousSigner { signer: signer(&previous.secret)?, expires }))
+}
+
+fn signer(secret: &Secret) -> Result<Signer, ConfigError> {
+    Signer::new(secret.expose()).ok_or_else(|| ConfigError {
         field: "webhook.signing_secret",
         problem: "is not whsec_ followed by base64 of 24 to 64 bytes; leave it out to get a generated one"
             .to_owned(),

@@ -4,7 +4,7 @@ mod reuse;
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use fanfare_environment::{Environment, Simulation};
-use fanfare_model::{Secret, WebhookMethod};
+use fanfare_model::{PreviousSecret, Secret, Timestamp, WebhookMethod};
 use fanfare_testkit::{Receiver, answer_with};
 use futures_util::{StreamExt, stream};
 use http::{Method, Response};
@@ -33,6 +33,7 @@ fn config(destination: &str) -> WebhookConfig {
         batch_events_max: 0,
         timeout_ms: 5000,
         signing_secret: Secret::new(SECRET.to_owned()),
+        previous_secret: None,
         twilio_auth_token: None,
     }
 }
@@ -88,6 +89,24 @@ async fn single_event_arrives_as_one_signed_object() {
     verifier.verify(&seen.body, &seen.headers).unwrap();
     let tampered = [&seen.body[..], b" "].concat();
     assert!(verifier.verify(&tampered, &seen.headers).is_err());
+}
+
+#[tokio::test]
+async fn a_rotated_secret_signs_beside_the_new_one_until_it_expires() {
+    const OLD: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let receiver = Receiver::answering(200).await;
+    let now = Environment::system().clock().unix_ms();
+    for (expires, signatures) in [(now + 60_000, 2), (now - 60_000, 1)] {
+        let previous = PreviousSecret { secret: Secret::new(OLD.to_owned()), expires: Timestamp(expires) };
+        let config = WebhookConfig { previous_secret: Some(previous), ..config(&receiver.url()) };
+        assert_eq!(attempt_one(&sink(&config)).await, Outcome::Delivered);
+        let seen = receiver.last_request();
+        let signature = seen.headers["webhook-signature"].to_str().unwrap();
+        assert_eq!(signature.split(' ').count(), signatures, "{signature}");
+        standardwebhooks::Webhook::new(SECRET).unwrap().verify(&seen.body, &seen.headers).unwrap();
+        let old = standardwebhooks::Webhook::new(OLD).unwrap().verify(&seen.body, &seen.headers);
+        assert_eq!(old.is_ok(), signatures == 2);
+    }
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ fn webhook(secret: &str) -> SinkConfig {
         batch_events_max: 1,
         timeout_ms: 1000,
         signing_secret: Secret::new(secret.to_owned()),
+        previous_secret: None,
         twilio_auth_token: None,
     })
 }
@@ -55,7 +56,7 @@ async fn a_change_is_visible_when_it_is_answered() {
 
     let schema = catalog.create_schema(tenant, "Order", "orders", r#"{"type":"object"}"#).await.unwrap();
     assert_eq!(view().schemas["Order"], schema);
-    let schema = catalog.create_schema_version(tenant, "Order", "true").await.unwrap();
+    let schema = catalog.create_schema_version(tenant, "Order", "true").await.unwrap().schema;
     assert_eq!(
         schema.versions.iter().map(|version| &*version.document).collect::<Vec<_>>(),
         [r#"{"type":"object"}"#, "true"]

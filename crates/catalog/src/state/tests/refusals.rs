@@ -11,6 +11,7 @@ fn refusal(error: &ChangeError) -> String {
         ChangeError::Stale { kind, revision, .. } => format!("stale: {kind} at {revision}"),
         ChangeError::InUse { kind, name, by } => format!("in use: {kind} {name} by {by}"),
         ChangeError::Limit { kind, limit } => format!("limit: {limit} {}", kind.plural()),
+        ChangeError::RequestReused { id } => format!("request {id} reused"),
         ChangeError::Unavailable | ChangeError::Unknown => "not a refusal".to_owned(),
     }
 }

@@ -100,6 +100,7 @@ fn account() -> AccountView {
         sinks: BTreeMap::new(),
         subscriptions: BTreeMap::new(),
         keys: BTreeMap::new(),
+        requests: BTreeMap::new(),
     }
 }
 

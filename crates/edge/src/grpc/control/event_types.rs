@@ -1,10 +1,10 @@
 //! `fanfare.v1.EventTypeService`.
 
-use fanfare_control::{EventType, EventTypeSettings, EventTypeStatus, FieldViolation};
+use fanfare_control::{EventType, EventTypeSettings, EventTypeStatus, FieldViolation, Resource, Tenant};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
-use super::{ControlServices, open, present, required, revision, update_mask::UpdateMask};
+use super::{ControlServices, open, present, required, update_mask::UpdateMask};
 use crate::{grpc::time::to_api, page::PagedList, problem::Problem};
 
 /// Paths that an update may name.
@@ -17,9 +17,10 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
         request: Request<v1::CreateEventTypeRequest>,
     ) -> Result<Response<v1::CreateEventTypeResponse>, Status> {
         let (tenant, request) = open(request)?;
+        let control = self.once(tenant, &request);
         let settings = settings(required("event_type", request.event_type)?).map_err(Problem::from)?;
-        let created = self.control.create_event_type(tenant, settings).await.map_err(Problem::from)?;
-        Ok(Response::new(v1::CreateEventTypeResponse { event_type: Some(to_message(&created)) }))
+        let created = control.create_event_type(tenant, settings).await.map_err(Problem::from)?;
+        Ok(Response::new(v1::CreateEventTypeResponse { event_type: Some(to_message(tenant, &created)) }))
     }
 
     async fn get_event_type(
@@ -28,7 +29,7 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
     ) -> Result<Response<v1::GetEventTypeResponse>, Status> {
         let (tenant, request) = open(request)?;
         let event_type = self.control.event_type(tenant, &request.name).map_err(Problem::from)?;
-        Ok(Response::new(v1::GetEventTypeResponse { event_type: Some(to_message(&event_type)) }))
+        Ok(Response::new(v1::GetEventTypeResponse { event_type: Some(to_message(tenant, &event_type)) }))
     }
 
     async fn list_event_types(
@@ -40,7 +41,7 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
         let page = list.request(page_size, &page_token)?;
         let listed = self.control.list_event_types(tenant, &page).map_err(Problem::from)?;
         Ok(Response::new(v1::ListEventTypesResponse {
-            event_types: listed.items.iter().map(|event_type| to_message(event_type)).collect(),
+            event_types: listed.items.iter().map(|event_type| to_message(tenant, event_type)).collect(),
             next_page_token: list.token(listed.next),
         }))
     }
@@ -52,10 +53,9 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
         let (tenant, request) = open(request)?;
         let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
         let given = required("event_type", request.event_type)?;
-        let change = |stored: &EventType| settings(merged(&mask, to_message(stored), given.clone()));
-        let expected_revision = revision(&given.etag);
-        let updated = self.control.update_event_type(tenant, &given.name, expected_revision, change).await;
-        let event_type = Some(to_message(&*updated.map_err(Problem::from)?));
+        let change = |stored: &EventType| settings(merged(&mask, to_message(tenant, stored), given.clone()));
+        let updated = self.control.update_event_type(tenant, &given.name, &given.etag, change).await;
+        let event_type = Some(to_message(tenant, &*updated.map_err(Problem::from)?));
         Ok(Response::new(v1::UpdateEventTypeResponse { event_type }))
     }
 
@@ -64,7 +64,8 @@ impl v1::event_type_service_server::EventTypeService for ControlServices {
         request: Request<v1::DeleteEventTypeRequest>,
     ) -> Result<Response<v1::DeleteEventTypeResponse>, Status> {
         let (tenant, request) = open(request)?;
-        self.control.delete_event_type(tenant, &request.name).await.map_err(Problem::from)?;
+        let v1::DeleteEventTypeRequest { name, etag } = request;
+        self.control.delete_event_type(tenant, &name, &etag).await.map_err(Problem::from)?;
         Ok(Response::new(v1::DeleteEventTypeResponse {}))
     }
 }
@@ -98,7 +99,7 @@ fn status(number: i32) -> Result<Option<EventTypeStatus>, FieldViolation> {
     }
 }
 
-fn to_message(event_type: &EventType) -> v1::EventType {
+fn to_message(tenant: Tenant, event_type: &EventType) -> v1::EventType {
     let status = match event_type.status {
         EventTypeStatus::Available => v1::EventTypeStatus::Available,
         EventTypeStatus::Deprecated => v1::EventTypeStatus::Deprecated,
@@ -112,6 +113,7 @@ fn to_message(event_type: &EventType) -> v1::EventType {
         status: status.into(),
         create_time: Some(to_api(event_type.created)),
         update_time: Some(to_api(event_type.updated)),
-        etag: event_type.revision.to_string(),
+        etag: event_type.etag(),
+        account_id: tenant.account().to_string(),
     }
 }

@@ -1,10 +1,10 @@
 //! `fanfare.v1.SchemaService`.
 
-use fanfare_control::{NewSchema, Schema, VersionedSchema, dataschema_uri};
+use fanfare_control::{NewSchema, Resource, Schema, Tenant, VersionedSchema, dataschema_uri};
 use fanfare_proto::v1;
 use tonic::{Request, Response, Status};
 
-use super::{ControlServices, open, required, revision, update_mask::UpdateMask};
+use super::{ControlServices, open, required, update_mask::UpdateMask};
 use crate::{grpc::time::to_api, page::PagedList, problem::Problem};
 
 /// Paths that an update may name.
@@ -16,10 +16,12 @@ impl v1::schema_service_server::SchemaService for ControlServices {
         &self,
         request: Request<v1::CreateSchemaRequest>,
     ) -> Result<Response<v1::CreateSchemaResponse>, Status> {
-        let (tenant, v1::CreateSchemaRequest { schema, document }) = open(request)?;
+        let (tenant, request) = open(request)?;
+        let control = self.once(tenant, &request);
+        let v1::CreateSchemaRequest { schema, document, .. } = request;
         let v1::Schema { id, description, .. } = required("schema", schema)?;
-        let created = self.control.create_schema(tenant, NewSchema { id, description, document }).await;
-        let schema = Some(to_message(&*created.map_err(Problem::from)?));
+        let created = control.create_schema(tenant, NewSchema { id, description, document }).await;
+        let schema = Some(to_message(tenant, &*created.map_err(Problem::from)?));
         Ok(Response::new(v1::CreateSchemaResponse { schema }))
     }
 
@@ -27,8 +29,10 @@ impl v1::schema_service_server::SchemaService for ControlServices {
         &self,
         request: Request<v1::CreateSchemaVersionRequest>,
     ) -> Result<Response<v1::CreateSchemaVersionResponse>, Status> {
-        let (tenant, v1::CreateSchemaVersionRequest { schema_id, document }) = open(request)?;
-        let created = self.control.create_schema_version(tenant, &schema_id, &document).await;
+        let (tenant, request) = open(request)?;
+        let control = self.once(tenant, &request);
+        let v1::CreateSchemaVersionRequest { schema_id, document, .. } = request;
+        let created = control.create_schema_version(tenant, &schema_id, &document).await;
         let version = Some(with_document(&created.map_err(Problem::from)?));
         Ok(Response::new(v1::CreateSchemaVersionResponse { version }))
     }
@@ -39,7 +43,7 @@ impl v1::schema_service_server::SchemaService for ControlServices {
     ) -> Result<Response<v1::GetSchemaResponse>, Status> {
         let (tenant, request) = open(request)?;
         let schema = self.control.schema(tenant, &request.id).map_err(Problem::from)?;
-        Ok(Response::new(v1::GetSchemaResponse { schema: Some(to_message(&schema)) }))
+        Ok(Response::new(v1::GetSchemaResponse { schema: Some(to_message(tenant, &schema)) }))
     }
 
     async fn get_schema_version(
@@ -61,7 +65,7 @@ impl v1::schema_service_server::SchemaService for ControlServices {
         let page = list.request(page_size, &page_token)?;
         let listed = self.control.list_schemas(tenant, &page).map_err(Problem::from)?;
         Ok(Response::new(v1::ListSchemasResponse {
-            schemas: listed.items.iter().map(|schema| to_message(schema)).collect(),
+            schemas: listed.items.iter().map(|schema| to_message(tenant, schema)).collect(),
             next_page_token: list.token(listed.next),
         }))
     }
@@ -93,8 +97,8 @@ impl v1::schema_service_server::SchemaService for ControlServices {
             mask.assign("description", &mut changed, description.clone());
             changed
         };
-        let updated = self.control.update_schema(tenant, &id, revision(&etag), change).await;
-        let schema = Some(to_message(&*updated.map_err(Problem::from)?));
+        let updated = self.control.update_schema(tenant, &id, &etag, change).await;
+        let schema = Some(to_message(tenant, &*updated.map_err(Problem::from)?));
         Ok(Response::new(v1::UpdateSchemaResponse { schema }))
     }
 
@@ -103,18 +107,20 @@ impl v1::schema_service_server::SchemaService for ControlServices {
         request: Request<v1::DeleteSchemaRequest>,
     ) -> Result<Response<v1::DeleteSchemaResponse>, Status> {
         let (tenant, request) = open(request)?;
-        self.control.delete_schema(tenant, &request.id).await.map_err(Problem::from)?;
+        let v1::DeleteSchemaRequest { id, etag } = request;
+        self.control.delete_schema(tenant, &id, &etag).await.map_err(Problem::from)?;
         Ok(Response::new(v1::DeleteSchemaResponse {}))
     }
 }
 
-fn to_message(schema: &Schema) -> v1::Schema {
+fn to_message(tenant: Tenant, schema: &Schema) -> v1::Schema {
     v1::Schema {
         id: schema.id.clone(),
         description: schema.description.clone(),
         latest_version: schema.latest_version(),
         create_time: Some(to_api(schema.created)),
-        etag: schema.revision.to_string(),
+        etag: schema.etag(),
+        account_id: tenant.account().to_string(),
     }
 }
 

@@ -1,14 +1,14 @@
 //! `fanfare.v1.SubscriptionService`.
 
 use fanfare_control::{
-    DeliveryState, RedriveControl, Selector, SelectorVersion, SubscriptionSettings, SubscriptionStats,
-    SubscriptionStatus,
+    DeliveryState, RedriveControl, Resource, Selector, SelectorVersion, SubscriptionSettings,
+    SubscriptionStats, SubscriptionStatus,
 };
 use fanfare_model::{StartAt, SubscribedType, Subscription};
 use fanfare_proto::v1::{self, selector::Version};
 use tonic::{Request, Response, Status};
 
-use super::{ControlServices, open, required, revision, update_mask::UpdateMask};
+use super::{ControlServices, open, required, update_mask::UpdateMask};
 use crate::{
     grpc::time::{from_api, to_api},
     page::PagedList,
@@ -25,14 +25,16 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         request: Request<v1::CreateSubscriptionRequest>,
     ) -> Result<Response<v1::CreateSubscriptionResponse>, Status> {
         use v1::create_subscription_request::From;
-        let (tenant, v1::CreateSubscriptionRequest { subscription, from }) = open(request)?;
+        let (tenant, request) = open(request)?;
+        let control = self.once(tenant, &request);
+        let v1::CreateSubscriptionRequest { subscription, from, .. } = request;
         let start = match from {
             None | Some(From::Earliest(false)) => StartAt::Next,
             Some(From::Earliest(true)) => StartAt::Earliest,
             Some(From::Time(time)) => StartAt::Time(from_api("time", time)?),
         };
         let settings = settings(required("subscription", subscription)?);
-        let created = self.control.create_subscription(tenant, settings, start).await;
+        let created = control.create_subscription(tenant, settings, start).await;
         let subscription = Some(to_message(&created.map_err(Problem::from)?));
         Ok(Response::new(v1::CreateSubscriptionResponse { subscription }))
     }
@@ -68,8 +70,7 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         let mask = UpdateMask::read(request.update_mask, &FIELDS)?;
         let given = required("subscription", request.subscription)?;
         let change = |stored: &Subscription| settings(merged(&mask, stored_message(stored), given.clone()));
-        let updated =
-            self.control.update_subscription(tenant, &given.id, revision(&given.etag), change).await;
+        let updated = self.control.update_subscription(tenant, &given.id, &given.etag, change).await;
         let subscription = Some(to_message(&updated.map_err(Problem::from)?));
         Ok(Response::new(v1::UpdateSubscriptionResponse { subscription }))
     }
@@ -79,7 +80,8 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         request: Request<v1::DeleteSubscriptionRequest>,
     ) -> Result<Response<v1::DeleteSubscriptionResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let confirmed = self.control.delete_subscription(tenant, &request.id).await;
+        let v1::DeleteSubscriptionRequest { id, etag } = request;
+        let confirmed = self.control.delete_subscription(tenant, &id, &etag).await;
         let reconciling = !confirmed.map_err(Problem::from)?;
         Ok(Response::new(v1::DeleteSubscriptionResponse { reconciling }))
     }
@@ -89,8 +91,10 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         request: Request<v1::PauseSubscriptionRequest>,
     ) -> Result<Response<v1::PauseSubscriptionResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let paused = self.control.pause_subscription(tenant, &request.id).await.map_err(Problem::from)?;
-        Ok(Response::new(v1::PauseSubscriptionResponse { subscription: Some(to_message(&paused)) }))
+        let control = self.once(tenant, &request);
+        let paused = control.pause_subscription(tenant, &request.id, &request.etag).await;
+        let subscription = Some(to_message(&paused.map_err(Problem::from)?));
+        Ok(Response::new(v1::PauseSubscriptionResponse { subscription }))
     }
 
     async fn resume_subscription(
@@ -98,8 +102,10 @@ impl v1::subscription_service_server::SubscriptionService for ControlServices {
         request: Request<v1::ResumeSubscriptionRequest>,
     ) -> Result<Response<v1::ResumeSubscriptionResponse>, Status> {
         let (tenant, request) = open(request)?;
-        let resumed = self.control.resume_subscription(tenant, &request.id).await.map_err(Problem::from)?;
-        Ok(Response::new(v1::ResumeSubscriptionResponse { subscription: Some(to_message(&resumed)) }))
+        let control = self.once(tenant, &request);
+        let resumed = control.resume_subscription(tenant, &request.id, &request.etag).await;
+        let subscription = Some(to_message(&resumed.map_err(Problem::from)?));
+        Ok(Response::new(v1::ResumeSubscriptionResponse { subscription }))
     }
 
     async fn get_subscription_stats(
@@ -156,7 +162,8 @@ fn stored_message(subscription: &Subscription) -> v1::Subscription {
         paused: subscription.paused,
         create_time: Some(to_api(subscription.created)),
         update_time: Some(to_api(subscription.updated)),
-        etag: subscription.revision.to_string(),
+        etag: subscription.etag(),
+        account_id: subscription.account.to_string(),
         reconciling: false,
     }
 }

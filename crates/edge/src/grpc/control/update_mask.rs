@@ -52,11 +52,11 @@ impl UpdateMask {
         }
     }
 
-    /// As [`Self::assign`], but only the field's own path clears it: clients cannot read a secret, so a resource that
-    /// they send back as they read it lacks it.
-    pub(super) fn assign_secret(&self, path: &str, stored: &mut String, given: String) {
+    /// As [`Self::assign`], but an absent secret is cleared by the field's own path alone: clients cannot read a secret,
+    /// so a resource that they send back as they read it lacks it.
+    pub(super) fn assign_secret(&self, path: &str, stored: &mut Option<String>, given: Option<String>) {
         let is_named = matches!(self, Self::Paths(paths) if paths.iter().any(|named| named == path));
-        if is_named || !given.is_empty() {
+        if is_named || given.is_some() {
             self.assign(path, stored, given);
         }
     }
@@ -112,19 +112,21 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_cleared_only_by_its_own_path() {
+    fn a_secret_is_cleared_by_its_own_path_or_by_an_empty_one() {
         for (paths, given, expected) in [
-            (vec!["*"], "", "stored"),
-            (vec!["webhook"], "", "stored"),
-            (vec!["webhook.token"], "", ""),
-            (vec!["*"], "new", "new"),
-            (vec!["webhook"], "new", "new"),
-            (vec!["description"], "new", "stored"),
+            (vec!["*"], None, Some("stored")),
+            (vec!["webhook"], None, Some("stored")),
+            (vec!["webhook.token"], None, None),
+            (vec!["*"], Some("new"), Some("new")),
+            (vec!["webhook"], Some("new"), Some("new")),
+            (vec!["webhook"], Some(""), Some("")),
+            (vec![], Some(""), Some("")),
+            (vec!["description"], Some("new"), Some("stored")),
         ] {
-            let mut stored = "stored".to_owned();
+            let mut stored = Some("stored".to_owned());
             let mask = UpdateMask::read(mask(&paths), &KNOWN).unwrap();
-            mask.assign_secret("webhook.token", &mut stored, given.to_owned());
-            assert_eq!(stored, expected, "{paths:?} {given:?}");
+            mask.assign_secret("webhook.token", &mut stored, given.map(str::to_owned));
+            assert_eq!(stored.as_deref(), expected, "{paths:?} {given:?}");
         }
     }
 

@@ -7,7 +7,7 @@ fn named(name: &str) -> EventType {
 }
 
 async fn create(caller: &Caller, event_type: EventType) -> Result<EventType, Status> {
-    let request = CreateEventTypeRequest { event_type: Some(event_type) };
+    let request = CreateEventTypeRequest { event_type: Some(event_type), ..Default::default() };
     answer(caller.event_types.clone().create_event_type(request))
         .await
         .map(|created| created.event_type.unwrap())
@@ -44,7 +44,14 @@ async fn an_event_type_is_created_read_changed_and_deleted() {
     assert_eq!(told(&nonsense).1, "ETAG_MISMATCH");
     update(&caller, EventType { etag: String::new(), ..change }).await.unwrap();
 
-    answer(client.delete_event_type(DeleteEventTypeRequest { name: "order.paid".to_owned() })).await.unwrap();
+    answer(
+        client.delete_event_type(DeleteEventTypeRequest {
+            name: "order.paid".to_owned(),
+            ..Default::default()
+        }),
+    )
+    .await
+    .unwrap();
     let gone = answer(client.get_event_type(get())).await.unwrap_err();
     assert_eq!(told(&gone), (Code::NotFound, "EVENT_TYPE_UNKNOWN".to_owned()));
     assert_eq!(gone.get_details_resource_info().unwrap().resource_name, "order.paid");

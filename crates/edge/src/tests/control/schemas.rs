@@ -4,7 +4,7 @@ use super::*;
 
 async fn create(caller: &Caller, id: &str, document: &str) -> Result<Schema, Status> {
     let schema = Some(Schema { id: id.to_owned(), ..Schema::default() });
-    let request = CreateSchemaRequest { schema, document: document.to_owned() };
+    let request = CreateSchemaRequest { schema, document: document.to_owned(), ..Default::default() };
     answer(caller.schemas.clone().create_schema(request)).await.map(|created| created.schema.unwrap())
 }
 
@@ -14,7 +14,11 @@ async fn versions_are_numbered_immutable_and_have_a_dataschema_uri() {
     let caller = node.caller("acme").await;
     let mut client = caller.schemas.clone();
     assert_eq!(create(&caller, "Order", "{ }").await.unwrap().latest_version, 1);
-    let request = CreateSchemaVersionRequest { schema_id: "Order".to_owned(), document: "true".to_owned() };
+    let request = CreateSchemaVersionRequest {
+        schema_id: "Order".to_owned(),
+        document: "true".to_owned(),
+        ..Default::default()
+    };
     let second = answer(client.create_schema_version(request)).await.unwrap().version.unwrap();
     assert_eq!((second.version, second.dataschema.as_str()), (2, "urn:fanfare:schema:Order:2"));
     for (version, document) in [(1, "{ }"), (2, "true"), (0, "true")] {
@@ -83,14 +87,14 @@ async fn a_schema_in_use_is_not_deleted() {
     create(&caller, "Order", "{}").await.unwrap();
     let event_type =
         EventType { name: "order".to_owned(), schema_id: "Order".to_owned(), ..EventType::default() };
-    let request = CreateEventTypeRequest { event_type: Some(event_type) };
+    let request = CreateEventTypeRequest { event_type: Some(event_type), ..Default::default() };
     answer(caller.event_types.clone().create_event_type(request)).await.unwrap();
-    let delete = || DeleteSchemaRequest { id: "Order".to_owned() };
+    let delete = || DeleteSchemaRequest { id: "Order".to_owned(), ..Default::default() };
     let mut client = caller.schemas.clone();
     let used = answer(client.delete_schema(delete())).await.unwrap_err();
     assert_eq!(told(&used), (Code::FailedPrecondition, "SCHEMA_IN_USE".to_owned()));
     assert!(used.message().contains("order"), "{used}");
-    let request = DeleteEventTypeRequest { name: "order".to_owned() };
+    let request = DeleteEventTypeRequest { name: "order".to_owned(), ..Default::default() };
     answer(caller.event_types.clone().delete_event_type(request)).await.unwrap();
     answer(client.delete_schema(delete())).await.unwrap();
 }

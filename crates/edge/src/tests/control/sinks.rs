@@ -41,10 +41,11 @@ async fn secrets_are_answered_once_at_their_creation() {
     let node = Node::new().await;
     let caller = node.caller("acme").await;
     let mut client = caller.sinks.clone();
-    let created = caller.sink(with(|webhook| webhook.twilio_auth_token = "token".to_owned())).await.unwrap();
+    let created =
+        caller.sink(with(|webhook| webhook.twilio_auth_token = Some("token".to_owned()))).await.unwrap();
     let secret = of_webhook(&created).signing_secret;
     assert!(secret.starts_with("whsec_"), "{secret}");
-    assert_eq!(of_webhook(&created).twilio_auth_token, "");
+    assert_eq!(of_webhook(&created).twilio_auth_token, None);
     assert_eq!(stored_secrets(&node, &caller, &created.id), (secret.clone(), Some("token".to_owned())));
 
     let got = answer(client.get_sink(GetSinkRequest { id: created.id.clone() })).await.unwrap().sink.unwrap();
@@ -57,7 +58,7 @@ async fn secrets_are_answered_once_at_their_creation() {
         .unwrap();
     for shown in [&got, &listed[0], &updated] {
         let webhook = of_webhook(shown);
-        assert_eq!((webhook.signing_secret.as_str(), webhook.twilio_auth_token.as_str()), ("", ""));
+        assert_eq!((webhook.signing_secret.as_str(), webhook.twilio_auth_token), ("", None));
     }
     assert_eq!(updated.description, "new");
     assert_eq!(
@@ -72,7 +73,7 @@ async fn an_update_changes_what_its_mask_names() {
     let node = Node::new().await;
     let caller = node.caller("acme").await;
     let given = with(|webhook| {
-        (webhook.batch_events, webhook.twilio_auth_token) = (true, "token".to_owned());
+        (webhook.batch_events, webhook.twilio_auth_token) = (true, Some("token".to_owned()));
     });
     let created = caller.sink(Sink { description: "old".to_owned(), ..given }).await.unwrap();
     let id = created.id.clone();
@@ -101,6 +102,9 @@ async fn an_update_changes_what_its_mask_names() {
     let replaced = update(webhook("https://example.com/c"), &["*"]).await.unwrap();
     assert_eq!((replaced.description.as_str(), of_webhook(&replaced).timeout_ms), ("", 15_000));
     assert_eq!(stored_secrets(&node, &caller, &created.id), (secret.clone(), Some("token".to_owned())));
+    update(with(|webhook| webhook.twilio_auth_token = Some(String::new())), &[]).await.unwrap();
+    assert_eq!(stored_secrets(&node, &caller, &created.id).1, None, "a token that is empty is removed");
+    update(with(|webhook| webhook.twilio_auth_token = Some("token".to_owned())), &[]).await.unwrap();
     update(Sink::default(), &["webhook.twilio_auth_token"]).await.unwrap();
     assert_eq!(
         stored_secrets(&node, &caller, &created.id),
@@ -225,7 +229,94 @@ async fn malformed_ids_and_unknown_ids_have_different_codes() {
     for (id, code) in table {
         let get =
             answer(caller.sinks.clone().get_sink(GetSinkRequest { id: id.to_owned() })).await.unwrap_err();
-        let delete = answer(caller.sinks.clone().delete_sink(DeleteSinkRequest { id: id.to_owned() })).await;
+        let delete = answer(
+            caller.sinks.clone().delete_sink(DeleteSinkRequest { id: id.to_owned(), ..Default::default() }),
+        )
+        .await;
         assert_eq!((get.code(), delete.unwrap_err().code()), (code, code), "{id}");
     }
+}
+
+/// The stored destination of a webhook.
+fn stored_destination(node: &Node, caller: &Caller, id: &str) -> String {
+    let view = node.catalog.view();
+    let sink = &view.account(caller.tenant.account()).unwrap().sinks[&id.parse().unwrap()];
+    let SinkConfig::Webhook(webhook) = &sink.config else { panic!("{sink:?}") };
+    webhook.destination.clone()
+}
+
+#[tokio::test]
+async fn credentials_in_a_destination_are_masked_and_survive_an_update() {
+    const SECRET: &str = "https://user:secret@example.com/hook?token=secret";
+    const SHOWN: &str = "https://user:***@example.com/hook?token=***";
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut client = caller.sinks.clone();
+    let created = caller.sink(webhook(SECRET)).await.unwrap();
+    let id = created.id.clone();
+    let got = answer(client.get_sink(GetSinkRequest { id: id.clone() })).await.unwrap().sink.unwrap();
+    let listed = answer(client.list_sinks(ListSinksRequest::default())).await.unwrap().sinks;
+    for shown in [&created, &got, &listed[0]] {
+        assert_eq!(of_webhook(shown).destination, SHOWN);
+    }
+    for paths in [&[][..], &["*"], &["webhook.destination"]] {
+        let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
+        let update_mask = Some(prost_types::FieldMask { paths });
+        let sink = Some(Sink { etag: String::new(), ..got.clone() });
+        answer(client.update_sink(UpdateSinkRequest { sink, update_mask })).await.unwrap();
+        assert_eq!(stored_destination(&node, &caller, &id), SECRET);
+    }
+    let moved = Sink { id: id.clone(), ..webhook("https://user:***@example.com/moved") };
+    let moved = UpdateSinkRequest { sink: Some(moved), update_mask: None };
+    assert_eq!(field(&answer(client.update_sink(moved)).await.unwrap_err()), "sink.webhook.destination");
+    assert_eq!(field(&caller.sink(webhook(SHOWN)).await.unwrap_err()), "sink.webhook.destination");
+
+    let mut given = kinesis(STREAM, "arn:aws:iam::123456789012:role/writer");
+    if let Some(Kind::Kinesis(kinesis)) = &mut given.kind {
+        kinesis.external_id = Some("secret".to_owned());
+    }
+    let Some(Kind::Kinesis(shown)) = caller.sink(given).await.unwrap().kind else { panic!("a Kinesis sink") };
+    assert_eq!(shown.external_id, None);
+}
+
+#[tokio::test]
+async fn a_rotated_secret_is_answered_once_and_the_old_one_stays_for_a_while() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    let mut client = caller.sinks.clone();
+    let created = caller.sink(webhook("https://example.com/hook")).await.unwrap();
+    let old = of_webhook(&created).signing_secret;
+    let hour = prost_types::Duration { seconds: 3600, nanos: 0 };
+    let request = RotateSinkSecretRequest {
+        id: created.id.clone(),
+        expire_after: Some(hour),
+        etag: created.etag.clone(),
+        request_id: "rotation-1".to_owned(),
+    };
+    let rotated = answer(client.rotate_sink_secret(request.clone())).await.unwrap().sink.unwrap();
+    let new = of_webhook(&rotated);
+    assert!(new.signing_secret.starts_with("whsec_") && new.signing_secret != old);
+    assert!(new.previous_secret_expire_time.is_some());
+    let repeat = answer(client.rotate_sink_secret(request.clone())).await.unwrap().sink.unwrap();
+    assert_eq!(repeat, rotated, "a repeat makes no other secret, though its etag is of the past");
+    let stale = RotateSinkSecretRequest { request_id: String::new(), ..request.clone() };
+    assert_eq!(told(&answer(client.rotate_sink_secret(stale)).await.unwrap_err()).1, "ETAG_MISMATCH");
+
+    let described = Sink { id: created.id.clone(), description: "new".to_owned(), ..Sink::default() };
+    let described = UpdateSinkRequest { sink: Some(described), update_mask: None };
+    let kept = of_webhook(&answer(client.update_sink(described)).await.unwrap().sink.unwrap());
+    assert_eq!(
+        (kept.signing_secret.as_str(), kept.previous_secret_expire_time),
+        ("", new.previous_secret_expire_time)
+    );
+    assert_eq!(stored_secrets(&node, &caller, &created.id).0, new.signing_secret);
+
+    let end = prost_types::Duration::default();
+    let end =
+        RotateSinkSecretRequest { id: created.id.clone(), expire_after: Some(end), ..Default::default() };
+    let ended = of_webhook(&answer(client.rotate_sink_secret(end)).await.unwrap().sink.unwrap());
+    assert_eq!(ended.previous_secret_expire_time, None);
+    let long = prost_types::Duration { seconds: 31 * 86_400, nanos: 0 };
+    let long = RotateSinkSecretRequest { id: created.id, expire_after: Some(long), ..Default::default() };
+    assert_eq!(field(&answer(client.rotate_sink_secret(long)).await.unwrap_err()), "expire_after");
 }

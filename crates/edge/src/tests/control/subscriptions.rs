@@ -15,7 +15,7 @@ async fn create(
     subscription: Subscription,
     from: Option<From>,
 ) -> Result<Subscription, Status> {
-    let request = CreateSubscriptionRequest { subscription: Some(subscription), from };
+    let request = CreateSubscriptionRequest { subscription: Some(subscription), from, ..Default::default() };
     let created = answer(caller.subscriptions.clone().create_subscription(request)).await;
     created.map(|created| created.subscription.unwrap())
 }
@@ -57,29 +57,40 @@ async fn a_subscription_delivers_pauses_resumes_and_ends() {
     assert!(!created.reconciling);
 
     let paused =
-        answer(client.pause_subscription(PauseSubscriptionRequest { id: id.clone() })).await.unwrap();
+        answer(client.pause_subscription(PauseSubscriptionRequest { id: id.clone(), ..Default::default() }))
+            .await
+            .unwrap();
     assert!(paused.subscription.unwrap().paused);
     node.publish(&caller, "paid", "b").await;
     until(&caller, &id, |stats| stats.pending == 1 && stats.state() == DeliveryState::Paused).await;
-    let resumed =
-        answer(client.resume_subscription(ResumeSubscriptionRequest { id: id.clone() })).await.unwrap();
+    let resumed = answer(
+        client.resume_subscription(ResumeSubscriptionRequest { id: id.clone(), ..Default::default() }),
+    )
+    .await
+    .unwrap();
     assert!(!resumed.subscription.unwrap().paused);
     until(&caller, &id, |stats| (stats.matched, stats.delivered) == (2, 2)).await;
 
-    let used = answer(caller.sinks.clone().delete_sink(DeleteSinkRequest { id: sink.id.clone() }))
-        .await
-        .unwrap_err();
+    let used = answer(
+        caller.sinks.clone().delete_sink(DeleteSinkRequest { id: sink.id.clone(), ..Default::default() }),
+    )
+    .await
+    .unwrap_err();
     assert_eq!(told(&used), (Code::FailedPrecondition, "SINK_IN_USE".to_owned()));
-    let request = DeleteEventTypeRequest { name: "paid".to_owned() };
+    let request = DeleteEventTypeRequest { name: "paid".to_owned(), ..Default::default() };
     let used = answer(caller.event_types.clone().delete_event_type(request)).await.unwrap_err();
     assert_eq!(told(&used).1, "EVENT_TYPE_IN_USE");
 
-    answer(client.delete_subscription(DeleteSubscriptionRequest { id: id.clone() })).await.unwrap();
+    answer(client.delete_subscription(DeleteSubscriptionRequest { id: id.clone(), ..Default::default() }))
+        .await
+        .unwrap();
     let gone = answer(client.get_subscription(GetSubscriptionRequest { id: id.clone() })).await.unwrap_err();
     assert_eq!(told(&gone), (Code::NotFound, "SUBSCRIPTION_UNKNOWN".to_owned()));
     let gone = answer(client.get_subscription_stats(GetSubscriptionStatsRequest { id })).await.unwrap_err();
     assert_eq!(told(&gone).1, "SUBSCRIPTION_UNKNOWN");
-    answer(caller.sinks.clone().delete_sink(DeleteSinkRequest { id: sink.id })).await.unwrap();
+    answer(caller.sinks.clone().delete_sink(DeleteSinkRequest { id: sink.id, ..Default::default() }))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -182,10 +193,14 @@ async fn a_change_that_is_made_is_answered_by_the_subscription_though_a_partitio
     let list = answer(client.list_subscriptions(ListSubscriptionsRequest::default())).await.unwrap();
     assert_eq!(list.subscriptions, [created], "it is made once");
     let paused =
-        answer(client.pause_subscription(PauseSubscriptionRequest { id: id.clone() })).await.unwrap();
+        answer(client.pause_subscription(PauseSubscriptionRequest { id: id.clone(), ..Default::default() }))
+            .await
+            .unwrap();
     let paused = paused.subscription.unwrap();
     assert!(paused.paused && paused.reconciling);
-    let deleted = answer(client.delete_subscription(DeleteSubscriptionRequest { id })).await.unwrap();
+    let deleted = answer(client.delete_subscription(DeleteSubscriptionRequest { id, ..Default::default() }))
+        .await
+        .unwrap();
     assert!(deleted.reconciling);
 }
 
@@ -196,11 +211,17 @@ async fn a_version_that_is_left_out_is_the_latest_and_stays_it() {
     let document = || r#"{"type": "object"}"#.to_owned();
     let schema = Some(Schema { id: "Order".to_owned(), ..Schema::default() });
     let mut schemas = caller.schemas.clone();
-    answer(schemas.create_schema(CreateSchemaRequest { schema, document: document() })).await.unwrap();
-    let add = || CreateSchemaVersionRequest { schema_id: "Order".to_owned(), document: document() };
+    answer(schemas.create_schema(CreateSchemaRequest { schema, document: document(), ..Default::default() }))
+        .await
+        .unwrap();
+    let add = || CreateSchemaVersionRequest {
+        schema_id: "Order".to_owned(),
+        document: document(),
+        ..Default::default()
+    };
     answer(schemas.create_schema_version(add())).await.unwrap();
     let paid = EventType { name: "paid".to_owned(), schema_id: "Order".to_owned(), ..EventType::default() };
-    let request = CreateEventTypeRequest { event_type: Some(paid) };
+    let request = CreateEventTypeRequest { event_type: Some(paid), ..Default::default() };
     answer(caller.event_types.clone().create_event_type(request)).await.unwrap();
     caller.event_type("free").await;
 
@@ -313,4 +334,50 @@ async fn requests_that_need_a_damaged_partition_name_it() {
         assert_eq!((place["first_offset"].as_str(), place["end_offset"].as_str()), ("0", "1"));
         assert!(!refused.message().contains("/data"), "tenants are told of files: {refused}");
     }
+}
+
+#[tokio::test]
+async fn a_request_with_an_id_is_carried_out_once() {
+    let node = Node::new().await;
+    let caller = node.caller("acme").await;
+    caller.event_type("paid").await;
+    let sink = caller.sink(webhook(HOOK)).await.unwrap();
+    let mut client = caller.subscriptions.clone();
+    let request = |description: &str| CreateSubscriptionRequest {
+        subscription: Some(Subscription {
+            description: description.to_owned(),
+            ..wanted(&sink.id, &["paid"])
+        }),
+        request_id: "deploy-1".to_owned(),
+        ..Default::default()
+    };
+    let first = answer(client.create_subscription(request("a"))).await.unwrap().subscription.unwrap();
+    let repeat = answer(client.create_subscription(request("a"))).await.unwrap().subscription.unwrap();
+    assert_eq!(first, repeat);
+    let other = answer(client.create_subscription(request("b"))).await.unwrap_err();
+    assert_eq!(told(&other), (Code::AlreadyExists, "REQUEST_ID_REUSED".to_owned()));
+    assert_eq!(field(&other), "request_id");
+    let listed = answer(client.list_subscriptions(ListSubscriptionsRequest::default())).await.unwrap();
+    assert_eq!(listed.subscriptions, std::slice::from_ref(&first));
+
+    let pause = |etag: &str, request_id: &str| PauseSubscriptionRequest {
+        id: first.id.clone(),
+        etag: etag.to_owned(),
+        request_id: request_id.to_owned(),
+    };
+    let paused =
+        answer(client.pause_subscription(pause(&first.etag, "p"))).await.unwrap().subscription.unwrap();
+    let resume = ResumeSubscriptionRequest { id: first.id.clone(), ..Default::default() };
+    answer(client.resume_subscription(resume)).await.unwrap();
+    let repeat =
+        answer(client.pause_subscription(pause(&first.etag, "p"))).await.unwrap().subscription.unwrap();
+    assert!(paused.paused && !repeat.paused, "a late repeat does not pause again");
+    let stale = answer(client.pause_subscription(pause(&first.etag, ""))).await.unwrap_err();
+    assert_eq!(told(&stale).1, "ETAG_MISMATCH");
+    let delete = |etag: &str| DeleteSubscriptionRequest { id: first.id.clone(), etag: etag.to_owned() };
+    assert_eq!(
+        told(&answer(client.delete_subscription(delete(&first.etag))).await.unwrap_err()).1,
+        "ETAG_MISMATCH"
+    );
+    answer(client.delete_subscription(delete(&repeat.etag))).await.unwrap();
 }

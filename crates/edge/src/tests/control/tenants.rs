@@ -41,7 +41,11 @@ async fn an_account_neither_sees_nor_changes_objects_of_another() {
     let sink = acme.sink(webhook("https://example.com/")).await.unwrap();
     let selectors = vec![Selector { r#type: "paid".to_owned(), version: None }];
     let subscription = Subscription { sink_id: sink.id.clone(), selectors, ..Subscription::default() };
-    let request = CreateSubscriptionRequest { subscription: Some(subscription.clone()), from: None };
+    let request = CreateSubscriptionRequest {
+        subscription: Some(subscription.clone()),
+        from: None,
+        ..Default::default()
+    };
     let own =
         answer(acme.subscriptions.clone().create_subscription(request)).await.unwrap().subscription.unwrap();
 
@@ -59,19 +63,29 @@ async fn an_account_neither_sees_nor_changes_objects_of_another() {
     let id = own.id.clone();
     let refusals = [
         answer(types.get_event_type(GetEventTypeRequest { name: name.clone() })).await.unwrap_err(),
-        answer(types.delete_event_type(DeleteEventTypeRequest { name })).await.unwrap_err(),
+        answer(types.delete_event_type(DeleteEventTypeRequest { name, ..Default::default() }))
+            .await
+            .unwrap_err(),
         answer(sinks.get_sink(GetSinkRequest { id: sink.id.clone() })).await.unwrap_err(),
-        answer(sinks.delete_sink(DeleteSinkRequest { id: sink.id.clone() })).await.unwrap_err(),
+        answer(sinks.delete_sink(DeleteSinkRequest { id: sink.id.clone(), ..Default::default() }))
+            .await
+            .unwrap_err(),
         answer(sinks.update_sink(UpdateSinkRequest { sink: Some(sink.clone()), update_mask: None }))
             .await
             .unwrap_err(),
         answer(subscriptions.get_subscription(GetSubscriptionRequest { id: id.clone() })).await.unwrap_err(),
-        answer(subscriptions.pause_subscription(PauseSubscriptionRequest { id: id.clone() }))
-            .await
-            .unwrap_err(),
-        answer(subscriptions.delete_subscription(DeleteSubscriptionRequest { id: id.clone() }))
-            .await
-            .unwrap_err(),
+        answer(
+            subscriptions
+                .pause_subscription(PauseSubscriptionRequest { id: id.clone(), ..Default::default() }),
+        )
+        .await
+        .unwrap_err(),
+        answer(
+            subscriptions
+                .delete_subscription(DeleteSubscriptionRequest { id: id.clone(), ..Default::default() }),
+        )
+        .await
+        .unwrap_err(),
         answer(subscriptions.get_subscription_stats(GetSubscriptionStatsRequest { id: id.clone() }))
             .await
             .unwrap_err(),
@@ -79,7 +93,8 @@ async fn an_account_neither_sees_nor_changes_objects_of_another() {
     for refusal in refusals {
         assert_eq!(refusal.code(), Code::NotFound, "{refusal}");
     }
-    let request = CreateSubscriptionRequest { subscription: Some(subscription), from: None };
+    let request =
+        CreateSubscriptionRequest { subscription: Some(subscription), from: None, ..Default::default() };
     let stolen = answer(subscriptions.create_subscription(request)).await.unwrap_err();
     assert_eq!(field(&stolen), "subscription.sink_id", "another account's sink is no sink");
     let request = GetSubscriptionRequest { id };
