@@ -3,6 +3,7 @@
 //! Registering a schema, publishing an event and delivering an event at a pinned version use the same validators, so
 //! that all three agree. Nothing is fetched: a reference that leaves the document is refused.
 
+mod cost;
 mod tree;
 
 use std::{
@@ -19,7 +20,10 @@ use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator, erro
 use parking_lot::RwLock;
 use serde_json::Value;
 
-use self::tree::{Borrowed, ParseError, Tree};
+use self::{
+    cost::CostBound,
+    tree::{Borrowed, ParseError, Tree},
+};
 
 /// Largest document that is compiled at all; a node may set a lower limit for what it registers.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
@@ -29,9 +33,11 @@ pub const DATA_DEPTH_MAX: usize = 64;
 pub const VIOLATIONS_MAX: usize = 8;
 
 const MESSAGE_CHARS_MAX: usize = 256;
-/// Bytes of the document times bytes of the data up to which all violations are looked for. The validator finds all
-/// of them before it gives the first one; their number grows with both.
-const DETAILED_BYTES_PRODUCT_MAX: usize = 4 << 20;
+/// Most steps of one validation: about 50 ms of a core, as far as steps were measured (5 ns), and often much less.
+pub const STEPS_MAX: u64 = 10_000_000;
+/// Bytes of violations up to which all of them are looked for. The validator finds all before it gives the first one: at
+/// most one a step, each with a copy of a part of the data.
+const VIOLATIONS_BYTES_MAX: u64 = 64 << 20;
 /// Compiled size of one regular expression, and of the cache it matches with.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 const DATASCHEMA_PREFIX: &str = "urn:fanfare:schema:";
@@ -62,6 +68,8 @@ pub enum SchemaProblem {
     RemoteReference { uri: String },
     #[error("the document refers to what it does not contain: {message}")]
     DanglingReference { message: String },
+    #[error("validating data with the document may take too long: {why}")]
+    TooCostly { why: String },
     /// `pointer` is a JSON pointer into the document.
     #[error("the document is not a valid JSON Schema at {pointer:?}: {message}")]
     Invalid { pointer: String, message: String },
@@ -85,6 +93,11 @@ pub enum DataProblem {
     NotJson { message: String },
     #[error("the data is nested deeper than {DATA_DEPTH_MAX} levels")]
     TooDeep,
+    #[error(
+        "validating the data with its schema may take {steps} steps, and {STEPS_MAX} are allowed: send less data in one \
+         event, or a schema with fewer alternatives"
+    )]
+    TooCostly { steps: u64 },
     /// At least one, at most [`VIOLATIONS_MAX`].
     #[error("the data violates its schema at {:?}: {}", .0[0].pointer, .0[0].message)]
     Violations(Vec<Violation>),
@@ -93,7 +106,7 @@ pub enum DataProblem {
 /// A schema document ready to validate. Formats are checked, in every draft.
 pub struct CompiledSchema {
     validator: Validator<Borrowed>,
-    document_bytes: usize,
+    cost: CostBound,
     /// Does the document contain `anyOf` or `oneOf`? Their one violation holds all violations of all branches.
     has_branches: bool,
 }
@@ -103,13 +116,17 @@ pub struct CompiledSchema {
 /// Takes time in proportion to the document: off the async threads for documents of tenants.
 ///
 /// # Errors
-/// If the document is too large, no JSON, no schema, or refers to anything outside itself.
+/// If the document is too large, no JSON, no schema, refers to anything outside itself, or may take too long to compile or
+/// to validate ordinary data.
 pub fn compile(document: &str) -> Result<CompiledSchema, SchemaProblem> {
     if document.len() > DOCUMENT_BYTES_MAX {
         return Err(SchemaProblem::TooLarge { size_bytes: document.len(), limit_bytes: DOCUMENT_BYTES_MAX });
     }
     let schema = serde_json::from_str::<Value>(document)
         .map_err(|error| SchemaProblem::NotJson { message: one_line(&error) })?;
+    // Before it is compiled: that may take for ever, too.
+    let cost =
+        CostBound::of(&schema).map_err(|excess| SchemaProblem::TooCostly { why: excess.to_string() })?;
     let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX);
     let validator = jsonschema::options_for::<Borrowed>()
         .with_retriever(NothingOutside)
@@ -117,8 +134,13 @@ pub fn compile(document: &str) -> Result<CompiledSchema, SchemaProblem> {
         .should_validate_formats(true)
         .build(&schema)
         .map_err(|error| schema_problem(&error))?;
+    if let Some(reference) = &cost.unresolved {
+        let why =
+            format!("{reference:?} is not found; refer to it by its JSON pointer, such as #/$defs/NAME");
+        return Err(SchemaProblem::TooCostly { why });
+    }
     let has_branches = has_branches(&schema);
-    Ok(CompiledSchema { validator, document_bytes: document.len(), has_branches })
+    Ok(CompiledSchema { validator, cost, has_branches })
 }
 
 impl CompiledSchema {
@@ -139,10 +161,14 @@ impl CompiledSchema {
             ParseError::NotJson(error) => DataProblem::NotJson { message: one_line(&error) },
             ParseError::TooDeep => DataProblem::TooDeep,
         })?;
+        let steps = self.steps(&value, json.len());
+        if steps > STEPS_MAX {
+            return Err(DataProblem::TooCostly { steps });
+        }
         if self.validator.is_valid(&value) {
             return Ok(());
         }
-        let violations = self.violations(&value, json.len());
+        let violations = self.violations(&value, steps.saturating_mul(json.len() as u64));
         // Validity and violations come from two walks of the same value. If the second finds nothing the event is still
         // refused.
         match violations.is_empty() {
@@ -154,10 +180,16 @@ impl CompiledSchema {
         }
     }
 
-    /// The first violations, within bounded memory: all that fit for a small schema and small data, else the first one,
-    /// or none where the validator would collect many for it.
-    fn violations(&self, value: &Tree<'_>, data_bytes: usize) -> Vec<Violation> {
-        if self.document_bytes.saturating_mul(data_bytes) <= DETAILED_BYTES_PRODUCT_MAX {
+    /// Most steps of the validation. Data that is small enough at a glance is not looked at.
+    fn steps(&self, value: &Tree<'_>, data_bytes: usize) -> u64 {
+        let at_a_glance = self.cost.of_bytes(data_bytes);
+        if at_a_glance <= STEPS_MAX { at_a_glance } else { self.cost.of_data(&value.size()) }
+    }
+
+    /// The first violations, within bounded memory: all that fit, else the first one, or none where the validator would
+    /// collect many for it.
+    fn violations(&self, value: &Tree<'_>, violations_bytes: u64) -> Vec<Violation> {
+        if violations_bytes <= VIOLATIONS_BYTES_MAX {
             return self.validator.iter_errors(value).take(VIOLATIONS_MAX).map(violation).collect();
         }
         match self.has_branches {

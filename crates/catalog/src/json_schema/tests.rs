@@ -102,8 +102,8 @@ fn hostile_schemas_end() {
     let evil = compile(r#"{"pattern": "^(a+)+$"}"#).unwrap();
     let data = format!("\"{}b\"", "a".repeat(100_000));
     assert!(matches!(evil.validate(Data::Text(&data)), Err(DataProblem::Violations(_))));
-    let itself = compile(r##"{"$ref": "#"}"##).unwrap();
-    assert_eq!(itself.validate(Data::Text("1")), Ok(()));
+    let itself = compile(r##"{"$ref": "#"}"##);
+    assert!(matches!(itself, Err(SchemaProblem::TooCostly { .. })), "{itself:?}");
 }
 
 #[test]
@@ -142,7 +142,9 @@ fn many_violations_of_large_data_are_told_by_the_first() {
     assert_eq!(violations_within_deadline(format!(r#"{{"allOf": [{branches}]}}"#), items.clone()).len(), 1);
     let branch = r#"{"anyOf": [{"items": {"type": "string"}}, {"items": {"type": "null"}}]}"#;
     let nested = format!(r#"{{"anyOf": [{}]}}"#, vec![branch; 200].join(","));
-    assert_eq!(violations_within_deadline(nested, items).len(), 1);
+    let refused = compile(&nested).unwrap().validate(Data::Text(&items));
+    assert!(matches!(refused, Err(DataProblem::TooCostly { .. })), "{refused:?}");
+    assert_eq!(violations_within_deadline(nested, format!("[{}1]", "1,".repeat(4_000))).len(), 1);
 }
 
 #[test]
@@ -184,4 +186,32 @@ fn the_cache_compiles_once_and_stays_within_its_bytes() {
     assert!(cache.cached(&documents[1]).is_none(), "the one used longest ago goes");
     assert!(cache.cached(&documents[0]).is_some());
     assert_eq!(cache.entries.read().document_bytes, 2 * ORDER.len());
+}
+
+#[test]
+fn schemas_and_data_that_would_take_for_ever_are_refused_at_once() {
+    let doubling: String = (0..28)
+        .map(|level| {
+            let next = format!(r##"{{"$ref":"#/$defs/d{}"}}"##, level + 1);
+            format!(r#""d{level}":{{"anyOf":[{next},{next}]}},"#)
+        })
+        .collect();
+    let doubling = format!(r##"{{"$ref":"#/$defs/d0","$defs":{{{doubling}"d28":{{"type":"string"}}}}}}"##);
+    let mut unevaluated = "{}".to_owned();
+    for _ in 0..40 {
+        unevaluated = format!(r#"{{"anyOf":[{unevaluated}],"unevaluatedProperties":false}}"#);
+    }
+    for document in [doubling, unevaluated] {
+        let problem = compile(&document).unwrap_err();
+        assert!(matches!(problem, SchemaProblem::TooCostly { .. }), "{problem}");
+    }
+    let tree = compile(r##"{"anyOf":[{"items":{"$ref":"#"}},{"items":{"$ref":"#"}}]}"##).unwrap();
+    let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    assert_eq!(tree.validate(Data::Text(&nested(10))), Ok(()));
+    let refused = tree.validate(Data::Text(&nested(60)));
+    assert!(matches!(refused, Err(DataProblem::TooCostly { .. })), "{refused:?}");
+    let values: Vec<String> = (0..15_000).map(|number| format!(r#"{{"a":{number}}}"#)).collect();
+    let listed = compile(&format!(r#"{{"items":{{"enum":[{}]}}}}"#, values.join(","))).unwrap();
+    let refused = listed.validate(Data::Text(&format!("[{}]", vec![r#"{"a":-1}"#; 50_000].join(","))));
+    assert!(matches!(refused, Err(DataProblem::TooCostly { .. })), "{refused:?}");
 }

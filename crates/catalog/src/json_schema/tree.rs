@@ -13,6 +13,8 @@ use jsonschema_value::LazyInstance;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
+use super::cost::DataSize;
+
 /// Values that one error repeats at most.
 const EXCERPT_VALUES_MAX: usize = 64;
 /// Bytes of one text that an error repeats at most.
@@ -45,6 +47,28 @@ impl<'a> Tree<'a> {
             .deserialize(&mut deserializer)
             .and_then(|tree| deserializer.end().map(|()| tree))
             .map_err(|error| if too_deep.get() { ParseError::TooDeep } else { ParseError::NotJson(error) })
+    }
+
+    /// Values and texts by level.
+    pub(super) fn size(&self) -> DataSize {
+        let mut size = DataSize::default();
+        self.add_to(&mut size, 0, 0);
+        size
+    }
+
+    fn add_to(&self, size: &mut DataSize, level: usize, name_bytes: usize) {
+        match self {
+            Self::Null | Self::Boolean(_) | Self::Number(_) => size.add(level, name_bytes, 0),
+            Self::Text(text) => size.add(level, name_bytes + text.len(), 0),
+            Self::Array(items) => {
+                size.add(level, name_bytes, items.len());
+                items.iter().for_each(|item| item.add_to(size, level + 1, 0));
+            }
+            Self::Object(members) => {
+                size.add(level, name_bytes, members.len());
+                members.iter().for_each(|(name, member)| member.add_to(size, level + 1, name.len()));
+            }
+        }
     }
 
     fn value(&self) -> Value {

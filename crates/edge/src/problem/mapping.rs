@@ -184,6 +184,7 @@ fn of_change(error: ChangeError) -> Problem {
 fn of_document(problem: &SchemaProblem) -> Problem {
     let (condition, field) = match problem {
         SchemaProblem::TooLarge { .. } => (Condition::SchemaTooLarge, "document".to_owned()),
+        SchemaProblem::TooCostly { .. } => (Condition::SchemaTooCostly, "document".to_owned()),
         SchemaProblem::RemoteReference { .. } => (Condition::SchemaRemoteReference, "document".to_owned()),
         SchemaProblem::NotJson { .. } | SchemaProblem::DanglingReference { .. } => {
             (Condition::SchemaInvalid, "document".to_owned())

@@ -60,6 +60,7 @@ pub enum Condition {
     SinkInvalid,
     SchemaInvalid,
     SchemaTooLarge,
+    SchemaTooCostly,
     SchemaRemoteReference,
 }
 
@@ -141,6 +142,7 @@ impl Condition {
             Self::SinkInvalid => fixed("SINK_INVALID", InvalidArgument, 400, NEVER),
             Self::SchemaInvalid => fixed("SCHEMA_INVALID", InvalidArgument, 400, NEVER),
             Self::SchemaTooLarge => fixed("SCHEMA_TOO_LARGE", InvalidArgument, 400, NEVER),
+            Self::SchemaTooCostly => fixed("SCHEMA_TOO_COSTLY", InvalidArgument, 400, NEVER),
             Self::SchemaRemoteReference => fixed("SCHEMA_REMOTE_REFERENCE", InvalidArgument, 400, NEVER),
         };
         Row { twilio_code: self.twilio_code(), ..row }
@@ -161,7 +163,10 @@ impl Condition {
             Self::Limit { kind: "sinks" } => Some(91003),
             Self::InUse { kind: "sink" } => Some(91007),
             Self::SinkInvalid => Some(91000),
-            Self::SchemaInvalid | Self::SchemaTooLarge | Self::SchemaRemoteReference => Some(91201),
+            Self::SchemaInvalid
+            | Self::SchemaTooLarge
+            | Self::SchemaTooCostly
+            | Self::SchemaRemoteReference => Some(91201),
             // Twilio has neither publishing nor reading, nor replicas.
             _ => None,
         }
@@ -220,6 +225,7 @@ mod tests {
         Condition::SinkInvalid,
         Condition::SchemaInvalid,
         Condition::SchemaTooLarge,
+        Condition::SchemaTooCostly,
         Condition::SchemaRemoteReference,
     ];
 
