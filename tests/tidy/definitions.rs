@@ -95,7 +95,7 @@ const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("control", "Control", 529),
     ("edge", "ControlServices", 440),
     ("delivery", "PartitionLeader", 669),
-    ("delivery", "SubscriptionState", 987),
+    ("delivery", "SubscriptionState", 981),
     ("partition", "Partition", 405),
     ("log", "Log", 406),
 ];

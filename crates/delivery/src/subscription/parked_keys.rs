@@ -262,12 +262,13 @@ impl ParkedKeys {
             let parked = &self.keys[key];
             parked.phase == Phase::Waiting && parked.buffer.is_empty()
         };
+        let may_be_read = |key: &KeyHash| self.keys[key].read_retry_at_ms <= permissions.now_ms;
         let due = self.index.unread.range(..=(permissions.now_ms, KeyHash(u64::MAX))).map(|(_, key)| *key);
         let due = due.filter(|key| self.keys[key].from >= permissions.expire_below);
         let due = due.take(if permissions.attempts > 0 { SWEEP_KEYS_MAX } else { 0 });
         let scan = |key| self.keys[&key].scan(key);
         let mut scans: Vec<KeyScan> =
-            expired.filter(is_unread).chain(due).take(SWEEP_KEYS_MAX).map(scan).collect();
+            expired.filter(is_unread).chain(due).filter(may_be_read).take(SWEEP_KEYS_MAX).map(scan).collect();
         let Some(&first) = scans.first() else { return scans };
         scans.sort_unstable_by_key(|scan| (scan.from, scan.key));
         let first_at = scans.iter().position(|scan| *scan == first).expect("the scan is one of them");
@@ -283,11 +284,11 @@ impl ParkedKeys {
     pub(super) fn scanned(&mut self, scanned: ScannedKey, read_to: Offset, retry_at_ms: u64) -> Option<u64> {
         let ScannedKey { key, events, scanned_to, failed } = scanned;
         let is_lost = self.update(key, |parked| {
-            parked.phase = Phase::Waiting;
             if failed {
-                parked.retry_at_ms = retry_at_ms;
+                parked.read_failed(retry_at_ms);
                 return false;
             }
+            parked.phase = Phase::Waiting;
             parked.scanned_to = scanned_to;
             parked.buffer.extend(events);
             if let Some(first) = parked.buffer.front() {

@@ -26,7 +26,7 @@ use super::{
     event::{Actions, CheckedEvent, Inputs, ReadAction, ReloadedEvent, ScannedKey, SubscriptionEvent},
     key_queue::KeyQueues,
     log_position::LogPosition,
-    parked_keys::{ParkedKeys, Phase},
+    parked_keys::ParkedKeys,
     window::{Limits, Window},
 };
 use crate::{
@@ -355,9 +355,6 @@ impl SubscriptionState {
         let read_to = self.position.read_to(inputs.fan_out_offset);
         let retry_at_ms = inputs.now_ms + READ_RETRY_MS;
         for scanned in keys {
-            if scanned.failed {
-                self.position.delay_reads(retry_at_ms);
-            }
             if let Some(lost) = self.parked_keys.scanned(scanned, read_to, retry_at_ms) {
                 // The log lost the remaining events of the key: they are settled, or the key would be parked forever.
                 self.counters.add_settled(Outcome::Cancelled(Reason::Unreadable), lost);
@@ -383,11 +380,8 @@ impl SubscriptionState {
             }
             ReadAction::Backlog { .. } => self.position.read_failed(retry_at_ms),
             ReadAction::ScanKeys { keys, .. } => {
-                self.position.delay_reads(retry_at_ms);
                 for scan in keys {
-                    self.parked_keys.update(scan.key, |parked| {
-                        (parked.phase, parked.retry_at_ms) = (Phase::Waiting, retry_at_ms);
-                    });
+                    self.parked_keys.update(scan.key, |parked| parked.read_failed(retry_at_ms));
                 }
             }
         }

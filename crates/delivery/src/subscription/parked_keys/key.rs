@@ -22,6 +22,9 @@ pub(in crate::subscription) struct ParkedKeyState {
     pub(in crate::subscription) buffer: VecDeque<BufferedEvent>,
     pub(in crate::subscription) scanned_to: Offset,
     pub(in crate::subscription) append_time: Option<Timestamp>,
+    /// The key is not read before this, after a read that failed: an expired key is due at any time, and would be read
+    /// again without a pause.
+    pub(super) read_retry_at_ms: u64,
     /// The key is among those that were proposed as parked.
     pub(super) is_proposed: bool,
 }
@@ -69,6 +72,7 @@ impl ParkedKeyState {
             buffer: VecDeque::new(),
             scanned_to: from,
             append_time: None,
+            read_retry_at_ms: 0,
             is_proposed: false,
         }
     }
@@ -90,6 +94,11 @@ impl ParkedKeyState {
     pub(super) fn scan(&self, key: KeyHash) -> KeyScan {
         let from = self.scanned_to.max(self.from);
         KeyScan { key, from, first_only: self.failures.attempts > 0 && from == self.from }
+    }
+
+    /// The log could not be read at the key's position.
+    pub(in crate::subscription) fn read_failed(&mut self, retry_at_ms: u64) {
+        (self.phase, self.retry_at_ms, self.read_retry_at_ms) = (Phase::Waiting, retry_at_ms, retry_at_ms);
     }
 
     /// The first event has failed: the others leave memory.
