@@ -91,7 +91,7 @@ const WIDE_STRUCTS: &[(&str, &str, usize)] = &[
 /// Types with more impl lines than [`IMPL_LINES_MAX`], as (crate, type, lines).
 const LONG_IMPLS: &[(&str, &str, usize)] = &[
     ("catalog", "Catalog", 468),
-    ("catalog", "Draft", 478),
+    ("catalog", "Draft", 476),
     ("control", "Control", 529),
     ("edge", "ControlServices", 440),
     ("delivery", "PartitionLeader", 669),

@@ -41,6 +41,8 @@ pub struct CatalogOptions {
     pub subscriptions_max: u64,
     pub event_types_max: u64,
     pub schemas_max: u64,
+    /// Bytes of the documents of all versions of one account's schemas.
+    pub schema_documents_bytes_max: u64,
     /// Size of one version's document.
     pub schema_bytes_max: u64,
     /// Number of partitions of the stream `events`.
@@ -56,6 +58,7 @@ impl Default for CatalogOptions {
             subscriptions_max: 100,
             event_types_max: 1000,
             schemas_max: 1000,
+            schema_documents_bytes_max: 16 << 20,
             schema_bytes_max: 256 << 10,
             partitions: 12,
             snapshot_entries: 10_000,
@@ -70,6 +73,7 @@ impl CatalogOptions {
             subscriptions_max: self.subscriptions_max,
             event_types_max: self.event_types_max,
             schemas_max: self.schemas_max,
+            schema_documents_bytes_max: self.schema_documents_bytes_max,
         }
     }
 }

@@ -28,6 +28,10 @@ pub struct AccountLimits {
     pub subscriptions_max: u64,
     pub event_types_max: u64,
     pub schemas_max: u64,
+    /// Bytes of the documents of all versions of all schemas. The default is not written, so that catalogs from before
+    /// this limit keep their bytes.
+    #[serde(default = "schema_documents_bytes_max", skip_serializing_if = "is_default_bytes")]
+    pub schema_documents_bytes_max: u64,
 }
 
 /// A member of the cluster.
@@ -91,6 +95,20 @@ impl Default for ClusterView {
 
 impl Default for AccountLimits {
     fn default() -> Self {
-        Self { sinks_max: 100, subscriptions_max: 100, event_types_max: 1000, schemas_max: 1000 }
+        Self {
+            sinks_max: 100,
+            subscriptions_max: 100,
+            event_types_max: 1000,
+            schemas_max: 1000,
+            schema_documents_bytes_max: schema_documents_bytes_max(),
+        }
     }
+}
+
+fn schema_documents_bytes_max() -> u64 {
+    16 << 20
+}
+
+fn is_default_bytes(bytes: &u64) -> bool {
+    *bytes == schema_documents_bytes_max()
 }

@@ -258,6 +258,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) event_types_max: u64,
     /// Schemas per account.
     pub(crate) schemas_max: u64,
+    /// JSON Schema documents of all versions of one account's schemas, in bytes.
+    pub(crate) schema_documents_bytes_max: ByteSize,
     /// Largest JSON Schema document.
     pub(crate) schema_bytes_max: ByteSize,
     /// Open reads of events on the node.
@@ -279,6 +281,7 @@ impl Default for LimitsConfig {
             subscriptions_max: 100,
             event_types_max: 1000,
             schemas_max: 1000,
+            schema_documents_bytes_max: ByteSize::mib(16),
             schema_bytes_max: ByteSize::kib(256),
             reads_max: 64,
             account_reads_max: 16,

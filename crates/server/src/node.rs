@@ -187,6 +187,7 @@ pub(crate) async fn open_catalog(config: &Config, host: &Host) -> anyhow::Result
         subscriptions_max: config.limits.subscriptions_max,
         event_types_max: config.limits.event_types_max,
         schemas_max: config.limits.schemas_max,
+        schema_documents_bytes_max: config.limits.schema_documents_bytes_max.0,
         schema_bytes_max: config.limits.schema_bytes_max.0,
         partitions: config.publish.partitions,
         snapshot_entries: 5000,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fanfare_model::AccountId;
 
 use super::{Draft, Object, check_limit, check_revision};
-use crate::{AccountView, ChangeError, ObjectKind, Schema, SchemaVersion, names};
+use crate::{AccountLimits, AccountView, ChangeError, ObjectKind, Schema, SchemaVersion, names};
 
 const KIND: ObjectKind = ObjectKind::Schema;
 
@@ -26,10 +26,7 @@ impl Draft<'_> {
         let view = self.account(account)?;
         names::check_schema_id("schema.id", &schema.id)?;
         names::check_description("schema.description", &schema.description)?;
-        if view.schemas.contains_key(&schema.id) {
-            return Err(ChangeError::Exists { kind: KIND, name: schema.id });
-        }
-        check_limit(KIND, view.schemas.len(), self.view.cluster.limits.schemas_max)?;
+        check_new(view, self.view.cluster.limits, &schema)?;
         self.put_schema(account, schema)
     }
 
@@ -41,6 +38,7 @@ impl Draft<'_> {
     ) -> Result<Object, ChangeError> {
         let mut schema = find(self.account(account)?, &id)?.clone();
         check_limit(ObjectKind::SchemaVersion, schema.versions.len(), VERSIONS_MAX)?;
+        check_documents(self.account(account)?, self.view.cluster.limits, document.len())?;
         schema.versions.push(SchemaVersion { document: document.into(), created: self.now });
         schema.revision = self.revision();
         let number = schema.latest_version();
@@ -85,4 +83,24 @@ impl Draft<'_> {
 fn find<'a>(view: &'a AccountView, id: &str) -> Result<&'a Schema, ChangeError> {
     let found = view.schemas.get(id).map(AsRef::as_ref);
     found.ok_or_else(|| ChangeError::NotFound { kind: KIND, name: id.to_owned() })
+}
+
+/// Refuses a schema that exists already, or for which the account has no room.
+fn check_new(view: &AccountView, limits: AccountLimits, schema: &Schema) -> Result<(), ChangeError> {
+    if view.schemas.contains_key(&schema.id) {
+        return Err(ChangeError::Exists { kind: KIND, name: schema.id.clone() });
+    }
+    check_limit(KIND, view.schemas.len(), limits.schemas_max)?;
+    check_documents(view, limits, schema.versions[0].document.len())
+}
+
+/// Refuses documents of `added_bytes` beyond what the account may have with those it has.
+fn check_documents(view: &AccountView, limits: AccountLimits, added_bytes: usize) -> Result<(), ChangeError> {
+    let limit = limits.schema_documents_bytes_max;
+    let versions = view.schemas.values().flat_map(|schema| &schema.versions);
+    let kept_bytes: usize = versions.map(|version| version.document.len()).sum();
+    match (kept_bytes + added_bytes) as u64 > limit {
+        true => Err(ChangeError::Limit { kind: ObjectKind::SchemaDocument, limit }),
+        false => Ok(()),
+    }
 }

@@ -220,7 +220,13 @@ fn a_refusal_says_what_to_do() {
 
 #[test]
 fn limits_hold_for_every_kind_of_object() {
-    let one = AccountLimits { sinks_max: 1, subscriptions_max: 1, event_types_max: 2, schemas_max: 1 };
+    let one = AccountLimits {
+        sinks_max: 1,
+        subscriptions_max: 1,
+        event_types_max: 2,
+        schemas_max: 1,
+        ..AccountLimits::default()
+    };
     let mut replica = Replica::furnished();
     replica.apply(Change::SetLimits(one)).unwrap();
     for (change, expected) in [
@@ -248,4 +254,22 @@ fn limits_hold_for_every_kind_of_object() {
         refusal(&replica.apply(Change::CreateKey { account: ACCOUNT, key }).unwrap_err()),
         "limit: 100 keys"
     );
+}
+
+#[test]
+fn the_documents_of_an_account_s_schemas_have_a_limit_in_bytes() {
+    let mut replica = Replica::furnished();
+    // Two versions of Order are there: of 17 bytes and of 2.
+    let limits = AccountLimits { schema_documents_bytes_max: 21, ..AccountLimits::default() };
+    replica.apply(Change::SetLimits(limits)).unwrap();
+    let version = |document: &str| {
+        let (id, document) = ("Order".to_owned(), document.to_owned());
+        Change::CreateSchemaVersion { account: ACCOUNT, id, document }
+    };
+    let over = "limit: 21 bytes of schema documents";
+    assert_eq!(refusal(&replica.apply(version("[1]")).unwrap_err()), over);
+    replica.apply(version("{}")).unwrap();
+    assert_eq!(refusal(&replica.apply(schema("Second")).unwrap_err()), over);
+    let restored = State::decode(&replica.state.encode()).unwrap();
+    assert_eq!(restored.view.cluster.limits, limits);
 }
