@@ -371,7 +371,8 @@ impl Running {
             for account in accounts {
                 self.publish_closing(node, account, &mut number).await;
             }
-            sleep(Duration::from_millis(500)).await;
+            // The advance of the event just published is replicated before another one is.
+            sleep(Duration::from_millis(500.max(2 * self.world.advance_interval_ms))).await;
         }
         self.read_all(node, all_accounts).await;
         for &account in accounts {

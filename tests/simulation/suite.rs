@@ -17,10 +17,10 @@ const CAUGHT: [(&str, u64); 8] = [
     ("NoDirectorySync", 0),
     ("DedupForgotten", 0),
     ("CursorAheadOfOutcome", 0),
-    ("TrimOverUnsettled", 1),
-    ("TornTailServed", 87),
-    ("KeyOutOfOrder", 2),
-    ("AppliedAheadOfFlush", 0),
+    ("TrimOverUnsettled", 5),
+    ("TornTailServed", 46),
+    ("KeyOutOfOrder", 7),
+    ("AppliedAheadOfFlush", 4),
 ];
 
 fn simulate(arguments: &[&str]) -> Output {
