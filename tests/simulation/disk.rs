@@ -15,7 +15,10 @@ use fanfare_log::{
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::world::{Dice, End, Power, World};
+use crate::{
+    faults::DISK_FULL,
+    world::{Dice, End, Power, World},
+};
 
 /// The disk of one life.
 #[derive(Clone)]
@@ -159,7 +162,7 @@ impl Shared {
                 Some(5) if what.starts_with("sync") => Some("a sync failed with EIO"),
                 Some(5) if what == "write" => Some("a write failed with EIO"),
                 Some(5) => Some("another call failed with EIO"),
-                Some(28) => Some("a write found the disk full"),
+                Some(28) => Some(DISK_FULL),
                 _ => None,
             };
             if let Some(fault) = fault {

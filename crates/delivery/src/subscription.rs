@@ -18,7 +18,10 @@ mod counters;
 mod cursor;
 mod outcome;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use fanfare_model::{AccountId, Offset, SubscriptionId};
 use parking_lot::{Mutex, MutexGuard};
@@ -34,12 +37,17 @@ use crate::{
     sink_pool::OpenSink,
 };
 
+/// Windows of the backlog whose events may have dead letters from before.
+const LETTER_LOOKS_OF_WINDOW: usize = 8;
+
 pub(crate) struct Subscription {
     pub(crate) id: SubscriptionId,
     pub(crate) account: AccountId,
     pub(crate) epoch: u64,
     /// Wakes the worker.
     pub(crate) wake: Notify,
+    /// Events of the backlog whose dead letters are still looked for.
+    letter_looks: AtomicUsize,
     locked: Mutex<Locked>,
 }
 
@@ -63,6 +71,7 @@ impl Subscription {
         machine: SubscriptionState,
         attached_filters: AttachedFilters,
     ) -> Arc<Self> {
+        let letter_looks = AtomicUsize::new(LETTER_LOOKS_OF_WINDOW * machine.options.window_events);
         let locked = Locked {
             machine,
             attached_filters,
@@ -71,7 +80,19 @@ impl Subscription {
             worker_runs: false,
             progress_queued: false,
         };
-        Arc::new(Self { id, account, epoch, wake: Notify::new(), locked: Mutex::new(locked) })
+        Arc::new(Self { id, account, epoch, wake: Notify::new(), letter_looks, locked: Mutex::new(locked) })
+    }
+
+    /// An earlier leader wrote no dead letters without replicating that but for events that it had taken in since its last
+    /// advance, a window of them or little more: not all of a backlog of millions is looked up.
+    pub(crate) fn take_letter_look(&self) -> bool {
+        let left = |looks: usize| looks.checked_sub(1);
+        self.letter_looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()
+    }
+
+    /// One more event may have a dead letter.
+    pub(crate) fn add_letter_look(&self) {
+        self.letter_looks.fetch_add(2, Ordering::Relaxed);
     }
 
     /// # Panics

@@ -420,6 +420,7 @@ impl Worker {
                 };
                 if why == DeadLetterFailure::Unavailable {
                     self.context.set_may_have_letter(request.item.event.offset);
+                    self.subscription.add_letter_look();
                 }
                 // All that is held fails again and again: a change of the reason tells.
                 if self.dead_letter_failure.replace(why) != Some(why) {
