@@ -18,7 +18,7 @@ const CAUGHT: [(&str, u64); 8] = [
     ("DedupForgotten", 0),
     ("CursorAheadOfOutcome", 0),
     ("TrimOverUnsettled", 5),
-    ("TornTailServed", 46),
+    ("TornTailServed", 58),
     ("KeyOutOfOrder", 7),
     ("AppliedAheadOfFlush", 4),
 ];

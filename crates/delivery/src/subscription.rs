@@ -37,8 +37,8 @@ use crate::{
     sink_pool::OpenSink,
 };
 
-/// Windows of the backlog whose events may have dead letters from before.
-const LETTER_LOOKS_OF_WINDOW: usize = 8;
+/// Looks for dead letters from before, for each event of a window and for each parked key.
+const LETTER_LOOKS: usize = 3;
 
 pub(crate) struct Subscription {
     pub(crate) id: SubscriptionId,
@@ -46,7 +46,7 @@ pub(crate) struct Subscription {
     pub(crate) epoch: u64,
     /// Wakes the worker.
     pub(crate) wake: Notify,
-    /// Events of the backlog whose dead letters are still looked for.
+    /// Events whose dead letters are still looked for.
     letter_looks: AtomicUsize,
     locked: Mutex<Locked>,
 }
@@ -71,7 +71,8 @@ impl Subscription {
         machine: SubscriptionState,
         attached_filters: AttachedFilters,
     ) -> Arc<Self> {
-        let letter_looks = AtomicUsize::new(LETTER_LOOKS_OF_WINDOW * machine.options.window_events);
+        let letter_looks =
+            AtomicUsize::new(LETTER_LOOKS * (machine.options.window_events + machine.parked_keys()));
         let locked = Locked {
             machine,
             attached_filters,
@@ -83,8 +84,9 @@ impl Subscription {
         Arc::new(Self { id, account, epoch, wake: Notify::new(), letter_looks, locked: Mutex::new(locked) })
     }
 
-    /// An earlier leader wrote no dead letters without replicating that but for events that it had taken in since its last
-    /// advance, a window of them or little more: not all of a backlog of millions is looked up.
+    /// An earlier leader wrote dead letters without replicating that only for events of its window, those that it took in
+    /// since its last advance among them, and for the first events of parked keys: no backlog of millions is looked up,
+    /// and no event again and again.
     pub(crate) fn take_letter_look(&self) -> bool {
         let left = |looks: usize| looks.checked_sub(1);
         self.letter_looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left).is_ok()

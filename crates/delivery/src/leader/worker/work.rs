@@ -90,10 +90,8 @@ pub(super) async fn read(
         Ok(ReadResult::Keys { keys, .. }) => keys.iter_mut().flat_map(|key| &mut key.events).collect(),
         Err(_) => Vec::new(),
     };
-    let is_backlog = matches!(read, ReadAction::Backlog { .. });
     for event in events {
-        let may_look = !is_backlog || subscription.take_letter_look();
-        if may_look && let Some(reason) = written_reason(&context, &subscription, event.offset).await {
+        if let Some(reason) = written_reason(&context, &subscription, event.offset).await {
             event.schema = SchemaCheck::DeadLettered(reason);
         }
     }
@@ -108,10 +106,7 @@ pub(super) async fn check_inherited(
 ) -> Completion {
     let mut checked = Vec::with_capacity(events.len());
     for BufferedEvent { offset, bytes, schema, .. } in events {
-        let written = match subscription.take_letter_look() {
-            true => written_reason(&context, &subscription, offset).await,
-            false => None,
-        };
+        let written = written_reason(&context, &subscription, offset).await;
         let schema = written.map_or_else(|| schema.checked(&bytes), SchemaCheck::DeadLettered);
         checked.push(CheckedEvent { offset, schema });
     }
@@ -125,7 +120,7 @@ async fn written_reason(
     subscription: &Subscription,
     offset: Offset,
 ) -> Option<Reason> {
-    if !context.may_have_letter(offset) {
+    if !context.may_have_letter(offset) || !subscription.take_letter_look() {
         return None;
     }
     let key = letter_key(context, subscription, offset);
@@ -177,9 +172,7 @@ pub(super) async fn write_dead_letter(
 ) -> Result<(), AppendError> {
     let event = &request.item.event;
     // Settled as it was written, and not a second time, as over quota or for another reason.
-    if subscription.take_letter_look()
-        && let Some(reason) = written_reason(context, subscription, event.offset).await
-    {
+    if let Some(reason) = written_reason(context, subscription, event.offset).await {
         request.reason = reason;
         return Ok(());
     }
