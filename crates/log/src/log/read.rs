@@ -168,15 +168,24 @@ impl LogShared {
 
     pub(super) fn index_of_time(&self, time_ms: u64) -> Result<Option<u64>, ReadError> {
         let mut after_segment = SegmentNumber::NONE;
+        // The segment scanned last without a find, and the first cached frame by then.
+        let mut scanned: Option<(SegmentNumber, Option<u64>)> = None;
         loop {
-            let (number, purged, range) = {
+            let (number, first_cached, purged, range) = {
                 let state = self.state.lock();
                 let purged = state.purged_index();
+                let first_cached = state.cache.first_index();
+                // A scan ends where the cache begins. Frames evicted since then are on disk alone: the segment is scanned
+                // once more.
+                after_segment = match scanned {
+                    Some((number, before)) if before == first_cached => number,
+                    Some(_) | None => after_segment,
+                };
                 let candidate = state.segments.iter().find(|segment| {
                     segment.header.number > after_segment
                         && segment.extent.time_ms_max >= time_ms
                         && Some(segment.extent.next_index()) > purged.map(|purged| purged + 1)
-                        && state.cache.first_index().is_none_or(|cached| segment.header.first_index < cached)
+                        && first_cached.is_none_or(|cached| segment.header.first_index < cached)
                         && state.last.is_some_and(|last| segment.header.first_index <= last.index)
                 });
                 // Frames that are cached are read from memory alone: on disk there may be an older version of them, from
@@ -186,7 +195,7 @@ impl LogShared {
                     return Ok(cached.next().map(|frame| frame.header.position.index));
                 };
                 let start = segment.extent.entry_of_time(time_ms);
-                (segment.header.number, purged, DiskRange::of(&state, segment, start))
+                (segment.header.number, first_cached, purged, DiskRange::of(&state, segment, start))
             };
             // The segment may begin with purged frames: a purge frees whole segments only.
             let found = range.first_where(|frame| {
@@ -195,7 +204,7 @@ impl LogShared {
             if found.is_some() {
                 return Ok(found);
             }
-            after_segment = number;
+            scanned = Some((number, first_cached));
         }
     }
 }
