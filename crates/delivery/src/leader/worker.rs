@@ -234,19 +234,14 @@ impl Worker {
                 machine.on(granted, inputs, actions);
             });
             drop(locked);
-            if !self.run_granted(sink, &open, permit) {
-                return;
-            }
+            // Without an attempt, too: another subscription may have used up the sink's rate since the look above, and the
+            // next look tells when to wake.
+            self.run_granted(sink, &open, permit);
         }
     }
 
-    /// Runs the actions that follow a permit. False if no attempt is among them.
-    fn run_granted(
-        &mut self,
-        sink: &Arc<dyn Sink>,
-        open: &Arc<OpenSink>,
-        permit: OwnedSemaphorePermit,
-    ) -> bool {
+    /// Runs the actions that follow a permit.
+    fn run_granted(&mut self, sink: &Arc<dyn Sink>, open: &Arc<OpenSink>, permit: OwnedSemaphorePermit) {
         let mut permit = Some(permit);
         let mut work = std::mem::take(&mut self.actions.work);
         for action in work.drain(..) {
@@ -262,7 +257,6 @@ impl Worker {
             }
         }
         self.actions.work = work;
-        permit.is_none()
     }
 
     /// Runs the actions of a tick. True if more may follow at once.

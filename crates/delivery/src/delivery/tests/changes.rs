@@ -117,16 +117,12 @@ async fn settings_of_a_sink_hold_for_all_its_subscriptions_and_change_without_a_
     assert!(receiver.attempts().running_max <= 8);
 
     update(settings(8, Some(20))).await;
-    let (before, begun) = (receiver.attempts().started, Instant::now());
+    let before = receiver.attempts().started;
     world.publish("order", &KEYS, 40..50).await;
     for subscription in [&one, &other] {
         assert_eq!(world.settled(subscription, 50).await.delivered, 50);
     }
     assert_eq!(receiver.attempts().started - before, 20);
-    assert!(
-        begun.elapsed() >= Duration::from_millis(800),
-        "20 requests at 20 a second, a few of them at once"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
