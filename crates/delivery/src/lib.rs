@@ -11,6 +11,7 @@ mod stats;
 
 mod context;
 mod leader;
+mod leadership;
 mod partitions;
 
 mod filter;

@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     context::DeliveryContext,
     leader::{Exit, PartitionLeader, PartitionSlot},
-    redrive,
+    leadership, redrive,
 };
 
 /// Pause before a leader that failed starts again, doubled up to the most.
@@ -131,17 +131,7 @@ async fn lead(context: Arc<DeliveryContext>, slot: Arc<PartitionSlot>, cancel: C
     let mut role = slot.partition.role();
     let mut pause = RESTART;
     loop {
-        let led = async {
-            let role = role.wait_for(|role| matches!(role, Role::Leader { .. })).await;
-            role.ok().map(|role| *role)
-        };
-        let led = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            () = context.draining.cancelled() => return,
-            led = led => led,
-        };
-        let Some(Role::Leader { term }) = led else { return };
+        let Some(term) = leadership::gained(&mut role, &context, &cancel).await else { return };
         let leader_cancel = cancel.child_token();
         let began = Instant::now();
         let leader = async {
@@ -154,7 +144,7 @@ async fn lead(context: Arc<DeliveryContext>, slot: Arc<PartitionSlot>, cancel: C
         let exit = tokio::select! {
             biased;
             exit = &mut leader => exit,
-            () = lost(&mut role, term) => {
+            () = leadership::lost(&mut role, term) => {
                 leader_cancel.cancel();
                 leader.await
             }
@@ -174,13 +164,6 @@ async fn lead(context: Arc<DeliveryContext>, slot: Arc<PartitionSlot>, cancel: C
             }
         }
     }
-}
-
-/// Ends when this node no longer leads in `term`, or the partition has stopped.
-async fn lost(role: &mut watch::Receiver<Role>, term: u64) {
-    // A leader whose lease has expired pauses; it is the same one when a quorum answers again.
-    let changed = role.wait_for(|role| role.elected_term() != Some(term)).await;
-    drop(changed);
 }
 
 /// Trims the partition by its own retention.
@@ -206,24 +189,5 @@ async fn keep_trimmed(context: Arc<DeliveryContext>, partition: Partition, cance
         if let Err(error) = trimmed {
             tracing::warn!(partition = %partition.id(), %error, "failed to trim the log; the next check tries again");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn leadership_is_lost_with_the_term_and_not_with_the_lease() {
-        let (sender, mut role) = watch::channel(Role::Leader { term: 3 });
-        let mut lost = Box::pin(lost(&mut role, 3));
-        let mut has_ended = || futures_util::FutureExt::now_or_never(&mut lost).is_some();
-        assert!(!has_ended());
-        sender.send_replace(Role::LeaseExpired { term: 3 });
-        assert!(!has_ended(), "the scope pauses");
-        sender.send_replace(Role::Leader { term: 3 });
-        assert!(!has_ended());
-        sender.send_replace(Role::LeaseExpired { term: 4 });
-        assert!(has_ended());
     }
 }

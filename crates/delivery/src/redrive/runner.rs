@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use fanfare_model::{Offset, RedriveId};
-use fanfare_partition::{CommandError, Partition, Redrive, RedriveKind, RedriveProgress, RedriveState, Role};
+use fanfare_partition::{CommandError, Partition, Redrive, RedriveKind, RedriveProgress, RedriveState};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     context::DeliveryContext,
     dead_letters::{DeadLetterError, LetterPage},
+    leadership,
 };
 
 /// Interval between looks for redrives, besides those that are told.
@@ -50,24 +51,11 @@ struct RedriveWork {
 pub(crate) async fn run(context: Arc<DeliveryContext>, partition: Partition, cancel: CancellationToken) {
     let mut role = partition.role();
     loop {
-        let led = async {
-            let role = role.wait_for(|role| matches!(role, Role::Leader { .. })).await;
-            role.ok().map(|role| *role)
-        };
-        let led = tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            () = context.draining.cancelled() => return,
-            led = led => led,
-        };
-        let Some(Role::Leader { term }) = led else { return };
-        let lost = async {
-            drop(role.wait_for(|role| role.elected_term() != Some(term)).await);
-        };
+        let Some(term) = leadership::gained(&mut role, &context, &cancel).await else { return };
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            () = lost => {}
+            () = leadership::lost(&mut role, term) => {}
             () = work_on_all(&context, &partition, term) => return,
         }
     }
