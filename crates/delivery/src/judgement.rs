@@ -10,6 +10,7 @@
 mod circuit_breaker;
 mod concurrency;
 mod failure_streak;
+mod pause;
 mod rate_limit;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use fanfare_sinks::Outcome;
 pub(crate) use self::{
     circuit_breaker::{Allowed, AttemptTicket, CircuitBreaker, Outage, SharedBreaker},
     failure_streak::FailureStreak,
+    pause::Pause,
 };
 use crate::RetryPolicy;
 
@@ -132,4 +134,4 @@ fn is_confirmed(history: &History, policy: &RetryPolicy) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! The reason of a failed attempt, for people and for statistics.
 
-use std::{error::Error, iter};
+use std::{error::Error, fmt, iter};
 
 /// A stable class, and one line that is safe to show to the sink's owner and to log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,16 @@ impl Failure {
     #[must_use]
     pub fn with_status(self, status: u16) -> Self {
         Self { status, ..self }
+    }
+}
+
+/// Class, status if there is one, and message, in one line.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            0 => write!(f, "{}: {}", self.class, self.message),
+            status => write!(f, "{} {status}: {}", self.class, self.message),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ const K: KeyHash = KeyHash(1);
 const L: KeyHash = KeyHash(2);
 const MINUTE_MS: u64 = 60_000;
 
-const POLICY: RetryPolicy = RetryPolicy {
+/// The product's defaults.
+pub(crate) const POLICY: RetryPolicy = RetryPolicy {
     initial_ms: 1_000,
     max_ms: 600_000,
     factor: 2.0,

@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    backoff::{probe_delay_ms, retry_after_ms, retry_delay_ms},
+    backoff::retry_delay_ms,
     context::DeliveryContext,
     dead_letters::StoredLetter,
     filter::{Filter, FilterRecord},
-    judgement::{Allowed, AttemptTicket, History, KeySource, Verdict, judge},
+    judgement::{Allowed, AttemptTicket, History, KeySource, Pause, Verdict, judge},
     sink_pool::OpenSink,
 };
 
@@ -164,15 +164,16 @@ impl LetterSender<'_> {
                 return LetterFate::Delivered;
             }
             // It was refused before: that says nothing about the sink.
-            Outcome::Rejected { why } => return LetterFate::Stays(describe(why)),
+            Outcome::Rejected { why } => return LetterFate::Stays(why.to_string()),
             Outcome::Retry { why, .. } | Outcome::Throttled { why, .. } | Outcome::SinkDown { why, .. } => {
-                describe(why)
+                why.to_string()
             }
         };
         let (now_ms, random) =
             (self.context.now_ms(), stored.key.0 ^ self.context.seed ^ self.context.now_ms());
         let random = random.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let retry = &open.retry;
+        let pause = |after| Pause { now_ms, retry, after, random };
         let delay_ms = {
             let mut breaker = open.breaker.lock();
             let history = History {
@@ -196,16 +197,15 @@ impl LetterSender<'_> {
                     retry_delay_ms(retry, failures.attempts.max(1), after, random)
                 }
                 Verdict::Throttle { after } => {
-                    breaker.throttle(now_ms, |probes| match after {
-                        Some(_) => retry_after_ms(after),
-                        None => probe_delay_ms(retry, probes, None, random),
-                    });
+                    pause(after).throttle(&mut breaker);
                     0
                 }
                 Verdict::SinkDown { after, told } => {
-                    breaker.trip(now_ms, |probes| {
-                        if told || was_down { probe_delay_ms(retry, probes, after, random) } else { 0 }
-                    });
+                    if told || was_down {
+                        pause(after).trip(&mut breaker);
+                    } else {
+                        breaker.trip(now_ms, |_| 0);
+                    }
                     0
                 }
                 Verdict::Deliver | Verdict::Reject | Verdict::HoldRejected { .. } => 0,
@@ -234,11 +234,4 @@ struct Attempted {
 struct Sendable {
     open: Arc<OpenSink>,
     delivery: Delivery,
-}
-
-fn describe(why: &Failure) -> String {
-    match why.status {
-        0 => format!("{}: {}", why.class, why.message),
-        status => format!("{} {status}: {}", why.class, why.message),
-    }
 }

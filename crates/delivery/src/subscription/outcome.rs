@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use fanfare_environment::{Bug, planted};
 use fanfare_model::KeyHash;
 use fanfare_partition::{Outcome as Settlement, Reason};
-use fanfare_sinks::{Failure, Outcome};
+use fanfare_sinks::Outcome;
 
 use super::{
     buffered_event::{AttemptItem, DeadLetterRequest},
@@ -14,8 +14,8 @@ use super::{
     state::{Candidate, LastOutage, SubscriptionState},
 };
 use crate::{
-    backoff::{probe_delay_ms, retry_after_ms, retry_delay_ms},
-    judgement::{History, KeySource, Rejections, Verdict, judge},
+    backoff::{retry_after_ms, retry_delay_ms},
+    judgement::{History, KeySource, Pause, Rejections, Verdict, judge},
 };
 
 /// Reason why later events of a key in the same batch cannot be judged by their own outcome alone.
@@ -44,7 +44,7 @@ impl SubscriptionState {
         let (mut first, mut later) = (Vec::new(), Vec::new());
         for AttemptResult { item, outcome } in results {
             if let Outcome::Retry { why, .. } | Outcome::Rejected { why } = outcome {
-                self.failures.last_failure = describe(&why);
+                self.failures.last_failure = why.to_string();
             }
             if item.parked {
                 self.parked_keys.update(item.event.key, |parked| parked.failures.send_alone = true);
@@ -94,7 +94,7 @@ impl SubscriptionState {
         inputs.random = random;
         // Once for the attempt, and after its deliveries: each of these closes the breaker.
         if let Some(after) = throttled {
-            throttle(after, inputs);
+            pause(after, inputs).throttle(inputs.breaker);
         }
         self.step_back(stepping_back);
     }
@@ -110,7 +110,7 @@ impl SubscriptionState {
             Outcome::Rejected { why }
             | Outcome::Retry { why, .. }
             | Outcome::Throttled { why, .. }
-            | Outcome::SinkDown { why, .. } => self.failures.last_failure = describe(why),
+            | Outcome::SinkDown { why, .. } => self.failures.last_failure = why.to_string(),
         }
         match verdict {
             Verdict::Deliver => {
@@ -122,7 +122,7 @@ impl SubscriptionState {
             Verdict::Reject => self.give_up_after_attempt(item, Reason::Rejected),
             Verdict::HoldRejected { outage } => {
                 if outage {
-                    trip(None, inputs);
+                    pause(None, inputs).trip(inputs.breaker);
                 }
                 self.hold_rejected(&item, &history, inputs);
             }
@@ -135,7 +135,7 @@ impl SubscriptionState {
                 }
                 let is_probe = inputs.breaker.last_failed_probe() == Some(history.source);
                 if told || was_down {
-                    trip(after, inputs);
+                    pause(after, inputs).trip(inputs.breaker);
                 } else {
                     // Many have failed by now, and any other key may still be taken: the first probe need not wait.
                     inputs.breaker.trip(inputs.now_ms, |_| 0);
@@ -295,19 +295,8 @@ impl SubscriptionState {
     }
 }
 
-fn trip(after: Option<Duration>, inputs: &mut Inputs<'_>) {
-    let (retry, random) = (inputs.retry, inputs.random);
-    inputs.breaker.name_time(inputs.now_ms + retry_after_ms(after));
-    inputs.breaker.trip(inputs.now_ms, |probes| probe_delay_ms(retry, probes, after, random));
-}
-
-fn throttle(after: Option<Duration>, inputs: &mut Inputs<'_>) {
-    let (retry, random) = (inputs.retry, inputs.random);
-    inputs.breaker.name_time(inputs.now_ms + retry_after_ms(after));
-    inputs.breaker.throttle(inputs.now_ms, |probes| match after {
-        Some(_) => retry_after_ms(after),
-        None => probe_delay_ms(retry, probes, None, random),
-    });
+fn pause<'a>(after: Option<Duration>, inputs: &Inputs<'a>) -> Pause<'a> {
+    Pause { now_ms: inputs.now_ms, retry: inputs.retry, after, random: inputs.random }
 }
 
 fn release_next_if_planted(state: &mut SubscriptionState, key: KeyHash) {
@@ -315,12 +304,5 @@ fn release_next_if_planted(state: &mut SubscriptionState, key: KeyHash) {
         && let Some(next) = state.key_queues.leave(key)
     {
         state.take_turn(next);
-    }
-}
-
-fn describe(why: &Failure) -> String {
-    match why.status {
-        0 => format!("{}: {}", why.class, why.message),
-        status => format!("{} {status}: {}", why.class, why.message),
     }
 }
