@@ -1,21 +1,9 @@
-use bytes::Bytes;
-use fanfare_model::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::subscription::buffered_event::SchemaCheck;
+use crate::subscription::buffered_event::tests::event;
 
 const CHUNK_BYTES: u64 = 1 << 20;
-
-fn event(offset: u64, key: u64) -> BufferedEvent {
-    BufferedEvent {
-        offset: Offset(offset),
-        key: KeyHash(key),
-        append_time: Timestamp(offset),
-        bytes: Bytes::from_static(b"event"),
-        schema: SchemaCheck::Passed(None),
-    }
-}
 
 fn scan(key: u64, from: u64, first_only: bool) -> KeyScan {
     KeyScan { key: KeyHash(key), from: Offset(from), first_only }

@@ -86,8 +86,19 @@ pub(crate) fn detached(bytes: &Bytes, chunk_bytes: usize) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A checked event of a few bytes.
+    pub(crate) fn event(offset: u64, key: u64) -> BufferedEvent {
+        BufferedEvent {
+            offset: Offset(offset),
+            key: KeyHash(key),
+            append_time: Timestamp(offset),
+            bytes: Bytes::from_static(b"event"),
+            schema: SchemaCheck::Passed(None),
+        }
+    }
 
     #[test]
     fn buffered_bytes_keep_no_more_memory_than_the_window_counts() {

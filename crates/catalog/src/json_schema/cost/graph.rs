@@ -135,11 +135,11 @@ impl<'doc> Graph<'doc> {
                 found.in_place.extend(self.children(value, resource, place, true));
             }
             "properties" => {
-                found.own += members_of(value).map_or(0, |members| members.len() as u64);
+                found.own += value.as_object().map_or(0, |members| members.len() as u64);
                 found.one_child.extend(self.children(value, resource, place, true));
             }
             "patternProperties" => {
-                let patterns = members_of(value).into_iter().flat_map(Map::keys);
+                let patterns = value.as_object().into_iter().flat_map(Map::keys);
                 found.child += patterns.map(|pattern| pattern_steps(pattern)).sum::<u64>();
                 found.every_child.extend(self.children(value, resource, place, true));
             }
@@ -313,10 +313,6 @@ impl Subschema {
         let one = self.one_child.iter().map(|&at| of[at]).max().unwrap_or(0);
         self.every_child.iter().fold(one, |sum, &at| sum.saturating_add(of[at]))
     }
-}
-
-fn members_of(value: &Value) -> Option<&Map<String, Value>> {
-    value.as_object()
 }
 
 /// Values within the value, and units of text.

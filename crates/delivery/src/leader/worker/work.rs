@@ -41,6 +41,18 @@ pub(super) enum ReadResult {
     },
 }
 
+impl ReadResult {
+    fn events_mut(&mut self) -> Vec<&mut BufferedEvent> {
+        match self {
+            Self::Events(found) => found.events.iter_mut().collect(),
+            Self::Reloaded(events) => {
+                events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).collect()
+            }
+            Self::Keys { keys, .. } => keys.iter_mut().flat_map(|key| &mut key.events).collect(),
+        }
+    }
+}
+
 pub(super) fn delivery(event: &BufferedEvent, partition: u16) -> Delivery {
     let dataschema = match &event.schema {
         SchemaCheck::Passed(dataschema) => dataschema.clone(),
@@ -82,15 +94,7 @@ pub(super) async fn read(
             Ok(ReadResult::Keys { keys, error })
         }
     };
-    let events: Vec<&mut BufferedEvent> = match &mut result {
-        Ok(ReadResult::Events(found)) => found.events.iter_mut().collect(),
-        Ok(ReadResult::Reloaded(events)) => {
-            events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).collect()
-        }
-        Ok(ReadResult::Keys { keys, .. }) => keys.iter_mut().flat_map(|key| &mut key.events).collect(),
-        Err(_) => Vec::new(),
-    };
-    for event in events {
+    for event in result.iter_mut().flat_map(ReadResult::events_mut) {
         if let Some(reason) = written_reason(&context, &subscription, event.offset).await {
             event.schema = SchemaCheck::DeadLettered(reason);
         }
@@ -146,21 +150,14 @@ fn letter_key(context: &LeaderContext, subscription: &Subscription, offset: Offs
 }
 
 /// Checks the schemas of events that were read, outside of the lock.
-pub(super) fn read_event(result: ReadResult) -> SubscriptionEvent {
-    let check = |event: &mut BufferedEvent| event.schema = event.schema.checked(&event.bytes);
+pub(super) fn read_event(mut result: ReadResult) -> SubscriptionEvent {
+    for event in result.events_mut() {
+        event.schema = event.schema.checked(&event.bytes);
+    }
     match result {
-        ReadResult::Reloaded(mut events) => {
-            events.iter_mut().filter_map(|reloaded| reloaded.event.as_mut()).for_each(check);
-            SubscriptionEvent::EventsReloaded(events)
-        }
-        ReadResult::Keys { mut keys, .. } => {
-            keys.iter_mut().flat_map(|key| &mut key.events).for_each(check);
-            SubscriptionEvent::KeysScanned(keys)
-        }
-        ReadResult::Events(FoundEvents { mut events, end }) => {
-            events.iter_mut().for_each(check);
-            SubscriptionEvent::BacklogRead { events, end }
-        }
+        ReadResult::Reloaded(events) => SubscriptionEvent::EventsReloaded(events),
+        ReadResult::Keys { keys, .. } => SubscriptionEvent::KeysScanned(keys),
+        ReadResult::Events(FoundEvents { events, end }) => SubscriptionEvent::BacklogRead { events, end },
     }
 }
 

@@ -1,18 +1,7 @@
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::subscription::buffered_event::SchemaCheck;
-
-fn event(offset: u64, key: u64) -> BufferedEvent {
-    BufferedEvent {
-        offset: Offset(offset),
-        key: KeyHash(key),
-        append_time: Timestamp(offset),
-        bytes: Bytes::from_static(b"event"),
-        schema: SchemaCheck::Passed(None),
-    }
-}
+use crate::subscription::buffered_event::tests::event;
 
 fn record(key: u64, from: u64, retry_in_ms: u64) -> ParkedKey {
     ParkedKey { key: KeyHash(key), from: Offset(from), attempts: 1, retry_in_ms, pending: 1 }

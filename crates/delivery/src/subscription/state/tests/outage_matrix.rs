@@ -90,16 +90,7 @@ struct Run {
 
 impl Run {
     fn new(scenario: Scenario) -> Self {
-        let retry = RetryPolicy {
-            initial_ms: 1_000,
-            max_ms: 600_000,
-            factor: 2.0,
-            attempts_max: None,
-            rejections_min: RetryPolicy::REJECTIONS_MIN,
-            rejected_for_min_ms: RetryPolicy::REJECTED_FOR_MIN_MS,
-            probe_initial_ms: 500,
-            probe_max_ms: 30_000,
-        };
+        let retry = crate::judgement::tests::POLICY;
         let options = Arc::new(DeliveryOptions {
             window_events: 256,
             sink_concurrency: 64,

@@ -121,13 +121,7 @@ impl World {
     }
 
     pub(super) fn event(&self, offset: u64) -> BufferedEvent {
-        BufferedEvent {
-            offset: Offset(offset),
-            key: self.key(offset),
-            append_time: Timestamp(offset),
-            bytes: Bytes::from_static(b"event"),
-            schema: SchemaCheck::Passed(None),
-        }
+        super::super::super::buffered_event::tests::event(offset, self.key(offset).0)
     }
 
     pub(super) fn key(&self, offset: u64) -> KeyHash {
